@@ -1,0 +1,154 @@
+"""The canonical dataset on disk, which every reader writes and every later step reads.
+
+    card.json       name, classes with colours, sizes, counts, pixel shares, source, licence note, content hash
+    samples.csv     one row a picture: id, files, size, classes present, group, content hash
+    images/         the pictures, with the very bytes they came in (JPEG or PNG)
+    masks/<id>.png  single-channel 8-bit class ids; 0 is the background
+"""
+
+import csv
+import hashlib
+import io
+from dataclasses import asdict, dataclass, fields
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Self
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from dbrnet.errors import UserError
+from dbrnet.files import read_json, write_atomically, write_json
+
+Image = NDArray[np.uint8]  # [H, W, 3], RGB
+Mask = NDArray[np.uint8]  # [H, W], class ids
+
+CARD_FILE = "card.json"
+SAMPLES_FILE = "samples.csv"
+
+
+@dataclass(frozen=True)
+class ClassInfo:
+    """One class: its id is its place in the card's list; id 0 is always the background."""
+
+    name: str
+    color: tuple[int, int, int]  # RGB, for overlays and plots
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One picture with its mask. `image` and `mask` are paths relative to the dataset's root."""
+
+    id: str
+    image: str
+    mask: str
+    height: int
+    width: int
+    classes: tuple[int, ...]  # defect ids present, ascending; empty: defect-free
+    group: str  # pictures of the same thing share a group; parts of a split must not share groups
+    sha256: str  # of the picture's decoded pixels and its mask's
+
+
+@dataclass(frozen=True)
+class Card:
+    """What a reader must know of a dataset before trusting a number measured on it."""
+
+    name: str
+    title: str
+    classes: tuple[ClassInfo, ...]
+    homepage: str
+    citation: str
+    licence: str
+    group_rule: str  # how groups were found, in words; empty: no grouping is known, each picture its own
+    leak_note: str  # what is known of near-copies that the groups do not cover; empty: nothing
+    notes: tuple[str, ...]  # what the reader decided or noticed (thresholds, overlaps, empty masks)
+    images: int
+    groups: int
+    images_by_class: dict[str, int]  # class name -> pictures that hold it; the background's: defect-free ones
+    pixel_shares: dict[str, float]  # class name -> share of all pixels
+    content_hash: str  # of all samples' ids, groups and hashes: equal content, equal hash
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A canonical dataset: its card, its samples, and their pixels on demand."""
+
+    root: Path
+    card: Card
+    samples: tuple[Sample, ...]
+
+    @classmethod
+    def load(cls, root: Path) -> Self:
+        """Read the card and the table under `root`; raises `UserError` where one is missing or broken."""
+        raw = read_json(root / CARD_FILE)
+        try:
+            classes = tuple(ClassInfo(item["name"], tuple(item["color"])) for item in raw.pop("classes"))
+            card = Card(classes=classes, notes=tuple(raw.pop("notes")), **raw)
+            samples = _parse_samples((root / SAMPLES_FILE).read_text())
+        except FileNotFoundError:
+            raise UserError(f"{root / SAMPLES_FILE} does not exist; run `dbrnet ingest` again") from None
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise UserError(f"{root} is not a dataset this version reads ({error}); ingest it again") from None
+        return cls(root, card, samples)
+
+    def save_tables(self) -> None:
+        """Write card and table; the pictures and masks are already in place."""
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(field.name for field in fields(Sample))
+        for sample in self.samples:
+            row: dict[str, Any] = asdict(sample) | {"classes": " ".join(map(str, sample.classes))}
+            writer.writerow(row.values())
+        write_atomically(self.root / SAMPLES_FILE, text.getvalue())
+        write_json(self.root / CARD_FILE, asdict(self.card))
+
+    @cached_property
+    def by_id(self) -> dict[str, Sample]:
+        """The samples by their ids."""
+        return {sample.id: sample for sample in self.samples}
+
+    def image(self, sample: Sample) -> Image:
+        """The picture as RGB, uint8, [H, W, 3]."""
+        return decode_image((self.root / sample.image).read_bytes(), self.root / sample.image)
+
+    def mask(self, sample: Sample) -> Mask:
+        """The class ids, uint8, [H, W]."""
+        return decode_grey((self.root / sample.mask).read_bytes(), self.root / sample.mask)
+
+
+def decode_image(data: bytes, name: Path | str) -> Image:
+    """Decode JPEG or PNG bytes to RGB [H, W, 3]; a broken one is a `UserError` that names it."""
+    return cv2.cvtColor(_decode(data, name, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB).astype(np.uint8, copy=False)
+
+
+def decode_grey(data: bytes, name: Path | str) -> Mask:
+    """Decode a single-channel 8-bit picture to [H, W], its values unchanged."""
+    pixels = _decode(data, name, cv2.IMREAD_UNCHANGED)
+    if pixels.ndim != 2 or pixels.dtype != np.uint8:
+        raise UserError(f"{name}: a mask must have one 8-bit channel, and this has shape {pixels.shape}")
+    return pixels.astype(np.uint8, copy=False)
+
+
+def _decode(data: bytes, name: Path | str, flags: int) -> NDArray[Any]:
+    pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags) if data else None
+    if pixels is None:
+        raise UserError(f"{name}: not a readable image (truncated or not an image at all)")
+    return pixels
+
+
+def content_hash(samples: tuple[Sample, ...]) -> str:
+    """One hash for a dataset's content: ids, groups and pixels, whatever order they came in."""
+    digest = hashlib.sha256()
+    for sample in sorted(samples, key=lambda sample: sample.id):
+        digest.update(f"{sample.id}\0{sample.group}\0{sample.sha256}\n".encode())
+    return digest.hexdigest()
+
+
+def _parse_samples(text: str) -> tuple[Sample, ...]:
+    samples = []
+    for row in csv.DictReader(io.StringIO(text)):
+        numbers = {"height": int(row.pop("height")), "width": int(row.pop("width"))}
+        classes = tuple(int(value) for value in row.pop("classes").split())
+        samples.append(Sample(**row, **numbers, classes=classes))
+    return tuple(samples)

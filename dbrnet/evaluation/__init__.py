@@ -1,0 +1,1 @@
+"""Evaluation: metrics over a confusion matrix, overlays and plots, and the offline report."""

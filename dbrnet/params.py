@@ -1,0 +1,157 @@
+"""params.yaml, typed: one section a step. An unknown or ill-typed key is an error that names it."""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from dbrnet.errors import UserError
+
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[float, Field(gt=0)]
+Count = Annotated[int, Field(ge=1)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+Side = Annotated[int, Field(ge=32, le=8192)]
+Size = tuple[Side, Side]  # height, width
+
+
+def _sums_to_one(fractions: tuple[float, float, float]) -> tuple[float, float, float]:
+    if abs(sum(fractions) - 1) > 1e-6:
+        raise ValueError(f"must sum to 1, and these sum to {sum(fractions):g}")
+    return fractions
+
+
+def _ascending(bounds: tuple[float, float]) -> tuple[float, float]:
+    if bounds[0] > bounds[1]:
+        raise ValueError("the first must not exceed the second")
+    return bounds
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class IngestParams(_Section):
+    """What is read, and from where."""
+
+    dataset: Literal["steel-strip", "neu-seg", "magnetic-tile", "severstal"]
+    source: str = Field(min_length=1)  # a folder, or a .zip / .tar(.gz) archive
+    mask_threshold: int = Field(127, ge=0, le=254)  # magnetic-tile: a mask pixel above it is defect
+
+
+class SplitParams(_Section):
+    """How the samples are divided into train, val and test."""
+
+    kind: Literal["groups", "paper"] = "groups"  # paper: random, near-copies may leak
+    fractions: Annotated[tuple[Positive, Positive, Positive], AfterValidator(_sums_to_one)] = (0.6, 0.2, 0.2)
+    seed: Seed = 0
+
+
+class ModelParams(_Section):
+    """The switches of the paper's ablation (Table 3) and the named readings of its text."""
+
+    lfem: bool = True
+    affm: bool = True
+    dcppm: bool = True
+
+
+class TrainParams(_Section):
+    """The recipe. Defaults are the paper's (section 3.2) where it says."""
+
+    seed: Seed = 0
+    epochs: Count
+    batch_size: Count = 8
+    image_size: Size | None = None  # pictures are resized to it, in the exported graph too; null: native
+    crop: Size = (512, 512)
+    scale: Annotated[tuple[Positive, Positive], AfterValidator(_ascending)] = (0.5, 2.5)
+    flip: bool = True
+    learning_rate: Positive = 0.01
+    momentum: Fraction = 0.9
+    weight_decay: float = Field(5e-4, ge=0)
+    schedule: Literal["linear", "poly"] = "linear"
+    warmup_epochs: float = Field(1.0, ge=0)
+    ohem_threshold: Fraction = 0.7
+    auxiliary_weight: float = Field(1.0, ge=0)
+    ema_decay: float | None = Field(None, gt=0, lt=1)  # null: no averaged weights
+    amp: bool = True  # used where the device has it
+    workers: int = Field(0, ge=0, le=64)
+    checkpoint_seconds: Positive = 60.0
+    model: ModelParams = ModelParams()
+
+
+class ExportParams(_Section):
+    """The exported graph."""
+
+    opset: int = Field(17, ge=16, le=18)
+
+
+class EvaluateParams(_Section):
+    """The report."""
+
+    gallery: Count = 4  # pictures shown as best, as median and as worst
+
+
+class BenchmarkParams(_Section):
+    """The speed measurement."""
+
+    size: Size  # the deployment resolution, batch 1
+    seconds: Positive = 5.0
+    threads: int | None = Field(None, ge=1)  # null: all cores
+
+
+class PromoteParams(_Section):
+    """The thresholds a candidate must meet to become champion."""
+
+    model_name: str = Field(pattern=r"^[A-Za-z0-9._-]+$")
+    min_miou: Fraction
+    min_fps: Positive
+    max_logit_difference: Positive = 1e-3
+    min_equal_pixels: Fraction = 0.9999
+
+
+class Params(_Section):
+    """All of params.yaml."""
+
+    ingest: IngestParams
+    split: SplitParams
+    train: TrainParams
+    export: ExportParams
+    evaluate: EvaluateParams
+    benchmark: BenchmarkParams
+    promote: PromoteParams
+
+
+def load_params(path: Path) -> Params:
+    """Read and check params.yaml; raises `UserError` with one line that names section, key and what is allowed."""
+    try:
+        raw = YAML(typ="safe").load(path.read_text())
+    except FileNotFoundError:
+        raise UserError(f"{path} does not exist; give the parameters' file with --params") from None
+    except (YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
+    try:
+        return Params.model_validate(raw)
+    except ValidationError as error:
+        raise UserError(f"{path}: {_explain(error)}") from None
+
+
+def _explain(error: ValidationError) -> str:
+    first = error.errors()[0]
+    where = ".".join(str(part) for part in first["loc"]) or "the file"
+    more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+    if first["type"] == "extra_forbidden":
+        allowed = ", ".join(_allowed_keys(first["loc"][:-1]))
+        return f"{where}: unknown parameter; allowed here: {allowed}{more}"
+    return f"{where}: {first['msg'][0].lower()}{first['msg'][1:]}, got {first['input']!r}{more}"
+
+
+def _allowed_keys(section: tuple[Any, ...]) -> list[str]:
+    model: type[BaseModel] = Params
+    for name in section:
+        annotation = model.model_fields[name].annotation
+        assert isinstance(annotation, type)
+        assert issubclass(annotation, BaseModel)
+        model = annotation
+    return list(model.model_fields)

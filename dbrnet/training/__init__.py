@@ -1,0 +1,1 @@
+"""Training: loss, schedule, augmentation, checkpoints, and the loop."""
