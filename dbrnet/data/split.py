@@ -1,0 +1,243 @@
+"""Dividing a dataset into train, val and test, and saying how far the parts leak into each other.
+
+split.csv    id,part, one row a picture, sorted by id
+split.json   how the split was made, what each part holds, and what is known of leaks
+"""
+
+import csv
+import io
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from itertools import accumulate
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import numpy as np
+
+from dbrnet.data.dataset import ClassInfo, Dataset, Sample
+from dbrnet.errors import UserError
+from dbrnet.files import read_json, write_atomically, write_json
+
+PARTS = ("train", "val", "test")
+SPLIT_TABLE = "split.csv"
+SPLIT_FILE = "split.json"
+
+Kind = Literal["groups", "paper"]
+Leaks = Literal["no", "yes", "unknown"]
+
+
+@dataclass(frozen=True)
+class PartCounts:
+    """What one part holds. `images_by_class` counts the defect-free pictures as the background's."""
+
+    images: int
+    groups: int
+    images_by_class: dict[str, int]
+
+
+@dataclass(frozen=True)
+class Split:
+    """Which picture belongs to which part, and how much a score on val or test is worth.
+
+    `leaking_share` is, for val and for test, the share of its pictures whose group is also in train.
+    `leaks` is "yes" where such a share is above 0, "no" where the dataset's groups are known and both
+    shares are 0, and "unknown" where nobody has looked for near-copies. `leak_note` is the card's.
+    """
+
+    kind: Kind
+    seed: int
+    fractions: tuple[float, float, float]
+    parts: dict[str, tuple[str, ...]]  # part -> ids, ascending
+    counts: dict[str, PartCounts]
+    leaks: Leaks
+    leaking_share: dict[str, float]
+    leak_note: str
+    content_hash: str  # of the dataset that was split
+
+    def samples(self, dataset: Dataset, part: str) -> tuple[Sample, ...]:
+        """The part's samples, in the order of their ids; `UserError` where the dataset is another one."""
+        if dataset.card.content_hash != self.content_hash:
+            raise UserError(f"{dataset.root} has changed since it was split; run `dbrnet split` again")
+        return tuple(dataset.by_id[id_] for id_ in self.parts[part])
+
+    def save(self, folder: Path) -> None:
+        """Write `split.csv` and `split.json` into `folder`."""
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(("id", "part"))
+        writer.writerows(sorted((id_, part) for part, ids in self.parts.items() for id_ in ids))
+        write_atomically(folder / SPLIT_TABLE, text.getvalue())
+        write_json(folder / SPLIT_FILE, {k: v for k, v in asdict(self).items() if k != "parts"})
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """Read a saved split; raises `UserError` where a file is missing, broken or belies the other."""
+        raw = read_json(folder / SPLIT_FILE)
+        try:
+            parts = _parse_parts((folder / SPLIT_TABLE).read_text())
+            raw["counts"] = {part: PartCounts(**raw["counts"][part]) for part in PARTS}
+            raw["fractions"] = tuple(raw["fractions"])
+            split = cls(parts=parts, **raw)
+        except FileNotFoundError:
+            raise UserError(f"{folder / SPLIT_TABLE} does not exist; run `dbrnet split` again") from None
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise UserError(f"{folder} is not a split this version reads ({error}); split again") from None
+        for part in PARTS:
+            listed, counted = len(parts[part]), split.counts[part].images
+            if listed != counted:
+                raise UserError(
+                    f"{folder / SPLIT_TABLE} lists {listed} images in {part}, and {SPLIT_FILE} says "
+                    f"{counted}; split again"
+                )
+        return split
+
+
+def split_samples(dataset: Dataset, *, kind: Kind, fractions: tuple[float, float, float], seed: int) -> Split:
+    """Divide `dataset` into train, val and test of about the given `fractions`.
+
+    "groups" keeps every group whole and stratifies by class, so that rare classes reach every part.
+    "paper" is the plain random split by picture of the paper (section 3.1), for comparison: near-copies
+    fall on both sides of it. The result depends on the samples, not on their order, and on the seed.
+    Raises `UserError` where a class is too rare to reach every part.
+    """
+    samples = sorted(dataset.samples, key=lambda sample: sample.id)
+    classes = dataset.card.classes
+    _require_enough(samples, classes, kind)
+    if kind == "groups":
+        part_of_group = _assign_groups(samples, fractions, seed)
+        assigned = [part_of_group[sample.group] for sample in samples]
+        _require_reach(samples, assigned, classes)
+    else:
+        assigned = _assign_at_random(len(samples), fractions, seed)
+    held = {
+        part: [s for s, index in zip(samples, assigned, strict=True) if PARTS[index] == part]
+        for part in PARTS
+    }
+    shares = _leaking_shares(held)
+    known: Leaks = "no" if dataset.card.group_rule else "unknown"
+    return Split(
+        kind=kind,
+        seed=seed,
+        fractions=fractions,
+        parts={part: tuple(sample.id for sample in held[part]) for part in PARTS},
+        counts={part: _count(held[part], classes) for part in PARTS},
+        leaks="yes" if any(shares.values()) else known,
+        leaking_share=shares,
+        leak_note=dataset.card.leak_note,
+        content_hash=dataset.card.content_hash,
+    )
+
+
+def _strata(sample: Sample) -> tuple[int, ...]:
+    """The classes a picture counts for; a defect-free one counts for the background."""
+    return sample.classes or (0,)
+
+
+def _require_enough(samples: list[Sample], classes: tuple[ClassInfo, ...], kind: Kind) -> None:
+    unit = "groups" if kind == "groups" else "images"
+    holders = {index: set[str]() for index in range(len(classes))}
+    for sample in samples:
+        for label in sample.classes:
+            holders[label].add(sample.group if kind == "groups" else sample.id)
+    for index, info in enumerate(classes[1:], start=1):
+        if len(holders[index]) < len(PARTS):
+            raise UserError(
+                f"class {info.name!r} has {len(holders[index])} {unit}, and needs {len(PARTS)} to reach "
+                "train, val and test; add images of it or drop the class"
+            )
+    if len(samples) < len(PARTS):
+        raise UserError(f"the dataset has {len(samples)} images, and a split needs at least {len(PARTS)}")
+
+
+def _assign_groups(samples: list[Sample], fractions: tuple[float, ...], seed: int) -> dict[str, int]:
+    """Iterative stratification (Sechidis et al. 2011) over groups: group -> index of its part.
+
+    The rarest class is dealt out first, each of its groups to the part that lacks most of that class,
+    the biggest groups first, while there is still room to even them out.
+    """
+    sizes = Counter(sample.group for sample in samples)
+    strata: dict[str, Counter[int]] = {group: Counter() for group in sizes}
+    for sample in samples:
+        strata[sample.group].update(_strata(sample))
+    names = sorted(sizes)
+    order = [names[index] for index in np.random.default_rng(seed).permutation(len(names))]
+    order.sort(key=lambda group: -sizes[group])
+
+    images_wanted = [fraction * len(samples) for fraction in fractions]
+    totals = sum(strata.values(), Counter[int]())
+    wanted = {label: [fraction * count for fraction in fractions] for label, count in totals.items()}
+    groups_left = Counter(label for counts in strata.values() for label in counts)
+    unreached = {label: set(range(len(PARTS))) for label in totals}
+    part_of_group: dict[str, int] = {}
+    for _ in range(len(totals)):
+        label = min(
+            unreached.keys() & +groups_left, key=lambda label: (groups_left[label], label), default=-1
+        )
+        for group in order:
+            if group in part_of_group or label not in strata[group]:
+                continue
+            part = max(
+                _parts_in_need(strata[group], groups_left, unreached),
+                key=lambda part: (wanted[label][part], images_wanted[part]),
+            )
+            part_of_group[group] = part
+            images_wanted[part] -= sizes[group]
+            for held, count in strata[group].items():
+                wanted[held][part] -= count
+                groups_left[held] -= 1
+                unreached[held].discard(part)
+    return part_of_group
+
+
+def _parts_in_need(
+    held: Iterable[int], groups_left: Counter[int], unreached: dict[int, set[int]]
+) -> list[int]:
+    """The parts a group may go to: where a class is down to its last groups, those still without it."""
+    allowed = set(range(len(PARTS)))
+    for label in sorted(held, key=lambda label: (groups_left[label], label)):
+        if groups_left[label] <= len(unreached[label]):
+            allowed = (allowed & unreached[label]) or allowed
+    return sorted(allowed)
+
+
+def _require_reach(samples: list[Sample], assigned: list[int], classes: tuple[ClassInfo, ...]) -> None:
+    reached = {(label, part) for s, part in zip(samples, assigned, strict=True) for label in s.classes}
+    for index, info in enumerate(classes[1:], start=1):
+        for part, name in enumerate(PARTS):
+            if (index, part) not in reached:
+                raise UserError(
+                    f"class {info.name!r} does not reach {name} with this seed, since its groups hold "
+                    "other rare classes too; choose another split.seed or add images of it"
+                )
+
+
+def _assign_at_random(images: int, fractions: tuple[float, ...], seed: int) -> list[int]:
+    bounds = [round(images * share) for share in accumulate(fractions)][:-1]
+    ranks = np.random.default_rng(seed).permutation(images)
+    assigned: list[int] = np.searchsorted(bounds, ranks, side="right").tolist()
+    for part, name in enumerate(PARTS):
+        if part not in assigned:
+            raise UserError(f"{images} images are too few to give {name} a share of {fractions[part]:g}")
+    return assigned
+
+
+def _leaking_shares(held: dict[str, list[Sample]]) -> dict[str, float]:
+    trained = {sample.group for sample in held["train"]}
+    return {part: sum(s.group in trained for s in held[part]) / len(held[part]) for part in PARTS[1:]}
+
+
+def _count(samples: list[Sample], classes: tuple[ClassInfo, ...]) -> PartCounts:
+    present = Counter(label for sample in samples for label in _strata(sample))
+    by_class = {info.name: present[index] for index, info in enumerate(classes)}
+    return PartCounts(len(samples), len({sample.group for sample in samples}), by_class)
+
+
+def _parse_parts(text: str) -> dict[str, tuple[str, ...]]:
+    rows: list[dict[str, Any]] = list(csv.DictReader(io.StringIO(text)))
+    ids: dict[str, list[str]] = {part: [] for part in PARTS}
+    for row in rows:
+        ids[row["part"]].append(row["id"])
+    if len({row["id"] for row in rows}) != len(rows):
+        raise ValueError(f"an id is listed twice in {SPLIT_TABLE}")
+    return {part: tuple(sorted(listed)) for part, listed in ids.items()}
