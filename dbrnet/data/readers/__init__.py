@@ -1,0 +1,1 @@
+"""One module a dataset; `READERS` finds them by name."""
