@@ -1,0 +1,31 @@
+"""Progress of long work: a bar on a terminal, plain lines in a log."""
+
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
+
+from tqdm import tqdm
+
+LINE_SECONDS = 30.0  # in a log, at most one line in this time
+
+Item = TypeVar("Item")
+
+
+def progress(items: Iterable[Item], total: int, label: str) -> Iterator[Item]:
+    """Yield `items`, `total` of them, and tell on stderr how far it is."""
+    if sys.stderr.isatty():
+        yield from tqdm(items, total=total, desc=label, leave=False)
+        return
+    last = time.monotonic()
+    for done, item in enumerate(items, start=1):
+        yield item
+        if time.monotonic() - last >= LINE_SECONDS:
+            last = time.monotonic()
+            say(f"{label}: {done} of {total}")
+
+
+def say(line: str) -> None:
+    """Print one line on stderr without breaking a bar that is being drawn."""
+    tqdm.write(line, file=sys.stderr)
+    sys.stderr.flush()
