@@ -1,0 +1,97 @@
+"""Scores of a segmentation, all of them from one confusion matrix counted over a whole set of pictures.
+
+The rule for absent classes: a class with no pixel in the ground truth and none in the predictions, over the
+whole set, has no IoU. It is listed under `absent` and left out of every mean. A class that is present but
+never found, or predicted but never present, has IoU 0 and counts. (The released DBRNet code counts absent
+classes as 0, which lowers its mean on sets that lack a class.)
+"""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from statistics import fmean
+from typing import Any, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torchmetrics.functional.classification import multiclass_confusion_matrix
+
+IGNORE_INDEX = 255  # pixels with this value in the ground truth are not counted
+
+Confusion = NDArray[np.int64]  # [C, C]: rows are the ground truth, columns the predictions
+
+
+def confusion_matrix(prediction: NDArray[np.uint8], target: NDArray[np.uint8], classes: int) -> Confusion:
+    """Count pixels by true class (row) and predicted class (column): int64 [classes, classes].
+
+    `prediction` and `target` hold class ids in arrays of one shape, whatever it is ([H, W], [N, H, W]).
+    Pixels whose target is `IGNORE_INDEX` are left out. Matrices of parts of a set add up to the set's.
+    Raises `ValueError` for unequal shapes and for ids outside 0..classes-1.
+    """
+    if prediction.shape != target.shape:
+        raise ValueError(f"the prediction has shape {prediction.shape}, the ground truth {target.shape}")
+    counted = target != IGNORE_INDEX
+    for name, ids in (("prediction", prediction), ("ground truth", target)):
+        highest = int(ids.max(initial=0, where=counted))
+        if highest >= classes:
+            raise ValueError(f"the {name} holds class id {highest}, and the classes are 0 to {classes - 1}")
+    counts = multiclass_confusion_matrix(
+        torch.from_numpy(np.ascontiguousarray(prediction)),
+        torch.from_numpy(np.ascontiguousarray(target)),
+        num_classes=classes,
+        ignore_index=IGNORE_INDEX,
+        validate_args=False,  # checked above, at a sixth of the time
+    )
+    return counts.numpy().astype(np.int64, copy=False)
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Scores over a set of pictures, each a share in 0..1; None where there is nothing to divide by.
+
+    The keys of the mappings are class names in the order of the ids, the background first.
+    """
+
+    miou: float  # mean IoU with the background, as the paper counts it (section 3.1)
+    miou_defects: float | None  # mean IoU without the background; None: no defect present or predicted
+    pixel_accuracy: float
+    iou: dict[str, float | None]  # None: the class is absent
+    f1: dict[str, float | None]  # None: the class is absent
+    precision: dict[str, float | None]  # None: never predicted
+    recall: dict[str, float | None]  # None: not in the ground truth
+    absent: tuple[str, ...]  # classes neither in the ground truth nor predicted, left out of the means
+
+    @classmethod
+    def from_confusion(cls, confusion: Confusion, names: Sequence[str]) -> Self:
+        """Derive the scores from counts [C, C] (rows: ground truth) and the C class names in id order.
+
+        Raises `ValueError` when the matrix counts no pixel at all.
+        """
+        if confusion.shape != (len(names), len(names)):
+            raise ValueError(f"{len(names)} class names for a confusion matrix of shape {confusion.shape}")
+        total = int(confusion.sum())
+        if total == 0:
+            raise ValueError("no labelled pixel to score")
+        hits, true, predicted = confusion.diagonal(), confusion.sum(axis=1), confusion.sum(axis=0)
+        iou = _shares(hits, true + predicted - hits)
+        known = [value for value in iou if value is not None]
+        defects = [value for value in iou[1:] if value is not None]
+        return cls(
+            miou=fmean(known),
+            miou_defects=fmean(defects) if defects else None,
+            pixel_accuracy=int(hits.sum()) / total,
+            iou=dict(zip(names, iou, strict=True)),
+            f1=dict(zip(names, _shares(2 * hits, true + predicted), strict=True)),
+            precision=dict(zip(names, _shares(hits, predicted), strict=True)),
+            recall=dict(zip(names, _shares(hits, true), strict=True)),
+            absent=tuple(name for name, value in zip(names, iou, strict=True) if value is None),
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """The scores as plain JSON values: None, never NaN, where a score does not exist."""
+        return asdict(self) | {"absent": list(self.absent)}
+
+
+def _shares(part: Confusion, whole: Confusion) -> list[float | None]:
+    """Elementwise part / whole, None where the whole is 0."""
+    return [p / w if w else None for p, w in zip(part.tolist(), whole.tolist(), strict=True)]
