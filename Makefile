@@ -1,0 +1,65 @@
+# `make demo` and `make test` are all a newcomer needs; both make .venv first.
+VENV := .venv
+BIN := $(CURDIR)/$(VENV)/bin
+PYTHON ?= python3.11
+export PATH := $(BIN):$(PATH)
+export DVC_NO_ANALYTICS := 1
+export MLFLOW_DISABLE_TELEMETRY := true
+export NO_ALBUMENTATIONS_UPDATE := 1
+export ORT_DISABLE_TELEMETRY := 1
+
+.PHONY: demo run ui test test-slow test-all check format clean
+.DEFAULT_GOAL := demo
+
+## demo: the whole pipeline on built-in data, then the decision
+demo: data/steel-strip
+	@dbrnet use steel-strip
+	@$(MAKE) --no-print-directory pipeline
+
+## run DATASET=neu-seg SOURCE=path: the whole pipeline on a dataset of yours
+run: $(VENV)/.installed
+	@dbrnet use "$(DATASET)" $(if $(SOURCE),--source "$(SOURCE)")
+	@$(MAKE) --no-print-directory pipeline
+
+.PHONY: pipeline
+pipeline: $(VENV)/.installed
+	@dvc repro --quiet
+	@cat artifacts/promote/summary.txt
+
+data/steel-strip: | $(VENV)/.installed
+	@dbrnet generate --out $@
+
+## ui: MLflow in the browser, on this machine only
+ui: $(VENV)/.installed
+	MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false mlflow server --host 127.0.0.1 --port 5000 \
+		--backend-store-uri sqlite:///mlflow.db --artifacts-destination mlartifacts
+
+## test: the tests, in at most five minutes on two cores
+test: $(VENV)/.installed
+	pytest -m "not slow"
+
+test-slow: $(VENV)/.installed
+	pytest -m slow
+
+## test-all: those and the longer proofs
+test-all: test test-slow
+
+## check: lint, format and types
+check: $(VENV)/.installed
+	ruff check .
+	ruff format --check .
+	mypy
+
+format: $(VENV)/.installed
+	ruff check --fix .
+	ruff format .
+
+# torch on its own line: the constraints file leaves it out, so that a machine's own build of it is taken.
+$(VENV)/.installed: constraints.txt pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt torch==2.13.0
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt --editable '.[dev]'
+	@touch $@
+
+clean:
+	rm -rf $(VENV) artifacts data

@@ -1,7 +1,7 @@
 """params.yaml, typed: one section a step. An unknown or ill-typed key is an error that names it."""
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 from ruamel.yaml import YAML
@@ -124,7 +124,7 @@ class Params(_Section):
 
 
 def load_params(path: Path) -> Params:
-    """Read and check params.yaml; raises `UserError` with one line that names section, key and what is allowed."""
+    """Read and check params.yaml; a `UserError` names section, key and what is allowed, in one line."""
     try:
         raw = YAML(typ="safe").load(path.read_text())
     except FileNotFoundError:
@@ -138,20 +138,20 @@ def load_params(path: Path) -> Params:
 
 
 def _explain(error: ValidationError) -> str:
-    first = error.errors()[0]
+    # An unknown key first: it explains why the key it was meant to be is missing.
+    first = min(error.errors(), key=lambda one: one["type"] != "extra_forbidden")
     where = ".".join(str(part) for part in first["loc"]) or "the file"
     more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
     if first["type"] == "extra_forbidden":
         allowed = ", ".join(_allowed_keys(first["loc"][:-1]))
         return f"{where}: unknown parameter; allowed here: {allowed}{more}"
+    if first["type"] == "missing":
+        return f"{where}: missing{more}"
     return f"{where}: {first['msg'][0].lower()}{first['msg'][1:]}, got {first['input']!r}{more}"
 
 
 def _allowed_keys(section: tuple[Any, ...]) -> list[str]:
     model: type[BaseModel] = Params
     for name in section:
-        annotation = model.model_fields[name].annotation
-        assert isinstance(annotation, type)
-        assert issubclass(annotation, BaseModel)
-        model = annotation
+        model = cast("type[BaseModel]", model.model_fields[name].annotation)
     return list(model.model_fields)

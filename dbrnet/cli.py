@@ -1,0 +1,150 @@
+"""The `dbrnet` command: a subcommand for each step, made from the step function's own signature."""
+
+import argparse
+import errno
+import importlib
+import inspect
+import logging
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from dbrnet import __version__
+from dbrnet.errors import JobError, UserError
+
+STEPS = {
+    "ingest": "read a dataset from a folder, an archive or a URL into one canonical form",
+    "split": "divide the samples into train, val and test, so that near-copies stay together",
+    "train": "train DBRNet; killed and started again, it goes on where it was",
+    "export": "write the trained network as one ONNX file and check it against PyTorch",
+    "evaluate": "score the exported model on the test part and write the HTML report",
+    "benchmark": "measure the exported model's speed on this machine",
+    "promote": "decide by the thresholds, register the model, and move the champion if it passes",
+}
+TOOLS = {
+    "predict": "write class-id masks and overlays for pictures of your own",
+    "generate": "make the built-in dataset: steel-strip pictures in Severstal's layout",
+    "use": "set params.yaml to the recipe of a dataset",
+}
+ARGUMENTS = {
+    "params": "the parameters' file (default: params.yaml)",
+    "out": "where to write; replaced whole when the step has succeeded",
+    "dataset": "the folder that `dbrnet ingest` wrote",
+    "split": "the folder that `dbrnet split` wrote",
+    "trained": "the folder that `dbrnet train` wrote",
+    "exported": "the folder that `dbrnet export` wrote",
+    "evaluated": "the folder that `dbrnet evaluate` wrote",
+    "benchmarked": "the folder that `dbrnet benchmark` wrote",
+    "images": "pictures, or folders of pictures",
+    "model": "an exported .onnx file, or models:/NAME@ALIAS or models:/NAME/VERSION in MLflow's registry",
+    "count": "how many pictures",
+    "seed": "the random seed: the same seed makes the same pictures",
+    "name": "the dataset's name; its recipe is recipes/NAME.yaml",
+    "source": "its folder, archive or URL (default: the recipe's)",
+}
+EPILOG = """\
+The steps, in order, are the stages of dvc.yaml and the sections of params.yaml:
+`dvc repro` runs those whose input has changed. Exit status: 0 done, 1 the job
+failed, 2 wrong input. MLFLOW_TRACKING_URI names the tracking store; without it
+runs go to mlflow.db in this folder.
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit status."""
+    logging.basicConfig(format="%(message)s", level=logging.INFO, stream=sys.stderr)
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    options = vars(_parser(words).parse_args(words))
+    function = _function(options.pop("command"))
+    try:
+        function(**_with_section(function, options))
+    except UserError as error:
+        return _fail(f"error: {error}", 2)
+    except JobError as error:
+        return _fail(f"failed: {error}", 1)
+    except KeyboardInterrupt:
+        return _fail("interrupted", 130)
+    except OSError as error:
+        if error.errno in _ENVIRONMENT:
+            return _fail(f"error: {error.strerror}: {error.filename or options.get('out', '')}", 2)
+        raise
+    return 0
+
+
+_ENVIRONMENT = {
+    errno.ENOSPC,
+    errno.EACCES,
+    errno.EPERM,
+    errno.EROFS,
+    errno.EDQUOT,
+    errno.ENOTDIR,
+    errno.EFBIG,
+}
+
+
+def _parser(words: list[str]) -> argparse.ArgumentParser:
+    """Build the parser. Only the command asked for is imported: torch and mlflow take seconds to load."""
+    parser = argparse.ArgumentParser(
+        prog="dbrnet",
+        description="Train, measure and promote DBRNet, a real-time network for defects on metal surfaces.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"dbrnet {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", title="commands")
+    for name, summary in (STEPS | TOOLS).items():
+        command = commands.add_parser(
+            name, help=summary, description=summary, formatter_class=argparse.RawDescriptionHelpFormatter
+        )
+        if name in words[:1]:
+            _add_arguments(command, _function(name))
+    return parser
+
+
+def _function(name: str) -> Callable[..., Any]:
+    room = "steps" if name in STEPS else "tools"
+    function: Callable[..., Any] = getattr(importlib.import_module(f"dbrnet.{room}.{name}"), name)
+    return function
+
+
+def _add_arguments(command: argparse.ArgumentParser, function: Callable[..., Any]) -> None:
+    """Give `command` an argument for each of the function's: those without a default are positional."""
+    command.description = inspect.cleandoc(function.__doc__ or "")
+    for name, argument in inspect.signature(function).parameters.items():
+        text = ARGUMENTS[name]
+        required = argument.default is inspect.Parameter.empty
+        kind = int if argument.annotation is int else Path if "Path" in str(argument.annotation) else str
+        if name == "params":
+            command.add_argument(
+                "--params", type=Path, default=Path("params.yaml"), metavar="FILE", help=text
+            )
+        elif argument.kind is inspect.Parameter.KEYWORD_ONLY or not required:
+            shown = text if required or argument.default is None else f"{text} (default: {argument.default})"
+            command.add_argument(
+                f"--{name}", type=kind, required=required, default=argument.default if not required else None,
+                metavar=name.upper(), help=shown,
+            )  # fmt: skip
+        elif "list" in str(argument.annotation):
+            command.add_argument(name, type=kind, nargs="+", metavar=name.upper(), help=text)
+        else:
+            command.add_argument(name, type=kind, metavar=name.upper(), help=text)
+
+
+def _with_section(function: Callable[..., Any], options: dict[str, Any]) -> dict[str, Any]:
+    """Replace the parameters' file by the section that the step's signature asks for."""
+    if "params" in options and function.__name__ in STEPS:
+        from dbrnet.params import load_params
+
+        options["params"] = getattr(load_params(options["params"]), function.__name__)
+    return options
+
+
+def _fail(message: str, status: int) -> int:
+    print(message, file=sys.stderr)  # noqa: T201
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())

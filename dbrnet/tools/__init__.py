@@ -1,0 +1,1 @@
+"""The commands beside the pipeline's steps: predicting, the built-in data, and switching datasets."""

@@ -1,0 +1,90 @@
+"""params.yaml: typed, and an error names the key, its section and what is allowed."""
+
+from pathlib import Path
+
+import pytest
+from ruamel.yaml import YAML
+
+from dbrnet.errors import UserError
+from dbrnet.params import load_params
+from dbrnet.tools.use import use
+
+ROOT = Path(__file__).parents[1]
+RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))
+
+
+@pytest.fixture
+def params(tmp_path: Path) -> Path:
+    """A copy of the project's params.yaml beside its recipes."""
+    (tmp_path / "recipes").mkdir()
+    for recipe in RECIPES:
+        (tmp_path / "recipes" / recipe.name).write_text(recipe.read_text())
+    path = tmp_path / "params.yaml"
+    path.write_text((ROOT / "params.yaml").read_text())
+    return path
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "expected"),
+    [
+        (
+            "  batch_size: 8",
+            "  batchsize: 8",
+            "train.batchsize: unknown parameter; allowed here: seed, epochs",
+        ),
+        (
+            "    lfem: true",
+            "    lfm: true",
+            "train.model.lfm: unknown parameter; allowed here: lfem, affm, dcppm",
+        ),
+        ("  epochs: ", "  epochs: many #", "train.epochs: input should be a valid integer"),
+        (
+            "  dataset: steel-strip",
+            "  dataset: steel",
+            "ingest.dataset: input should be 'steel-strip', 'neu-seg'",
+        ),
+        ("[0.6, 0.2, 0.2]", "[0.6, 0.2, 0.3]", "split.fractions: value error, must sum to 1"),
+        ("  opset: 17", "  opset: 20", "export.opset: input should be less than or equal to 18, got 20"),
+        ("split:", "splitting:", "splitting: unknown parameter; allowed here: ingest, split"),
+        ("split:", "split: [", "is not valid YAML"),
+    ],
+)
+def test_an_error_names_key_section_and_what_is_allowed(
+    params: Path, old: str, new: str, expected: str
+) -> None:
+    text = params.read_text()
+    assert old in text
+    params.write_text(text.replace(old, new, 1))
+    with pytest.raises(UserError) as caught:
+        load_params(params)
+    message = str(caught.value)
+    assert expected in message
+    assert "\n" not in message
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"nowhere\.yaml does not exist"):
+        load_params(tmp_path / "nowhere.yaml")
+
+
+def test_committed_params_are_the_built_in_recipe(params: Path) -> None:
+    before = params.read_text()
+    use("steel-strip", params=params)
+    assert params.read_text() == before
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda recipe: recipe.stem)
+def test_every_recipe_is_valid_and_undone_by_another(params: Path, recipe: Path) -> None:
+    before = params.read_text()
+    use(recipe.stem, source="elsewhere/it's here.zip", params=params)
+    loaded = load_params(params)
+    assert loaded.ingest.dataset == recipe.stem
+    assert loaded.ingest.source == "elsewhere/it's here.zip"
+    use("steel-strip", params=params)
+    assert YAML(typ="safe").load(params.read_text()) == YAML(typ="safe").load(before)
+    assert "# height, width" in params.read_text(), "comments are kept"
+
+
+def test_an_unknown_recipe_names_the_known_ones(params: Path) -> None:
+    with pytest.raises(UserError, match="there are: magnetic-tile, neu-seg, severstal, steel-strip"):
+        use("neu", params=params)
