@@ -1,0 +1,130 @@
+"""The gate: measured figures and thresholds in, a decision with every criterion out. It knows no MLflow."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from numbers import Real
+from typing import Any, Literal
+
+Answer = Literal["promoted", "rejected"]
+
+_LABELS = {
+    "miou": "mIoU",
+    "fps": "frames per second",
+    "max_logit_difference": "largest logit difference from PyTorch",
+    "equal_pixels": "share of pixels equal to PyTorch's",
+}
+
+
+@dataclass(frozen=True)
+class Criterion:
+    """One figure held against its threshold; `figure` is None where nothing finite was measured."""
+
+    name: str
+    figure: float | None
+    threshold: float
+    direction: Literal["at least", "at most"]
+
+    @property
+    def label(self) -> str:
+        """The name for a reader: mIoU for miou."""
+        return _LABELS[self.name]
+
+    @property
+    def passed(self) -> bool:
+        """Whether the figure was measured and meets the threshold (meeting it exactly passes)."""
+        if self.figure is None or not math.isfinite(self.figure):
+            return False
+        return (
+            self.figure >= self.threshold if self.direction == "at least" else self.figure <= self.threshold
+        )
+
+    @property
+    def verdict(self) -> str:
+        """One line such as 'mIoU 0.712 is below 0.75'."""
+        if self.figure is None or not math.isfinite(self.figure):
+            return f"{self.label}: not measured ({self.direction} {self.threshold:.4g} is required)"
+        figure, threshold = _told_apart(self.figure, self.threshold)
+        if self.passed:
+            return f"{self.label} {figure} is {self.direction} {threshold}"
+        return f"{self.label} {figure} is {'below' if self.direction == 'at least' else 'above'} {threshold}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """The criterion as JSON values."""
+        return {
+            "name": self.name,
+            "figure": self.figure,
+            "threshold": self.threshold,
+            "direction": self.direction,
+            "passed": self.passed,
+            "verdict": self.verdict,
+        }
+
+
+@dataclass(frozen=True)
+class Decision:
+    """The gate's answer. Promoted means: there are criteria, and every one was measured and passed."""
+
+    criteria: tuple[Criterion, ...]
+
+    @property
+    def answer(self) -> Answer:
+        """'promoted' or 'rejected'."""
+        return "promoted" if self.criteria and all(c.passed for c in self.criteria) else "rejected"
+
+    @property
+    def reasons(self) -> list[str]:
+        """Why it is rejected, one line for each criterion that failed; empty when promoted."""
+        return [criterion.verdict for criterion in self.criteria if not criterion.passed]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The decision as JSON values."""
+        return {
+            "answer": self.answer,
+            "reasons": self.reasons,
+            "criteria": [criterion.to_dict() for criterion in self.criteria],
+        }
+
+
+def decide(
+    figures: Mapping[str, float | None],
+    *,
+    min_miou: float,
+    min_fps: float,
+    max_logit_difference: float,
+    min_equal_pixels: float,
+) -> Decision:
+    """Hold `figures` (miou, fps, max_logit_difference, equal_pixels) against the thresholds.
+
+    A figure that is missing, None, NaN or infinite was not measured, and that rejects: the gate never
+    passes by default.
+    """
+    return Decision(
+        (
+            Criterion("miou", _measured(figures, "miou"), min_miou, "at least"),
+            Criterion("fps", _measured(figures, "fps"), min_fps, "at least"),
+            Criterion(
+                "max_logit_difference",
+                _measured(figures, "max_logit_difference"),
+                max_logit_difference,
+                "at most",
+            ),
+            Criterion("equal_pixels", _measured(figures, "equal_pixels"), min_equal_pixels, "at least"),
+        )
+    )
+
+
+def _measured(figures: Mapping[str, float | None], name: str) -> float | None:
+    figure = figures.get(name)
+    if isinstance(figure, bool) or not isinstance(figure, Real) or not math.isfinite(figure):
+        return None
+    return float(figure)
+
+
+def _told_apart(figure: float, threshold: float) -> tuple[str, str]:
+    """Both as text with the fewest digits (from 4) that show them different: not '0.75 is below 0.75'."""
+    for digits in range(4, 17):
+        texts = f"{figure:.{digits}g}", f"{threshold:.{digits}g}"
+        if texts[0] != texts[1] or figure == threshold:
+            return texts
+    return repr(figure), repr(threshold)
