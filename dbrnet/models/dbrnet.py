@@ -1,0 +1,130 @@
+"""DBRNet: two branches at 1/8 and 1/32 of the picture that help each other (section 2, Fig. 1).
+
+    picture - stem - stage1 - stage2 (1/8) --+-- detail3 --> fusion -- detail4 -- detail5 ----+-- head
+                                             |       |          ^          |                  |
+                                             |     down3     semantic3   down4                |
+                                             |       v          |          v                  |
+                                             +-- semantic3 (1/16) -- semantic4 -- semantic5 - context
+"""
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dbrnet.models.blocks import (
+    BasicBlock,
+    BatchNorm,
+    Bottleneck,
+    SegHead,
+    basic_stage,
+    conv3x3,
+    lfem_stage,
+)
+from dbrnet.models.context import DAPPM, DCPPM, Process
+from dbrnet.models.fusion import AFFM, BilinearFusion, Flow
+
+
+class DBRNet(nn.Module):
+    """The network, and with switches off its ablation rows (Tables 3 and 4).
+
+    - `lfem` off: basic residual blocks in stage 2 and semantic stage 4.
+    - `affm` off: the compressed semantic map is resized bilinearly and added.
+    - `dcppm` off: DDRNet's DAPPM.
+    - all off: the paper's baseline, a DDRNet-23-slim with shallower detail stages.
+    - `flow`, `process`: readings of the AFFM's flow and of DCPPM's f, see `fusion.warp` and `context.DCPPM`;
+      "released" and "depthwise" together are the authors' released code.
+
+    Convolutions start from Kaiming's normal distribution (fan out, ReLU) with zero biases, batch norms
+    from 1 and 0.
+    """
+
+    def __init__(
+        self,
+        classes: int,
+        *,
+        lfem: bool = True,
+        affm: bool = True,
+        dcppm: bool = True,
+        flow: Flow = "aligned",
+        process: Process = "pointwise",
+    ) -> None:
+        super().__init__()
+        light_stage = lfem_stage if lfem else lambda inputs, outputs: basic_stage(inputs, outputs, stride=2)
+
+        self.stem = nn.Sequential(
+            conv3x3(3, 32, stride=2, bias=True),
+            BatchNorm(32),
+            nn.ReLU(inplace=True),
+            conv3x3(32, 32, stride=2, bias=True),
+            BatchNorm(32),
+            nn.ReLU(inplace=True),
+        )
+        self.stage1 = basic_stage(32, 32, stride=1)
+        self.stage2 = light_stage(32, 64)
+
+        self.semantic3 = basic_stage(64, 128, stride=2)
+        self.semantic4 = light_stage(128, 256)
+        self.semantic5 = Bottleneck(256, 512)
+        self.context = DCPPM(512, 128, 128, process) if dcppm else DAPPM(512, 128, 128)
+
+        self.detail3 = BasicBlock(64, 64)
+        self.detail4 = BasicBlock(64, 64)
+        self.detail5 = Bottleneck(64, 128)
+
+        self.fusion = AFFM(128, 64, flow) if affm else BilinearFusion(128, 64)
+        self.down3 = nn.Sequential(conv3x3(64, 128, stride=2), BatchNorm(128))
+        self.down4 = nn.Sequential(
+            conv3x3(64, 128, stride=2),
+            BatchNorm(128),
+            nn.ReLU(inplace=True),
+            conv3x3(128, 256, stride=2),
+            BatchNorm(256),
+        )
+
+        self.head = SegHead(128, 64, classes)
+        self.auxiliary_head = SegHead(64, 64, classes)
+        self.apply(_initialise)
+
+    def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+        """Logits [N, classes, H, W] of normalised pictures [N, 3, H, W], of any size from 32x32 up.
+
+        In training mode (logits, auxiliary logits): the auxiliary head reads the detail branch after
+        fusion, so that its loss reaches the early layers directly (as in DDRNet).
+        """
+        size = x.shape[-2:]
+        features, fused = self._branches(x)
+        logits = _resize(self.head(features), size)
+        if not self.training:
+            return logits
+        return logits, _resize(self.auxiliary_head(fused), size)
+
+    def logits_at_stride_8(self, x: Tensor) -> Tensor:
+        """The main head's logits before resizing: [N, classes, ceil(H / 8), ceil(W / 8)]."""
+        return self.head(self._branches(x)[0])
+
+    def _branches(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """What the two heads read, at 1/8: both branches' sum [N, 128, ...], fused detail [N, 64, ...]."""
+        shared = F.relu(self.stage2(F.relu(self.stage1(self.stem(x)))))
+
+        semantic = self.semantic3(shared)
+        detail = self.detail3(shared)
+        fused = self.fusion(detail, F.relu(semantic))
+        semantic = F.relu(semantic + self.down3(detail))
+
+        detail = self.detail4(F.relu(fused))
+        semantic = F.relu(self.semantic4(semantic) + self.down4(detail))
+
+        detail = self.detail5(detail)
+        context = self.context(self.semantic5(semantic))
+        # The detail branch's real shape, not an eighth of the picture's: right for any size.
+        return detail + _resize(context, detail.shape[-2:]), fused
+
+
+def _resize(x: Tensor, size: tuple[int, int]) -> Tensor:
+    return F.interpolate(x, size=size, mode="bilinear", align_corners=False)
+
+
+def _initialise(module: nn.Module) -> None:
+    if isinstance(module, nn.Conv2d):
+        nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
