@@ -1,0 +1,138 @@
+"""The pictures a report shows: the best, the median and the worst, each with its truth, answer and errors."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from dbrnet.data.dataset import ClassInfo, Dataset, Image, Mask
+from dbrnet.evaluation.metrics import IGNORE_INDEX
+from dbrnet.evaluation.predictions import Evaluation, PictureResult, Predict, predict_one
+from dbrnet.overlay import blend
+
+WIDE = 2.0  # width / height from which a picture's panels are stacked, not set side by side
+PANEL_WIDTH = 420  # pixels; twice as many for a wide one
+JPEG_QUALITY = 85
+
+# Colours that stay apart for the colour-blind, and apart from "found", which is pale on purpose.
+ERROR_KINDS = (
+    ClassInfo("right", (0, 0, 0)),
+    ClassInfo("found", (225, 225, 225)),
+    ClassInfo("missed", (220, 38, 38)),
+    ClassInfo("false alarm", (37, 99, 235)),
+    ClassInfo("wrong class", (250, 204, 21)),
+)
+
+
+@dataclass(frozen=True)
+class GalleryPicture:
+    """One picture as the report shows it: its result and four JPEG panels."""
+
+    result: PictureResult
+    classes: tuple[ClassInfo, ...]  # defects present in the truth or the prediction
+    wide: bool
+    panels: dict[str, bytes]  # caption -> JPEG
+
+
+Gallery = dict[str, list[GalleryPicture]]  # "worst", "median" and "best" -> pictures
+
+
+def choose(evaluation: Evaluation, count: int) -> dict[str, list[PictureResult]]:
+    """Up to `count` pictures each of the worst, the median and the best, no two of one group.
+
+    Ranked by mean IoU over the defects present or predicted in a picture, ties by wrong pixels. A clean
+    picture that stays clean has nothing to rank. Where the groups do not suffice for `count` three times
+    over, each kind gets a third of them.
+    """
+    ranked = sorted((one for one in evaluation.pictures if _defect_iou(one) is not None), key=_rank)
+    groups = len({one.group for one in ranked})
+    count = max(1, min(count, groups // 3))
+    seen: set[str] = set()
+    worst = _take(ranked, count, seen)
+    best = _take(reversed(ranked), count, seen)
+    middle = (len(ranked) - 1) / 2
+    outward = sorted(range(len(ranked)), key=lambda index: (abs(index - middle), index))
+    median = _take((ranked[index] for index in outward), count, seen)
+    return {"worst": worst, "median": sorted(median, key=_rank), "best": best}
+
+
+def build_gallery(evaluation: Evaluation, dataset: Dataset, predict: Predict, count: int) -> Gallery:
+    """Choose the pictures, predict them again and draw their panels."""
+    classes = dataset.card.classes
+    return {
+        kind: [_draw(one, dataset, predict, classes) for one in results]
+        for kind, results in choose(evaluation, count).items()
+    }
+
+
+def error_mask(truth: Mask, prediction: Mask) -> Mask:
+    """Each pixel's place in `ERROR_KINDS`, [H, W]; ignored pixels count as right."""
+    errors = np.zeros_like(truth)
+    errors[(truth > 0) & (prediction == truth)] = 1
+    errors[(truth > 0) & (prediction == 0)] = 2
+    errors[(truth == 0) & (prediction > 0)] = 3
+    errors[(truth > 0) & (prediction > 0) & (prediction != truth)] = 4
+    errors[truth == IGNORE_INDEX] = 0
+    return errors
+
+
+def panels(image: Image, truth: Mask, prediction: Mask, classes: Sequence[ClassInfo]) -> dict[str, bytes]:
+    """Four JPEGs of one size: the picture, its ground truth, its prediction, and where the two differ."""
+    height, width = truth.shape
+    target = PANEL_WIDTH * (2 if width / height >= WIDE else 1)
+    size = (target, max(1, round(height * target / width)))
+    image = _resize(image, size, cv2.INTER_AREA if target < width else cv2.INTER_CUBIC)
+    truth, prediction = (_resize(mask, size, cv2.INTER_NEAREST) for mask in (truth, prediction))
+    shown = np.where(truth == IGNORE_INDEX, 0, truth).astype(np.uint8)
+    dimmed = (image // 2 + 40).astype(np.uint8)
+    return {
+        "picture": _jpeg(image),
+        "ground truth": _jpeg(blend(image, shown, classes)),
+        "prediction": _jpeg(blend(image, prediction, classes)),
+        "errors": _jpeg(blend(dimmed, error_mask(truth, prediction), ERROR_KINDS, opacity=0.6)),
+    }
+
+
+def _draw(
+    result: PictureResult, dataset: Dataset, predict: Predict, classes: tuple[ClassInfo, ...]
+) -> GalleryPicture:
+    sample = dataset.by_id[result.id]
+    image = dataset.image(sample)
+    prediction, _ = predict_one(predict, image)
+    involved = (result.confusion.sum(axis=0) + result.confusion.sum(axis=1)).tolist()
+    return GalleryPicture(
+        result=result,
+        classes=tuple(info for info, there in zip(classes[1:], involved[1:], strict=True) if there),
+        wide=sample.width / sample.height >= WIDE,
+        panels=panels(image, dataset.mask(sample), prediction, classes),
+    )
+
+
+def _defect_iou(result: PictureResult) -> float | None:
+    return result.scores.miou_defects
+
+
+def _rank(result: PictureResult) -> tuple[float, int, str]:
+    wrong = result.missed_pixels + result.false_pixels + result.confused_pixels
+    return _defect_iou(result) or 0.0, -wrong, result.id
+
+
+def _take(results: Iterable[PictureResult], count: int, seen: set[str]) -> list[PictureResult]:
+    """The first `count` results of groups not in `seen`, which grows by theirs."""
+    taken: list[PictureResult] = []
+    for one in results:
+        if len(taken) < count and one.group not in seen:
+            seen.add(one.group)
+            taken.append(one)
+    return taken
+
+
+def _resize(pixels: NDArray[np.uint8], size: tuple[int, int], interpolation: int) -> NDArray[np.uint8]:
+    return cv2.resize(pixels, size, interpolation=interpolation).astype(np.uint8, copy=False)
+
+
+def _jpeg(image: Image) -> bytes:
+    bgr = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
+    return cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])[1].tobytes()

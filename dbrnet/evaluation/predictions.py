@@ -1,0 +1,150 @@
+"""Running a model over the pictures of a part, at their native size, and keeping what the scores need."""
+
+import csv
+import io
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dbrnet.data.dataset import Dataset, Image, Mask
+from dbrnet.errors import UserError
+from dbrnet.evaluation.metrics import Confusion, Scores, confusion_matrix
+from dbrnet.progress import progress
+
+# RGB pictures uint8 [N, H, W, 3] in; class ids uint8 [N, H, W] and their confidences float32 [N, H, W] out.
+Predict = Callable[[NDArray[np.uint8]], tuple[NDArray[np.uint8], NDArray[np.float32]]]
+
+TABLE_COLUMNS = (
+    *("id", "group", "miou", "miou_defects", "pixel_accuracy"),
+    *("defect_pixels", "missed_pixels", "false_pixels", "confused_pixels", "confidence"),
+)
+
+
+@dataclass(frozen=True)
+class PictureResult:
+    """What became of one picture; everything but the confidence follows from its confusion matrix."""
+
+    id: str
+    group: str
+    confusion: Confusion  # [C, C], this picture's pixels alone
+    confidence: float  # mean over its pixels
+
+    @property
+    def defect_pixels(self) -> int:
+        """Defect pixels in the ground truth."""
+        return int(self.confusion[1:].sum())
+
+    @property
+    def flagged_pixels(self) -> int:
+        """Pixels predicted to be any defect."""
+        return int(self.confusion[:, 1:].sum())
+
+    @property
+    def missed_pixels(self) -> int:
+        """Defect pixels taken for background."""
+        return int(self.confusion[1:, 0].sum())
+
+    @property
+    def false_pixels(self) -> int:
+        """Background pixels taken for a defect."""
+        return int(self.confusion[0, 1:].sum())
+
+    @property
+    def confused_pixels(self) -> int:
+        """Defect pixels taken for another defect."""
+        defects = self.confusion[1:, 1:]
+        return int(defects.sum() - defects.trace())
+
+    @cached_property
+    def scores(self) -> Scores:
+        """The picture's own scores, over the classes present or predicted in it, named by their ids."""
+        return Scores.from_confusion(self.confusion, [str(index) for index in range(len(self.confusion))])
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The results of all pictures of a part."""
+
+    classes: tuple[str, ...]  # names in id order, the background first
+    pictures: tuple[PictureResult, ...]
+
+    @cached_property
+    def confusion(self) -> Confusion:
+        """Pixels over the whole set by true class (row) and predicted class (column), [C, C]."""
+        return np.sum([picture.confusion for picture in self.pictures], axis=0, dtype=np.int64)
+
+    @cached_property
+    def scores(self) -> Scores:
+        """The set's scores, from the set's confusion matrix and not as a mean over pictures."""
+        return Scores.from_confusion(self.confusion, self.classes)
+
+    @property
+    def defect_free(self) -> tuple[PictureResult, ...]:
+        """The pictures without a defect in the ground truth."""
+        return tuple(picture for picture in self.pictures if not picture.defect_pixels)
+
+    @property
+    def false_alarms(self) -> tuple[PictureResult, ...]:
+        """The defect-free pictures with at least one pixel predicted to be a defect."""
+        return tuple(picture for picture in self.defect_free if picture.flagged_pixels)
+
+    @property
+    def defective(self) -> tuple[PictureResult, ...]:
+        """The pictures with a defect in the ground truth."""
+        return tuple(picture for picture in self.pictures if picture.defect_pixels)
+
+    @property
+    def missed(self) -> tuple[PictureResult, ...]:
+        """The defective pictures in which no pixel at all is predicted to be a defect."""
+        return tuple(picture for picture in self.defective if not picture.flagged_pixels)
+
+    def images_by_class(self) -> dict[str, int]:
+        """Class name -> pictures whose ground truth holds it."""
+        held = np.sum([picture.confusion.any(axis=1) for picture in self.pictures], axis=0)
+        return dict(zip(self.classes, held.tolist(), strict=True))
+
+    def table(self) -> str:
+        """One CSV row a picture: id, group, scores, wrong pixels by kind, mean confidence."""
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(TABLE_COLUMNS)
+        for one in self.pictures:
+            defects = one.scores.miou_defects
+            shares = (one.scores.miou, defects, one.scores.pixel_accuracy)
+            pixels = (one.defect_pixels, one.missed_pixels, one.false_pixels, one.confused_pixels)
+            rounded = ("" if share is None else f"{share:.6f}" for share in shares)
+            writer.writerow((one.id, one.group, *rounded, *pixels, f"{one.confidence:.6f}"))
+        return text.getvalue()
+
+
+def evaluate(predict: Predict, dataset: Dataset, ids: Sequence[str]) -> Evaluation:
+    """Predict the pictures `ids` of `dataset` one by one, at native size, and count them against their masks.
+
+    Raises `UserError` where there is nothing to evaluate, or a mask does not fit the dataset's classes.
+    """
+    if not ids:
+        raise UserError(
+            f"{dataset.root}: no picture to evaluate; give the part a larger share and split again"
+        )
+    results = []
+    for id_ in progress(ids, len(ids), "evaluate"):
+        sample = dataset.by_id[id_]
+        truth = dataset.mask(sample)
+        mask, confidence = predict_one(predict, dataset.image(sample))
+        try:
+            confusion = confusion_matrix(mask, truth, len(dataset.card.classes))
+            if not confusion.any():
+                raise ValueError("no labelled pixel to score")
+        except ValueError as error:
+            raise UserError(f"{dataset.root / sample.mask}: {error}; ingest the dataset again") from None
+        results.append(PictureResult(id_, sample.group, confusion, float(confidence.mean())))
+    return Evaluation(tuple(info.name for info in dataset.card.classes), tuple(results))
+
+
+def predict_one(predict: Predict, image: Image) -> tuple[Mask, NDArray[np.float32]]:
+    """The class ids [H, W] and confidences [H, W] of one picture [H, W, 3]."""
+    masks, confidences = predict(image[None])
+    return masks[0], confidences[0]

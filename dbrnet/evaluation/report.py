@@ -1,0 +1,106 @@
+"""The evaluation report: one HTML file that opens offline, with its pictures and styles inside."""
+
+import base64
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from dbrnet.data.dataset import Card
+from dbrnet.evaluation.gallery import ERROR_KINDS, Gallery
+from dbrnet.evaluation.plots import confusion_plot, training_curves
+from dbrnet.evaluation.predictions import Evaluation
+
+
+@dataclass(frozen=True)
+class ClassRow:
+    """A line of the report's table of classes; None where a score does not exist."""
+
+    name: str
+    color: str  # CSS
+    iou: float | None
+    f1: float | None
+    precision: float | None
+    recall: float | None
+    pixels: int
+    share: float  # of the part's pixels
+    images: int
+
+
+def render_report(
+    evaluation: Evaluation,
+    *,
+    card: Card,
+    split: Mapping[str, Any],
+    history: Sequence[Mapping[str, float]],
+    gallery: Gallery,
+    provenance: Mapping[str, str],
+    title: str,
+    part: str = "test",
+) -> str:
+    """The whole report as HTML.
+
+    `split` is what split.json holds (kind, seed, leaks, leaking_share, leak_note); `history` the training's
+    rows by epoch (epoch, loss, val_miou, learning_rate; empty: no curves); `provenance` label -> value, shown
+    in its order.
+    """
+    environment = Environment(
+        loader=PackageLoader("dbrnet.evaluation"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"percent": _percent, "jpeg": _jpeg, "css": _css}
+    return environment.get_template("report.html").render(
+        title=title,
+        part=part,
+        evaluation=evaluation,
+        scores=evaluation.scores,
+        rows=_class_rows(evaluation, card),
+        card=card,
+        split=split,
+        leaking=split["leaking_share"].get(part, 0.0),
+        confusion=_data_uri(confusion_plot(evaluation.confusion, evaluation.classes), "svg+xml"),
+        curves=_data_uri(training_curves(history), "svg+xml") if history else None,
+        epochs=len(history),
+        gallery=gallery,
+        error_kinds=ERROR_KINDS[1:],
+        provenance=provenance,
+    )
+
+
+def _class_rows(evaluation: Evaluation, card: Card) -> list[ClassRow]:
+    scores, images = evaluation.scores, evaluation.images_by_class()
+    pixels = evaluation.confusion.sum(axis=1).tolist()
+    return [
+        ClassRow(
+            name=info.name,
+            color=_css(info.color),
+            iou=scores.iou[info.name],
+            f1=scores.f1[info.name],
+            precision=scores.precision[info.name],
+            recall=scores.recall[info.name],
+            pixels=count,
+            share=count / sum(pixels),
+            images=images[info.name],
+        )
+        for info, count in zip(card.classes, pixels, strict=True)
+    ]
+
+
+def _percent(share: float | None, digits: int = 1) -> str:
+    return "–" if share is None else f"{100 * share:.{digits}f}"
+
+
+def _css(color: tuple[int, int, int]) -> str:
+    return "#{:02x}{:02x}{:02x}".format(*color)
+
+
+def _jpeg(data: bytes) -> str:
+    return _data_uri(data, "jpeg")
+
+
+def _data_uri(data: bytes, kind: str) -> str:
+    return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
