@@ -25,6 +25,10 @@ class Criterion:
     threshold: float
     direction: Literal["at least", "at most"]
 
+    def __post_init__(self) -> None:
+        if self.figure is not None and not math.isfinite(self.figure):
+            object.__setattr__(self, "figure", None)
+
     @property
     def label(self) -> str:
         """The name for a reader: mIoU for miou."""
@@ -33,18 +37,29 @@ class Criterion:
     @property
     def passed(self) -> bool:
         """Whether the figure was measured and meets the threshold (meeting it exactly passes)."""
-        if self.figure is None or not math.isfinite(self.figure):
+        if self.figure is None:
             return False
         return (
             self.figure >= self.threshold if self.direction == "at least" else self.figure <= self.threshold
         )
 
     @property
+    def texts(self) -> tuple[str, str]:
+        """Figure and threshold in as few digits (from 4) as tell them apart: no '0.75 is below 0.75'."""
+        if self.figure is None:
+            return "not measured", f"{self.threshold:.4g}"
+        for digits in range(4, 17):
+            figure, threshold = f"{self.figure:.{digits}g}", f"{self.threshold:.{digits}g}"
+            if figure != threshold or self.figure == self.threshold:
+                return figure, threshold
+        return repr(self.figure), repr(self.threshold)
+
+    @property
     def verdict(self) -> str:
         """One line such as 'mIoU 0.712 is below 0.75'."""
-        if self.figure is None or not math.isfinite(self.figure):
-            return f"{self.label}: not measured ({self.direction} {self.threshold:.4g} is required)"
-        figure, threshold = _told_apart(self.figure, self.threshold)
+        figure, threshold = self.texts
+        if self.figure is None:
+            return f"{self.label}: {figure} ({self.direction} {threshold} is required)"
         if self.passed:
             return f"{self.label} {figure} is {self.direction} {threshold}"
         return f"{self.label} {figure} is {'below' if self.direction == 'at least' else 'above'} {threshold}"
@@ -116,15 +131,4 @@ def decide(
 
 def _measured(figures: Mapping[str, float | None], name: str) -> float | None:
     figure = figures.get(name)
-    if isinstance(figure, bool) or not isinstance(figure, Real) or not math.isfinite(figure):
-        return None
-    return float(figure)
-
-
-def _told_apart(figure: float, threshold: float) -> tuple[str, str]:
-    """Both as text with the fewest digits (from 4) that show them different: not '0.75 is below 0.75'."""
-    for digits in range(4, 17):
-        texts = f"{figure:.{digits}g}", f"{threshold:.{digits}g}"
-        if texts[0] != texts[1] or figure == threshold:
-            return texts
-    return repr(figure), repr(threshold)
+    return float(figure) if isinstance(figure, Real) and not isinstance(figure, bool) else None

@@ -24,11 +24,12 @@ _SERVERS = ("http://", "https://")
 _DATABASES = ("sqlite:", "postgresql", "mysql", "mssql")
 _BATCH = 100  # parameters or tags that MLflow takes in one call
 
-# A server that is away is reported in seconds, not in MLflow's minutes; the user's own settings win.
-_PATIENCE = {
+# A server that is away is reported in seconds, not minutes, and no bars are drawn; the user's settings win.
+_SETTINGS = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3",
     "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
 }
 
 
@@ -117,7 +118,7 @@ def open_store(root: Path) -> Store:
 
     Nothing is contacted or created yet. Raises `UserError` for an address of an unknown kind.
     """
-    for name, value in _PATIENCE.items():
+    for name, value in _SETTINGS.items():
         os.environ.setdefault(name, value)
     root = root.absolute()
     uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{root / 'mlflow.db'}"

@@ -1,0 +1,175 @@
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from dbrnet.errors import JobError, UserError
+from dbrnet.registry.tracking import Store, TrackedRun, open_store, start_or_resume_run
+
+
+def start(store: Store, run_id: str | None = None) -> TrackedRun:
+    return start_or_resume_run(store, "strip", run_id=run_id, name="train seed 0", tags={"commit": "abc"})
+
+
+def history(run: TrackedRun, key: str) -> list[tuple[int, float]]:
+    return [(metric.step, metric.value) for metric in run.store.client.get_metric_history(run.run_id, key)]
+
+
+def test_the_default_store_is_a_file_in_the_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    store = open_store(tmp_path)
+    assert store.uri == f"sqlite:///{tmp_path}/mlflow.db"
+    assert not store.is_server
+    assert list(tmp_path.iterdir()) == []  # nothing is made before it is used
+
+
+def test_the_tracking_uri_is_honoured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://tracking.example")
+    store = open_store(tmp_path)
+    assert store.uri == "https://tracking.example"
+    assert store.is_server
+    assert store.artifact_location is None
+
+
+@pytest.mark.parametrize("uri", ["mlruns", "file:///somewhere", "ftp://user:secret@host/x"])
+def test_a_tracking_uri_of_an_unknown_kind_is_one_line(
+    uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    with pytest.raises(UserError, match="MLFLOW_TRACKING_URI") as caught:
+        open_store(tmp_path)
+    assert "secret" not in str(caught.value)
+
+
+def test_a_run_holds_what_was_logged(store: Store, tmp_path: Path) -> None:
+    (tmp_path / "report").mkdir()
+    (tmp_path / "report" / "index.html").write_text("<p>")
+    (tmp_path / "card.md").write_text("#")
+    with start(store) as run:
+        run.log_params(
+            {"train": {"epochs": 3, "model": {"lfem": True}}, "crop": (64, 64), "kind": "groups", "x": None}
+        )
+        run.log_metrics({"loss": 1.5, "val/miou": 0.25}, step=0)
+        run.log_metrics({"loss": math.nan, "val/miou": 0.5}, step=1)
+        run.log_artifact(tmp_path / "report")
+        run.log_artifact(tmp_path / "card.md", "docs")
+        run.set_tags({"decision": "promoted", "version": 3})
+    found = store.client.get_run(run.run_id)
+    assert found.info.status == "FINISHED"
+    assert found.info.run_name == "train seed 0"
+    assert found.data.params == {
+        "train.epochs": "3",
+        "train.model.lfem": "true",
+        "crop": "[64, 64]",
+        "kind": "groups",
+        "x": "null",
+    }
+    assert history(run, "val/miou") == [(0, 0.25), (1, 0.5)]
+    assert math.isnan(history(run, "loss")[1][1])
+    assert found.data.tags.items() >= {"commit": "abc", "decision": "promoted", "version": "3"}.items()
+    files = {item.path for item in store.client.list_artifacts(run.run_id, "report")}
+    files |= {item.path for item in store.client.list_artifacts(run.run_id, "docs")}
+    assert files == {"report/index.html", "docs/card.md"}
+    assert any(store.artifacts.rglob("card.md"))
+
+
+def test_more_parameters_than_mlflow_takes_at_once(store: Store) -> None:
+    run = start(store)
+    run.log_params({str(number): number for number in range(230)})
+    run.set_tags({f"tag{number}": number for number in range(130)})
+    data = store.client.get_run(run.run_id).data
+    assert len(data.params) == 230
+    assert data.tags["tag129"] == "129"
+
+
+def test_a_killed_run_goes_on_without_doubled_steps(store: Store) -> None:
+    killed = start(store)
+    killed.log_params({"epochs": 3})
+    for step in range(2):
+        killed.log_metrics({"loss": 1.0 - step / 10, "miou": step / 10}, step)
+    with start(store, killed.run_id) as again:
+        again.log_params({"epochs": 3})
+        for step in range(1, 3):  # the checkpoint was older than the last curve point
+            again.log_metrics({"loss": 1.0 - step / 10, "miou": step / 10, "new": 7.0}, step)
+    assert again.run_id == killed.run_id
+    assert history(again, "loss") == [(0, 1.0), (1, 0.9), (2, 0.8)]
+    assert history(again, "new") == [(1, 7.0), (2, 7.0)]
+    assert store.client.get_run(again.run_id).info.status == "FINISHED"
+
+
+def test_a_failed_run_can_be_continued(store: Store) -> None:
+    with pytest.raises(ZeroDivisionError), start(store) as run:
+        _ = 1 / 0
+    assert store.client.get_run(run.run_id).info.status == "FAILED"
+    assert start(store, run.run_id).run_id == run.run_id
+    assert store.client.get_run(run.run_id).info.status == "RUNNING"
+
+
+def test_an_unknown_or_deleted_run_gives_a_fresh_one_that_says_so(store: Store) -> None:
+    deleted = start(store)
+    store.client.delete_run(deleted.run_id)
+    for run_id in ("0" * 32, deleted.run_id):
+        fresh = start(store, run_id)
+        assert fresh.run_id != run_id
+        assert store.client.get_run(fresh.run_id).data.tags["missed_run"] == run_id
+        fresh.log_metrics({"loss": 1.0}, 0)
+
+
+def test_parameters_that_contradict_the_run_are_one_line(store: Store) -> None:
+    run = start(store)
+    run.log_params({"epochs": 3})
+    with pytest.raises(JobError, match="epochs") as caught:
+        run.log_params({"epochs": 4})
+    assert "\n" not in str(caught.value)
+
+
+def test_a_server_that_is_away_is_one_line_without_the_password(
+    away_address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://trainer:s3cret@{away_address}")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+    with pytest.raises(JobError, match="cannot be reached") as caught:
+        start(open_store(tmp_path))
+    message = str(caught.value)
+    assert f"http://{away_address}" in message
+    assert "s3cret" not in message
+    assert "trainer" not in message
+    assert "\n" not in message
+
+
+@pytest.mark.parametrize("trouble", ["not a database", "no folder", "a folder"])
+def test_a_file_that_cannot_be_the_store_fails_at_once(trouble: str, tmp_path: Path) -> None:
+    path = tmp_path / "mlflow.db"
+    if trouble == "not a database":
+        path.write_text("not a database, and longer than the header of one" * 10)
+    elif trouble == "a folder":
+        path.mkdir()
+    else:
+        path = tmp_path / "missing" / "mlflow.db"
+    with pytest.raises(JobError, match="MLflow store sqlite:///") as caught:
+        start(Store(f"sqlite:///{path}", tmp_path / "mlartifacts"))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_kill_while_the_tables_are_made_leaves_no_half_made_store(tmp_path: Path) -> None:
+    script = (
+        "import sqlite3, sys, threading, time, os, signal\n"
+        "from pathlib import Path\n"
+        "from dbrnet.registry.tracking import Store\n"
+        "def kill():\n"
+        "    while True:\n"
+        "        for path in Path(sys.argv[1]).iterdir():\n"
+        "            if path.stat().st_size > 100_000:\n"
+        "                os.kill(os.getpid(), signal.SIGKILL)\n"
+        "        time.sleep(0.001)\n"
+        "threading.Thread(target=kill, daemon=True).start()\n"
+        "Store('sqlite:///' + sys.argv[1] + '/mlflow.db', Path(sys.argv[1])).client\n"
+    )
+    killed = subprocess.run([sys.executable, "-c", script, str(tmp_path)], capture_output=True, timeout=120)
+    assert killed.returncode == -9
+    assert not (tmp_path / "mlflow.db").exists()
+    with start(Store(f"sqlite:///{tmp_path}/mlflow.db", tmp_path / "mlartifacts")) as run:
+        run.log_metrics({"loss": 1.0}, 0)
+    assert history(run, "loss") == [(0, 1.0)]
