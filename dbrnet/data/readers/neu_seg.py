@@ -1,0 +1,68 @@
+"""NEU-Seg: hot-rolled steel strip, images/ and annotations/ in training/ and test/, masks of class ids."""
+
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+from dbrnet.data.dataset import ClassInfo, decode_grey
+from dbrnet.data.readers.reader import (
+    About,
+    Measured,
+    RawMask,
+    RawSample,
+    Reader,
+    image_files,
+    pair_by_stem,
+    read_whole,
+)
+from dbrnet.errors import UserError
+
+PARTS = ("training", "test")
+
+
+class NeuSeg(Reader):
+    """The public set: 3,630 training and 840 test pictures of 200 x 200."""
+
+    about = About(
+        name="neu-seg",
+        title="NEU-Seg, hot-rolled steel strip",
+        classes=(
+            ClassInfo("background", (0, 0, 0)),
+            ClassInfo("inclusion", (213, 94, 0)),
+            ClassInfo("patches", (86, 180, 233)),
+            ClassInfo("scratches", (230, 159, 0)),
+        ),
+        homepage="https://github.com/DHW-Master/NEU_Seg",
+        citation="Dong et al.: PGA-Net: Pyramid Feature Fusion and Global Context Attention Network for "
+        "Automated Surface Defect Detection, IEEE Transactions on Industrial Informatics 16(12), 2020",
+        licence="none is stated",
+        group_rule="",
+        leak_note="every figure on this set LEAKS: near-copies are not grouped yet; 96.4 % of the published "
+        "test pictures are rotations of training pictures, and any random split leaks 92-95 %",
+    )
+    layout = ("images", "annotations")
+
+    def samples(self, folder: Path, mask_threshold: int) -> list[RawSample]:
+        """The pairs of both published parts, which the ids keep apart."""
+        found = []
+        for part in PARTS:
+            images, masks = folder / "images" / part, folder / "annotations" / part
+            for needed in (images, masks):
+                if not needed.is_dir():
+                    raise UserError(f"{needed.relative_to(folder)} is missing; fetch the dataset again")
+            for image, mask in pair_by_stem(image_files(images), image_files(masks), folder):
+                id_ = f"{part}-{image.stem}"
+                found.append(RawSample(id_, image, id_, partial(_read_mask, mask)))
+        return found
+
+    def notes(self, measured: Sequence[Measured], mask_threshold: int) -> tuple[str, ...]:
+        """How large the published parts are; they are not used as a split."""
+        sizes = {part: sum(one.id.startswith(f"{part}-") for one in measured) for part in PARTS}
+        return (
+            f"the published parts, {sizes['training']} training and {sizes['test']} test pictures, are read "
+            "as one set; the ids say which part a picture came from",
+        )
+
+
+def _read_mask(path: Path, height: int, width: int) -> RawMask:
+    return RawMask(decode_grey(read_whole(path), path))

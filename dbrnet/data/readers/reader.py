@@ -1,0 +1,140 @@
+"""What a dataset's reader is, and what readers share: finding the layout, pairing, reading whole files."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dbrnet.data.dataset import ClassInfo, Mask
+from dbrnet.errors import UserError
+
+IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png"})
+_WRAPPING_DEPTH = 2  # folders around the layout: an archive's top folder, and one more
+
+
+@dataclass(frozen=True)
+class About:
+    """What is known of a dataset before it is read; see `dbrnet.data.dataset.Card`."""
+
+    name: str
+    title: str
+    classes: tuple[ClassInfo, ...]
+    homepage: str
+    citation: str
+    licence: str
+    group_rule: str
+    leak_note: str
+
+
+@dataclass(frozen=True)
+class RawMask:
+    """A mask as its source has it."""
+
+    ids: Mask  # [H, W]
+    overlap: int = 0  # pixels that more than one class claims
+
+
+@dataclass(frozen=True)
+class RawSample:
+    """One picture as its source has it. `read_mask(height, width)` is given the picture's size."""
+
+    id: str
+    image: Path
+    group: str
+    read_mask: Callable[[int, int], RawMask]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What building counted in one sample."""
+
+    id: str
+    pixels: NDArray[np.int64]  # [C], of each class
+    overlap: int
+
+
+class Reader(ABC):
+    """Knows one dataset's layout: where pictures, masks and groups are, and what is odd about it."""
+
+    about: ClassVar[About]
+    layout: ClassVar[tuple[str, ...]]  # the files and folders by which the layout is known
+
+    @abstractmethod
+    def samples(self, folder: Path, mask_threshold: int) -> list[RawSample]:
+        """All samples under `folder`, in any order; raises `UserError` where the layout is broken."""
+
+    @abstractmethod
+    def notes(self, measured: Sequence[Measured], mask_threshold: int) -> tuple[str, ...]:
+        """What a reader of the card must know of how the samples were read."""
+
+
+def find_layout(root: Path, layout: tuple[str, ...]) -> Path:
+    """The folder at or a little below `root` that holds every name of `layout`."""
+    level = [root]
+    for _ in range(_WRAPPING_DEPTH + 1):
+        found = [folder for folder in level if all((folder / name).exists() for name in layout)]
+        if len(found) > 1:
+            raise UserError(
+                f"{found[0].name} and {found[1].name} both look like the dataset; give one of them"
+            )
+        if found:
+            return found[0]
+        level = sorted(path for folder in level for path in folder.iterdir() if path.is_dir())
+    raise UserError(f"not this dataset, or not all of it: no folder holds {' and '.join(layout)}")
+
+
+def pair_by_stem(images: Iterable[Path], masks: Iterable[Path], folder: Path) -> list[tuple[Path, Path]]:
+    """Each picture with the mask of its name, ascending; one without the other is a `UserError`."""
+    mask_of = {path.stem: path for path in masks}
+    pairs = []
+    for image in sorted(images):
+        if (mask := mask_of.pop(image.stem, None)) is None:
+            raise UserError(f"{image.relative_to(folder)} has no mask; add it or remove the picture")
+        pairs.append((image, mask))
+    for mask in mask_of.values():
+        raise UserError(f"{mask.relative_to(folder)} is a mask without a picture; add it or remove the mask")
+    return pairs
+
+
+def image_files(folder: Path) -> list[Path]:
+    """The pictures directly in `folder`, ascending; files of systems and editors are passed over."""
+    return sorted(
+        path
+        for path in folder.iterdir()
+        if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
+    )
+
+
+def read_whole(path: Path) -> bytes:
+    """The bytes of a JPEG or PNG file, checked to be there to the end.
+
+    The decoder fills what is missing of a JPEG with grey and says nothing, so its end is looked for here.
+    Raises `UserError` that names the file.
+    """
+    data = path.read_bytes()
+    if data.startswith(b"\xff\xd8"):
+        whole = _jpeg_has_end(data)
+    elif data.startswith(b"\x89PNG\r\n\x1a\n"):
+        whole = b"IEND\xaeB`\x82" in data[-64:]
+    else:
+        raise UserError(f"{path} is not a JPEG or PNG file; replace it or remove it")
+    if not whole:
+        raise UserError(f"{path} is cut short; fetch it again or remove it")
+    return data
+
+
+def _jpeg_has_end(data: bytes) -> bool:
+    """Whether an end marker follows the first scan; one before it may be an embedded thumbnail's."""
+    position = 2
+    while data[position : position + 1] == b"\xff" and position + 4 <= len(data):
+        if data[position + 1] == 0xDA:  # start of scan; inside a scan FF D9 can only be the end
+            return data.find(b"\xff\xd9", position) >= 0
+        if data[position + 1] == 0xFF:  # padding
+            position += 1
+        else:
+            position += 2 + int.from_bytes(data[position + 2 : position + 4], "big")
+    return False
