@@ -84,7 +84,7 @@ class TrainParams(_Section):
 class ExportParams(_Section):
     """The exported graph."""
 
-    opset: int = Field(17, ge=16, le=18)
+    parity_images: Count = 32  # real pictures of the val part on which file and PyTorch are compared
 
 
 class EvaluateParams(_Section):

@@ -12,6 +12,11 @@ LIBRARIES = ("dbrnet", "torch", "onnx", "onnxruntime", "numpy", "opencv-python-h
 REVISION_VARIABLE = "DBRNET_REVISION"  # set where the code runs without its repository, as in an image
 
 
+def origin() -> dict[str, Any]:
+    """All of it, as every step writes it beside its figures."""
+    return {"code_revision": code_revision(), "versions": versions(), "hardware": hardware()}
+
+
 def code_revision() -> str | None:
     """The commit of this code, `-dirty` after it where tracked files differ; None outside a repository.
 

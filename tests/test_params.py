@@ -44,7 +44,7 @@ def params(tmp_path: Path) -> Path:
             "ingest.dataset: input should be 'steel-strip', 'neu-seg'",
         ),
         ("[0.6, 0.2, 0.2]", "[0.6, 0.2, 0.3]", "split.fractions: value error, must sum to 1"),
-        ("  opset: 17", "  opset: 20", "export.opset: input should be less than or equal to 18, got 20"),
+        ("  workers: 0", "  workers: 99", "train.workers: input should be less than or equal to 64, got 99"),
         ("split:", "splitting:", "splitting: unknown parameter; allowed here: ingest, split"),
         ("split:", "split: [", "is not valid YAML"),
     ],

@@ -1,0 +1,90 @@
+"""Step 5: the exported model's score on the test part, and the report."""
+
+import csv
+import logging
+from pathlib import Path
+from typing import Any
+
+from dbrnet.data.dataset import Dataset
+from dbrnet.data.split import SPLIT_FILE, Split
+from dbrnet.deployment.runtimes import OnnxModel
+from dbrnet.evaluation.gallery import build_gallery
+from dbrnet.evaluation.predictions import evaluate as run_evaluation
+from dbrnet.evaluation.report import render_report
+from dbrnet.files import atomic_directory, read_json, write_atomically, write_json
+from dbrnet.params import EvaluateParams
+from dbrnet.provenance import origin
+
+log = logging.getLogger(__name__)
+
+
+def evaluate(
+    params: EvaluateParams, dataset: Path, split: Path, trained: Path, exported: Path, *, out: Path
+) -> None:
+    """Score the exported model, through ONNX Runtime and at native resolution, on the test part.
+
+    Writes metrics.json (mIoU with and without background, per-class IoU and F1, pixel accuracy), pictures.csv
+    (a row a picture), confusion.csv and report.html, which opens offline, under --out.
+    """
+    data = Dataset.load(dataset)
+    parts = Split.load(split)
+    lineage = read_json(trained / "train.json")
+    export_info = read_json(exported / "export.json")
+    model = OnnxModel(exported / "model.onnx")
+    ids = [sample.id for sample in parts.samples(data, "test")]
+    evaluation = run_evaluation(model.predict, data, ids)
+    scores = evaluation.scores
+    metrics = {
+        "scores": scores.to_dict(),
+        "pictures": len(evaluation.pictures),
+        "defect_free": len(evaluation.defect_free),
+        "false_alarms": len(evaluation.false_alarms),
+        "defective": len(evaluation.defective),
+        "missed": len(evaluation.missed),
+        "model_sha256": export_info["model_sha256"],
+        "dataset": lineage["dataset"],
+        "split": lineage["split"],
+        "origin": origin(),
+    }
+    with atomic_directory(out) as folder:
+        write_json(folder / "metrics.json", metrics)
+        write_atomically(folder / "pictures.csv", evaluation.table())
+        report = render_report(
+            evaluation,
+            card=data.card,
+            split=read_json(split / SPLIT_FILE),
+            history=_history(trained / "history.csv"),
+            gallery=build_gallery(evaluation, data, model.predict, params.gallery),
+            provenance=_provenance(lineage, export_info),
+            title=f"DBRNet on {data.card.title}",
+        )
+        write_atomically(folder / "report.html", report)
+    log.info(
+        "test part, %d pictures: mIoU %.4f with background, %s over defects; report: %s",
+        len(ids),
+        scores.miou,
+        "none" if scores.miou_defects is None else f"{scores.miou_defects:.4f}",
+        out / "report.html",
+    )
+
+
+def _history(path: Path) -> list[dict[str, float]]:
+    with path.open(newline="") as file:
+        return [{key: float(value) for key, value in row.items() if value} for row in csv.DictReader(file)]
+
+
+def _provenance(lineage: dict[str, Any], export_info: dict[str, Any]) -> dict[str, str]:
+    """What the report says of where its figures come from."""
+    origin_of_training, training = lineage["origin"], lineage["training"]
+    hardware = origin_of_training["hardware"]
+    libraries = ", ".join(f"{name} {version}" for name, version in origin_of_training["versions"].items())
+    return {
+        "Dataset": f"{lineage['dataset']['title']}, content {lineage['dataset']['content_hash']}",
+        "Split": f"{lineage['split']['kind']}, seed {lineage['split']['seed']}",
+        "Training": f"seed {training['params']['seed']}, {training['params']['epochs']} epochs, best epoch "
+        f"{training['best_epoch']} by validation mIoU, {training['seconds'] / 60:.1f} min on {training['device']}",
+        "Model": f"SHA-256 {export_info['model_sha256']}",
+        "Code": str(origin_of_training["code_revision"]),
+        "Machine": ", ".join([hardware["cpu"], f"{hardware['cores']} cores", *hardware["gpus"]]),
+        "Versions": libraries,
+    }

@@ -1,0 +1,137 @@
+"""Step 7: the decision, and what follows from it in MLflow."""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+from dbrnet.errors import UserError
+from dbrnet.files import atomic_directory, read_json, sha256_file, write_atomically, write_json
+from dbrnet.params import PromoteParams
+from dbrnet.provenance import origin
+from dbrnet.registry.gate import decide
+from dbrnet.registry.promotion import Promotion
+from dbrnet.registry.promotion import promote as carry_out
+from dbrnet.registry.tracking import Store, TrackedRun, open_store, start_or_resume_run
+
+log = logging.getLogger(__name__)
+
+
+def promote(
+    params: PromoteParams, trained: Path, exported: Path, evaluated: Path, benchmarked: Path, *, out: Path
+) -> None:
+    """Hold the measured figures against the thresholds and carry the decision out in MLflow's registry.
+
+    Passed: the model's version gets the alias `champion`. Not passed: the version is tagged rejected with
+    each reason, and no alias moves; the step still succeeds. A figure that is missing rejects. Writes
+    decision.json and summary.txt under --out.
+    """
+    lineage = read_json(trained / "train.json")
+    facts = {
+        "export": read_json(exported / "export.json"),
+        "metrics": read_json(evaluated / "metrics.json"),
+        "benchmark": read_json(benchmarked / "benchmark.json"),
+    }
+    _require_one_model(facts, exported / "model.onnx")
+    decision = decide(
+        _figures(facts),
+        min_miou=params.min_miou,
+        min_fps=params.min_fps,
+        max_logit_difference=params.max_logit_difference,
+        min_equal_pixels=params.min_equal_pixels,
+    )
+    store = open_store(Path.cwd())
+    dataset, split = lineage["dataset"], lineage["split"]
+    run = start_or_resume_run(
+        store,
+        dataset["name"],
+        run_id=lineage["run_id"],
+        name=params.model_name,
+        tags={"answer": decision.answer},
+    )
+    with run:
+        _publish(run, facts, [evaluated / "report.html", evaluated / "metrics.json",
+                              benchmarked / "benchmark.json", exported / "export.json"])  # fmt: skip
+        promotion = carry_out(
+            decision,
+            exported / "model.onnx",
+            model_name=params.model_name,
+            run=run,
+            evidence={
+                "dataset": dataset["name"],
+                "dataset_hash": dataset["content_hash"],
+                "split": split["kind"],
+                "leaks": split["leaks"],
+                "code_revision": lineage["origin"]["code_revision"],
+            },
+        )
+    summary = _summary(promotion, facts, lineage, evaluated, store)
+    with atomic_directory(out) as folder:
+        write_json(
+            folder / "decision.json",
+            decision.to_dict() | {"promotion": promotion.to_dict(), "run_id": run.run_id, "origin": origin()},
+        )
+        write_atomically(folder / "summary.txt", summary)
+    log.info("%s", promotion.summary)
+
+
+def _require_one_model(facts: dict[str, dict[str, Any]], model: Path) -> None:
+    """Figures of another model must not promote this one."""
+    digest = sha256_file(model)
+    for name, content in facts.items():
+        if content.get("model_sha256") != digest:
+            raise UserError(f"the {name} figures are of another model than {model}; run that step again")
+
+
+def _figures(facts: dict[str, dict[str, Any]]) -> dict[str, float | None]:
+    parity = facts["export"].get("parity", {})
+    return {
+        "miou": facts["metrics"].get("scores", {}).get("miou"),
+        "fps": facts["benchmark"].get("runtimes", {}).get("onnxruntime", {}).get("fps"),
+        "max_logit_difference": parity.get("max_logit_difference"),
+        "equal_pixels": parity.get("equal_pixels"),
+    }
+
+
+def _publish(run: TrackedRun, facts: dict[str, dict[str, Any]], files: list[Path]) -> None:
+    """Put the figures and the files behind the decision into the training's run."""
+    scores = facts["metrics"]["scores"]
+    metrics = {"test_miou": scores["miou"], "test_miou_defects": scores["miou_defects"],
+               "test_pixel_accuracy": scores["pixel_accuracy"]}  # fmt: skip
+    metrics |= {f"test_iou_{name}": value for name, value in scores["iou"].items()}
+    for name, latency in facts["benchmark"]["runtimes"].items():
+        metrics |= {f"{name}_{figure}": latency[figure] for figure in ("fps", "p50_ms", "p99_ms")}
+    metrics |= {f"parity_{name}": facts["export"]["parity"][name]
+                for name in ("max_logit_difference", "equal_pixels")}  # fmt: skip
+    run.log_metrics({name: value for name, value in metrics.items() if value is not None}, step=0)
+    for file in files:
+        run.log_artifact(file)
+
+
+def _summary(
+    promotion: Promotion,
+    facts: dict[str, dict[str, Any]],
+    lineage: dict[str, Any],
+    evaluated: Path,
+    store: Store,
+) -> str:
+    """The outcome as the terminal shows it."""
+    metrics, speed = facts["metrics"], facts["benchmark"]
+    scores, fast, split = metrics["scores"], speed["runtimes"]["onnxruntime"], lineage["split"]
+    leaks = {"no": "does not leak", "yes": "LEAKS", "unknown": "LEAKS UNKNOWN"}[split["leaks"]]
+    defects = "none" if scores["miou_defects"] is None else f"{scores['miou_defects']:.4f}"
+    iou = [f"{name} {'absent' if value is None else f'{value:.3f}'}" for name, value in scores["iou"].items()]
+    hardware = speed["origin"]["hardware"]
+    lines = [
+        ("decision", promotion.summary),
+        ("mIoU", f"{scores['miou']:.4f} with background, {defects} over defects"),
+        ("", f"{metrics['pictures']} test pictures of {lineage['dataset']['title']}, split by "
+             f"{split['kind']} (seed {split['seed']}), which {leaks}"),
+        ("IoU", ", ".join(iou)),
+        ("speed", f"{fast['fps']:.1f} frames per second (p50 {fast['p50_ms']:.1f} ms, "
+                  f"p99 {fast['p99_ms']:.1f} ms), ONNX Runtime, {speed['precision']}"),
+        ("", f"one picture of {speed['size'][0]}x{speed['size'][1]}, {speed['threads']} threads, "
+             + ", ".join([hardware["cpu"], *hardware["gpus"]])),
+        ("report", f"{evaluated / 'report.html'}"),
+        ("MLflow", "make ui, then open http://127.0.0.1:5000" if not store.is_server else str(store)),
+    ]  # fmt: skip
+    return "\n".join(f"{label:>9}  {text}" for label, text in lines) + "\n"
