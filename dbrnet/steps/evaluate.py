@@ -78,11 +78,12 @@ def _provenance(lineage: dict[str, Any], export_info: dict[str, Any]) -> dict[st
     origin_of_training, training = lineage["origin"], lineage["training"]
     hardware = origin_of_training["hardware"]
     libraries = ", ".join(f"{name} {version}" for name, version in origin_of_training["versions"].items())
+    device, minutes = training["device"], training["seconds"] / 60
     return {
         "Dataset": f"{lineage['dataset']['title']}, content {lineage['dataset']['content_hash']}",
         "Split": f"{lineage['split']['kind']}, seed {lineage['split']['seed']}",
         "Training": f"seed {training['params']['seed']}, {training['params']['epochs']} epochs, best epoch "
-        f"{training['best_epoch']} by validation mIoU, {training['seconds'] / 60:.1f} min on {training['device']}",
+        f"{training['best_epoch']} by validation mIoU, {minutes:.1f} minutes on {device}",
         "Model": f"SHA-256 {export_info['model_sha256']}",
         "Code": str(origin_of_training["code_revision"]),
         "Machine": ", ".join([hardware["cpu"], f"{hardware['cores']} cores", *hardware["gpus"]]),

@@ -117,7 +117,7 @@ def _summary(
     """The outcome as the terminal shows it."""
     metrics, speed = facts["metrics"], facts["benchmark"]
     scores, fast, split = metrics["scores"], speed["runtimes"]["onnxruntime"], lineage["split"]
-    leaks = {"no": "does not leak", "yes": "LEAKS", "unknown": "LEAKS UNKNOWN"}[split["leaks"]]
+    leaks = {"no": "no leak", "yes": "LEAKS", "unknown": "leaks not ruled out"}[split["leaks"]]
     defects = "none" if scores["miou_defects"] is None else f"{scores['miou_defects']:.4f}"
     iou = [f"{name} {'absent' if value is None else f'{value:.3f}'}" for name, value in scores["iou"].items()]
     hardware = speed["origin"]["hardware"]
@@ -125,7 +125,7 @@ def _summary(
         ("decision", promotion.summary),
         ("mIoU", f"{scores['miou']:.4f} with background, {defects} over defects"),
         ("", f"{metrics['pictures']} test pictures of {lineage['dataset']['title']}, split by "
-             f"{split['kind']} (seed {split['seed']}), which {leaks}"),
+             f"{split['kind']} (seed {split['seed']}): {leaks}"),
         ("IoU", ", ".join(iou)),
         ("speed", f"{fast['fps']:.1f} frames per second (p50 {fast['p50_ms']:.1f} ms, "
                   f"p99 {fast['p99_ms']:.1f} ms), ONNX Runtime, {speed['precision']}"),
