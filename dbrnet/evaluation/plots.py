@@ -13,7 +13,7 @@ from dbrnet.evaluation.metrics import Confusion
 
 INK, FAINT, ACCENT = "#1f2933", "#cbd2d9", "#1f5fa8"
 STYLE: Any = {
-    "font.size": 10,
+    "font.size": 11,
     "font.family": "sans-serif",
     "text.color": INK,
     "axes.labelcolor": INK,
@@ -30,7 +30,7 @@ def confusion_plot(confusion: Confusion, names: Sequence[str]) -> bytes:
     """An SVG of the matrix [C, C], each row (a true class) in % of its pixels, blank where it has none."""
     totals = confusion.sum(axis=1, keepdims=True)
     percent = np.divide(100.0 * confusion, totals, out=np.full(confusion.shape, np.nan), where=totals > 0)
-    side = 2.0 + 0.72 * len(names)
+    side = 2.0 + 0.68 * len(names)
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(side, side * 0.86), layout="constrained")
         axes = figure.add_subplot()
@@ -60,21 +60,13 @@ def training_curves(history: Sequence[Mapping[str, float]]) -> bytes:
     """
     epochs = [row["epoch"] for row in history]
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(5.6, 5.2), layout="constrained")
+        figure = Figure(figsize=(5.0, 4.8), layout="constrained")
         loss, miou, rate = figure.subplots(3, 1, sharex=True, height_ratios=(3, 3, 1.4))
         _curve(loss, epochs, [row["loss"] for row in history], "training loss")
         values = [row["val_miou"] for row in history]
-        _curve(miou, epochs, values, "validation mIoU")
         best = int(np.argmax(values))
+        _curve(miou, epochs, values, f"validation mIoU: best {values[best]:.3f}, epoch {epochs[best]:g}")
         miou.plot(epochs[best], values[best], "o", color=ACCENT)
-        low = best > len(values) / 2
-        miou.annotate(
-            f"best {values[best]:.3f}, epoch {epochs[best]:g}",
-            (epochs[best], values[best]),
-            xytext=(-6 if low else 6, -14),
-            textcoords="offset points",
-            ha="right" if low else "left",
-        )
         _curve(rate, epochs, [row["learning_rate"] for row in history], "learning rate")
         rate.set_xlabel("epoch")
         return _svg(figure)
@@ -82,7 +74,7 @@ def training_curves(history: Sequence[Mapping[str, float]]) -> bytes:
 
 def _curve(axes: Axes, epochs: Sequence[float], values: Sequence[float], title: str) -> None:
     axes.plot(epochs, values, color=ACCENT, linewidth=1.6, marker="." if len(epochs) < 3 else "")
-    axes.set_title(title, loc="left", fontsize=10)
+    axes.set_title(title, loc="left", fontsize=11)
     axes.set_ylim(bottom=0)
     axes.margins(x=0.02)
     axes.grid(axis="y", color=FAINT, linewidth=0.5)
