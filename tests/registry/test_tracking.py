@@ -153,19 +153,20 @@ def test_a_file_that_cannot_be_the_store_fails_at_once(trouble: str, tmp_path: P
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.slow
 def test_a_kill_while_the_tables_are_made_leaves_no_half_made_store(tmp_path: Path) -> None:
     script = (
-        "import sqlite3, sys, threading, time, os, signal\n"
+        "import os, signal, sys, threading, time\n"
         "from pathlib import Path\n"
         "from dbrnet.registry.tracking import Store\n"
+        "root = Path(sys.argv[1])\n"
+        "fresh = root / f'.mlflow.db.{os.getpid()}.partial'\n"
         "def kill():\n"
-        "    while True:\n"
-        "        for path in Path(sys.argv[1]).iterdir():\n"
-        "            if path.stat().st_size > 100_000:\n"
-        "                os.kill(os.getpid(), signal.SIGKILL)\n"
+        "    while not fresh.exists() or fresh.stat().st_size < 100_000:\n"
         "        time.sleep(0.001)\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
         "threading.Thread(target=kill, daemon=True).start()\n"
-        "Store('sqlite:///' + sys.argv[1] + '/mlflow.db', Path(sys.argv[1])).client\n"
+        "Store(f'sqlite:///{root}/mlflow.db', root).client\n"
     )
     killed = subprocess.run([sys.executable, "-c", script, str(tmp_path)], capture_output=True, timeout=120)
     assert killed.returncode == -9
