@@ -80,8 +80,8 @@ class DCPPM(DAPPM):
         second = f2(scales[1] + first)
         sum3 = scales[2] + second
         third = f3(sum3)
-        sum4 = scales[3] + third
-        deep4 = sum4 + sum3
+        sum4 = scales[3] + sum3  # branch 4 adds the sum of branch 3 first, then its output
+        deep4 = sum4 + third
         fourth = f4(deep4)
         fifth = f5(scales[4] + fourth + deep4 + sum4)
         return [first, second, third, fourth, fifth]

@@ -1,10 +1,10 @@
 """DBRNet: two branches at 1/8 and 1/32 of the picture that help each other (section 2, Fig. 1).
 
-    picture - stem - stage1 - stage2 (1/8) --+-- detail3 --> fusion -- detail4 -- detail5 ----+-- head
-                                             |       |          ^          |                  |
-                                             |     down3     semantic3   down4                |
-                                             |       v          |          v                  |
-                                             +-- semantic3 (1/16) -- semantic4 -- semantic5 - context
+picture - stem - stage1 - stage2 (1/8) --+-- detail3 --> fusion -- detail4 -- detail5 ----+-- head
+                                         |       |          ^          |                  |
+                                         |     down3     semantic3   down4                |
+                                         |       v          |          v                  |
+                                         +-- semantic3 (1/16) -- semantic4 -- semantic5 - context
 """
 
 import torch.nn.functional as F
