@@ -29,6 +29,7 @@ TOOLS = {
 }
 ARGUMENTS = {
     "params": "the parameters' file (default: params.yaml)",
+    "checkpoints": "where to keep the checkpoint while training (default: a hidden folder beside --out)",
     "out": "where to write; replaced whole when the step has succeeded",
     "dataset": "the folder that `dbrnet ingest` wrote",
     "split": "the folder that `dbrnet split` wrote",
