@@ -117,6 +117,7 @@ def _tar_members(archive: Path) -> Iterator[_Member]:
         stream = opened.fileobj
         if stream is None or stream.seek(opened.offset) != opened.offset or stream.read(512) != bytes(512):
             raise tarfile.ReadError("a header is broken, or the end is missing")
+        stream.read(_BLOCK)  # to the end of a compressed stream, where its checksum is
 
 
 def _safe_path(name: str, archive: Path) -> PurePosixPath:

@@ -39,6 +39,7 @@ class Decoder:
     def __init__(self, height: int, width: int) -> None:
         self._size = height * width
         self._words = np.zeros(self._size // 8 + 1, _WORD)
+        self._ramp = np.arange(self._words.size)
         self._mask = self._words.view(np.bool_)[: self._size].reshape(width, height).T
 
     def decode(self, text: str) -> NDArray[np.bool_]:
@@ -53,8 +54,8 @@ class Decoder:
             words = edges >> 3
             counts = words[1::2] - words[::2]  # words entered inside each run
             last = counts.cumsum()
-            entered = np.arange(last[-1])
-            entered += np.repeat(words[::2] + 1 - (last - counts), counts)
+            entered = np.repeat(words[::2] + 1 - (last - counts), counts)
+            entered += self._ramp[: entered.size]
             self._words[entered] = _ALL_PIXELS
             np.bitwise_xor.at(self._words, words, _PIXELS_FROM[edges & 7])
         return self._mask

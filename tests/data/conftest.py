@@ -1,0 +1,65 @@
+"""Small sources in the layouts of the real datasets."""
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+SEVERSTAL_ROWS = ("a.jpg,1,1 3 100 10", "a.jpg,3,3 4", "c.jpg,4,2048 1")  # a: pixel 3 has two classes
+
+
+def write_image(path: Path, pixels: NDArray[np.uint8]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    assert cv2.imwrite(str(path), pixels)
+
+
+def texture(height: int, width: int, seed: int = 0) -> NDArray[np.uint8]:
+    return np.random.default_rng(seed).integers(60, 200, (height, width), np.uint8)
+
+
+def square(height: int, width: int, value: int, side: int = 10) -> NDArray[np.uint8]:
+    mask = np.zeros((height, width), np.uint8)
+    mask[5 : 5 + side, 5 : 5 + side] = value
+    return mask
+
+
+@pytest.fixture
+def neu_source(tmp_path: Path) -> Path:
+    """Wrapped in the top folder of a repository's download: 3 training and 2 test pictures of 40 x 50."""
+    top = tmp_path / "source"
+    for part, numbers in (("training", (1, 2, 3)), ("test", (1, 2))):
+        for number in numbers:
+            name = f"{part}/{number:06d}"
+            write_image(top / f"NEU_Seg-main/images/{name}.jpg", texture(40, 50, number))
+            write_image(top / f"NEU_Seg-main/annotations/{name}.png", square(40, 50, number))
+    (top / "NEU_Seg-main/README.md").write_text("# NEU_Seg")
+    return top
+
+
+@pytest.fixture
+def tile_source(tmp_path: Path) -> Path:
+    """Two tiles of each defect, one of them under two exposures, and a free tile, sizes differing."""
+    top = tmp_path / "source"
+    for number, name in enumerate(("Blowhole", "Break", "Crack", "Fray", "Uneven", "Free")):
+        height, width = 40 + number, 50 - number
+        for exposure, num in ((1, 1000), (2, 1100), (1, 1200)):
+            stem = top / f"tiles-master/MT_{name}/Imgs/exp{exposure}_num_{num}"
+            mask = square(height, width, 0 if name == "Free" else 255)
+            if name != "Free":
+                mask[0, :3] = (127, 128, 10)  # anti-aliased edge
+            write_image(stem.with_suffix(".jpg"), texture(height, width, num))
+            write_image(stem.with_suffix(".png"), mask)
+    return top
+
+
+@pytest.fixture
+def severstal_source(tmp_path: Path) -> Path:
+    """Four pictures of 32 x 64 of which b and d are defect-free."""
+    top = tmp_path / "source"
+    for seed, name in enumerate("abcd"):
+        write_image(top / f"train_images/{name}.jpg", texture(32, 64, seed))
+    write_image(top / "test_images/unlabelled.jpg", texture(32, 64))
+    (top / "train.csv").write_text("\n".join(("ImageId,ClassId,EncodedPixels", *SEVERSTAL_ROWS, "")))
+    return top

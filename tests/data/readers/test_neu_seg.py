@@ -1,0 +1,50 @@
+from pathlib import Path
+
+import pytest
+
+from dbrnet.data.building import build_dataset
+from dbrnet.errors import UserError
+
+
+def test_both_parts_are_read(neu_source: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    dataset = build_dataset("neu-seg", neu_source, out)
+    parts = {sample.id: sample.classes for sample in dataset.samples}
+    assert parts == {
+        "test-000001": (1,),
+        "test-000002": (2,),
+        "training-000001": (1,),
+        "training-000002": (2,),
+        "training-000003": (3,),
+    }
+    assert dataset.card.group_rule == ""
+    assert all(sample.group == sample.id for sample in dataset.samples)
+    assert "LEAKS" in dataset.card.leak_note
+
+
+@pytest.mark.parametrize("lost", ["images/test/000001.jpg", "annotations/training/000002.png"])
+def test_half_a_pair_is_named(neu_source: Path, tmp_path: Path, lost: str) -> None:
+    (neu_source / "NEU_Seg-main" / lost).unlink()
+    (tmp_path / "out").mkdir()
+    with pytest.raises(UserError, match=r"(000001\.png is a mask without|000002\.jpg has no mask)"):
+        build_dataset("neu-seg", neu_source, tmp_path / "out")
+
+
+def test_the_real_archive(archives: Path, tmp_path: Path) -> None:
+    if not (archives / "neu-seg.zip").is_file():
+        pytest.skip("needs the real archives: set DBRNET_DATASETS to the folder that holds them")
+    card = build_dataset("neu-seg", archives / "neu-seg.zip", tmp_path).card
+    assert card.images == 4470
+    assert card.images_by_class == {
+        "background": 0,
+        "inclusion": 1460 + 364,
+        "patches": 1448 + 360,
+        "scratches": 1429 + 353,
+    }
+    # The facts' shares of the published parts, weighted by their pictures, to the digits they have.
+    expected = {"background": (87.94, 87.55), "inclusion": (2.14, 2.49), "patches": (7.36, 7.18)}
+    for name, (training, test) in expected.items():
+        percent = (3630 * training + 840 * test) / 4470
+        assert 100 * card.pixel_shares[name] == pytest.approx(percent, abs=0.01)
+    assert "3630 training and 840 test" in card.notes[0]
