@@ -131,8 +131,8 @@ def fetch_model(uri: str, destination: Path, *, store: Store) -> Path:
         )
     destination.mkdir(parents=True, exist_ok=True)
     with (
-        store.asked() as client,
         tempfile.TemporaryDirectory(dir=destination, prefix=".fetch.", suffix=".partial") as partial,
+        store.asked() as client,
     ):
         version = _resolve(client, match, store)
         location = client.get_model_version_download_uri(version.name, str(version.version))
