@@ -7,6 +7,7 @@ picture - stem - stage1 - stage2 (1/8) --+-- detail3 --> fusion -- detail4 -- de
                                          +-- semantic3 (1/16) -- semantic4 -- semantic5 - context
 """
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -119,7 +120,7 @@ class DBRNet(nn.Module):
         return detail + _resize(context, detail.shape[-2:]), fused
 
 
-def _resize(x: Tensor, size: tuple[int, int]) -> Tensor:
+def _resize(x: Tensor, size: torch.Size) -> Tensor:
     return F.interpolate(x, size=size, mode="bilinear", align_corners=False)
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from released_names import released_name
 from torch import Tensor
 
@@ -22,7 +23,8 @@ VARIANTS: dict[str, dict[str, object]] = {
 
 def filled(name: str, shape: tuple[int, ...]) -> Tensor:
     """The golden files' rule: every tensor from its released name."""
-    t = np.random.RandomState(zlib.crc32(name.encode())).standard_normal(shape).astype(np.float32)
+    t: NDArray[np.floating] = np.random.RandomState(zlib.crc32(name.encode())).standard_normal(shape)
+    t = t.astype(np.float32)
     if name.endswith("running_var"):
         t = 0.5 + 0.5 * np.abs(t)
     elif name.endswith("running_mean"):
@@ -56,7 +58,7 @@ def test_released_state_dict_is_covered() -> None:
     assert ours == {name: shape for name, shape in theirs.items() if not name.startswith("compression4.")}
 
 
-@pytest.mark.parametrize("height,width", [(64, 96), (200, 200), (256, 512)])
+@pytest.mark.parametrize(("height", "width"), [(64, 96), (200, 200), (256, 512)])
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_golden_outputs(variant: str, height: int, width: int) -> None:
     golden = np.load(GOLDEN / f"{variant}_{height}x{width}.npz")

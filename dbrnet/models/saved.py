@@ -1,0 +1,101 @@
+"""A trained model in one file: the weights, and all that a user of the weights must know."""
+
+import io
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dbrnet.data.dataset import ClassInfo
+from dbrnet.errors import UserError
+from dbrnet.files import write_atomically
+from dbrnet.models.dbrnet import DBRNet
+
+Triple = tuple[float, float, float]
+
+
+@dataclass(frozen=True)
+class ModelMeta:
+    """What the weights belong to: the classes, the network's switches, and the normalisation."""
+
+    classes: tuple[ClassInfo, ...]  # by id; 0 is the background
+    lfem: bool
+    affm: bool
+    dcppm: bool
+    mean: Triple  # of RGB pixels / 255
+    std: Triple
+    image_size: tuple[int, int] | None  # height and width that pictures are resized to; None: their own
+
+    def build(self) -> DBRNet:
+        """A new network of this description, with fresh weights from torch's generator."""
+        return DBRNet(len(self.classes), lfem=self.lfem, affm=self.affm, dcppm=self.dcppm)
+
+
+def save_model(path: Path, model: DBRNet, meta: ModelMeta) -> None:
+    """Write `model` and `meta` to `path`, all or nothing; the weights go to the file from any device."""
+    content = {
+        "state_dict": {name: value.detach().cpu() for name, value in model.state_dict().items()},
+        "classes": [{"name": info.name, "color": list(info.color)} for info in meta.classes],
+        "model": {"lfem": meta.lfem, "affm": meta.affm, "dcppm": meta.dcppm},
+        "mean": list(meta.mean),
+        "std": list(meta.std),
+        "image_size": None if meta.image_size is None else list(meta.image_size),
+    }
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    write_atomically(path, buffer.getvalue())
+
+
+def load_model(path: Path) -> tuple[DBRNet, ModelMeta]:
+    """Read what `save_model` wrote: the network in eval mode on the CPU, and its description.
+
+    Only tensors and plain values are unpickled, so a hostile file runs no code. Torch's generator is left
+    as it was. Raises `UserError` if the file is missing, broken, or something else.
+    """
+    if not path.is_file():
+        raise UserError(f"{path} does not exist or is no file; train a model first, or give the path of one")
+    remedy = "give a model.pt that the train step wrote"
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror or error}); {remedy}") from None
+    except Exception:  # foreign bytes make the unpickler raise nearly anything
+        raise UserError(f"{path} is broken or no model file; {remedy}") from None
+    try:
+        meta = _read_meta(content)
+        # On the meta device no initial weights are drawn, only to be replaced.
+        with torch.device("meta"):
+            model = meta.build()
+        weights = content["state_dict"]
+    except (KeyError, TypeError, ValueError, AttributeError):
+        raise UserError(f"{path} is not a model file of this program; {remedy}") from None
+    try:
+        model.load_state_dict(weights, assign=True)
+    except (RuntimeError, TypeError, AttributeError):
+        raise UserError(f"{path} holds weights that do not fit the network it describes; {remedy}") from None
+    return model.eval(), meta
+
+
+def _read_meta(content: dict[str, Any]) -> ModelMeta:
+    switches = content["model"]
+    size = content["image_size"]
+    return ModelMeta(
+        classes=tuple(ClassInfo(str(c["name"]), _color(c["color"])) for c in content["classes"]),
+        lfem=bool(switches["lfem"]),
+        affm=bool(switches["affm"]),
+        dcppm=bool(switches["dcppm"]),
+        mean=_triple(content["mean"]),
+        std=_triple(content["std"]),
+        image_size=None if size is None else (int(size[0]), int(size[1])),
+    )
+
+
+def _color(values: list[int]) -> tuple[int, int, int]:
+    red, green, blue = (int(value) for value in values)
+    return red, green, blue
+
+
+def _triple(values: list[float]) -> Triple:
+    red, green, blue = (float(value) for value in values)
+    return red, green, blue
