@@ -1,5 +1,6 @@
 """Unpacking archives that may have been made, or damaged, by anyone."""
 
+import errno
 import lzma
 import re
 import stat
@@ -75,6 +76,10 @@ def unpack(
     except (FileExistsError, NotADirectoryError) as error:
         name = Path(error.filename).relative_to(target)
         raise UserError(f"{archive} holds {name} twice; fetch it again") from None
+    except OSError as error:
+        if error.errno not in (None, errno.EINVAL):  # these two are the decompressors', not the disk's
+            raise
+        raise UserError(f"{archive} is damaged ({error}); fetch it again") from None
 
 
 @dataclass(frozen=True)
@@ -122,6 +127,6 @@ def _tar_members(archive: Path) -> Iterator[_Member]:
 
 def _safe_path(name: str, archive: Path) -> PurePosixPath:
     path = PurePosixPath(name)
-    if path.is_absolute() or ".." in path.parts or "\\" in name or re.match("[A-Za-z]:", name):
+    if path.is_absolute() or ".." in path.parts or {"\\", "\0"} & set(name) or re.match("[A-Za-z]:", name):
         raise UserError(f"{archive}: the path {name!r} would leave the folder it is unpacked to")
     return path

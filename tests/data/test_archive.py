@@ -134,6 +134,22 @@ def test_an_archive_cut_short_is_refused(tmp_path: Path, mode: str, kept: float)
     _refused(archive, tmp_path / "work", "damaged|no .zip or .tar")
 
 
+@pytest.mark.parametrize("mode", ["w:gz", "w:bz2", "w:xz"])
+def test_a_broken_compressed_stream_is_noticed(tmp_path: Path, mode: str) -> None:
+    archive = _tar(tmp_path / "archive", FILES, mode)
+    content = archive.read_bytes()
+    for position in range(10, len(content), 41):
+        flipped = content[:position] + bytes([content[position] ^ 16]) + content[position + 1 :]
+        archive.write_bytes(flipped)
+        target = tmp_path / f"{position}"
+        try:
+            unpack(archive, target)
+        except UserError as error:
+            assert str(archive) in str(error)  # noqa: PT017 (any other exception fails the test)
+        else:
+            assert _tree(target) == FILES
+
+
 def test_flipped_bits_are_noticed(tmp_path: Path) -> None:
     archive = _zip(tmp_path / "archive.zip", FILES, zipfile.ZIP_STORED)
     content = bytearray(archive.read_bytes())
