@@ -1,6 +1,7 @@
 import os
 import shutil
 import signal
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +11,14 @@ import mlflow.pyfunc
 import numpy as np
 import onnx
 import pytest
-from conftest import ModelMaker
 
 from dbrnet.errors import JobError, UserError
 from dbrnet.files import sha256_file
 from dbrnet.registry.gate import Decision, decide
 from dbrnet.registry.promotion import Promotion, fetch_model, promote
 from dbrnet.registry.tracking import Store, TrackedRun, open_store, start_or_resume_run
+
+ModelMaker = Callable[[int], Path]
 
 NAME = "dbrnet"
 EVIDENCE = {"dataset_hash": "d" * 64, "split": "groups", "leaks": "no"}
