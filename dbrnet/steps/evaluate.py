@@ -24,7 +24,7 @@ def evaluate(
     """Score the exported model, through ONNX Runtime and at native resolution, on the test part.
 
     Writes metrics.json (mIoU with and without background, per-class IoU and F1, pixel accuracy), pictures.csv
-    (a row a picture), confusion.csv and report.html, which opens offline, under --out.
+    (a row a picture) and report.html, which opens offline, under --out.
     """
     data = Dataset.load(dataset)
     parts = Split.load(split)
@@ -36,6 +36,7 @@ def evaluate(
     scores = evaluation.scores
     metrics = {
         "scores": scores.to_dict(),
+        "confusion": evaluation.confusion.tolist(),
         "pictures": len(evaluation.pictures),
         "defect_free": len(evaluation.defect_free),
         "false_alarms": len(evaluation.false_alarms),
