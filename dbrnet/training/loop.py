@@ -126,11 +126,17 @@ class _Run:
         fill = (mean[0] * 255, mean[1] * 255, mean[2] * 255)
         self.augment = Augmentation(recipe.crop, recipe.scale, flip=recipe.flip, fill=fill)
 
-        lfem, affm, dcppm = recipe.lfem, recipe.affm, recipe.dcppm
-        classes, size = dataset.card.classes, recipe.image_size
-        self.meta = ModelMeta(classes, lfem, affm, dcppm, mean=mean, std=std, image_size=size)
-        self.names = [info.name for info in classes]
-        self.model = DBRNet(len(classes), lfem=lfem, affm=affm, dcppm=dcppm).to(self.device)
+        self.meta = ModelMeta(
+            classes=dataset.card.classes,
+            lfem=recipe.lfem,
+            affm=recipe.affm,
+            dcppm=recipe.dcppm,
+            mean=mean,
+            std=std,
+            image_size=recipe.image_size,
+        )
+        self.names = [info.name for info in self.meta.classes]
+        self.model = self.meta.build().to(self.device)
         self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.averaged = (
             AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(recipe.ema_decay), use_buffers=True)
