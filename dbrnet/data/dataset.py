@@ -1,9 +1,9 @@
 """The canonical dataset on disk, which every reader writes and every later step reads.
 
-    card.json       name, classes with colours, sizes, counts, pixel shares, source, licence note, content hash
-    samples.csv     one row a picture: id, files, size, classes present, group, content hash
-    images/         the pictures, with the very bytes they came in (JPEG or PNG)
-    masks/<id>.png  single-channel 8-bit class ids; 0 is the background
+card.json       name, classes with colours, sizes, counts, pixel shares, source, licence note, content hash
+samples.csv     one row a picture: id, files, size, classes present, group, content hash
+images/         the pictures, with the very bytes they came in (JPEG or PNG)
+masks/<id>.png  single-channel 8-bit class ids; 0 is the background
 """
 
 import csv
@@ -89,7 +89,9 @@ class Dataset:
         except FileNotFoundError:
             raise UserError(f"{root / SAMPLES_FILE} does not exist; run `dbrnet ingest` again") from None
         except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise UserError(f"{root} is not a dataset this version reads ({error}); ingest it again") from None
+            raise UserError(
+                f"{root} is not a dataset this version reads ({error}); ingest it again"
+            ) from None
         return cls(root, card, samples)
 
     def save_tables(self) -> None:
@@ -146,9 +148,16 @@ def content_hash(samples: tuple[Sample, ...]) -> str:
 
 
 def _parse_samples(text: str) -> tuple[Sample, ...]:
-    samples = []
-    for row in csv.DictReader(io.StringIO(text)):
-        numbers = {"height": int(row.pop("height")), "width": int(row.pop("width"))}
-        classes = tuple(int(value) for value in row.pop("classes").split())
-        samples.append(Sample(**row, **numbers, classes=classes))
-    return tuple(samples)
+    return tuple(
+        Sample(
+            id=row["id"],
+            image=row["image"],
+            mask=row["mask"],
+            height=int(row["height"]),
+            width=int(row["width"]),
+            classes=tuple(int(value) for value in row["classes"].split()),
+            group=row["group"],
+            sha256=row["sha256"],
+        )
+        for row in csv.DictReader(io.StringIO(text))
+    )

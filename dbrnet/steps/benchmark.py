@@ -1,6 +1,7 @@
 """Step 6: the speed of one picture on this machine."""
 
 import logging
+from dataclasses import asdict
 from pathlib import Path
 
 import cv2
@@ -44,7 +45,7 @@ def benchmark(params: BenchmarkParams, dataset: Path, trained: Path, exported: P
                 "precision": "fp32",
                 "threads": threads,
                 "devices": {"onnxruntime": fast.provider, "pytorch": str(eager.device)},
-                "complexity": measure_complexity(model, inner_height, inner_width).to_dict(),
+                "complexity": asdict(measure_complexity(model, inner_height, inner_width)),
                 "model_sha256": read_json(exported / "export.json")["model_sha256"],
                 "origin": origin(),
             },
