@@ -1,69 +1,101 @@
-"""DBRNet against the published counts, the authors' outputs, and the promises of its docstrings."""
+"""DBRNet keeps the promises of its docstrings: sizes, training, devices."""
 
-import json
-import zlib
-from pathlib import Path
+from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from numpy.typing import NDArray
-from released_names import released_name
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from dbrnet.models.dbrnet import DBRNet
-
-GOLDEN = Path(__file__).parent / "golden"
-VARIANTS: dict[str, dict[str, object]] = {
-    "released": {"flow": "released", "process": "depthwise"},
-    "f_dw_bn_relu_pw": {"flow": "released", "process": "pointwise"},
-    "baseline": {"lfem": False, "affm": False, "dcppm": False},
-}
+from dbrnet.models.fusion import Flow
 
 
-def filled(name: str, shape: tuple[int, ...]) -> Tensor:
-    """The golden files' rule: every tensor from its released name."""
-    t: NDArray[np.floating] = np.random.RandomState(zlib.crc32(name.encode())).standard_normal(shape)
-    t = t.astype(np.float32)
-    if name.endswith("running_var"):
-        t = 0.5 + 0.5 * np.abs(t)
-    elif name.endswith("running_mean"):
-        t = 0.1 * t
-    elif len(shape) == 1:
-        t = 1 + 0.1 * t if name.endswith(".weight") else 0.1 * t
-    elif len(shape) == 4 and not name.startswith("input:"):
-        t = t / np.sqrt(t[0].size)
-    return torch.from_numpy(np.asarray(t, np.float32))
-
-
-def golden_model(variant: str) -> DBRNet:
-    model = DBRNet(4, **VARIANTS[variant]).eval()  # type: ignore[arg-type]
-    state = {
-        name: torch.tensor(0)
-        if name.endswith("num_batches_tracked")
-        else filled(released_name(name), tuple(v.shape))
-        for name, v in model.state_dict().items()
-    }
-    model.load_state_dict(state)
-    return model
-
-
-def test_released_state_dict_is_covered() -> None:
-    """Ours, renamed, is theirs to the shape, but for `compression4`, which they never call."""
-    theirs = {name: tuple(shape) for name, shape in json.loads((GOLDEN / "state_dict_keys.json").read_text())}
-    ours = {
-        released_name(name): tuple(v.shape)
-        for name, v in DBRNet(4, flow="released", process="depthwise").state_dict().items()
-    }
-    assert ours == {name: shape for name, shape in theirs.items() if not name.startswith("compression4.")}
-
-
-@pytest.mark.parametrize(("height", "width"), [(64, 96), (200, 200), (256, 512)])
-@pytest.mark.parametrize("variant", VARIANTS)
-def test_golden_outputs(variant: str, height: int, width: int) -> None:
-    golden = np.load(GOLDEN / f"{variant}_{height}x{width}.npz")
-    picture = filled(f"input:1:{height}:{width}", (1, 3, height, width))
+def test_corrected_flow_differs_from_the_released() -> None:
+    """The golden test would not see the default reading turn into the released one."""
+    torch.manual_seed(0)
+    aligned, released = DBRNet(4).eval(), DBRNet(4, flow="released").eval()
+    released.load_state_dict(aligned.state_dict())
+    picture = torch.randn(1, 3, 64, 96)
     with torch.inference_mode():
-        logits = golden_model(variant)(picture)[0].numpy()
-    assert np.abs(logits[:, ::8, ::8] - golden["out_1_8"]).max() < 1e-4
-    assert np.abs(logits[:, :16, :16] - golden["corner"]).max() < 1e-4
+        assert (aligned(picture) - released(picture)).abs().max() > 1e-2
+
+
+@pytest.mark.parametrize(
+    ("height", "width"), [(32, 32), (33, 47), (204, 200), (500, 300), (32, 250), (63, 64)]
+)
+def test_any_size(height: int, width: int) -> None:
+    model = DBRNet(5).eval()
+    picture = torch.randn(1, 3, height, width)
+    with torch.inference_mode():
+        logits = model(picture)
+        coarse = model.logits_at_stride_8(picture)
+    assert logits.shape == (1, 5, height, width)
+    assert coarse.shape == (1, 5, -(-height // 8), -(-width // 8))
+    assert logits.isfinite().all()
+
+
+@pytest.mark.parametrize(("batch", "height", "width"), [(1, 32, 32), (1, 33, 47), (1, 64, 96), (2, 32, 32)])
+@pytest.mark.parametrize("full", [True, False])
+def test_trains_on_any_batch(full: bool, batch: int, height: int, width: int) -> None:
+    """Both logits at the picture's size, and a finite gradient in every parameter."""
+    torch.manual_seed(0)
+    model = DBRNet(4, lfem=full, affm=full, dcppm=full).train()
+    logits, auxiliary = model(torch.randn(batch, 3, height, width))
+    assert logits.shape == auxiliary.shape == (batch, 4, height, width)
+    target = torch.randint(0, 4, (batch, height, width))
+    loss = torch.nn.functional.cross_entropy(logits, target)
+    (loss + torch.nn.functional.cross_entropy(auxiliary, target)).backward()
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.isfinite().all(), name
+    assert all(buffer.isfinite().all() for buffer in model.buffers())
+
+
+def test_a_picture_does_not_depend_on_its_batch() -> None:
+    torch.manual_seed(0)
+    model = DBRNet(4).eval()
+    pictures = torch.randn(3, 3, 40, 56)
+    with torch.inference_mode():
+        together, alone = model(pictures), model(pictures[1:2])
+    assert (together[1:2] - alone).abs().max() < 1e-5 * alone.abs().max()
+
+
+class HostTensors(TorchDispatchMode):
+    """Notes every operation that puts a tensor on the host while the network is on another device."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+        self.operations = 0
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        result = func(*args, **(kwargs or {}))
+        self.operations += 1
+        tensors = [leaf for leaf in tree_leaves((args, kwargs, result)) if isinstance(leaf, Tensor)]
+        if any(tensor.device.type == "cpu" for tensor in tensors):
+            self.found.append(str(func))
+        return result
+
+
+@pytest.mark.parametrize("flow", ["aligned", "released"])
+@pytest.mark.parametrize("training", [False, True])
+def test_nothing_is_created_on_the_host(flow: Flow, training: bool) -> None:
+    """On the meta device every tensor must be a meta tensor: one on the host is made there, or copied."""
+    with torch.device("meta"):
+        model = DBRNet(4, flow=flow).train(training)
+        picture = torch.empty(2, 3, 64, 96)
+    with HostTensors() as noted:
+        model(picture)
+    assert noted.operations > 100
+    assert noted.found == []
+
+
+def test_host_tensors_would_be_noticed() -> None:
+    with HostTensors() as noted:
+        torch.linspace(-1, 1, 8)
+        torch.tensor([[8, 4]]).to("meta")
+    assert len(noted.found) >= 2
