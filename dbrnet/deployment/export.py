@@ -29,8 +29,8 @@ PRODUCER = "dbrnet"
 OPSET = 18  # PyTorch's exporter writes none below, and above 18 GridSample and Resize are less well supported
 MINIMUM_SIDE = 32
 CONVENTION = "image: uint8 [N, H, W, 3] RGB, both sides from 32 up; normalisation is in the graph"
-# Tracing takes a size whose every map is larger than 1x1, pooled ones too: PyTorch treats a side of 1 in the
-# example as a constant, and the file would then fail on pictures in which that side is longer.
+# Tracing takes a size at which every map, pooled ones too, is larger than 1x1: PyTorch writes a side that is
+# 1 in the example down as a constant, and it is longer in larger pictures.
 EXAMPLE_SIZE = (1159, 1403)
 
 

@@ -41,7 +41,7 @@ def predict_files(model: OnnxModel, images: Sequence[Path], out: Path) -> list[P
         shares = np.bincount(mask.ravel(), minlength=len(model.classes)) / mask.size
         overlay = add_legend(blend(image, mask, model.classes), model.classes, np.unique(mask))
         written.append(_write_picture(out / "masks" / f"{stem}.png", mask))
-        bgr = cv2.cvtColor(overlay, cv2.COLOR_RGB2BGR)
+        bgr = cv2.cvtColor(overlay, cv2.COLOR_RGB2BGR).astype(np.uint8, copy=False)
         written.append(_write_picture(out / "overlays" / f"{stem}.jpg", bgr))
         table.append([source, *(f"{share:.6f}" for share in shares), f"{confidences.mean():.4f}"])
     text = io.StringIO()
