@@ -62,8 +62,8 @@ def publish_directory(ready: Path, out: Path) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write `value` as indented JSON with a stable key order, atomically. NaN is refused: use None."""
-    write_atomically(path, json.dumps(value, indent=2, sort_keys=True, allow_nan=False) + "\n")
+    """Write `value` as indented JSON, its keys in their own order, atomically. NaN is refused: use None."""
+    write_atomically(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
 
 
 def read_json(path: Path) -> dict[str, Any]:
