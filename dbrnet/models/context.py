@@ -13,9 +13,9 @@ from dbrnet.models.blocks import BatchNorm, conv1x1, conv3x3
 Process = Literal["pointwise", "depthwise"]
 
 
-def before(channels: int, convolution: nn.Conv2d) -> list[nn.Module]:
-    """Pre-activation: every convolution of these modules has its BN and ReLU in front."""
-    return [BatchNorm(channels), nn.ReLU(inplace=True), convolution]
+def preactivated(convolution: nn.Conv2d) -> list[nn.Module]:
+    """BN and ReLU before the convolution, as everywhere in these modules."""
+    return [BatchNorm(convolution.in_channels), nn.ReLU(inplace=True), convolution]
 
 
 class DAPPM(nn.Module):
@@ -23,20 +23,20 @@ class DAPPM(nn.Module):
 
     def __init__(self, inputs: int, width: int, outputs: int) -> None:
         super().__init__()
-        self.identity = nn.Sequential(BatchNorm(inputs), nn.ReLU(), conv1x1(inputs, width))
+        self.identity = nn.Sequential(*preactivated(conv1x1(inputs, width)))
         # Only padded pools: any map from 1x1 up has all scales.
         self.pools = nn.ModuleList(
-            nn.Sequential(nn.AvgPool2d(kernel, stride, kernel // 2), *before(inputs, conv1x1(inputs, width)))
+            nn.Sequential(nn.AvgPool2d(kernel, stride, kernel // 2), *preactivated(conv1x1(inputs, width)))
             for kernel, stride in ((5, 2), (9, 4), (17, 8))
         )
-        self.whole = nn.Sequential(*before(inputs, conv1x1(inputs, width)))
+        self.whole = nn.Sequential(*preactivated(conv1x1(inputs, width)))
         self.processes = nn.ModuleList(self.process(width) for _ in range(4))
-        self.join = nn.Sequential(*before(5 * width, conv1x1(5 * width, outputs)))
-        self.shortcut = nn.Sequential(BatchNorm(inputs), nn.ReLU(), conv1x1(inputs, outputs))
+        self.join = nn.Sequential(*preactivated(conv1x1(5 * width, outputs)))
+        self.shortcut = nn.Sequential(*preactivated(conv1x1(inputs, outputs)))
 
     def process(self, width: int) -> nn.Sequential:
         """What each scale's sum goes through."""
-        return nn.Sequential(BatchNorm(width), nn.ReLU(), conv3x3(width, width))
+        return nn.Sequential(*preactivated(conv3x3(width, width)))
 
     def connect(self, scales: list[Tensor]) -> list[Tensor]:
         """The outputs of the five branches from their pooled maps, finest first."""
@@ -68,9 +68,9 @@ class DCPPM(DAPPM):
 
     def process(self, width: int) -> nn.Sequential:
         """f of eq. (3)."""
-        layers = [BatchNorm(width), nn.ReLU(), conv3x3(width, width, groups=width)]
+        layers = preactivated(conv3x3(width, width, groups=width))
         if self.pointwise:
-            layers += before(width, conv1x1(width, width))
+            layers += preactivated(conv1x1(width, width))
         return nn.Sequential(*layers)
 
     def connect(self, scales: list[Tensor]) -> list[Tensor]:

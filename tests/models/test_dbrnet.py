@@ -99,3 +99,15 @@ def test_host_tensors_would_be_noticed() -> None:
         torch.linspace(-1, 1, 8)
         torch.tensor([[8, 4]]).to("meta")
     assert len(noted.found) >= 2
+
+
+def test_auxiliary_head_reads_the_detail_branch_after_fusion() -> None:
+    torch.manual_seed(0)
+    model = DBRNet(4).train()
+    fused: list[Tensor] = []
+    model.fusion.register_forward_hook(lambda _module, _inputs, output: fused.append(output))
+    _, auxiliary = model(torch.randn(2, 3, 64, 96))
+    expected = torch.nn.functional.interpolate(
+        model.auxiliary_head(fused[0]), size=(64, 96), mode="bilinear", align_corners=False
+    )
+    assert torch.equal(auxiliary, expected)
