@@ -2,7 +2,6 @@
 
 import io
 import logging
-import pickle
 from pathlib import Path
 from typing import Any
 
@@ -28,15 +27,15 @@ def load_checkpoint(workdir: Path, fingerprint: str) -> dict[str, Any] | None:
     path = workdir / CHECKPOINT_FILE
     for left_over in workdir.glob(f".{CHECKPOINT_FILE}.*.partial"):
         left_over.unlink(missing_ok=True)
+    if not path.exists():
+        return None
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        return None
-    except (RuntimeError, EOFError, OSError, ValueError, pickle.UnpicklingError):
+        owner, state = (content["format"], content["fingerprint"]), content["state"]
+    except Exception:  # foreign bytes make the unpickler raise nearly anything
         log.warning("%s is broken and is ignored: training starts afresh", path)
         return None
-    if content.get("format") != FORMAT or content.get("fingerprint") != fingerprint:
+    if owner != (FORMAT, fingerprint):
         log.warning("%s is of another recipe, dataset or split and is ignored: training starts afresh", path)
         return None
-    state: dict[str, Any] = content["state"]
-    return state
+    return dict(state)

@@ -1,0 +1,150 @@
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from dbrnet.data import loading
+from dbrnet.data.dataset import Card, ClassInfo, Dataset, Image, Mask, Sample
+from dbrnet.data.loading import Augmented, Pictures, epoch_batches, load_batches, normalise
+from dbrnet.errors import UserError
+
+IDS = [f"p{index}" for index in range(7)]
+
+
+@pytest.fixture
+def dataset(tmp_path: Path) -> Dataset:
+    rng = np.random.default_rng(0)
+    samples = []
+    for index, name in enumerate(IDS):
+        height, width = 30 + index, 44
+        image = rng.integers(0, 60 + 25 * index, (height, width, 3), dtype=np.uint8)
+        mask = rng.integers(0, 3, (height, width), dtype=np.uint8)
+        cv2.imwrite(str(tmp_path / f"{name}.png"), cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
+        cv2.imwrite(str(tmp_path / f"{name}-mask.png"), mask)
+        samples.append(Sample(name, f"{name}.png", f"{name}-mask.png", height, width, (1, 2), name, name))
+    classes = tuple(ClassInfo(name, (0, 0, 0)) for name in ("background", "a", "b"))
+    card = Card("d", "D", classes, "", "", "", "", "", (), 7, 7, {}, {}, "hash")
+    return Dataset(tmp_path, card, tuple(samples))
+
+
+def crop_at_random(image: Image, mask: Mask, seed: int) -> tuple[Image, Mask]:
+    top, left = np.random.default_rng(seed).integers(0, 10, 2)
+    return image[top : top + 20, left : left + 20], mask[top : top + 20, left : left + 20]
+
+
+def batches_of(
+    dataset: Dataset, epoch: int, *, seed: int = 5, skip: int = 0, workers: int = 0
+) -> list[torch.Tensor]:
+    samples = Augmented(Pictures(dataset, IDS, None), crop_at_random, seed, epoch)
+    loader = load_batches(samples, epoch_batches(len(IDS), 2, seed, epoch)[skip:], workers)
+    return [torch.cat([images, masks[..., None]], dim=-1) for images, masks in loader]
+
+
+def same(one: list[torch.Tensor], other: list[torch.Tensor]) -> bool:
+    return len(one) == len(other) and all(map(torch.equal, one, other))
+
+
+def test_an_epoch_takes_each_picture_once_in_full_batches() -> None:
+    for count, size, expected in ((7, 2, 3), (8, 4, 2), (9, 8, 1), (3, 8, 1), (1, 8, 1)):
+        batches = epoch_batches(count, size, 0, 0)
+        assert [len(batch) for batch in batches] == [min(size, count)] * expected
+        flat = [index for batch in batches for index in batch]
+        assert len(set(flat)) == len(flat)
+        assert set(flat) <= set(range(count))
+
+
+def test_the_order_follows_seed_and_epoch() -> None:
+    assert epoch_batches(50, 4, 1, 2) == epoch_batches(50, 4, 1, 2)
+    assert epoch_batches(50, 4, 1, 2) != epoch_batches(50, 4, 1, 3)
+    assert epoch_batches(50, 4, 1, 2) != epoch_batches(50, 4, 2, 1)
+    left_out = {frozenset(range(7)) - {i for b in epoch_batches(7, 2, 0, e) for i in b} for e in range(9)}
+    assert len(left_out) > 1  # the rest that fills no batch is another one each epoch
+
+
+def test_the_same_batches_again_from_the_middle_and_with_workers(dataset: Dataset) -> None:
+    whole = batches_of(dataset, 1)
+    assert [tuple(batch.shape) for batch in whole] == [(2, 20, 20, 4)] * 3
+    assert same(whole, batches_of(dataset, 1))
+    assert same(whole[2:], batches_of(dataset, 1, skip=2))
+    assert same(whole, batches_of(dataset, 1, workers=2))
+    assert not same(whole, batches_of(dataset, 2))
+    assert not same(whole, batches_of(dataset, 1, seed=6))
+
+
+def test_a_picture_is_augmented_anew_each_epoch(dataset: Dataset) -> None:
+    pictures = Pictures(dataset, IDS, None)
+    views = [Augmented(pictures, crop_at_random, 0, epoch)[3][0].numpy().tobytes() for epoch in range(5)]
+    assert len(set(views)) == 5
+
+
+def test_loading_leaves_the_global_generator_alone(dataset: Dataset) -> None:
+    before = torch.get_rng_state()
+    batches_of(dataset, 0)
+    assert torch.equal(before, torch.get_rng_state())
+
+
+@pytest.mark.parametrize("cached", [True, False])
+def test_pictures_are_what_the_dataset_holds(
+    dataset: Dataset, monkeypatch: pytest.MonkeyPatch, cached: bool
+) -> None:
+    if not cached:
+        monkeypatch.setattr(loading, "CACHE_BYTES", 10)
+    pictures = Pictures(dataset, IDS, None)
+    pictures.warm()
+    for index, sample in enumerate(dataset.samples):
+        image, mask = pictures[index]
+        assert np.array_equal(image, dataset.image(sample))
+        assert np.array_equal(mask, dataset.mask(sample))
+        assert pictures.size(index) == image.shape[:2]
+    assert (pictures[0][0] is pictures[0][0]) == cached
+
+
+def test_the_picture_is_resized_and_its_mask_only_for_training(dataset: Dataset) -> None:
+    pictures = Pictures(dataset, IDS, (15, 22))
+    image, mask = pictures[0]
+    assert image.shape == (15, 22, 3)
+    assert mask.shape == (30, 44)
+    augmented = Augmented(pictures, lambda image, mask, _: (image, mask), 0, 0)
+    assert augmented[0][1].shape == (15, 22)
+    expected = torch.nn.functional.interpolate(  # what the exported graph does
+        torch.from_numpy(dataset.image(dataset.samples[0])).permute(2, 0, 1)[None].float(), size=(15, 22),
+        mode="bilinear", align_corners=False,
+    )[0].permute(1, 2, 0)  # fmt: skip
+    assert np.abs(expected.numpy() - image).max() <= 1
+
+
+def test_resizing_a_mask_does_not_shift_it() -> None:
+    mask = np.zeros((40, 40), np.uint8)
+    mask[10:30, 10:30] = 1
+    for size in ((100, 100), (20, 20), (60, 60)):
+        resized = loading.resize_mask(mask, size)
+        assert np.array_equal(resized, resized[::-1, ::-1])  # symmetric before, symmetric after
+        assert set(np.unique(resized)) == {0, 1}
+
+
+def test_statistics_equal_a_plain_count(dataset: Dataset) -> None:
+    mean, std = Pictures(dataset, IDS, None).statistics()
+    pixels = np.concatenate([dataset.image(sample).reshape(-1, 3) for sample in dataset.samples]) / 255
+    assert mean == pytest.approx(pixels.mean(axis=0))
+    assert std == pytest.approx(pixels.std(axis=0))
+    part = Pictures(dataset, IDS[:3], None).statistics()
+    assert part[0] != pytest.approx(mean, rel=0.01)  # of its own part only
+    images = torch.from_numpy(dataset.image(dataset.samples[0]))[None]
+    normal = normalise(images, torch.tensor(mean), torch.tensor(std))
+    assert normal.shape == (1, 3, 30, 44)
+    assert normal[0, 2, 7, 9].item() == pytest.approx(
+        (images[0, 7, 9, 2].item() / 255 - mean[2]) / std[2], rel=1e-4
+    )
+
+
+def test_a_split_of_another_dataset_is_refused(dataset: Dataset) -> None:
+    with pytest.raises(UserError, match="the split names elsewhere"):
+        Pictures(dataset, ["p1", "elsewhere"], None)
+
+
+def test_a_mask_of_another_size_is_refused(dataset: Dataset) -> None:
+    cv2.imwrite(str(dataset.root / "p1-mask.png"), np.zeros((5, 5), np.uint8))
+    with pytest.raises(UserError, match="p1: the mask is"):
+        Pictures(dataset, IDS, None)[1]

@@ -1,0 +1,57 @@
+import logging
+from pathlib import Path
+
+import pytest
+import torch
+
+from dbrnet.training.checkpoint import CHECKPOINT_FILE, load_checkpoint, save_checkpoint
+
+STATE = {"weights": {"a": torch.arange(5.0)}, "epoch": 3, "best": None}
+
+
+def test_comes_back_as_it_was_saved(tmp_path: Path) -> None:
+    save_checkpoint(tmp_path, "mine", STATE)
+    state = load_checkpoint(tmp_path, "mine")
+    assert state is not None
+    assert torch.equal(state["weights"].pop("a"), torch.arange(5.0))
+    assert state == {"weights": {}, "epoch": 3, "best": None}
+
+
+def test_none_is_no_surprise(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    assert load_checkpoint(tmp_path / "nowhere", "mine") is None
+    assert not caplog.records
+
+
+def test_another_runs_is_ignored_in_one_line(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    save_checkpoint(tmp_path, "another", STATE)
+    with caplog.at_level(logging.WARNING):
+        assert load_checkpoint(tmp_path, "mine") is None
+    assert len(caplog.records) == 1
+    assert "another recipe, dataset or split" in caplog.text
+
+
+@pytest.mark.parametrize("content", ["empty", "half", "text", "list", "code"])
+def test_a_broken_one_is_ignored_in_one_line(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, content: str
+) -> None:
+    save_checkpoint(tmp_path, "mine", STATE)
+    path = tmp_path / CHECKPOINT_FILE
+    if content == "list":
+        torch.save([1, 2], path)
+    elif content == "code":
+        torch.save({"format": 1, "fingerprint": "mine", "state": Path}, path)
+    else:
+        whole = path.read_bytes()
+        path.write_bytes(
+            {"empty": b"", "half": whole[: len(whole) // 2], "text": b"not a checkpoint"}[content]
+        )
+    with caplog.at_level(logging.WARNING):
+        assert load_checkpoint(tmp_path, "mine") is None
+    assert len(caplog.records) == 1
+    assert "broken" in caplog.text
+
+
+def test_what_a_killed_writer_left_is_cleared(tmp_path: Path) -> None:
+    (tmp_path / f".{CHECKPOINT_FILE}.x1y2.partial").write_bytes(b"half")
+    load_checkpoint(tmp_path, "mine")
+    assert not list(tmp_path.iterdir())
