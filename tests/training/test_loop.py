@@ -13,7 +13,7 @@ from dbrnet.data.dataset import Dataset
 from dbrnet.errors import JobError, UserError
 from dbrnet.files import write_atomically
 from dbrnet.training.checkpoint import CHECKPOINT_FILE
-from dbrnet.training.loop import EpochRow, TrainResult, train
+from dbrnet.training.loop import EpochRow, TrainResult, _Run, train
 from dbrnet.training.recipe import Recipe
 
 Parts = tuple[list[str], list[str]]
@@ -126,6 +126,27 @@ def test_each_epoch_is_told_once_and_the_best_is_kept(
         assert set(row.val_iou) == {"background", "dark", "light"}
     assert result.meta.classes == dataset.card.classes
     assert not result.model.training
+
+
+def test_the_best_epochs_weights_are_kept_the_earlier_of_equals(
+    dataset: Dataset, parts: Parts, recipe: Recipe
+) -> None:
+    run = _Run(dataset, *parts, recipe)
+    last = [module for module in run.model.head.modules() if isinstance(module, torch.nn.Conv2d)][-1]
+    assert last.bias is not None
+    for favourite, better in ((1, 0), (0, 3), (0, 4), (2, 0)):  # all background scores best: most pixels are
+        last.bias.data.copy_(torch.tensor([better + 1e3 if kind == favourite else 0.0 for kind in range(3)]))
+        run.losses += [[1.0, 1.0, 0.0]] * 3
+        run.finish_epoch()
+    scores = [row.val_miou for row in run.history]
+    assert scores[0] < scores[1] == scores[2] > scores[3]
+    result = run.result()
+    assert (result.best_epoch, result.best_miou) == (2, scores[1])
+    assert result.model.state_dict()[_name(result.model, last)].tolist() == [1003.0, 0.0, 0.0]
+
+
+def _name(model: torch.nn.Module, conv: torch.nn.Conv2d) -> str:
+    return next(name for name, value in model.named_parameters() if value is conv.bias)
 
 
 def test_another_seed_or_recipe_starts_afresh(

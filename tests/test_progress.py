@@ -1,0 +1,19 @@
+import pytest
+
+from dbrnet import progress as module
+from dbrnet.progress import progress
+
+
+def test_hands_on_each_item_and_is_silent_while_there_is_little_to_say(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert list(progress(iter("abc"), 3, "reading")) == ["a", "b", "c"]
+    assert capsys.readouterr() == ("", "")
+
+
+def test_in_a_log_long_work_tells_plain_lines(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "LINE_SECONDS", 0.0)
+    list(progress(range(2), 2, "reading"))
+    assert capsys.readouterr() == ("", "reading: 1 of 2\nreading: 2 of 2\n")
