@@ -6,8 +6,11 @@ nothing of each other's files; `steps` is where parameters, files and tracking m
 
 import os
 
-# Dependencies that would phone home are told not to, before any of them is imported.
+# Set before any of the libraries is imported, and only where the user has not: none of them phones home, and
+# threads that wait sleep. (Spinning ones take the cores of a shared machine from those that work: there
+# training ran up to ten times as slow.)
 for _switch, _value in {
+    "OMP_WAIT_POLICY": "PASSIVE",
     "NO_ALBUMENTATIONS_UPDATE": "1",
     "ORT_DISABLE_TELEMETRY": "1",
     "MLFLOW_DISABLE_TELEMETRY": "true",
