@@ -153,8 +153,8 @@ def _require_enough(samples: list[Sample], classes: tuple[ClassInfo, ...], kind:
 def _assign_groups(samples: list[Sample], fractions: tuple[float, ...], seed: int) -> dict[str, int]:
     """Iterative stratification (Sechidis et al. 2011) over groups: group -> index of its part.
 
-    The rarest class is dealt out first, each of its groups to the part that lacks most of that class,
-    the biggest groups first, while there is still room to even them out.
+    The rarest class is dealt out first, each of its groups to the part that lacks the largest share
+    of what it should have of that class, the biggest first, while there is still room to even them out.
     """
     sizes = Counter(sample.group for sample in samples)
     strata: dict[str, Counter[int]] = {group: Counter() for group in sizes}
@@ -170,16 +170,17 @@ def _assign_groups(samples: list[Sample], fractions: tuple[float, ...], seed: in
     groups_left = Counter(label for counts in strata.values() for label in counts)
     unreached = {label: set(range(len(PARTS))) for label in totals}
     part_of_group: dict[str, int] = {}
-    for _ in range(len(totals)):
-        label = min(
-            unreached.keys() & +groups_left, key=lambda label: (groups_left[label], label), default=-1
-        )
+    while len(part_of_group) < len(sizes):
+        label = min(+groups_left, key=lambda label: (groups_left[label], label))
         for group in order:
             if group in part_of_group or label not in strata[group]:
                 continue
             part = max(
                 _parts_in_need(strata[group], groups_left, unreached),
-                key=lambda part: (wanted[label][part], images_wanted[part]),
+                key=lambda part: (
+                    wanted[label][part] / fractions[part],
+                    images_wanted[part] / fractions[part],
+                ),
             )
             part_of_group[group] = part
             images_wanted[part] -= sizes[group]
