@@ -1,5 +1,6 @@
 """DBRNet keeps the promises of its docstrings: sizes, training, devices."""
 
+import math
 from typing import Any
 
 import pytest
@@ -111,3 +112,13 @@ def test_auxiliary_head_reads_the_detail_branch_after_fusion() -> None:
         model.auxiliary_head(fused[0]), size=(64, 96), mode="bilinear", align_corners=False
     )
     assert torch.equal(auxiliary, expected)
+
+
+@pytest.mark.parametrize("classes", [2, 6])
+def test_an_untrained_network_is_undecided(classes: int) -> None:
+    torch.manual_seed(0)
+    logits, auxiliary = DBRNet(classes).train()(torch.randn(2, 3, 64, 64))
+    target = torch.randint(classes, (2, 64, 64))
+    for answer in (logits, auxiliary):
+        loss = torch.nn.functional.cross_entropy(answer, target)
+        assert loss.item() == pytest.approx(math.log(classes), abs=0.05)
