@@ -1,0 +1,244 @@
+import csv
+import json
+from collections import Counter
+from pathlib import Path
+from time import perf_counter
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dbrnet.data.dataset import Card, ClassInfo, Dataset, Sample
+from dbrnet.data.split import PARTS, Kind, Split, split_samples
+from dbrnet.errors import UserError
+
+NAMES = ("background", "scratch", "patch", "pit")
+FRACTIONS = (0.6, 0.2, 0.2)
+Pictures = list[tuple[str, tuple[int, ...]]]  # group and classes of each
+
+
+def make_dataset(pictures: Pictures, *, group_rule: str = "by strip", leak_note: str = "") -> Dataset:
+    samples = tuple(
+        Sample(f"p{index:05}", "", "", 8, 8, classes, group, "")
+        for index, (group, classes) in enumerate(pictures)
+    )
+    card = Card(
+        name="made-up",
+        title="",
+        classes=tuple(ClassInfo(name, (0, 0, 0)) for name in NAMES),
+        homepage="",
+        citation="",
+        licence="",
+        group_rule=group_rule,
+        leak_note=leak_note,
+        notes=(),
+        images=len(samples),
+        groups=len({sample.group for sample in samples}),
+        images_by_class={},
+        pixel_shares={},
+        content_hash="the content",
+    )
+    return Dataset(Path("made-up"), card, samples)
+
+
+def split(dataset: Dataset, kind: Kind = "groups", seed: int = 0) -> Split:
+    return split_samples(dataset, kind=kind, fractions=FRACTIONS, seed=seed)
+
+
+def strips(count: int, seed: int = 0) -> Pictures:
+    """Strips of one to four copies; class 1 in a third of them, 2 in a fifth, 3 in a twentieth."""
+    rng = np.random.default_rng(seed)
+    pictures: Pictures = []
+    for strip in range(count):
+        classes = tuple(label for label, share in ((1, 3), (2, 5), (3, 20)) if strip % share == 0)
+        pictures += [(f"s{strip:04}", classes)] * int(rng.integers(1, 5))
+    return pictures
+
+
+@st.composite
+def datasets(draw: st.DrawFn) -> Dataset:
+    """Groups whose pictures hold at most one class, each class in at least three groups."""
+    groups = [*(label for label in (1, 2, 3) for _ in range(draw(st.integers(3, 9))))]
+    groups += [0] * draw(st.integers(0, 30))
+    pictures: Pictures = []
+    for index, label in enumerate(groups):
+        pictures += [(f"g{index}", (label,) if label else ())] * draw(st.integers(1, 4))
+    return make_dataset(draw(st.permutations(pictures)))
+
+
+@given(dataset=datasets(), seed=st.integers(0, 2**32 - 1), kind=st.sampled_from(["groups", "paper"]))
+@settings(max_examples=60, deadline=None)
+def test_every_picture_is_in_exactly_one_part(dataset: Dataset, seed: int, kind: Kind) -> None:
+    made = split(dataset, kind, seed)
+    listed = [id_ for part in PARTS for id_ in made.parts[part]]
+    assert sorted(listed) == sorted(sample.id for sample in dataset.samples)
+    assert all(made.parts[part] == tuple(sorted(made.parts[part])) for part in PARTS)
+
+
+@given(dataset=datasets(), seed=st.integers(0, 2**32 - 1))
+@settings(max_examples=60, deadline=None)
+def test_groups_stay_whole_and_every_class_reaches_every_part(dataset: Dataset, seed: int) -> None:
+    made = split(dataset, seed=seed)
+    groups = {part: {dataset.by_id[id_].group for id_ in made.parts[part]} for part in PARTS}
+    assert sum(len(held) for held in groups.values()) == dataset.card.groups
+    for part in PARTS:
+        assert set(NAMES[1:]) <= {name for name, count in made.counts[part].images_by_class.items() if count}
+    assert made.leaking_share == {"val": 0, "test": 0}
+
+
+@given(dataset=datasets(), data=st.data(), kind=st.sampled_from(["groups", "paper"]))
+@settings(max_examples=30, deadline=None)
+def test_the_order_of_the_table_does_not_matter(dataset: Dataset, data: st.DataObject, kind: Kind) -> None:
+    shuffled = Dataset(dataset.root, dataset.card, tuple(data.draw(st.permutations(dataset.samples))))
+    assert split(shuffled, kind) == split(dataset, kind)
+
+
+@pytest.mark.parametrize("kind", ["groups", "paper"])
+def test_the_seed_decides(kind: Kind) -> None:
+    dataset = make_dataset(strips(100))
+    made = [split(dataset, kind, seed).parts for seed in (0, 0, 1, 2)]
+    assert made[0] == made[1]
+    assert made[0] != made[2] != made[3] != made[0]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_classes_and_pictures_are_shared_out_as_asked(seed: int) -> None:
+    dataset = make_dataset(strips(200, seed))
+    made = split(dataset, seed=seed)
+    totals = Counter(label for sample in dataset.samples for label in sample.classes or (0,))
+    for part, fraction in zip(PARTS, FRACTIONS, strict=True):
+        assert made.counts[part].images == pytest.approx(fraction * len(dataset.samples), rel=0.1)
+        for label, name in enumerate(NAMES):
+            wanted = fraction * totals[label]
+            assert made.counts[part].images_by_class[name] == pytest.approx(wanted, abs=6), (part, name)
+
+
+def test_big_groups_reach_every_part_alike() -> None:
+    pictures: Pictures = [(f"big{i}", (1 + i % 3,)) for i in range(30) for _ in range(4)]
+    pictures += [(f"small{i}", (1 + i % 3,)) for i in range(120)]
+    made = split(make_dataset(pictures))
+    assert [made.counts[part].groups for part in PARTS] == pytest.approx([90, 30, 30], abs=3)
+
+
+def test_paper_is_random_by_picture_and_its_leak_is_measured() -> None:
+    dataset = make_dataset(strips(200), leak_note="turned copies")
+    made = split(dataset, "paper")
+    train = {dataset.by_id[id_].group for id_ in made.parts["train"]}
+    for part in ("val", "test"):
+        leaking = [id_ for id_ in made.parts[part] if dataset.by_id[id_].group in train]
+        assert made.leaking_share[part] == len(leaking) / len(made.parts[part]) > 0.5
+    assert (made.leaks, made.leak_note) == ("yes", "turned copies")
+    sizes = [made.counts[part].images for part in PARTS]
+    assert sizes == pytest.approx([fraction * len(dataset.samples) for fraction in FRACTIONS], abs=1)
+
+
+@pytest.mark.parametrize(
+    ("kind", "group_rule", "leaks"), [("groups", "by strip", "no"), ("groups", "", "unknown")]
+)
+def test_no_leak_is_claimed_only_where_groups_are_known(kind: Kind, group_rule: str, leaks: str) -> None:
+    pictures: Pictures = [(f"g{index}", (1 + index % 3,)) for index in range(30)]
+    assert split(make_dataset(pictures, group_rule=group_rule), kind).leaks == leaks
+
+
+@pytest.mark.parametrize(("kind", "unit"), [("groups", "2 groups"), ("paper", "2 images")])
+def test_a_class_too_rare_is_named_and_counted(kind: Kind, unit: str) -> None:
+    pictures: Pictures = [(f"g{index}", (1 + index % 2,)) for index in range(30)]
+    pictures += [("g98", (3,)), ("g99", (3,))]
+    with pytest.raises(UserError, match=f"'pit' has {unit}"):
+        split(make_dataset(pictures), kind)
+
+
+def test_copies_do_not_make_a_class_common() -> None:
+    pictures: Pictures = [(f"g{index}", (1 + index % 2,)) for index in range(30)]
+    pictures += [("g98", (3,))] * 5 + [("g99", (3,))] * 5
+    with pytest.raises(UserError, match="'pit' has 2 groups"):
+        split(make_dataset(pictures))
+
+
+def test_shared_groups_still_reach_every_part() -> None:
+    pictures: Pictures = [
+        ("a", (1, 2)),
+        ("b", (1, 2)),
+        ("c", (1,)),
+        ("d", (2,)),
+        ("e", (3,)),
+        ("f", (3,)),
+        ("g", (1, 3)),
+    ]
+    for seed in range(20):
+        made = split(make_dataset(pictures), seed=seed)
+        assert all(made.counts[part].images_by_class[name] for part in PARTS for name in NAMES[1:])
+
+
+def test_classes_that_cannot_reach_every_part_are_named() -> None:
+    # Any two strips share a class of three strips, so each needs a part of its own: four strips, three parts.
+    pictures: Pictures = [("a", (1, 2, 3)), ("b", (1, 2)), ("c", (1, 3)), ("d", (2, 3))]
+    with pytest.raises(UserError, match=r"class '\w+' does not reach (train|val|test)"):
+        split(make_dataset(pictures))
+
+
+def test_thirteen_thousand_pictures_take_no_time() -> None:
+    rng = np.random.default_rng(0)
+    pictures: Pictures = [
+        (f"g{index // 2}", tuple(label for label in (1, 2, 3) if rng.random() < 0.3 / label))
+        for index in range(13_000)
+    ]
+    dataset = make_dataset(pictures)
+    began = perf_counter()
+    split(dataset)
+    assert perf_counter() - began < 2
+
+
+def test_saved_and_loaded_it_is_the_same(tmp_path: Path) -> None:
+    dataset = make_dataset(strips(100))
+    made = split(dataset)
+    made.save(tmp_path)
+    assert Split.load(tmp_path) == made
+    rows = list(csv.reader((tmp_path / "split.csv").open()))
+    assert rows[0] == ["id", "part"]
+    assert rows[1:] == sorted(rows[1:])
+    assert [sample.id for sample in made.samples(dataset, "val")] == list(made.parts["val"])
+
+
+def test_a_split_of_another_dataset_is_refused(tmp_path: Path) -> None:
+    dataset = make_dataset(strips(100))
+    made = split(dataset)
+    made.save(tmp_path)
+    raw = json.loads((tmp_path / "split.json").read_text())
+    (tmp_path / "split.json").write_text(json.dumps(raw | {"content_hash": "other content"}))
+    with pytest.raises(UserError, match="has changed since it was split"):
+        Split.load(tmp_path).samples(dataset, "val")
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new", "message"),
+    [
+        ("split.csv", "p00003,", "p00002,", "listed twice"),
+        ("split.csv", "p00003,", "p00003,not", "not a split this version reads"),
+        ("split.csv", "id,part", "name,part", "not a split this version reads"),
+        ("split.json", '"counts"', '"count"', "not a split this version reads"),
+        ("split.json", '"seed"', '"seeds"', "not a split this version reads"),
+    ],
+)
+def test_a_broken_split_is_one_clear_line(
+    tmp_path: Path, file: str, old: str, new: str, message: str
+) -> None:
+    split(make_dataset(strips(100))).save(tmp_path)
+    text = (tmp_path / file).read_text()
+    assert old in text
+    (tmp_path / file).write_text(text.replace(old, new, 1))
+    with pytest.raises(UserError, match=message) as caught:
+        Split.load(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_shortened_table_is_noticed(tmp_path: Path) -> None:
+    split(make_dataset(strips(100))).save(tmp_path)
+    table = tmp_path / "split.csv"
+    table.write_text("".join(table.read_text().splitlines(keepends=True)[:-3]))
+    with pytest.raises(UserError, match=r"lists \d+ images in \w+, and split.json says"):
+        Split.load(tmp_path)
+    table.unlink()
+    with pytest.raises(UserError, match="does not exist"):
+        Split.load(tmp_path)
