@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[1]
 
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with params.yaml for NEU-Seg's layout and twelve pictures in raw/; it is the working folder."""
+    """The working folder: params.yaml for NEU-Seg, and twelve pictures in its layout in raw/."""
     monkeypatch.chdir(tmp_path)
     text = (ROOT / "params.yaml").read_text()
     text = text.replace("dataset: steel-strip ", "dataset: neu-seg ").replace("data/steel-strip", "raw")
