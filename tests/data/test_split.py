@@ -157,7 +157,14 @@ def test_copies_do_not_make_a_class_common() -> None:
 
 
 def test_a_rare_class_is_not_used_up_while_another_is_dealt_out() -> None:
-    pictures: Pictures = [("a", (1, 2))] * 2 + [("b", (1,))] * 2 + [("c", (2, 3))] * 2
+    pictures: Pictures = [
+        ("a", (1, 2)),
+        ("a", (1, 2)),
+        ("b", (1,)),
+        ("b", (1,)),
+        ("c", (2, 3)),
+        ("c", (2, 3)),
+    ]
     pictures += [("d", (1, 2, 3)), ("e", (1, 2, 3)), ("f", (2, 3))]
     for seed in range(20):
         made = split(make_dataset(pictures), seed=seed)
