@@ -122,10 +122,10 @@ def _noise(rng: np.random.Generator, down: float, right: float) -> Plane:
 
 def _roll(rng: np.random.Generator) -> Plane:
     """Sound steel: streaks along the rolling direction, grain, and light that falls off unevenly."""
-    level = rng.uniform(0.42, 0.58)
+    level = rng.uniform(0.46, 0.58)
     streaks = 0.6 * _noise(rng, 1.5, 200) + 0.8 * _noise(rng, 2.5, 60) + 0.5 * _noise(rng, 12, 400)
     grain = _noise(rng, 1, 4) + 0.7 * _noise(rng, 2, 2)
-    light = 0.035 * _noise(rng, 90, 260) + 0.08 * rng.uniform(-1, 1) * np.linspace(-1, 1, WIDTH)
+    light = 0.03 * _noise(rng, 90, 260) + 0.06 * rng.uniform(-1, 1) * np.linspace(-1, 1, WIDTH)
     steel = level + rng.uniform(0.012, 0.03) * streaks + rng.uniform(0.008, 0.018) * grain + light
     return steel.astype(np.float32)
 
@@ -192,7 +192,7 @@ def _patch(rng: np.random.Generator) -> tuple[Region, Plane]:
     v, u = _grid(rng, rng.uniform(24, 42), rng.uniform(38, 80), rng.uniform(-0.5, 0.5))
     rim = 0.3 * _noise(rng, 24, 30) + 0.14 * _noise(rng, 8, 10) + 0.05 * _noise(rng, 3, 4)
     mottle = 0.6 * _noise(rng, 7, 9) + 0.4 * _noise(rng, 3, 4)
-    return v**2 + u**2 < 1 + rim, (-rng.uniform(0.14, 0.2) + 0.035 * mottle).astype(np.float32)
+    return v**2 + u**2 < 1 + rim, (-rng.uniform(0.12, 0.17) + 0.045 * mottle).astype(np.float32)
 
 
 def _inclusion(rng: np.random.Generator) -> tuple[Region, Plane]:
@@ -200,7 +200,7 @@ def _inclusion(rng: np.random.Generator) -> tuple[Region, Plane]:
     v, u = _grid(rng, rng.uniform(12, 18), rng.uniform(35, 75), rng.uniform(-0.12, 0.12))
     rim = 0.4 * _noise(rng, 9, 22) + 0.15 * _noise(rng, 3, 8)
     v = v + 0.35 * _noise(rng, 60, 30)
-    return v**2 + u**2 < 1 + rim, (-rng.uniform(0.26, 0.36) + 0.04 * _noise(rng, 2, 7)).astype(np.float32)
+    return v**2 + u**2 < 1 + rim, (-rng.uniform(0.3, 0.38) + 0.04 * _noise(rng, 2, 7)).astype(np.float32)
 
 
 def _scale_pit(rng: np.random.Generator) -> tuple[Region, Plane]:
