@@ -54,8 +54,8 @@ runs go to mlflow.db in this folder.
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
-    logging.basicConfig(format="%(message)s", level=logging.INFO, stream=sys.stderr)
-    logging.getLogger("alembic").setLevel(logging.WARNING)
+    logging.basicConfig(format="%(message)s", stream=sys.stderr)
+    logging.getLogger("dbrnet").setLevel(logging.INFO)  # ours alone: the exporter tells of every node
     words = list(sys.argv[1:] if arguments is None else arguments)
     options = vars(_parser(words).parse_args(words))
     function = _function(options.pop("command"))
