@@ -63,7 +63,7 @@ def _photographs(images: int, rng: np.random.Generator) -> Iterator[tuple[str, b
     while images:
         deck = deck or [_DECK[index] for index in rng.permutation(len(_DECK))]
         steel, regions = _draw_strip(deck.pop(), rng)
-        copies = min(images, int(rng.choice((1, 2, 3), p=(0.45, 0.35, 0.2))))
+        copies = min(images, int(rng.choice((1, 2, 3), p=(0.6, 0.25, 0.15))))
         for copy in rng.permutation(sorted(_COPIES))[:copies]:
             down, right = _COPIES[copy]
             turned = {label: region[::down, ::right] for label, region in regions.items()}
@@ -99,7 +99,7 @@ def _draw_strip(labels: tuple[int, ...], rng: np.random.Generator) -> tuple[Plan
 
 def _expose(steel: Plane, rng: np.random.Generator) -> bytes:
     """One photograph of a strip, as a JPEG with three equal channels."""
-    light = steel * rng.uniform(0.9, 1.1) + rng.uniform(-0.03, 0.03)
+    light = steel * rng.uniform(0.93, 1.07) + rng.uniform(-0.02, 0.02)
     light += rng.normal(0, rng.uniform(0.008, 0.02), light.shape).astype(np.float32)
     grey = (light.clip(0, 1) * 255).round().astype(np.uint8)
     quality = int(rng.integers(75, 96))
@@ -122,11 +122,11 @@ def _noise(rng: np.random.Generator, down: float, right: float) -> Plane:
 
 def _roll(rng: np.random.Generator) -> Plane:
     """Sound steel: streaks along the rolling direction, grain, and light that falls off unevenly."""
-    level = rng.uniform(0.46, 0.58)
+    level = rng.uniform(0.48, 0.58)
     streaks = 0.6 * _noise(rng, 1.5, 200) + 0.8 * _noise(rng, 2.5, 60) + 0.5 * _noise(rng, 12, 400)
     grain = _noise(rng, 1, 4) + 0.7 * _noise(rng, 2, 2)
     light = 0.03 * _noise(rng, 90, 260) + 0.06 * rng.uniform(-1, 1) * np.linspace(-1, 1, WIDTH)
-    steel = level + rng.uniform(0.012, 0.03) * streaks + rng.uniform(0.008, 0.018) * grain + light
+    steel = level + rng.uniform(0.012, 0.022) * streaks + rng.uniform(0.008, 0.018) * grain + light
     return steel.astype(np.float32)
 
 
