@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+import dbrnet  # noqa: F401  (first of all: it sets what the libraries read when they are loaded)
+
 _skipped: list[str] = []
 
 

@@ -44,6 +44,7 @@ def _network() -> DBRNet:
             nn.init.uniform_(module.running_var, 0.5, 1.5)
             nn.init.uniform_(module.weight, 0.4, 0.8)
             nn.init.uniform_(module.bias, -0.2, 0.2)
+    nn.init.normal_(model.head.body[-1].weight, std=0.7)  # type: ignore[arg-type]
     return model.eval()
 
 

@@ -161,10 +161,10 @@ def test_another_seed_or_recipe_starts_afresh(
 
 
 def test_learns(dataset: Dataset, parts: Parts, recipe: Recipe, tmp_path: Path) -> None:
-    longer = replace(recipe, epochs=15, learning_rate=0.02, scale=(1.0, 1.0), batch_size=7)
+    longer = replace(recipe, epochs=20, learning_rate=0.05, scale=(1.0, 1.0), batch_size=7)
     result = train(dataset, *parts, longer, tmp_path)
-    assert result.best_miou > 0.4
-    assert result.history[-1].loss < 0.5 * result.history[0].loss
+    assert result.best_miou > 0.6
+    assert result.history[-1].loss < 0.7 * result.history[0].loss  # of the hard pixels alone
 
 
 def test_a_single_picture_and_a_resized_one_train(
