@@ -15,7 +15,7 @@ from dbrnet.cli import STEPS, main
 ROOT = Path(__file__).parents[1]
 QUICK = {
     "  epochs: ": "  epochs: 2 #",
-    "  crop: [128, 256] ": "  crop: [64, 64] #",
+    "  crop: [128, 224] ": "  crop: [64, 64] #",
     "  seconds: 5.0 ": "  seconds: 0.2 #",
     "  parity_images: 32 ": "  parity_images: 2 #",
     "  gallery: 4 ": "  gallery: 1 #",
