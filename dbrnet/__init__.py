@@ -6,9 +6,9 @@ nothing of each other's files; `steps` is where parameters, files and tracking m
 
 import os
 
-# Set before any library is imported, and only where the user has not: none of them phones home, and
-# OpenMP's waiting threads spin for a moment only. (Spinning long, they take a shared machine's cores from those
-# that work: training ran up to ten times as slow. Not spinning at all costs a quarter on a quiet one.)
+# Set before any library is imported, and only where the user has not: none of them phones home, and OpenMP's
+# waiting threads spin for a moment only. (Spinning long, they take a shared machine's cores from those that
+# work: training ran up to ten times as slow. Not spinning at all costs a quarter on a quiet one.)
 for _switch, _value in {
     "GOMP_SPINCOUNT": "20000",
     "NO_ALBUMENTATIONS_UPDATE": "1",
