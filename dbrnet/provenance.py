@@ -51,11 +51,16 @@ def hardware() -> dict[str, Any]:
     """The machine: CPU model, cores this process may use, memory in GiB, operating system, accelerators."""
     return {
         "cpu": _cpu_model(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cores": available_cores(),
         "memory_gib": _memory_gib(),
         "system": f"{platform.system()} {platform.machine()}",
         "gpus": _gpus(),
     }
+
+
+def available_cores() -> int:
+    """The cores this process may use: the threads of a runtime that was not told how many."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _cpu_model() -> str:

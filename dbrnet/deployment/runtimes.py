@@ -4,7 +4,6 @@ Both take pictures and give answers in the same form, so that they can be compar
 """
 
 import json
-import os
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -18,6 +17,7 @@ from dbrnet.deployment.export import MINIMUM_SIDE, PRODUCER, DeployedModel
 from dbrnet.errors import UserError
 from dbrnet.models.dbrnet import DBRNet
 from dbrnet.models.saved import ModelMeta
+from dbrnet.provenance import available_cores
 
 Images = NDArray[np.uint8]  # [N, H, W, 3], RGB
 Answer = tuple[NDArray[np.uint8], NDArray[np.float32]]  # class ids [N, H, W], confidence [N, H, W] in 0 to 1
@@ -34,11 +34,6 @@ class Runtime(Protocol):
     def predict(self, images: Images) -> Answer:
         """Class ids and confidence of pictures uint8 RGB [N, H, W, 3]; returns when they are computed."""
         ...
-
-
-def available_cores() -> int:
-    """The cores this process may use: the threads of a runtime that was not told how many."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 class OnnxModel:

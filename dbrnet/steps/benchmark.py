@@ -9,12 +9,12 @@ import numpy as np
 
 from dbrnet.data.dataset import Dataset
 from dbrnet.deployment.benchmark import measure
-from dbrnet.deployment.runtimes import OnnxModel, TorchModel, available_cores
+from dbrnet.deployment.runtimes import OnnxModel, TorchModel
 from dbrnet.files import atomic_directory, read_json, write_json
 from dbrnet.models.complexity import measure as measure_complexity
 from dbrnet.models.saved import load_model
 from dbrnet.params import BenchmarkParams
-from dbrnet.provenance import origin
+from dbrnet.provenance import available_cores, origin
 
 log = logging.getLogger(__name__)
 
