@@ -51,8 +51,8 @@ class Sample:
 
 
 @dataclass(frozen=True)
-class Card:
-    """What a reader must know of a dataset before trusting a number measured on it."""
+class About:
+    """What is known of a dataset before it is read."""
 
     name: str
     title: str
@@ -62,6 +62,12 @@ class Card:
     licence: str
     group_rule: str  # how groups were found, in words; empty: no grouping is known, each picture its own
     leak_note: str  # what is known of near-copies that the groups do not cover; empty: nothing
+
+
+@dataclass(frozen=True)
+class Card(About):
+    """What one must know of a dataset before trusting a number measured on it."""
+
     notes: tuple[str, ...]  # what the reader decided or noticed (thresholds, overlaps, empty masks)
     images: int
     groups: int

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from dbrnet.data.dataset import ClassInfo, decode_grey
-from dbrnet.data.readers.reader import About, Measured, RawMask, RawSample, Reader, pair_by_stem, read_whole
+from dbrnet.data.dataset import About, ClassInfo, decode_grey
+from dbrnet.data.readers.reader import Measured, RawMask, RawSample, Reader, pair_by_stem, read_whole
 from dbrnet.errors import UserError
 
 DEFECTS = ("Blowhole", "Break", "Crack", "Fray", "Uneven")  # class ids 1 to 5

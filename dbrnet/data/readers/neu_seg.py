@@ -4,9 +4,8 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from dbrnet.data.dataset import ClassInfo, decode_grey
+from dbrnet.data.dataset import About, ClassInfo, decode_grey
 from dbrnet.data.readers.reader import (
-    About,
     Measured,
     RawMask,
     RawSample,

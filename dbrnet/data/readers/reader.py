@@ -9,25 +9,11 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from dbrnet.data.dataset import ClassInfo, Mask
+from dbrnet.data.dataset import About, Mask
 from dbrnet.errors import UserError
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png"})
 _WRAPPING_DEPTH = 2  # folders around the layout: an archive's top folder, and one more
-
-
-@dataclass(frozen=True)
-class About:
-    """What is known of a dataset before it is read; see `dbrnet.data.dataset.Card`."""
-
-    name: str
-    title: str
-    classes: tuple[ClassInfo, ...]
-    homepage: str
-    citation: str
-    licence: str
-    group_rule: str
-    leak_note: str
 
 
 @dataclass(frozen=True)

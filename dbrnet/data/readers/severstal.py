@@ -9,8 +9,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from dbrnet.data.dataset import ClassInfo
-from dbrnet.data.readers.reader import About, Measured, RawMask, RawSample, Reader, image_files
+from dbrnet.data.dataset import About, ClassInfo
+from dbrnet.data.readers.reader import Measured, RawMask, RawSample, Reader, image_files
 from dbrnet.data.rle import Decoder, RleError
 from dbrnet.errors import UserError
 

@@ -1,7 +1,6 @@
 """The built-in, generated steel strip: Severstal's layout, with its own classes and known groups."""
 
-from dbrnet.data.dataset import ClassInfo
-from dbrnet.data.readers.reader import About
+from dbrnet.data.dataset import About, ClassInfo
 from dbrnet.data.readers.severstal import Severstal
 
 CLASSES = (
