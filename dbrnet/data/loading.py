@@ -126,14 +126,20 @@ class Augmented(data.Dataset[tuple[Tensor, Tensor]]):
         return torch.from_numpy(np.ascontiguousarray(image)), torch.from_numpy(np.ascontiguousarray(mask))
 
 
-def epoch_batches(count: int, batch_size: int, seed: int, epoch: int) -> list[list[int]]:
-    """The epoch's batches: a permutation of 0..count-1 in full batches, the rest left for other epochs.
+def epoch_batches(
+    defect_free: Sequence[bool], share: float, batch_size: int, seed: int, epoch: int
+) -> list[list[int]]:
+    """The epoch's batches of indices: the pictures in random order, the rest of the last batch left out.
 
+    `defect_free` says it of each picture; an epoch sees `share` of those (0 to 1), others in each epoch.
     Where there are fewer pictures than a batch holds, one batch of them all.
     """
-    order = np.random.default_rng([seed, epoch]).permutation(count).tolist()
-    size = min(batch_size, count)
-    return [order[start : start + size] for start in range(0, count - size + 1, size)]
+    order = np.random.default_rng([seed, epoch]).permutation(len(defect_free)).tolist()
+    free = [index for index in order if defect_free[index]]
+    left_out = set(free[round(share * len(free)) :])
+    order = [index for index in order if index not in left_out]
+    size = min(batch_size, len(order))
+    return [order[start : start + size] for start in range(0, len(order) - size + 1, size)] if order else []
 
 
 def load_batches(

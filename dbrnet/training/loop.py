@@ -155,6 +155,10 @@ class _Run:
         self.epoch = 0  # epochs finished
         self.batch = 0  # batches of the current epoch done
         self.batches_per_epoch = len(self._batches())
+        if not self.batches_per_epoch:
+            raise UserError(
+                "train.defect_free leaves nothing to train on: raise it, or add pictures with defects"
+            )
         self.losses: list[list[float]] = []  # of each iteration: total, main, auxiliary
         self.history: list[EpochRow] = []
         self.best_epoch, self.best_miou = 0, -1.0
@@ -174,7 +178,9 @@ class _Run:
         return self.seconds + time.monotonic() - self.since
 
     def _batches(self) -> list[list[int]]:
-        return epoch_batches(len(self.train_pictures), self.recipe.batch_size, self.recipe.seed, self.epoch)
+        defect_free = [not sample.classes for sample in self.train_pictures.samples]
+        recipe = self.recipe
+        return epoch_batches(defect_free, recipe.defect_free, recipe.batch_size, recipe.seed, self.epoch)
 
     def rest_of_epoch(self) -> Iterator[tuple[Tensor, Tensor]]:
         """The current epoch's batches that are still to be trained on."""
@@ -238,9 +244,7 @@ class _Run:
             auxiliary_loss=last[2],
             val_miou=scores.miou,
             val_iou=scores.iou,
-            images_per_second=self.batches_per_epoch
-            * min(self.recipe.batch_size, len(self.train_pictures))
-            / max(self.epoch_seconds, 1e-9),
+            images_per_second=sum(map(len, self._batches())) / max(self.epoch_seconds, 1e-9),
             seconds=self.elapsed,
         )
         if row.val_miou > self.best_miou:

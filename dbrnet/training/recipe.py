@@ -17,6 +17,7 @@ class Recipe:
     seed: int
     epochs: int
     batch_size: int
+    defect_free: float
     image_size: tuple[int, int] | None
     crop: tuple[int, int]
     scale: tuple[float, float]

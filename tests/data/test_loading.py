@@ -38,7 +38,7 @@ def batches_of(
     dataset: Dataset, epoch: int, *, seed: int = 5, skip: int = 0, workers: int = 0
 ) -> list[torch.Tensor]:
     samples = Augmented(Pictures(dataset, IDS, None), crop_at_random, seed, epoch)
-    loader = load_batches(samples, epoch_batches(len(IDS), 2, seed, epoch)[skip:], workers)
+    loader = load_batches(samples, epoch_batches([False] * len(IDS), 1.0, 2, seed, epoch)[skip:], workers)
     return [torch.cat([images, masks[..., None]], dim=-1) for images, masks in loader]
 
 
@@ -46,21 +46,37 @@ def same(one: list[torch.Tensor], other: list[torch.Tensor]) -> bool:
     return len(one) == len(other) and all(map(torch.equal, one, other))
 
 
+def batches(count: int, size: int, seed: int, epoch: int) -> list[list[int]]:
+    return epoch_batches([False] * count, 1.0, size, seed, epoch)
+
+
 def test_an_epoch_takes_each_picture_once_in_full_batches() -> None:
     for count, size, expected in ((7, 2, 3), (8, 4, 2), (9, 8, 1), (3, 8, 1), (1, 8, 1)):
-        batches = epoch_batches(count, size, 0, 0)
-        assert [len(batch) for batch in batches] == [min(size, count)] * expected
-        flat = [index for batch in batches for index in batch]
+        found = batches(count, size, 0, 0)
+        assert [len(batch) for batch in found] == [min(size, count)] * expected
+        flat = [index for batch in found for index in batch]
         assert len(set(flat)) == len(flat)
         assert set(flat) <= set(range(count))
 
 
 def test_the_order_follows_seed_and_epoch() -> None:
-    assert epoch_batches(50, 4, 1, 2) == epoch_batches(50, 4, 1, 2)
-    assert epoch_batches(50, 4, 1, 2) != epoch_batches(50, 4, 1, 3)
-    assert epoch_batches(50, 4, 1, 2) != epoch_batches(50, 4, 2, 1)
-    left_out = {frozenset(range(7)) - {i for b in epoch_batches(7, 2, 0, e) for i in b} for e in range(9)}
+    assert batches(50, 4, 1, 2) == batches(50, 4, 1, 2)
+    assert batches(50, 4, 1, 2) != batches(50, 4, 1, 3)
+    assert batches(50, 4, 1, 2) != batches(50, 4, 2, 1)
+    left_out = {frozenset(range(7)) - {i for b in batches(7, 2, 0, e) for i in b} for e in range(9)}
     assert len(left_out) > 1  # the rest that fills no batch is another one each epoch
+
+
+def test_an_epoch_sees_all_defects_and_the_share_of_defect_free_pictures() -> None:
+    defect_free = [index >= 10 for index in range(30)]
+    seen = [{i for b in epoch_batches(defect_free, 0.3, 4, 0, epoch) for i in b} for epoch in range(40)]
+    for epoch in seen:
+        assert set(range(10)) <= epoch
+        assert len(epoch) == 16  # 10 with defects, 30 % of the 20 without
+    assert set().union(*seen) == set(range(30))  # others in each epoch
+    assert epoch_batches(defect_free, 0.0, 10, 0, 0)[0] != list(range(10))
+    assert {i for b in epoch_batches(defect_free, 0.0, 5, 0, 0) for i in b} == set(range(10))
+    assert epoch_batches([True] * 5, 0.0, 4, 0, 0) == []
 
 
 def test_the_same_batches_again_from_the_middle_and_with_workers(dataset: Dataset) -> None:

@@ -21,6 +21,7 @@ def recipe() -> Recipe:
         seed=3,
         epochs=3,
         batch_size=4,
+        defect_free=1.0,
         image_size=None,
         crop=(64, 64),
         scale=(0.75, 1.5),

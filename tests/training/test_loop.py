@@ -176,6 +176,14 @@ def test_a_single_picture_and_a_resized_one_train(
     assert result.meta.image_size == (40, 56)
 
 
+def test_nothing_but_defect_free_pictures_and_none_of_them_wanted(
+    dataset: Dataset, parts: Parts, recipe: Recipe, tmp_path: Path
+) -> None:
+    free = Dataset(dataset.root, dataset.card, tuple(replace(each, classes=()) for each in dataset.samples))
+    with pytest.raises(UserError, match=r"train\.defect_free leaves nothing to train on"):
+        train(free, *parts, replace(recipe, defect_free=0.0), tmp_path)
+
+
 def test_divergence_is_one_clear_line(dataset: Dataset, parts: Parts, recipe: Recipe, tmp_path: Path) -> None:
     with pytest.raises(
         JobError, match=r"diverged: the loss is .* epoch \d+, iteration \d+, at learning rate"
