@@ -12,8 +12,9 @@ from dbrnet.params import Params
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "dbrnet"
-ROOMS = {"data", "models", "training", "evaluation", "deployment", "registry"}
+ROOMS = {"audit", "data", "models", "training", "evaluation", "deployment", "registry"}
 MAY_USE = {
+    "audit": {"data", "evaluation.metrics"},
     "data": set(),
     "models": {"data.dataset"},
     "training": {"data", "models", "evaluation.metrics"},

@@ -1,14 +1,14 @@
 """Dividing a dataset into train, val and test, and saying how far the parts leak into each other.
 
-split.csv    id,part, one row a picture, sorted by id
+split.csv    id,part,group, one row a picture, sorted by id
 split.json   how the split was made, what each part holds, and what is known of leaks
 """
 
 import csv
 import io
 from collections import Counter
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, replace
 from itertools import accumulate
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -24,7 +24,7 @@ SPLIT_TABLE = "split.csv"
 SPLIT_FILE = "split.json"
 
 Kind = Literal["groups", "paper"]
-Leaks = Literal["no", "yes", "unknown"]
+Leaks = Literal["no", "yes"]
 
 
 @dataclass(frozen=True)
@@ -41,14 +41,14 @@ class Split:
     """Which picture belongs to which part, and how much a score on val or test is worth.
 
     `leaking_share` is, for val and for test, the share of its pictures whose group is also in train.
-    `leaks` is "yes" where such a share is above 0, "no" where the dataset's groups are known and both
-    shares are 0, and "unknown" where nobody has looked for near-copies. `leak_note` is the card's.
+    `leaks` is "yes" where such a share is above 0. `leak_note` is the card's.
     """
 
     kind: Kind
     seed: int
     fractions: tuple[float, float, float]
     parts: dict[str, tuple[str, ...]]  # part -> ids, ascending
+    groups: dict[str, str]  # id -> group, as the split was made by
     counts: dict[str, PartCounts]
     leaks: Leaks
     leaking_share: dict[str, float]
@@ -59,26 +59,34 @@ class Split:
         """The part's samples, in the order of their ids; `UserError` where the dataset is another one."""
         if dataset.card.content_hash != self.content_hash:
             raise UserError(f"{dataset.root} has changed since it was split; run `dbrnet split` again")
-        return tuple(dataset.by_id[id_] for id_ in self.parts[part])
+        by_id = self.regrouped(dataset).by_id
+        return tuple(by_id[id_] for id_ in self.parts[part])
+
+    def regrouped(self, dataset: Dataset) -> Dataset:
+        """The dataset with the groups by which it was split in place of those that names alone gave."""
+        samples = (replace(sample, group=self.groups[sample.id]) for sample in dataset.samples)
+        return Dataset(dataset.root, dataset.card, tuple(samples))
 
     def save(self, folder: Path) -> None:
         """Write `split.csv` and `split.json` into `folder`."""
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(("id", "part"))
-        writer.writerows(sorted((id_, part) for part, ids in self.parts.items() for id_ in ids))
+        writer.writerow(("id", "part", "group"))
+        rows = ((id_, part, self.groups[id_]) for part, ids in self.parts.items() for id_ in ids)
+        writer.writerows(sorted(rows))
         write_atomically(folder / SPLIT_TABLE, text.getvalue())
-        write_json(folder / SPLIT_FILE, {k: v for k, v in asdict(self).items() if k != "parts"})
+        table = {"parts", "groups"}
+        write_json(folder / SPLIT_FILE, {k: v for k, v in asdict(self).items() if k not in table})
 
     @classmethod
     def load(cls, folder: Path) -> Self:
         """Read a saved split; raises `UserError` where a file is missing, broken or belies the other."""
         raw = read_json(folder / SPLIT_FILE)
         try:
-            parts = _parse_parts((folder / SPLIT_TABLE).read_text())
+            parts, groups = _parse_table((folder / SPLIT_TABLE).read_text())
             raw["counts"] = {part: PartCounts(**raw["counts"][part]) for part in PARTS}
             raw["fractions"] = tuple(raw["fractions"])
-            split = cls(parts=parts, **raw)
+            split = cls(parts=parts, groups=groups, **raw)
         except FileNotFoundError:
             raise UserError(f"{folder / SPLIT_TABLE} does not exist; run `dbrnet split` again") from None
         except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -93,15 +101,24 @@ class Split:
         return split
 
 
-def split_samples(dataset: Dataset, *, kind: Kind, fractions: tuple[float, float, float], seed: int) -> Split:
+def split_samples(
+    dataset: Dataset,
+    groups: Mapping[str, str],
+    *,
+    kind: Kind,
+    fractions: tuple[float, float, float],
+    seed: int,
+) -> Split:
     """Divide `dataset` into train, val and test of about the given `fractions`.
 
+    `groups` says of each id which pictures show the same thing (the audit finds them).
     "groups" keeps every group whole and stratifies by class, so that rare classes reach every part.
     "paper" is the plain random split by picture of the paper (section 3.1), for comparison: near-copies
     fall on both sides of it. The result depends on the samples, not on their order, and on the seed.
     Raises `UserError` where a class is too rare to reach every part.
     """
-    samples = sorted(dataset.samples, key=lambda sample: sample.id)
+    regrouped = (replace(sample, group=groups[sample.id]) for sample in dataset.samples)
+    samples = sorted(regrouped, key=lambda sample: sample.id)
     classes = dataset.card.classes
     _require_enough(samples, classes, kind)
     if kind == "groups":
@@ -115,14 +132,14 @@ def split_samples(dataset: Dataset, *, kind: Kind, fractions: tuple[float, float
         for part in PARTS
     }
     shares = _leaking_shares(held)
-    known: Leaks = "no" if dataset.card.group_rule else "unknown"
     return Split(
         kind=kind,
         seed=seed,
         fractions=fractions,
         parts={part: tuple(sample.id for sample in held[part]) for part in PARTS},
+        groups={sample.id: sample.group for sample in samples},
         counts={part: _count(held[part], classes) for part in PARTS},
-        leaks="yes" if any(shares.values()) else known,
+        leaks="yes" if any(shares.values()) else "no",
         leaking_share=shares,
         leak_note=dataset.card.leak_note,
         content_hash=dataset.card.content_hash,
@@ -234,11 +251,13 @@ def _count(samples: list[Sample], classes: tuple[ClassInfo, ...]) -> PartCounts:
     return PartCounts(len(samples), len({sample.group for sample in samples}), by_class)
 
 
-def _parse_parts(text: str) -> dict[str, tuple[str, ...]]:
+def _parse_table(text: str) -> tuple[dict[str, tuple[str, ...]], dict[str, str]]:
+    """The ids of each part, and the group of each id."""
     rows: list[dict[str, Any]] = list(csv.DictReader(io.StringIO(text)))
     ids: dict[str, list[str]] = {part: [] for part in PARTS}
     for row in rows:
         ids[row["part"]].append(row["id"])
-    if len({row["id"] for row in rows}) != len(rows):
+    groups = {row["id"]: row["group"] for row in rows}
+    if len(groups) != len(rows):
         raise ValueError(f"an id is listed twice in {SPLIT_TABLE}")
-    return {part: tuple(sorted(listed)) for part, listed in ids.items()}
+    return {part: tuple(sorted(listed)) for part, listed in ids.items()}, groups

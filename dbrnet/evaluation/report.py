@@ -36,6 +36,7 @@ def render_report(
     history: Sequence[Mapping[str, float]],
     gallery: Gallery,
     provenance: Mapping[str, str],
+    look_up: float | None,
     title: str,
     part: str = "test",
 ) -> str:
@@ -43,7 +44,7 @@ def render_report(
 
     `split` is what split.json holds (kind, seed, leaks, leaking_share, leak_note); `history` the training's
     rows by epoch (epoch, loss, val_miou, learning_rate; empty: no curves); `provenance` label -> value, shown
-    in its order.
+    in its order; `look_up` the mIoU on this part of copying the nearest training mask (None: not measured).
     """
     environment = Environment(
         loader=PackageLoader("dbrnet.evaluation"),
@@ -68,6 +69,7 @@ def render_report(
         gallery=gallery,
         error_kinds=ERROR_KINDS[1:],
         provenance=provenance,
+        look_up=look_up,
     )
 
 

@@ -5,6 +5,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
+from dbrnet.audit.findings import AUDIT_FILE
 from dbrnet.data.dataset import Dataset
 from dbrnet.data.split import SPLIT_FILE, Split
 from dbrnet.deployment.runtimes import OnnxModel
@@ -26,8 +27,9 @@ def evaluate(
     Writes metrics.json (mIoU with and without background, per-class IoU and F1, pixel accuracy), pictures.csv
     (a row a picture) and report.html, which opens offline, under --out.
     """
-    data = Dataset.load(dataset)
     parts = Split.load(split)
+    data = parts.regrouped(Dataset.load(dataset))
+    look_up = read_json(split / AUDIT_FILE)["look_up"]
     lineage = read_json(trained / "train.json")
     export_info = read_json(exported / "export.json")
     model = OnnxModel(exported / "model.onnx")
@@ -45,6 +47,7 @@ def evaluate(
         "model_sha256": export_info["model_sha256"],
         "dataset": lineage["dataset"],
         "split": lineage["split"],
+        "look_up": look_up,
         "origin": origin(),
     }
     with atomic_directory(out) as folder:
@@ -56,6 +59,7 @@ def evaluate(
             split=read_json(split / SPLIT_FILE),
             history=_history(trained / "history.csv"),
             gallery=build_gallery(evaluation, data, model.predict, params.gallery),
+            look_up=look_up["miou"],
             provenance=_provenance(lineage, export_info),
             title=f"DBRNet on {data.card.title}",
         )

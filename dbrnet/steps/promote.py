@@ -116,8 +116,9 @@ def _summary(
 ) -> str:
     """The outcome as the terminal shows it."""
     metrics, speed = facts["metrics"], facts["benchmark"]
+    copied = metrics["look_up"]["miou"]
     scores, fast, split = metrics["scores"], speed["runtimes"]["onnxruntime"], lineage["split"]
-    leaks = {"no": "no leak", "yes": "LEAKS", "unknown": "leaks not ruled out"}[split["leaks"]]
+    leaks = f"LEAKS {split['leaking_share']['test']:.1%}" if split["leaks"] == "yes" else "no leak"
     defects = "none" if scores["miou_defects"] is None else f"{scores['miou_defects']:.4f}"
     iou = [f"{name} {'absent' if value is None else f'{value:.3f}'}" for name, value in scores["iou"].items()]
     hardware = speed["origin"]["hardware"]
@@ -126,12 +127,14 @@ def _summary(
         ("mIoU", f"{scores['miou']:.4f} with background, {defects} over defects"),
         ("", f"{metrics['pictures']} test pictures of {lineage['dataset']['title']}, split by "
              f"{split['kind']} (seed {split['seed']}): {leaks}"),
+        ("", f"copying the nearest training picture's mask, with no learning, scores {copied:.4f}"),
         ("IoU", ", ".join(iou)),
         ("speed", f"{fast['fps']:.1f} frames per second (p50 {fast['p50_ms']:.1f} ms, "
                   f"p99 {fast['p99_ms']:.1f} ms), ONNX Runtime, {speed['precision']}"),
         ("", f"one picture of {speed['size'][0]}x{speed['size'][1]}, {speed['threads']} threads, "
              + ", ".join([hardware["cpu"], *hardware["gpus"]])),
         ("report", f"{evaluated / 'report.html'}"),
-        ("MLflow", "make ui, then open http://127.0.0.1:5000" if not store.is_server else str(store)),
+        ("MLflow", str(store) if store.is_server
+                   else f"make ui, then open http://127.0.0.1:5000/#/models/{promotion.model_name}"),
     ]  # fmt: skip
     return "\n".join(f"{label:>9}  {text}" for label, text in lines) + "\n"

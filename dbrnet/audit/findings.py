@@ -1,0 +1,73 @@
+"""What the audit of a dataset, and of its division into parts, found."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from dbrnet.audit.fingerprint import Fingerprints, take_fingerprints
+from dbrnet.audit.grouping import Groups, find_groups
+from dbrnet.audit.lookup import look_up, repeatability
+from dbrnet.data.dataset import Dataset
+from dbrnet.evaluation.metrics import Scores
+
+AUDIT_FILE = "audit.json"
+LINKS_FILE = "links.csv"
+METHOD = (
+    "pictures share a group where their names say so, or where their band-passed textures coincide, wholly "
+    "or in a good part, as they are or turned or mirrored, under any exposure, moved by up to an eighth"
+)
+
+
+@dataclass(frozen=True)
+class Findings:
+    """The groups of a dataset and what they mean for its parts."""
+
+    content_hash: str  # of the dataset
+    pictures: int
+    groups: int
+    groups_by_name: int  # before the content was looked at
+    group_sizes: dict[int, int]  # members -> how many groups
+    links: dict[str, int]  # kind of evidence -> how many
+    repeatability: Scores | None  # of the masks of one group's pictures
+    leaking: dict[str, int]  # part -> its pictures whose group is in train too
+    parts: dict[str, int]  # part -> its pictures
+    look_up: Scores | None  # of masks copied from train to test; None where no parts were given
+    method: str = METHOD
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        plain = asdict(self)
+        for name in ("repeatability", "look_up"):
+            scores: Scores | None = getattr(self, name)
+            plain[name] = scores.to_dict() if scores is not None else None
+        return plain
+
+
+def search(dataset: Dataset) -> tuple[Fingerprints, Groups]:
+    """Look for pictures that show the same thing."""
+    fingerprints = take_fingerprints(dataset)
+    return fingerprints, find_groups(fingerprints)
+
+
+def judge(
+    dataset: Dataset, fingerprints: Fingerprints, groups: Groups, parts: Mapping[str, Sequence[str]]
+) -> Findings:
+    """Say what the groups mean for `parts` (part -> ids; "train" and "test" among them, or none at all)."""
+    trained = {groups.of[id_] for id_ in parts.get("train", ())}
+    return Findings(
+        content_hash=dataset.card.content_hash,
+        pictures=len(dataset.samples),
+        groups=groups.count,
+        groups_by_name=len({sample.group for sample in dataset.samples}),
+        group_sizes=dict(sorted(Counter(Counter(groups.of.values()).values()).items())),
+        links=dict(Counter(link.evidence for link in groups.links)),
+        repeatability=repeatability(dataset, groups.links),
+        leaking={
+            part: sum(groups.of[id_] in trained for id_ in ids)
+            for part, ids in parts.items()
+            if part != "train"
+        },
+        parts={part: len(ids) for part, ids in parts.items()},
+        look_up=look_up(dataset, fingerprints, groups, parts["train"], parts["test"]) if parts else None,
+    )

@@ -1,0 +1,121 @@
+"""What the audit remembers of a picture: a coarse vector to search by, and its fine texture to compare by.
+
+Both are of the grey picture's band-passed relief, freed of brightness, contrast and slow changes of light,
+so that another exposure, another JPEG quality or another lamp leaves them nearly as they are. Their size
+does not depend on the picture's: a dataset's fingerprints take some 12 KiB a picture.
+"""
+
+import math
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from dbrnet.data.dataset import Dataset, Sample
+from dbrnet.errors import UserError
+from dbrnet.progress import progress
+
+COARSE_SIDE = 16  # the coarse vector is a square of so many cells, whatever the picture's shape
+COARSE_BLUR = 3.0  # cells; slower changes than this are the light's
+FINE_PIXELS = 11_500  # of a dataset's typical picture at the scale at which textures are compared
+FINE_BLURS = 1.0, 4.0  # pixels at that scale; what is finer is noise, what is coarser is light
+FLAT = 0.35  # grey values; a relief with a smaller deviation holds nothing to know a picture by
+CLIP = 3.0  # deviations
+STEPS = 127 / CLIP  # of the stored texture in one deviation
+
+CHUNK = 256  # pictures in flight
+
+_REDUCED = {
+    1: cv2.IMREAD_GRAYSCALE,
+    2: cv2.IMREAD_REDUCED_GRAYSCALE_2,
+    4: cv2.IMREAD_REDUCED_GRAYSCALE_4,
+    8: cv2.IMREAD_REDUCED_GRAYSCALE_8,
+}
+
+Vector = NDArray[np.float32]  # [COARSE_SIDE ** 2], of length 1, or 0 where the picture is flat
+Texture = NDArray[np.uint8]  # [h, w], 128 + STEPS a deviation
+
+
+@dataclass(frozen=True)
+class Fingerprints:
+    """Those of a dataset's pictures, in the order of its samples."""
+
+    samples: tuple[Sample, ...]
+    coarse: NDArray[np.float32]  # [N, COARSE_SIDE ** 2]
+    textures: tuple[Texture, ...]
+    brightness: NDArray[np.float32]  # [N], mean grey value
+    scale: float  # of the textures, to the pictures
+
+
+def take_fingerprints(dataset: Dataset) -> Fingerprints:
+    """Those of all pictures, each decoded once; raises `UserError` that names a broken one."""
+    samples = dataset.samples
+    scale = _fine_scale(samples)
+    coarse = np.zeros((len(samples), COARSE_SIDE**2), np.float32)
+    brightness = np.zeros(len(samples), np.float32)
+    textures: list[Texture] = []
+    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+        taken = (
+            one
+            for chunk in _chunks(samples)  # not all at once: results wait in memory
+            for one in pool.map(partial(_fingerprint, dataset.root, scale), chunk)
+        )
+        for index, (vector, texture, mean) in enumerate(progress(taken, len(samples), "fingerprints")):
+            coarse[index], brightness[index] = vector, mean
+            textures.append(texture)
+    return Fingerprints(samples, coarse, tuple(textures), brightness, scale)
+
+
+def _chunks(samples: Iterable[Sample]) -> Iterator[list[Sample]]:
+    remaining = iter(samples)
+    while chunk := list(islice(remaining, CHUNK)):
+        yield chunk
+
+
+def _fine_scale(samples: Sequence[Sample]) -> float:
+    """One scale for all pictures: those of one camera show a thing at one size, however they are cropped."""
+    typical = float(np.median([sample.height * sample.width for sample in samples]))
+    return min(1.0, math.sqrt(FINE_PIXELS / typical))
+
+
+def _fingerprint(root: Path, scale: float, sample: Sample) -> tuple[Vector, Texture, float]:
+    path = root / sample.image
+    reduced = max((step for step in _REDUCED if 1 / step >= 2 * scale), default=1)
+    grey = cv2.imdecode(np.fromfile(path, np.uint8), _REDUCED[reduced])
+    if grey is None:
+        raise UserError(f"{path}: not a readable image; ingest again")
+    size = (max(1, round(sample.width * scale)), max(1, round(sample.height * scale)))
+    small = cv2.resize(grey, size, interpolation=cv2.INTER_AREA).astype(np.float32)
+    return _coarse(small), _texture(small), float(small.mean())
+
+
+def _coarse(grey: NDArray[np.float32]) -> Vector:
+    cells = cv2.resize(grey, (COARSE_SIDE, COARSE_SIDE), interpolation=cv2.INTER_AREA)
+    relief = _relief(cells, 0, COARSE_BLUR)
+    deviation = float(relief.std())
+    if deviation < FLAT:
+        return np.zeros(COARSE_SIDE**2, np.float32)
+    relief = np.clip(relief, -CLIP * deviation, CLIP * deviation)
+    relief -= relief.mean()
+    return (relief / np.linalg.norm(relief)).ravel().astype(np.float32)
+
+
+def _texture(grey: NDArray[np.float32]) -> Texture:
+    relief = _relief(grey, *FINE_BLURS)
+    local = cv2.GaussianBlur(relief * relief, (0, 0), 2 * FINE_BLURS[1])
+    relief /= np.sqrt(local + FLAT**2)
+    return (128 + np.clip(relief, -CLIP, CLIP) * STEPS).round().astype(np.uint8)
+
+
+def _relief(grey: NDArray[Any], finest: float, coarsest: float) -> NDArray[np.float32]:
+    """What is coarser than `finest` and finer than `coarsest`, in pixels."""
+    smooth = cv2.GaussianBlur(grey, (0, 0), finest) if finest else grey
+    return (smooth - cv2.GaussianBlur(grey, (0, 0), coarsest)).astype(np.float32)

@@ -1,0 +1,195 @@
+"""Which pictures may show the same thing, and the test of whether two do."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from dbrnet.audit.fingerprint import COARSE_SIDE, Fingerprints, Texture
+from dbrnet.audit.symmetry import SYMMETRIES, Symmetry
+from dbrnet.data.dataset import Mask
+from dbrnet.evaluation.metrics import IGNORE_INDEX
+
+NEIGHBOURS = 8  # candidates of each picture
+LEAST_COARSE = 0.5  # correlation of the coarse vectors below which nothing is a candidate
+SAME = 0.8  # correlation of the fine textures from which two pictures show the same thing
+LEAST_PASTED = 0.35  # correlation below which the blocks are not looked at
+PASTED = 0.45  # share of the blocks that must coincide where the whole does not
+BLOCK = 12  # pixels of the texture
+COINCIDE = 0.85  # correlation of two blocks
+LEAST_TEXTURE = 150.0  # variance of a block; a flat one coincides with nothing
+WINDOW = 0.75  # of the smaller picture's sides: the part that is looked for in the other one
+LEAST_COMMON = 0.25  # of the larger picture's area that the window covers; less proves nothing
+NEAR = 6  # pixels of the texture: a smaller move is no move
+DISTINCT = 0.75  # what is missing to a perfect fit, over what is missing when a picture is moved on itself
+QUERIES = 512  # pictures that are searched for at a time
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """Two pictures, by their places among the fingerprints, whose coarse vectors are alike.
+
+    The second one looks like the first when laid down by `symmetry`.
+    """
+
+    first: int
+    second: int
+    symmetry: Symmetry
+    score: float  # correlation of the coarse vectors
+
+
+@dataclass(frozen=True)
+class Alignment:
+    """How the second picture of a pair lies on the first, and how alike their textures then are."""
+
+    symmetry: Symmetry
+    shift: tuple[int, int]  # rows, columns of the first where the second one's corner comes to lie
+    score: float  # correlation of the fine textures, -1 to 1
+    common: float  # share of the overlap, block by block, where they coincide; 0 where score says enough
+    elsewhere: float  # the best that the smaller picture reaches with itself when moved; 1 if not measured
+
+    @property
+    def alike(self) -> bool:
+        """Whether the whole coincides, or else a good part of it exactly: the rest was pasted over."""
+        return self.score >= SAME or self.common >= PASTED
+
+    @property
+    def same(self) -> bool:
+        """Whether both show the same thing.
+
+        They must be alike, and more so than one of them is like itself elsewhere: two plates with one
+        embossed pattern fit each other as well as a plate fits itself, one pitch on.
+        """
+        return self.alike and 1 - self.score <= DISTINCT * (1 - self.elsewhere)
+
+    def lay(self, mask: Mask, shape: tuple[int, int]) -> Mask:
+        """The second picture's mask [H, W] as a mask of the first, `shape`; 255 where it does not reach."""
+        laid = self.symmetry.apply(mask)
+        result = np.full(shape, IGNORE_INDEX, np.uint8)
+        (top, left), (height, width) = self.shift, laid.shape
+        rows = slice(max(0, top), min(shape[0], top + height))
+        columns = slice(max(0, left), min(shape[1], left + width))
+        result[rows, columns] = laid[
+            rows.start - top : rows.stop - top, columns.start - left : columns.stop - left
+        ]
+        return result
+
+
+def find_candidates(fingerprints: Fingerprints) -> list[Candidate]:
+    """Each picture's nearest by coarse vectors under all eight symmetries, the likeliest pair first."""
+    everything = np.arange(len(fingerprints.samples))
+    best: dict[tuple[int, int], Candidate] = {}
+    for query, found, symmetry, score in nearest(fingerprints, everything, everything, NEIGHBOURS):
+        first, second = min(query, found), max(query, found)
+        laid = symmetry if first == query else symmetry.inverse
+        candidate = Candidate(first, second, laid, score)
+        known = best.setdefault((first, second), candidate)
+        if known.score < score:
+            best[first, second] = candidate
+    return sorted(best.values(), key=lambda one: (-one.score, one.first, one.second))
+
+
+def nearest(
+    fingerprints: Fingerprints,
+    queries: NDArray[np.intp],
+    among: NDArray[np.intp],
+    count: int,
+    least: float = LEAST_COARSE,
+) -> Iterator[tuple[int, int, Symmetry, float]]:
+    """For each query its `count` nearest others (query, found, symmetry of the found one, correlation).
+
+    Those whose correlation is below `least` are left out.
+
+    All are compared with all, in blocks: time grows with the square of the number of pictures, memory with
+    the number.
+    """
+    coarse = torch.from_numpy(fingerprints.coarse)
+    others = torch.from_numpy(among)
+    laid = [_laid(coarse[others], symmetry).T.contiguous() for symmetry in SYMMETRIES]
+    for block in torch.from_numpy(queries).split(QUERIES):
+        scores = torch.full((len(block), len(others)), -2.0)
+        which = torch.zeros(scores.shape, dtype=torch.uint8)
+        for number, matrix in enumerate(laid):
+            correlation = coarse[block] @ matrix
+            better = correlation > scores
+            scores = torch.where(better, correlation, scores)
+            which[better] = number
+        scores[block[:, None] == others[None, :]] = -2.0  # itself
+        top = scores.topk(min(count, len(others)), dim=1)
+        for row, query in enumerate(block.tolist()):
+            for score, column in zip(top.values[row].tolist(), top.indices[row].tolist(), strict=True):
+                if score >= least:
+                    yield query, int(others[column]), SYMMETRIES[int(which[row, column])], score
+
+
+def _laid(coarse: torch.Tensor, symmetry: Symmetry) -> torch.Tensor:
+    squares = coarse.numpy().reshape(-1, COARSE_SIDE, COARSE_SIDE).transpose(1, 2, 0)
+    turned = symmetry.apply(squares).transpose(2, 0, 1)
+    return torch.from_numpy(np.ascontiguousarray(turned)).reshape(len(coarse), -1)
+
+
+def align(fingerprints: Fingerprints, candidate: Candidate) -> Alignment:
+    """Lay the second picture on the first where their textures coincide best, and say how well they do.
+
+    The middle of the smaller picture is looked for everywhere in the larger one.
+    """
+    first = fingerprints.textures[candidate.first]
+    second = np.ascontiguousarray(candidate.symmetry.apply(fingerprints.textures[candidate.second]))
+    small, large = (second, first) if second.size < first.size else (first, second)
+    sides = [round(WINDOW * min(pair)) for pair in zip(small.shape, large.shape, strict=True)]
+    if sides[0] * sides[1] < LEAST_COMMON * large.size:
+        return Alignment(candidate.symmetry, (0, 0), 0.0, 0.0, 1.0)
+    top, left = ((whole - side) // 2 for whole, side in zip(small.shape, sides, strict=True))
+    window = small[top : top + sides[0], left : left + sides[1]]
+    score, row, column = _find(window, large, top, left)
+    corner = (rows, columns) = (row - top, column - left) if small is second else (top - row, left - column)
+    common = _common(first, second, corner) if LEAST_PASTED <= score < SAME else 0.0
+    elsewhere = 1.0
+    if score >= SAME or common >= PASTED:
+        itself = cv2.matchTemplate(small, window, cv2.TM_CCOEFF_NORMED)
+        itself[max(0, top - NEAR) : top + NEAR + 1, max(0, left - NEAR) : left + NEAR + 1] = -1
+        elsewhere, _, _ = _peak(itself)
+    shift = round(rows / fingerprints.scale), round(columns / fingerprints.scale)
+    return Alignment(candidate.symmetry, shift, score, common, elsewhere)
+
+
+def _find(window: Texture, large: Texture, top: int, left: int) -> tuple[float, int, int]:
+    """How well the window fits, and where: in its own place if it fits there, which is the common case."""
+    here = large[top : top + window.shape[0], left : left + window.shape[1]]
+    if here.shape == window.shape:
+        score, _, _ = _peak(cv2.matchTemplate(here, window, cv2.TM_CCOEFF_NORMED))
+        if score >= SAME:
+            return score, top, left
+    return _peak(cv2.matchTemplate(large, window, cv2.TM_CCOEFF_NORMED))
+
+
+def _common(first: Texture, second: Texture, corner: tuple[int, int]) -> float:
+    """The share of the blocks in which two textures coincide, the second's corner lying at `corner`."""
+    (top, left), (height, width) = corner, second.shape
+    rows = slice(max(0, top), min(first.shape[0], top + height))
+    columns = slice(max(0, left), min(first.shape[1], left + width))
+    one = first[rows, columns].astype(np.float32)
+    other = second[rows.start - top : rows.stop - top, columns.start - left : columns.stop - left].astype(
+        np.float32
+    )
+
+    def means(values: NDArray[np.float32]) -> NDArray[np.float32]:
+        inner = slice(BLOCK // 2, -(BLOCK // 2), BLOCK // 2)
+        return cv2.boxFilter(values, -1, (BLOCK, BLOCK))[inner, inner].astype(np.float32)
+
+    mean, other_mean = means(one), means(other)
+    variance, other_variance = means(one * one) - mean**2, means(other * other) - other_mean**2
+    covariance = means(one * other) - mean * other_mean
+    textured = np.minimum(variance, other_variance) > LEAST_TEXTURE
+    coincide = covariance > COINCIDE * np.sqrt(np.maximum(variance * other_variance, 1))
+    return float((coincide & textured).mean())
+
+
+def _peak(correlation: NDArray[Any]) -> tuple[float, int, int]:
+    """The highest value and its row and column; a window without any texture correlates with nothing."""
+    _, score, _, (column, row) = cv2.minMaxLoc(np.nan_to_num(correlation, posinf=0.0, neginf=0.0))
+    return score, row, column
