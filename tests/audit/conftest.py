@@ -1,0 +1,70 @@
+"""Small pictures with a texture of their own, in datasets made on the spot."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from dbrnet.data.dataset import Card, ClassInfo, Dataset, Image, Mask, Sample
+
+Picture = tuple[Image, Mask]
+Make = Callable[[dict[str, Picture]], Dataset]
+
+
+def steel(seed: int, height: int = 120, width: int = 120) -> Picture:
+    """Rolled texture of its own under uneven light, with one defect of class 1 or 2."""
+    rng = np.random.default_rng(seed)
+    grain = rng.normal(size=(height, width)).astype(np.float32)
+    streaks = cv2.GaussianBlur(grain, (0, 0), sigmaX=1.2, sigmaY=4.0)
+    light = np.linspace(-20, 20, width)[None, :]
+    grey = 120 + 90 * streaks + light
+    mask = np.zeros((height, width), np.uint8)
+    center = tuple(int(value) for value in rng.integers(25, min(height, width) - 25, 2))
+    axes = tuple(int(value) for value in rng.integers(8, 20, 2))
+    cv2.ellipse(mask, center, axes, float(rng.integers(180)), 0, 360, 1 + seed % 2, -1)
+    grey[mask > 0] -= 35
+    picture = np.clip(grey, 0, 255).astype(np.uint8)
+    return np.repeat(picture[..., None], 3, axis=2), mask
+
+
+@pytest.fixture
+def make(tmp_path: Path) -> Make:
+    """Write pictures (id -> picture and mask) as a dataset, each its own group by name."""
+
+    def written(pictures: dict[str, Picture]) -> Dataset:
+        samples = []
+        for folder in ("images", "masks"):
+            (tmp_path / folder).mkdir(exist_ok=True)
+        for id_, (image, mask) in pictures.items():
+            files = f"images/{id_}.jpg", f"masks/{id_}.png"
+            for file, pixels in zip(files, (image, mask), strict=True):
+                cv2.imwrite(str(tmp_path / file), np.ascontiguousarray(pixels))
+            classes = tuple(int(label) for label in np.unique(mask) if label)
+            samples.append(Sample(id_, *files, *mask.shape, classes, id_, id_))  # type: ignore[call-arg]
+        card = Card(
+            name="made-up",
+            title="Made up",
+            classes=tuple(ClassInfo(name, (0, 0, 0)) for name in ("background", "pit", "scratch")),
+            homepage="",
+            citation="",
+            licence="",
+            group_rule="",
+            leak_note="",
+            notes=(),
+            images=len(samples),
+            groups=len(samples),
+            images_by_class={},
+            pixel_shares={},
+            content_hash="made up",
+        )
+        return Dataset(tmp_path, card, tuple(samples))
+
+    return written
+
+
+def exposed(image: NDArray[np.uint8], gain: float, offset: float) -> Image:
+    """The picture under another exposure."""
+    return np.clip(image * gain + offset, 0, 255).astype(np.uint8)

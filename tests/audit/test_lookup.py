@@ -1,0 +1,48 @@
+import numpy as np
+
+from dbrnet.audit.findings import judge, search
+from dbrnet.audit.lookup import repeatability
+from dbrnet.audit.symmetry import SYMMETRIES
+from tests.audit.conftest import Make, steel
+
+
+def test_where_all_is_copied_the_look_up_is_perfect(make: Make) -> None:
+    pictures = {f"train{seed}": steel(seed) for seed in range(8)}
+    copies = {}
+    for seed in range(8):
+        image, mask = pictures[f"train{seed}"]
+        laid = SYMMETRIES[seed]
+        copies[f"test{seed}"] = (
+            np.ascontiguousarray(laid.apply(image)),
+            np.ascontiguousarray(laid.apply(mask)),
+        )
+    dataset = make(pictures | copies)
+    findings = judge(dataset, *search(dataset), {"train": list(pictures), "test": list(copies)})
+    assert findings.look_up is not None
+    assert findings.look_up.miou > 0.99
+    assert findings.leaking == {"test": 8}
+    assert findings.groups == 8
+    assert findings.group_sizes == {2: 8}
+
+
+def test_where_nothing_is_copied_the_look_up_is_poor(make: Make) -> None:
+    pictures = {f"p{seed}": steel(seed) for seed in range(16)}
+    ids = list(pictures)
+    dataset = make(pictures)
+    findings = judge(dataset, *search(dataset), {"train": ids[:8], "test": ids[8:]})
+    assert findings.look_up is not None
+    assert findings.look_up.miou < 0.6
+    assert findings.leaking == {"test": 0}
+    assert findings.repeatability is None
+
+
+def test_labels_that_disagree_are_measured(make: Make) -> None:
+    image, mask = steel(1)
+    other = np.roll(mask, 6, axis=1)
+    dataset = make({"a": (image, mask), "b": (image, other)} | {f"p{seed}": steel(seed) for seed in (2, 3)})
+    _, groups = search(dataset)
+    scores = repeatability(dataset, groups.links)
+    assert scores is not None
+    overlap = ((mask > 0) & (other > 0)).sum() / ((mask > 0) | (other > 0)).sum()
+    assert scores.miou_defects is not None
+    assert abs(scores.miou_defects - overlap) < 0.02
