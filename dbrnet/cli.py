@@ -23,6 +23,7 @@ STEPS = {
     "promote": "decide by the thresholds, register the model, and move the champion if it passes",
 }
 TOOLS = {
+    "audit": "find the pictures that show the same thing, and say what a split of them leaks",
     "predict": "write class-id masks and overlays for pictures of your own",
     "generate": "make the built-in dataset: steel-strip pictures in Severstal's layout",
     "use": "set params.yaml to the recipe of a dataset",

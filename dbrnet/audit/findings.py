@@ -12,7 +12,6 @@ from dbrnet.data.dataset import Dataset
 from dbrnet.evaluation.metrics import Scores
 
 AUDIT_FILE = "audit.json"
-LINKS_FILE = "links.csv"
 METHOD = (
     "pictures share a group where their names say so, or where their band-passed textures coincide, wholly "
     "or in a good part, as they are or turned or mirrored, under any exposure, moved by up to an eighth"

@@ -93,6 +93,7 @@ def _convert(raw: RawSample, out: Path, classes: int) -> tuple[Sample, Measured]
         classes=tuple(int(label) for label in np.flatnonzero(pixels) if label),
         group=raw.group,
         sha256=_hash_pixels(image, mask.ids),
+        published=raw.published,
     )
     (out / sample.image).write_bytes(data)
     (out / sample.mask).write_bytes(cv2.imencode(".png", mask.ids)[1].tobytes())

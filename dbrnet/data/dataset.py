@@ -1,7 +1,8 @@
 """The canonical dataset on disk, which every reader writes and every later step reads.
 
 card.json       name, classes with colours, sizes, counts, pixel shares, source, licence note, content hash
-samples.csv     one row a picture: id, files, size, classes present, group, content hash
+samples.csv     one row a picture: id, files, size, classes present, group, content hash,
+               the part in which it was published
 images/         the pictures, with the very bytes they came in (JPEG or PNG)
 masks/<id>.png  single-channel 8-bit class ids; 0 is the background
 """
@@ -48,6 +49,7 @@ class Sample:
     classes: tuple[int, ...]  # defect ids present, ascending; empty: defect-free
     group: str  # pictures of the same thing share a group; parts of a split must not share groups
     sha256: str  # of the picture's decoded pixels and its mask's
+    published: str = ""  # the part in which it was published, train or test; empty: none
 
 
 @dataclass(frozen=True)
@@ -116,6 +118,15 @@ class Dataset:
         """The samples by their ids."""
         return {sample.id: sample for sample in self.samples}
 
+    @property
+    def published_parts(self) -> dict[str, list[str]]:
+        """The ids by the part in which they were published; empty where that was not in parts."""
+        parts: dict[str, list[str]] = {}
+        for sample in self.samples:
+            if sample.published:
+                parts.setdefault(sample.published, []).append(sample.id)
+        return parts
+
     def image(self, sample: Sample) -> Image:
         """The picture as RGB, uint8, [H, W, 3]."""
         return decode_image((self.root / sample.image).read_bytes(), self.root / sample.image)
@@ -164,6 +175,7 @@ def _parse_samples(text: str) -> tuple[Sample, ...]:
             classes=tuple(int(value) for value in row["classes"].split()),
             group=row["group"],
             sha256=row["sha256"],
+            published=row["published"],
         )
         for row in csv.DictReader(io.StringIO(text))
     )

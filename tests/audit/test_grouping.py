@@ -10,7 +10,7 @@ from dbrnet.audit.findings import search
 from dbrnet.audit.fingerprint import take_fingerprints
 from dbrnet.audit.grouping import Groups, find_groups
 from dbrnet.audit.symmetry import SYMMETRIES, Symmetry
-from dbrnet.data.dataset import Dataset, Image
+from dbrnet.data.dataset import Dataset, Image, decode_image
 from tests.audit.conftest import Make, Picture, exposed, steel
 
 
@@ -47,7 +47,8 @@ def darker(image: Image) -> Image:
 
 
 def recompressed(image: Image) -> Image:
-    return cv2.imdecode(cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, 40])[1], 1).astype(np.uint8)
+    data = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, 40])[1].tobytes()
+    return decode_image(data, "copy.jpg")
 
 
 def blown_out(image: Image) -> Image:

@@ -32,6 +32,7 @@ class RawSample:
     image: Path
     group: str
     read_mask: Callable[[int, int], RawMask]
+    published: str = ""  # the part in which it was published, train or test; empty: none
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,103 @@
+"""The audit's page: one HTML file that opens offline."""
+
+import base64
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
+
+from dbrnet.audit.findings import Findings
+from dbrnet.audit.grouping import Groups, Link
+from dbrnet.audit.hygiene import Hygiene
+from dbrnet.data.dataset import Dataset, Image
+from dbrnet.evaluation.metrics import IGNORE_INDEX
+from dbrnet.overlay import blend
+
+PAIRS = 8  # of each kind
+PANEL = 480, 320  # width and height within which a picture is shown
+JPEG_QUALITY = 85
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two pictures of one thing, the second laid on the first, each with its own mask."""
+
+    link: Link
+    classes: tuple[str, str]
+    panels: tuple[str, str]  # data URIs
+
+
+def render_audit(dataset: Dataset, findings: Findings, groups: Groups, hygiene: Hygiene, title: str) -> str:
+    """The whole page as HTML."""
+    environment = Environment(
+        loader=ChoiceLoader([PackageLoader("dbrnet.audit"), PackageLoader("dbrnet.evaluation")]),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["percent"] = lambda share, digits=1: f"{100 * share:.{digits}f}"
+    return environment.get_template("audit.html").render(
+        title=title,
+        findings=findings,
+        hygiene=hygiene,
+        card=dataset.card,
+        galleries={
+            kind: [_pair(dataset, link) for link in links] for kind, links in _chosen(dataset, groups)
+        },
+    )
+
+
+def _chosen(dataset: Dataset, groups: Groups) -> Sequence[tuple[str, list[Link]]]:
+    """The links worth a look: labels that differ, parts pasted over, and the weakest of the rest."""
+    seen = [link for link in groups.links if link.alignment is not None]
+    seen.sort(key=lambda link: link.alignment.score if link.alignment else 0)
+    classes = {sample.id: sample.classes for sample in dataset.samples}
+    differing = [
+        link
+        for link in seen
+        if classes[link.first] != classes[link.second] and link.evidence == "whole picture"
+    ]
+    pasted = [link for link in seen if link.evidence == "part of the picture"]
+    rest = [link for link in seen if link not in differing and link not in pasted]
+    return (
+        ("One picture, labelled differently", differing[:PAIRS]),
+        ("A part is the same, the rest was pasted over", pasted[:PAIRS]),
+        ("The weakest of the other matches", rest[:PAIRS]),
+    )
+
+
+def _pair(dataset: Dataset, link: Link) -> Pair:
+    first, second = (dataset.by_id[id_] for id_ in (link.first, link.second))
+    shape = first.height, first.width
+    names = [info.name for info in dataset.card.classes]
+    if link.alignment is None:
+        raise ValueError("names alone do not say how pictures lie on each other")
+    mask = link.alignment.lay(dataset.mask(second), shape)
+    image = np.dstack(
+        [link.alignment.lay(channel, shape) for channel in np.moveaxis(dataset.image(second), 2, 0)]
+    )
+    laid = blend(image, np.where(mask == IGNORE_INDEX, 0, mask).astype(np.uint8), dataset.card.classes)
+    return Pair(
+        link,
+        (
+            ", ".join(names[label] for label in first.classes) or "defect-free",
+            ", ".join(names[label] for label in second.classes) or "defect-free",
+        ),
+        (
+            _jpeg(blend(dataset.image(first), dataset.mask(first), dataset.card.classes)),
+            _jpeg(laid),
+        ),
+    )
+
+
+def _jpeg(image: Image) -> str:
+    height, width = image.shape[:2]
+    scale = min(PANEL[0] / width, PANEL[1] / height)
+    if scale < 1:
+        size = max(1, round(width * scale)), max(1, round(height * scale))
+        image = cv2.resize(image, size, interpolation=cv2.INTER_AREA).astype(np.uint8)
+    data = cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])[1]
+    return f"data:image/jpeg;base64,{base64.b64encode(data.tobytes()).decode()}"
