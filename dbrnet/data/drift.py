@@ -65,8 +65,9 @@ def compare_classes(
 ) -> Shift:
     """The shift of the class balance; each picture is given as the defect ids that it holds.
 
-    The chance bound is chi-squared's: to second order, the squared Jensen-Shannon distance in bits of two
-    samples of n and m from k classes is (1/n + 1/m) / (8 ln 2) times a chi-squared of k - 1 degrees.
+    The chance bound is Pearson's chi-squared: for samples of n and m from the same k classes, the squared
+    distance is at most chi-squared of k - 1 degrees times (1/n + 1/m) / 4 (Topsoe 2000: the
+    Jensen-Shannon divergence in bits is at most half the triangular discrimination).
     """
     before = class_balance(reference, reference_groups, classes)
     after = class_balance(new, new_groups, classes)
@@ -75,7 +76,7 @@ def compare_classes(
     spread = chi2.isf(FALSE_ALARMS, max(seen - 1, 1)) * (1 / groups[0] + 1 / groups[1])
     return Shift(
         distance=js_distance(before, after),
-        chance=min(1.0, float(np.sqrt(spread / (8 * np.log(2))))),
+        chance=min(1.0, float(np.sqrt(spread / 4))),
         groups=groups,
     )
 

@@ -143,12 +143,14 @@ def test_known_pictures_in_a_plain_folder_are_known_and_broken_ones_listed(
 ) -> None:
     folder = write_pictures(strips, tmp_path / "line")
     (folder / "a cut.png").write_bytes((folder / f"{strips.samples[0].id}.png").read_bytes()[:-100])
+    for copy in ("new.png", "new again.png"):  # one new picture, saved twice
+        assert cv2.imwrite(str(folder / copy), np.full((40, 90), 128, np.uint8))
     (folder / "a text.jpg").write_text("no picture")
     assert cv2.imwrite(str(folder / "a tiny.png"), np.zeros((31, 90), np.uint8))
     (folder / "notes.txt").write_text("not looked at")
     found = answer(strips.root, folder, tmp_path / "out")
     assert found["answer"] == "no"
-    assert (found["pictures"]["known"], found["pictures"]["new"]) == (200, 0)
+    assert (found["pictures"]["known"], found["pictures"]["new"]) == (200, 1)
     assert [line[:9].strip(": i") for line in found["unusable"]] == ["a cut.png", "a text.jp", "a tiny.pn"]
     assert not any(str(tmp_path) in line for line in found["unusable"])
     assert any(note.startswith("files left out: 3; a cut.png") for note in found["notes"])
