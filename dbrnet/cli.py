@@ -21,6 +21,7 @@ STEPS = {
     "evaluate": "score the exported model on the test part and write the HTML report",
     "benchmark": "measure the exported model's speed on this machine",
     "promote": "decide by the thresholds, register the model, and move the champion if it passes",
+    "drift": "answer whether new data warrant retraining the champion: yes or no, with reasons",
 }
 TOOLS = {
     "audit": "find the pictures that show the same thing, and say what a split of them leaks",
@@ -38,6 +39,8 @@ ARGUMENTS = {
     "exported": "the folder that `dbrnet export` wrote",
     "evaluated": "the folder that `dbrnet evaluate` wrote",
     "benchmarked": "the folder that `dbrnet benchmark` wrote",
+    "reference": "the dataset that the champion was trained on, as `dbrnet ingest` wrote it",
+    "current": "the dataset as it is now, or a plain folder of unlabelled pictures",
     "images": "pictures, or folders of pictures",
     "model": "an exported .onnx file, or models:/NAME@ALIAS or models:/NAME/VERSION in MLflow's registry",
     "count": "how many pictures",
@@ -47,9 +50,10 @@ ARGUMENTS = {
 }
 EPILOG = """\
 The steps, in order, are the stages of dvc.yaml and the sections of params.yaml:
-`dvc repro` runs those whose input has changed. Exit status: 0 done, 1 the job
-failed, 2 wrong input. MLFLOW_TRACKING_URI names the tracking store; without it
-runs go to mlflow.db in this folder.
+`dvc repro` runs those whose input has changed. (drift alone is no stage: it
+asks whether to run the others.) Exit status: 0 done, 1 the job failed, 2 wrong
+input. MLFLOW_TRACKING_URI names the tracking store; without it runs go to
+mlflow.db in this folder.
 """
 
 

@@ -112,6 +112,14 @@ class PromoteParams(_Section):
     min_equal_pixels: Fraction = 0.9999
 
 
+class DriftParams(_Section):
+    """From where on retraining is warranted."""
+
+    min_new_images: Count = 50  # labelled pictures that are new or relabelled
+    max_class_shift: Fraction = 0.1  # Jensen-Shannon distance of the class balance
+    max_image_drift: Fraction = 0.25  # Kolmogorov-Smirnov distance of a picture's feature
+
+
 class Params(_Section):
     """All of params.yaml."""
 
@@ -122,6 +130,7 @@ class Params(_Section):
     evaluate: EvaluateParams
     benchmark: BenchmarkParams
     promote: PromoteParams
+    drift: DriftParams
 
 
 def load_params(path: Path) -> Params:

@@ -78,7 +78,8 @@ def test_the_same_steps_everywhere() -> None:
     stages = YAML(typ="safe").load((ROOT / "dvc.yaml").read_text())["stages"]
     sections = YAML(typ="safe").load((ROOT / "params.yaml").read_text())
     modules = {file.stem for file in (PACKAGE / "steps").glob("*.py")} - {"__init__"}
-    assert list(stages) == list(sections) == list(Params.model_fields) == list(STEPS)
+    assert list(sections) == list(Params.model_fields) == list(STEPS)
+    assert list(stages) == [step for step in STEPS if step != "drift"]  # it asks whether to run the others
     assert modules == set(STEPS)
     for step, stage in stages.items():
         assert stage["cmd"].split()[:2] == ["dbrnet", step]

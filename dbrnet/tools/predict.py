@@ -6,6 +6,7 @@ from pathlib import Path
 
 from dbrnet.deployment.prediction import predict_files
 from dbrnet.deployment.runtimes import OnnxModel
+from dbrnet.registry.model_file import find_model_file
 
 log = logging.getLogger(__name__)
 
@@ -17,14 +18,5 @@ def predict(images: list[Path], *, model: str, out: Path) -> None:
     overlays/ and summary.csv under --out.
     """
     with tempfile.TemporaryDirectory() as scratch:
-        written = predict_files(OnnxModel(_fetch(model, Path(scratch))), images, out)
+        written = predict_files(OnnxModel(find_model_file(model, Path(scratch))), images, out)
     log.info("%d files written, the table last: %s", len(written), written[-1])
-
-
-def _fetch(model: str, scratch: Path) -> Path:
-    if not model.startswith("models:/"):
-        return Path(model)
-    from dbrnet.registry.promotion import fetch_model
-    from dbrnet.registry.tracking import open_store  # mlflow takes seconds: only where it is asked for
-
-    return fetch_model(model, scratch, store=open_store(Path.cwd()))

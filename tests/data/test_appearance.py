@@ -1,0 +1,80 @@
+from collections.abc import Callable
+
+import cv2
+import numpy as np
+import pytest
+
+from dbrnet.data.appearance import FEATURES, measure_appearance, picture_digest
+from dbrnet.data.dataset import Image
+from dbrnet.errors import UserError
+
+
+def grain(mean: float = 120, deviation: float = 20, shape: tuple[int, int] = (80, 120)) -> Image:
+    grey = np.random.default_rng(0).normal(mean, deviation, shape).clip(0, 255).astype(np.uint8)
+    return cv2.merge([grey] * 3).astype(np.uint8)
+
+
+def measured(image: Image) -> dict[str, float]:
+    return dict(zip(FEATURES, measure_appearance(image).tolist(), strict=True))
+
+
+def test_a_ramp_has_the_values_one_can_work_out() -> None:
+    ramp = np.tile(
+        np.arange(10, 74, dtype=np.uint8), (40, 1)
+    )  # half size: one step of 2 for each pixel across
+    found = measured(cv2.merge([ramp] * 3).astype(np.uint8))
+    assert found["brightness"] == pytest.approx(41.5, abs=0.6)  # a mean of two greys is rounded
+    assert found["contrast"] == pytest.approx(2 * np.arange(32).std(), rel=0.01)
+    assert found["texture"] == pytest.approx(1)
+    assert (found["direction"], found["clipped"]) == (0, 0)
+
+
+def turn(image: Image) -> Image:
+    return np.ascontiguousarray(np.rot90(image))
+
+
+@pytest.mark.parametrize(
+    ("change", "feature", "up"),
+    [
+        (lambda image: np.minimum(image, 200) + np.uint8(40), "brightness", True),
+        (lambda image: (image * 0.5 + 60).astype(np.uint8), "contrast", False),
+        (lambda image: cv2.GaussianBlur(image, (0, 0), 2), "texture", False),
+        (lambda image: cv2.blur(image, (1, 9)), "direction", False),
+        (lambda image: turn(cv2.blur(turn(image), (1, 9)).astype(np.uint8)), "direction", True),
+        (lambda image: np.clip(image * 1.0 + 100, 0, 255).astype(np.uint8), "clipped", True),
+    ],
+    ids=["lighter", "flatter", "out of focus", "smeared down", "smeared across", "overexposed"],
+)
+def test_each_feature_follows_what_it_is_for(
+    change: Callable[[Image], Image], feature: str, up: bool
+) -> None:
+    image = grain()
+    before, after = measured(image)[feature], measured(change(image))[feature]
+    assert (after > before) == up
+    assert abs(after - before) > 0.1 * max(before, 1)
+
+
+def test_a_dead_pixel_is_no_drift() -> None:
+    image = grain()
+    image[3, 3] = 0
+    assert measured(image)["clipped"] == measured(grain())["clipped"] == 0
+
+
+def test_a_black_picture_has_no_direction() -> None:
+    assert measured(np.zeros((32, 32, 3), np.uint8)) == {
+        "brightness": 0, "contrast": 0, "texture": 0, "direction": 50, "clipped": 100
+    }  # fmt: skip
+
+
+def test_a_picture_too_small_is_refused() -> None:
+    with pytest.raises(UserError, match="31x40 is too small"):
+        measure_appearance(np.zeros((31, 40, 3), np.uint8))
+
+
+def test_the_digest_is_of_pixels_and_shape() -> None:
+    image = grain()
+    other = image.copy()
+    other[0, 0, 0] ^= 1
+    reshaped = image.reshape(120, 80, 3)
+    assert picture_digest(image) == picture_digest(image.copy())
+    assert len({picture_digest(image), picture_digest(other), picture_digest(reshaped)}) == 3

@@ -1,0 +1,323 @@
+"""`dbrnet drift`: yes or no, with the reasons, on real small datasets and on MT's exposures."""
+
+import json
+import re
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from dbrnet.cli import main
+from dbrnet.data.arrivals import Pictures, find_arrivals
+from dbrnet.data.building import build_dataset
+from dbrnet.data.dataset import Dataset, Image, Sample, content_hash
+from dbrnet.data.drift import compare_classes, compare_values, group_weights
+from dbrnet.data.synthetic import generate
+from dbrnet.deployment.export import export_onnx
+from dbrnet.deployment.runtimes import OnnxModel
+from dbrnet.errors import UserError
+from dbrnet.models.dbrnet import DBRNet
+from dbrnet.models.saved import ModelMeta
+from dbrnet.params import DriftParams
+from dbrnet.steps.drift import drift
+
+ROOT = Path(__file__).parents[2]
+DEFAULTS = DriftParams()
+
+
+@pytest.fixture(scope="module")
+def strips(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    """200 pictures of steel strip, ingested."""
+    folder = tmp_path_factory.mktemp("strips")
+    generate(folder / "source", images=200)
+    (folder / "dataset").mkdir()
+    return build_dataset("steel-strip", folder / "source", folder / "dataset")
+
+
+def subset(dataset: Dataset, keep: Callable[[Sample], bool], root: Path) -> Dataset:
+    """An ingested dataset with the kept pictures of another."""
+    samples = tuple(sample for sample in dataset.samples if keep(sample))
+    for sample in samples:
+        for name in (sample.image, sample.mask):
+            (root / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(dataset.root / name, root / name)
+    card = replace(dataset.card, images=len(samples), content_hash=content_hash(samples))
+    made = Dataset(root, card, samples)
+    made.save_tables()
+    return made
+
+
+def write_pictures(
+    dataset: Dataset, folder: Path, change: Callable[[Image], Image] = lambda image: image
+) -> Path:
+    """A plain folder of the dataset's pictures, each changed."""
+    folder.mkdir()
+    for sample in dataset.samples:
+        bgr = cv2.cvtColor(change(dataset.image(sample)), cv2.COLOR_RGB2BGR)
+        assert cv2.imwrite(str(folder / f"{sample.id}.png"), bgr)
+    return folder
+
+
+def answer(reference: Path, current: Path, out: Path, params: DriftParams = DEFAULTS, **options: Any) -> Any:
+    drift(params, reference, current, out=out, **options)
+    assert (out / "drift.png").read_bytes().startswith(b"\x89PNG")
+    return json.loads((out / "drift.json").read_text())
+
+
+def reasons(found: dict[str, Any]) -> set[str]:
+    return {check["name"] for check in found["checks"] if check["warrants"]}
+
+
+def test_the_same_data_warrant_nothing(strips: Dataset, tmp_path: Path) -> None:
+    found = answer(strips.root, strips.root, tmp_path / "out")
+    assert (found["answer"], found["reasons"]) == ("no", [])
+    assert found["pictures"] == {
+        "reference": 200, "reference_groups": strips.card.groups,
+        "known": 200, "relabelled": 0, "new": 0, "new_groups": 0,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(("enough", "expected"), [(100, "yes"), (101, "no")])
+def test_enough_new_labels_warrant_it(strips: Dataset, tmp_path: Path, enough: int, expected: str) -> None:
+    old = set(strips.by_id) - set(sorted(strips.by_id)[::2])
+    reference = subset(strips, lambda sample: sample.id in old, tmp_path / "reference")
+    found = answer(reference.root, strips.root, tmp_path / "out", DriftParams(min_new_images=enough))
+    assert found["answer"] == expected
+    assert reasons(found) == ({"new labelled images"} if expected == "yes" else set())
+    assert (found["pictures"]["known"], found["pictures"]["new"]) == (100, 100)
+
+
+def test_a_new_mask_on_a_known_picture_is_a_new_label_and_no_new_picture(
+    strips: Dataset, tmp_path: Path
+) -> None:
+    first, *others = strips.samples
+    changed = Dataset(strips.root, strips.card, (replace(first, id="renamed", sha256="other mask"), *others))
+    current = subset(changed, lambda _: True, tmp_path / "current")
+    found = answer(strips.root, current.root, tmp_path / "out", DriftParams(min_new_images=1))
+    assert (found["pictures"]["relabelled"], found["pictures"]["new"]) == (1, 0)
+    assert reasons(found) == {"new labelled images"}
+
+
+def test_another_balance_of_classes_is_named(strips: Dataset, tmp_path: Path) -> None:
+    reference = subset(strips, lambda sample: 1 not in sample.classes, tmp_path / "reference")
+    found = answer(reference.root, strips.root, tmp_path / "out", DriftParams(min_new_images=1000))
+    assert "class balance" in reasons(found)
+    balance = next(check for check in found["checks"] if check["name"] == "class balance")
+    name = strips.card.classes[1].name
+    assert f"most of all {name}, from 0.0% to" in balance["text"]
+    assert balance["before"][name] == 0 < 0.5 < balance["now"][name]
+
+
+def darker(image: Image) -> Image:
+    return (image * 0.7).astype(np.uint8)
+
+
+def blurred(image: Image) -> Image:
+    return cv2.GaussianBlur(image, (0, 0), 1.5).astype(np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"), [(darker, {"brightness", "contrast", "texture"}), (blurred, {"texture"})]
+)
+def test_unlabelled_pictures_that_look_otherwise(
+    strips: Dataset, tmp_path: Path, change: Callable[[Image], Image], expected: set[str]
+) -> None:
+    folder = write_pictures(strips, tmp_path / "line", change)
+    found = answer(strips.root, folder, tmp_path / "out")
+    assert found["answer"] == "yes"
+    assert expected <= reasons(found) <= expected | {"direction"}
+    measured = {check["name"]: check["figure"] for check in found["checks"]}
+    assert (measured["new labelled images"], measured["class balance"]) == (None, None)
+    assert found["pictures"]["relabelled"] is None
+    assert any("label some of the new pictures first" in note for note in found["notes"])
+
+
+def test_known_pictures_in_a_plain_folder_are_known_and_broken_ones_listed(
+    strips: Dataset, tmp_path: Path
+) -> None:
+    folder = write_pictures(strips, tmp_path / "line")
+    (folder / "a cut.png").write_bytes((folder / f"{strips.samples[0].id}.png").read_bytes()[:-100])
+    for copy in ("new.png", "new again.png"):  # one new picture, saved twice
+        assert cv2.imwrite(str(folder / copy), np.full((40, 90), 128, np.uint8))
+    (folder / "a text.jpg").write_text("no picture")
+    assert cv2.imwrite(str(folder / "a tiny.png"), np.zeros((31, 90), np.uint8))
+    (folder / "notes.txt").write_text("not looked at")
+    found = answer(strips.root, folder, tmp_path / "out")
+    assert found["answer"] == "no"
+    assert (found["pictures"]["known"], found["pictures"]["new"]) == (200, 1)
+    assert [line[:9].strip(": i") for line in found["unusable"]] == ["a cut.png", "a text.jp", "a tiny.pn"]
+    assert not any(str(tmp_path) in line for line in found["unusable"])
+    assert any(note.startswith("files left out: 3; a cut.png") for note in found["notes"])
+
+
+@pytest.fixture(scope="module")
+def few(strips: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    """The first 40 strips: a network takes its time."""
+    kept = {sample.id for sample in strips.samples[:40]}
+    return subset(strips, lambda sample: sample.id in kept, tmp_path_factory.mktemp("few"))
+
+
+@pytest.fixture(scope="module")
+def network(few: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A network with lively weights that says it was trained on the few."""
+    torch.manual_seed(0)
+    model = DBRNet(len(few.card.classes)).eval()
+    torch.nn.init.normal_(model.head.body[-1].weight, std=0.7)  # type: ignore[arg-type]
+    meta = ModelMeta(
+        classes=few.card.classes, mean=(0.5,) * 3, std=(0.1,) * 3, image_size=(64, 128),
+        lfem=True, affm=True, dcppm=True,
+    )  # fmt: skip
+    path = tmp_path_factory.mktemp("model") / "model.onnx"
+    export_onnx(model, meta, path, metadata={"dataset_content_hash": few.card.content_hash})
+    return path
+
+
+@pytest.mark.slow
+def test_the_networks_confidence_is_one_more_feature(few: Dataset, network: Path, tmp_path: Path) -> None:
+    folder = write_pictures(few, tmp_path / "line", darker)
+    found = answer(few.root, folder, tmp_path / "out", model=str(network))
+    check = next(check for check in found["checks"] if check["name"] == "confidence")
+    runtime = OnnxModel(network)
+    groups = [sample.group for sample in few.samples]
+    pictures = [few.image(sample) for sample in few.samples]
+    before, now = (
+        np.array([runtime.predict(change(picture)[None])[1].mean() for picture in pictures])
+        for change in (lambda picture: picture, darker)
+    )
+    assert check["before"] == pytest.approx(before @ group_weights(groups))
+    assert check["now"] == pytest.approx(now.mean())  # nothing is known of groups in a plain folder
+    assert before.mean() != now.mean()
+    assert found["model"]["dataset_content_hash"] == few.card.content_hash
+
+
+@pytest.mark.slow
+def test_a_network_of_other_data_is_refused(strips: Dataset, network: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="was trained on other data") as caught:
+        answer(strips.root, strips.root, tmp_path / "out", model=str(network))
+    assert "\n" not in str(caught.value)
+
+
+def test_run_again_it_writes_the_same_bytes(strips: Dataset, tmp_path: Path) -> None:
+    folder = write_pictures(strips, tmp_path / "line", darker)
+    written = []
+    for _ in range(2):
+        answer(strips.root, folder, tmp_path / "out")
+        written.append({path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()})
+    assert written[0] == written[1]
+    assert written[0].keys() == {"drift.json", "drift.png"}
+
+
+def rename_class(folder: Path) -> None:
+    card = folder / "card.json"
+    card.write_text(card.read_text().replace('"scratch"', '"groove"'))
+
+
+def empty(folder: Path) -> None:
+    folder.joinpath("card.json").unlink()
+    folder.joinpath("readme.txt").write_text("no pictures")
+
+
+def only_broken(folder: Path) -> None:
+    folder.joinpath("card.json").unlink()
+    folder.joinpath("a.jpg").write_text("no picture")
+
+
+def gone(folder: Path) -> None:
+    folder.rename(folder.with_name("elsewhere"))
+
+
+def lose_a_picture(folder: Path) -> None:
+    table = folder / "samples.csv"  # its first picture becomes a new one, whose file is gone
+    table.write_text(re.sub(r"[0-9a-f]{64}", "0" * 64, table.read_text(), count=1))
+    min((folder / "images").iterdir()).unlink()
+
+
+@pytest.mark.parametrize(
+    ("spoil", "expected"),
+    [
+        (rename_class, "has the classes background, groove"),
+        (empty, "holds neither card.json nor pictures"),
+        (only_broken, "none of its 1 pictures is usable; a.jpg"),
+        (gone, "current does not exist"),
+        (lose_a_picture, "cannot be read"),
+    ],
+)
+def test_what_a_user_gets_wrong_is_one_line_and_status_2(
+    strips: Dataset,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    spoil: Callable[[Path], None],
+    expected: str,
+) -> None:
+    few = {sample.id for sample in strips.samples[:3]}
+    reference = subset(strips, lambda sample: sample.id in few, tmp_path / "reference").root
+    current = subset(strips, lambda sample: sample.id in few, tmp_path / "current").root
+    spoil(current)
+    words = ["drift", str(reference), str(current), "--out", str(tmp_path / "out")]
+    assert main([*words, "--params", str(ROOT / "params.yaml")]) == 2
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1
+    assert expected in lines[0]
+    assert not (tmp_path / "out").exists()
+
+
+def test_either_answer_is_status_0(strips: Dataset, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    folder = write_pictures(strips, tmp_path / "line", darker)
+    for current, expected in ((strips.root, "no"), (folder, "yes")):
+        words = ["drift", str(strips.root), str(current), "--out", str(tmp_path / "out")]
+        assert main([*words, "--params", str(ROOT / "params.yaml")]) == 0
+        assert f"is retraining warranted? {expected}" in caplog.text
+
+
+def shifts(pictures: Pictures, first: np.ndarray, classes: int) -> dict[str, bool]:
+    """What is found to differ between the pictures of `first` (a mask) and the others."""
+    one, other = (pictures.take(np.flatnonzero(side).tolist()) for side in (first, ~first))
+    assert one.labels is not None
+    assert other.labels is not None
+    balance = compare_classes(one.labels, one.groups, other.labels, other.groups, classes=classes)
+    features = [
+        compare_values(
+            one.features[:, index], one.groups, other.features[:, index], other.groups, comparisons=5
+        ).exceeds(DEFAULTS.max_image_drift)
+        for index in range(one.features.shape[1])
+    ]
+    return {"classes": balance.exceeds(DEFAULTS.max_class_shift), "image": any(features)}
+
+
+def halves(pictures: Pictures, seed: int, *, whole_groups: bool) -> np.ndarray:
+    """A random half of the pictures, or the pictures of a random half of the groups."""
+    rng = np.random.default_rng(seed)
+    names = np.array(pictures.groups if whole_groups else [str(path) for path in pictures.paths])
+    units = np.unique(names)
+    return np.isin(names, rng.permutation(units)[: len(units) // 2])
+
+
+@pytest.mark.parametrize("whole_groups", [True, False])
+def test_reshuffled_halves_are_no_drift(strips: Dataset, whole_groups: bool) -> None:
+    pictures = find_arrivals(strips, strips.root).reference
+    for seed in range(20):
+        half = halves(pictures, seed, whole_groups=whole_groups)
+        assert not any(shifts(pictures, half, len(strips.card.classes)).values()), seed
+
+
+@pytest.mark.slow
+def test_exposures_are_drift_and_reshuffled_halves_are_none(archives: Path, tmp_path: Path) -> None:
+    (tmp_path / "dataset").mkdir()
+    tiles = build_dataset("magnetic-tile", archives / "magnetic-tile.zip", tmp_path / "dataset")
+    pictures = find_arrivals(tiles, tiles.root).reference
+    classes = len(tiles.card.classes)
+    exposures = np.array([int(sample.id.partition("exp")[2][0]) for sample in tiles.samples])
+    for dark, bright in ((1, 6), (1, 2), (5, 6)):
+        one_of_two = pictures.take(np.flatnonzero(np.isin(exposures, (dark, bright))).tolist())
+        found = shifts(one_of_two, exposures[np.isin(exposures, (dark, bright))] == dark, classes)
+        assert found == {"classes": False, "image": True}, (dark, bright)
+    for seed in range(20):
+        for whole_groups in (True, False):
+            half = halves(pictures, seed, whole_groups=whole_groups)
+            assert shifts(pictures, half, classes) == {"classes": False, "image": False}, seed
