@@ -36,8 +36,8 @@ class NeuSeg(Reader):
         "Automated Surface Defect Detection, IEEE Transactions on Industrial Informatics 16(12), 2020",
         licence="none is stated",
         group_rule="",
-        leak_note="96.4 % of the published test pictures are turned training pictures, and many pictures with "
-        "two classes are others with a defect pasted in: only a split by what pictures show is worth anything",
+        leak_note="96.4 % of the published test pictures are turned training pictures, and many pictures "
+        "of two classes are others with a defect pasted in: a split must go by what the pictures show",
     )
     layout = ("images", "annotations")
 
