@@ -44,9 +44,9 @@ class Converted:
     picture_sha256: str
     sha256: str
 
-    def store(self, id_: str, out: Path) -> Sample:
-        """Write both files under the dataset's folder `out`, and return the row."""
-        sample = Sample(
+    def row(self, id_: str) -> Sample:
+        """What samples.csv says of it."""
+        return Sample(
             id=id_,
             image=f"images/{id_}{self.suffix}",
             mask=f"masks/{id_}.png",
@@ -57,6 +57,10 @@ class Converted:
             sha256=self.sha256,
             picture_sha256=self.picture_sha256,
         )
+
+    def store(self, id_: str, out: Path) -> Sample:
+        """Write both files under the dataset's folder `out`, and return the row."""
+        sample = self.row(id_)
         (out / sample.image).write_bytes(self.picture)
         (out / sample.mask).write_bytes(self.mask)
         return sample

@@ -1,6 +1,7 @@
 """Reading a picture as the canonical dataset keeps it: 8-bit JPEG or PNG, seen as it is displayed."""
 
 import io
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -17,6 +18,8 @@ from dbrnet.errors import UserError
 _JPEG, _PNG, _BMP = b"\xff\xd8", b"\x89PNG\r\n\x1a\n", b"BM"
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _STRIPS, _TILES = (273, 279), (324, 325)  # TIFF tags: offsets and byte counts
+warnings.filterwarnings("ignore", module="PIL")  # of a damaged file one line is said, and it is ours
+
 _PALETTE = b"\3"  # a PNG's colour type
 
 

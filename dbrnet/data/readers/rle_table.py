@@ -57,6 +57,8 @@ def read_table(path: Path, labels: Mapping[str, int]) -> Iterator[Row | BadRow]:
             )
         for cells in reader:
             place = f"{path} row {reader.line_num}"
+            if not cells:  # an empty line
+                continue
             if len(cells) != len(header):
                 image = cells[0] if header == COLUMNS and cells else ""
                 yield BadRow(image, place, f"has {len(cells)} cells and not {len(header)}")
