@@ -16,8 +16,10 @@ from dbrnet.errors import UserError
 
 MAX_BYTES = 32 << 30  # unpacked; the whole Severstal set has 1.6 GB
 MAX_MEMBERS = 500_000
+MAX_RATIO = 200  # of unpacked bytes to packed ones, past the first GiB: pictures and masks stay far below
 
 _BLOCK = 1 << 20
+_FREE_BYTES = 1 << 30
 _DAMAGE = (
     zipfile.BadZipFile,
     tarfile.TarError,
@@ -49,11 +51,12 @@ def unpack(
     """Unpack the plain files of `archive` under `target`, and refuse whatever else it holds.
 
     Refused with a `UserError`: paths that leave the target, links and devices, a path that comes twice,
-    encryption, damage, more than `max_members` members or more than `max_bytes` bytes. Sizes are counted
-    while writing, since headers can lie. After an error `target` may hold some of the files.
+    encryption, damage, more than `max_members` members, more than `max_bytes` bytes or, past the first GiB,
+    than `MAX_RATIO` times the archive's own. Sizes are counted while writing, since headers can lie. After
+    an error `target` may hold some of the files.
     """
     target.mkdir(parents=True, exist_ok=True)
-    room = max_bytes
+    max_bytes = room = min(max_bytes, max(_FREE_BYTES, MAX_RATIO * archive.stat().st_size))
     try:
         for count, member in enumerate(_members(archive), start=1):
             if count > max_members:

@@ -181,6 +181,7 @@ class _Growth:
 
     def _reject(self, candidate: Candidate, root: Path, reason: str, *, counts: bool = True) -> None:
         picture, *masks = (path.relative_to(root).as_posix() for path in candidate.files)
+        reason = reason.removeprefix(picture).lstrip(": ")
         self.changes.rejected.append(Rejected(picture, reason, counts))
         for mask in masks:
             self.changes.rejected.append(Rejected(mask, f"its picture, {picture}, is not used", counts=False))

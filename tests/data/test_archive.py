@@ -98,6 +98,17 @@ def test_bytes_and_members_are_bounded(tmp_path: Path, kind: type) -> None:
         unpack(archive, tmp_path / "members", max_members=1)
 
 
+@pytest.mark.parametrize("kind", [_zip, _tar])
+def test_a_bomb_is_refused_by_its_ratio(tmp_path: Path, kind: type, monkeypatch: pytest.MonkeyPatch) -> None:
+    content = {"bomb": bytes(300_000)}
+    archive = _zip(tmp_path / "bomb", content) if kind is _zip else _tar(tmp_path / "bomb", content, "w:xz")
+    assert archive.stat().st_size < 1000
+    unpack(archive, tmp_path / "small enough to bear")
+    monkeypatch.setattr("dbrnet.data.archive._FREE_BYTES", 100_000)
+    with pytest.raises(UserError, match="unpacks to more than"):
+        unpack(archive, tmp_path / "work")
+
+
 def test_a_header_that_understates_the_size_does_not_pass(tmp_path: Path) -> None:
     archive = _zip(tmp_path / "archive.zip", {"bomb": bytes(1_000_000)})
     true_size, lie = (1_000_000).to_bytes(4, "little"), (10).to_bytes(4, "little")

@@ -146,6 +146,15 @@ def test_a_name_that_another_picture_has_gets_the_pictures_hash(first: Path, tmp
     assert _quarantine(gone.root)["images/A.png"] == f"is listed in withdrawn.txt as {new}"
 
 
+def test_names_that_become_one_id_are_told_apart(first: Path, tmp_path: Path) -> None:
+    for seed, name in enumerate(("x y.png", "x_y.png", "X'Y.png", "x,Y.png"), start=20):
+        _add(first, name, seed)
+    dataset, changes = _grow(first, tmp_path / "out")
+    assert len(dataset.samples) == len(changes.new) == 7
+    assert len({sample.id.casefold() for sample in dataset.samples}) == 7
+    assert [sample.id for sample in dataset.samples if "-" not in sample.id] == ["X_Y", "a", "b", "c"]
+
+
 def test_a_batch_that_only_withdraws(first: Path, tmp_path: Path) -> None:
     former, _ = _grow(first, tmp_path / "one")
     (tmp_path / "second").mkdir()
