@@ -80,6 +80,8 @@ def unpack(
         name = Path(error.filename).relative_to(target)
         raise UserError(f"{archive} holds {name} twice; fetch it again") from None
     except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            raise UserError(f"{archive} holds a name that is too long for this system; rename it") from None
         if error.errno not in (None, errno.EINVAL):  # these two are the decompressors', not the disk's
             raise
         raise UserError(f"{archive} is damaged ({error}); fetch it again") from None
@@ -103,6 +105,8 @@ def _members(archive: Path) -> Iterator[_Member]:
 def _zip_members(archive: Path) -> Iterator[_Member]:
     with zipfile.ZipFile(archive) as opened:
         for info in opened.infolist():
+            if not info.filename:
+                raise UserError(f"{archive} holds a member without a name; fetch it again")
             kind = stat.S_IFMT(info.external_attr >> 16)
             if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
                 raise UserError(f"{archive}: {info.filename} is a link or a device; unpack it yourself")

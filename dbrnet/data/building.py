@@ -5,7 +5,6 @@ import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -78,6 +77,11 @@ def _store(converted: Converted, out: Path) -> tuple[Sample, Measured]:
 def _require_distinct(samples: Sequence[RawSample]) -> None:
     if not samples:
         raise UserError("holds no pictures; give the folder or archive that holds the dataset")
-    for former, sample in pairwise(samples):
-        if former.id == sample.id:
+    named: dict[str, RawSample] = {}
+    for sample in samples:
+        if not sample.id.isprintable():
+            raise UserError(f"{sample.image}: the name holds what does not print; rename it")
+        if (
+            former := named.setdefault(sample.id.casefold(), sample)
+        ) is not sample:  # one file on some systems
             raise UserError(f"{former.image} and {sample.image} have the same name; rename one")

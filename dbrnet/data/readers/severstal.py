@@ -55,7 +55,7 @@ class Severstal(Reader):
                 raise UserError(f"{row.place}: {row.reason}")
             if row.image not in rows_of:
                 raise UserError(
-                    f"{row.place}: there is no train_images/{row.image}; add it or remove the row"
+                    f"{row.place}: there is no train_images/{row.image[:200]}; add it or remove the row"
                 )
             if row.class_id in rows_of[row.image]:
                 raise UserError(f"{row.place}: class {row.class_id} of {row.image} has a row already")

@@ -67,6 +67,15 @@ def test_the_old_form_gives_the_same(severstal_source: Path, tmp_path: Path) -> 
         ((NEW, "a.jpg,1,2048 2"), "row 2 (a.jpg, class 1): run 1 ends at pixel 2049 of 2048"),
         ((NEW, "a.jpg,1,-4 2"), "row 2 (a.jpg, class 1): run 1 starts at -4"),
         ((NEW, 'a.jpg,1,"1 2'), "is not a readable csv"),
+        (
+            (NEW, "a.jpg,1," + "1 " * (1 << 23) + "1"),
+            "is not a readable csv file (field larger than field limit",
+        ),
+        ((NEW, "a.jpg,1," + "9" * 5000 + " 1"), "row 2 (a.jpg, class 1): run 1 starts at"),
+        ((NEW, "a.jpg,1,1 2\0"), "row 2 (a.jpg, class 1): "),
+        ((NEW, "a.jpg,1" + ",1 2" * 5000), "row 2: has 5002 cells and not 3"),
+        ((NEW, '"a\n.jpg",1,1 2'), "there is no train_images/a\\n.jpg"),
+        ((NEW, "é" * 100_000 + ",1,1 2"), "row 2: there is no train_images/é"),
     ],
 )
 def test_a_wrong_row_is_named(
