@@ -12,6 +12,8 @@ from dbrnet.data.dataset import decode_image
 from dbrnet.data.pictures import read_any, read_as_it_is, read_class_ids, read_marked, read_whole
 from dbrnet.errors import UserError
 
+pytestmark = pytest.mark.filterwarnings("ignore:Corrupt EXIF")  # Pillow's word on damaged files
+
 PIXELS = np.random.default_rng(0).integers(0, 255, (64, 96, 3), np.uint8)
 
 
