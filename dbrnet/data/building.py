@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from dbrnet.data.archive import open_source
-from dbrnet.data.conversion import Converted, Progress, convert, describe, in_order
+from dbrnet.data.conversion import Progress, convert, describe, in_order
 from dbrnet.data.dataset import Dataset, Sample
 from dbrnet.data.pictures import read_as_it_is
 from dbrnet.data.readers import READERS
@@ -37,8 +37,8 @@ def build_dataset(
         folder = find_layout(root, reader.layout)
         raw = sorted(reader.samples(folder, mask_threshold), key=lambda sample: sample.id)
         _require_distinct(raw)
-        results = in_order(partial(convert, read_picture=read_as_it_is, classes=classes), raw)
-        built = [_store(one, out) for one in (progress(results, len(raw), "ingest") if progress else results)]
+        results = in_order(partial(_build, out=out, classes=classes), raw)
+        built = list(progress(results, len(raw), "ingest") if progress else results)
         measured = [one for _, one in built]
         notes = reader.notes(folder, measured, mask_threshold)
     samples = tuple(sample for sample, _ in built)
@@ -69,8 +69,9 @@ def inside(root: Path, message: str) -> str:
     return message.replace(f"{root}{os.sep}", "")
 
 
-def _store(converted: Converted, out: Path) -> tuple[Sample, Measured]:
-    sample = converted.store(converted.raw.id, out)
+def _build(raw: RawSample, out: Path, classes: int) -> tuple[Sample, Measured]:
+    converted = convert(raw, read_as_it_is, classes)
+    sample = converted.store(raw.id, out)
     return sample, Measured(sample.id, converted.pixels, converted.overlap)
 
 
