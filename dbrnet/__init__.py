@@ -11,6 +11,7 @@ import os
 # work: training ran up to ten times as slow. Not spinning at all costs a quarter on a quiet one.)
 for _switch, _value in {
     "GOMP_SPINCOUNT": "20000",
+    "OPENCV_IO_MAX_IMAGE_PIXELS": str(2**27),  # a picture that declares more is refused before it is decoded
     "NO_ALBUMENTATIONS_UPDATE": "1",
     "ORT_DISABLE_TELEMETRY": "1",
     "MLFLOW_DISABLE_TELEMETRY": "true",

@@ -1,9 +1,21 @@
 """The errors a user can cause, told apart from our own bugs."""
 
 
-class UserError(Exception):
+class _OneLineError(Exception):
+    """Its message is one printable line, also where a file's name holds a newline or a terminal's codes."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(one_line(message))
+
+
+class UserError(_OneLineError):
     """Wrong input: one line that says what is wrong, where, and what to do. The CLI exits with status 2."""
 
 
-class JobError(Exception):
+class JobError(_OneLineError):
     """The input is fine but the job failed (a model that diverged, a server away). Exit status 1."""
+
+
+def one_line(text: str) -> str:
+    """`text` with what does not print, newlines among it, written as escapes."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

@@ -3,7 +3,15 @@
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
@@ -15,6 +23,9 @@ Count = Annotated[int, Field(ge=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Side = Annotated[int, Field(ge=32, le=8192)]
 Size = tuple[Side, Side]  # height, width
+ClassName = Annotated[
+    str, Field(pattern=r"^[\w-]*[^\W\d][\w-]*$", max_length=40)
+]  # a folder's name, no number
 
 
 def _sums_to_one(fractions: tuple[float, float, float]) -> tuple[float, float, float]:
@@ -36,9 +47,32 @@ class _Section(BaseModel):
 class IngestParams(_Section):
     """What is read, and from where."""
 
-    dataset: Literal["steel-strip", "neu-seg", "magnetic-tile", "severstal"]
+    dataset: Literal["steel-strip", "neu-seg", "magnetic-tile", "severstal", "factory"]
     source: str = Field(min_length=1)  # a folder, or a .zip / .tar(.gz) archive
     mask_threshold: int = Field(127, ge=0, le=254)  # magnetic-tile: a mask pixel above it is defect
+    classes: tuple[ClassName, ...] = Field((), max_length=254, validate_default=True)  # factory: ids from 1
+    bit_depth: int = Field(16, ge=8, le=16)  # factory: how many bits 16-bit pictures use
+    former: str | None = Field(None, min_length=1)  # factory: the dataset that the source is a new batch for
+    max_quarantine: Fraction = 0.05  # factory: the share of a batch's pictures that may be unusable
+
+    @field_validator("classes")
+    @classmethod
+    def _belong_to_factory(cls, classes: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+        own = info.data.get("dataset") == "factory"
+        if own and not classes:
+            raise ValueError("must name the defects, such as [scratch, dent], where dataset is factory")
+        if classes and not own and "dataset" in info.data:
+            raise ValueError("must be [] where dataset is not factory: that dataset has its own")
+        if len({name.casefold() for name in classes}) < len(classes) or "background" in classes:
+            raise ValueError("must differ, also without regard to case, and background is id 0 anyway")
+        return classes
+
+    @field_validator("former")
+    @classmethod
+    def _former_of_factory(cls, former: str | None, info: ValidationInfo) -> str | None:
+        if former is not None and info.data.get("dataset") != "factory":
+            raise ValueError("must be null where dataset is not factory")
+        return former
 
 
 class SplitParams(_Section):

@@ -25,6 +25,7 @@ MAY_USE = {
 DOORS = {
     "mlflow": ["registry/"],
     "albumentations": ["training/augmentation.py"],
+    "PIL": ["data/pictures.py"],
     "boto3": [],
     "kfp": [],
     "dvc": [],

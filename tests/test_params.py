@@ -37,6 +37,14 @@ def params(tmp_path: Path) -> Path:
             "    lfm: true",
             "train.model.lfm: unknown parameter; allowed here: lfem, affm, dcppm",
         ),
+        ("dataset: steel-strip ", "dataset: factory ", "ingest.classes: value error, must name the defects"),
+        (
+            "  classes: []",
+            "  classes: [dent]",
+            "ingest.classes: value error, must be [] where dataset is not",
+        ),
+        ("  former: null", "  former: old", "ingest.former: value error, must be null where dataset is not"),
+        ("  bit_depth: 16", "  bit_depth: 7", "ingest.bit_depth: input should be greater than or equal to 8"),
         ("  epochs: ", "  epochs: many #", "train.epochs: input should be a valid integer"),
         (
             "  dataset: steel-strip",
@@ -60,6 +68,27 @@ def test_an_error_names_key_section_and_what_is_allowed(
     message = str(caught.value)
     assert expected in message
     assert "\n" not in message
+
+
+@pytest.mark.parametrize(
+    ("classes", "complaint"),
+    [
+        ("[dent, Dent]", "must differ"),
+        ("[background]", "background is id 0 anyway"),
+        ("[dent, 2]", "classes.1: input should be a valid string"),
+        ('["2"]', "classes.0: string should match pattern"),
+        ('["a/b"]', "classes.0: string should match pattern"),
+        ('[".."]', "classes.0: string should match pattern"),
+        ('["a b"]', "classes.0: string should match pattern"),
+    ],
+)
+def test_a_class_is_named_as_a_folder_may_be(params: Path, classes: str, complaint: str) -> None:
+    text = params.read_text().replace("dataset: steel-strip ", "dataset: factory ", 1)
+    params.write_text(text.replace("classes: []", "classes: [scratch, Tiefe_Delle-2, 划痕]", 1))
+    assert load_params(params).ingest.classes == ("scratch", "Tiefe_Delle-2", "划痕")
+    params.write_text(text.replace("classes: []", f"classes: {classes}", 1))
+    with pytest.raises(UserError, match=complaint):
+        load_params(params)
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
@@ -86,5 +115,5 @@ def test_every_recipe_is_valid_and_undone_by_another(params: Path, recipe: Path)
 
 
 def test_an_unknown_recipe_names_the_known_ones(params: Path) -> None:
-    with pytest.raises(UserError, match="there are: magnetic-tile, neu-seg, severstal, steel-strip"):
+    with pytest.raises(UserError, match="there are: factory, magnetic-tile, neu-seg, severstal, steel-strip"):
         use("neu", params=params)

@@ -6,12 +6,9 @@ does not depend on the picture's: a dataset's fingerprints take some 12 KiB a pi
 """
 
 import math
-import os
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +16,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from dbrnet.data.conversion import in_order
 from dbrnet.data.dataset import Dataset, Sample
 from dbrnet.errors import UserError
 from dbrnet.progress import progress
@@ -31,7 +29,6 @@ FLAT = 0.35  # grey values; a relief with a smaller deviation holds nothing to k
 CLIP = 3.0  # deviations
 STEPS = 127 / CLIP  # of the stored texture in one deviation
 
-CHUNK = 256  # pictures in flight
 
 _REDUCED = {
     1: cv2.IMREAD_GRAYSCALE,
@@ -62,22 +59,11 @@ def take_fingerprints(dataset: Dataset) -> Fingerprints:
     coarse = np.zeros((len(samples), COARSE_SIDE**2), np.float32)
     brightness = np.zeros(len(samples), np.float32)
     textures: list[Texture] = []
-    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
-        taken = (
-            one
-            for chunk in _chunks(samples)  # not all at once: results wait in memory
-            for one in pool.map(partial(_fingerprint, dataset.root, scale), chunk)
-        )
-        for index, (vector, texture, mean) in enumerate(progress(taken, len(samples), "fingerprints")):
-            coarse[index], brightness[index] = vector, mean
-            textures.append(texture)
+    taken = in_order(partial(_fingerprint, dataset.root, scale), samples)
+    for index, (vector, texture, mean) in enumerate(progress(taken, len(samples), "fingerprints")):
+        coarse[index], brightness[index] = vector, mean
+        textures.append(texture)
     return Fingerprints(samples, coarse, tuple(textures), brightness, scale)
-
-
-def _chunks(samples: Iterable[Sample]) -> Iterator[list[Sample]]:
-    remaining = iter(samples)
-    while chunk := list(islice(remaining, CHUNK)):
-        yield chunk
 
 
 def _fine_scale(samples: Sequence[Sample]) -> float:

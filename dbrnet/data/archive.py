@@ -16,8 +16,10 @@ from dbrnet.errors import UserError
 
 MAX_BYTES = 32 << 30  # unpacked; the whole Severstal set has 1.6 GB
 MAX_MEMBERS = 500_000
+MAX_RATIO = 200  # of unpacked bytes to packed ones, past the first GiB: pictures and masks stay far below
 
 _BLOCK = 1 << 20
+_FREE_BYTES = 1 << 30
 _DAMAGE = (
     zipfile.BadZipFile,
     tarfile.TarError,
@@ -49,11 +51,12 @@ def unpack(
     """Unpack the plain files of `archive` under `target`, and refuse whatever else it holds.
 
     Refused with a `UserError`: paths that leave the target, links and devices, a path that comes twice,
-    encryption, damage, more than `max_members` members or more than `max_bytes` bytes. Sizes are counted
-    while writing, since headers can lie. After an error `target` may hold some of the files.
+    encryption, damage, more than `max_members` members, more than `max_bytes` bytes or, past the first GiB,
+    than `MAX_RATIO` times the archive's own. Sizes are counted while writing, since headers can lie. After
+    an error `target` may hold some of the files.
     """
     target.mkdir(parents=True, exist_ok=True)
-    room = max_bytes
+    max_bytes = room = min(max_bytes, max(_FREE_BYTES, MAX_RATIO * archive.stat().st_size))
     try:
         for count, member in enumerate(_members(archive), start=1):
             if count > max_members:
@@ -77,6 +80,8 @@ def unpack(
         name = Path(error.filename).relative_to(target)
         raise UserError(f"{archive} holds {name} twice; fetch it again") from None
     except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            raise UserError(f"{archive} holds a name that is too long for this system; rename it") from None
         if error.errno not in (None, errno.EINVAL):  # these two are the decompressors', not the disk's
             raise
         raise UserError(f"{archive} is damaged ({error}); fetch it again") from None
@@ -100,6 +105,8 @@ def _members(archive: Path) -> Iterator[_Member]:
 def _zip_members(archive: Path) -> Iterator[_Member]:
     with zipfile.ZipFile(archive) as opened:
         for info in opened.infolist():
+            if not info.filename:
+                raise UserError(f"{archive} holds a member without a name; fetch it again")
             kind = stat.S_IFMT(info.external_attr >> 16)
             if kind not in (0, stat.S_IFREG, stat.S_IFDIR):
                 raise UserError(f"{archive}: {info.filename} is a link or a device; unpack it yourself")

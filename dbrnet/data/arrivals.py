@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from dbrnet.data.appearance import FEATURES, measure_appearance, picture_digest
 from dbrnet.data.dataset import CARD_FILE, Dataset, Image, Sample, decode_image
-from dbrnet.data.readers.reader import IMAGE_SUFFIXES, read_whole
+from dbrnet.data.pictures import read_whole
+from dbrnet.data.readers.reader import IMAGE_SUFFIXES
 from dbrnet.errors import UserError
 from dbrnet.progress import progress
 from dbrnet.provenance import available_cores

@@ -2,8 +2,8 @@
 
 card.json       name, classes with colours, sizes, counts, pixel shares, source, licence note, content hash
 samples.csv     one row a picture: id, files, size, classes present, group, content hash,
-               the part in which it was published
-images/         the pictures, with the very bytes they came in (JPEG or PNG)
+                the part in which it was published
+images/         the pictures, 8-bit JPEG or PNG, with the very bytes they came in where they were such
 masks/<id>.png  single-channel 8-bit class ids; 0 is the background
 """
 
@@ -49,6 +49,7 @@ class Sample:
     classes: tuple[int, ...]  # defect ids present, ascending; empty: defect-free
     group: str  # pictures of the same thing share a group; parts of a split must not share groups
     sha256: str  # of the picture's decoded pixels and its mask's
+    picture_sha256: str = ""  # of the picture's alone; empty in datasets written before it was kept
     published: str = ""  # the part in which it was published, train or test; empty: none
 
 
@@ -138,19 +139,26 @@ class Dataset:
 
 def decode_image(data: bytes, name: Path | str) -> Image:
     """Decode JPEG or PNG bytes to RGB [H, W, 3]; a broken one is a `UserError` that names it."""
-    return cv2.cvtColor(_decode(data, name, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB).astype(np.uint8, copy=False)
+    pixels = decode_pixels(data, name, cv2.IMREAD_COLOR)
+    return cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB).astype(np.uint8, copy=False)
 
 
 def decode_grey(data: bytes, name: Path | str) -> Mask:
     """Decode a single-channel 8-bit picture to [H, W], its values unchanged."""
-    pixels = _decode(data, name, cv2.IMREAD_UNCHANGED)
+    pixels = decode_pixels(data, name, cv2.IMREAD_UNCHANGED)
     if pixels.ndim != 2 or pixels.dtype != np.uint8:
         raise UserError(f"{name}: a mask must have one 8-bit channel, and this has shape {pixels.shape}")
     return pixels.astype(np.uint8, copy=False)
 
 
-def _decode(data: bytes, name: Path | str, flags: int) -> NDArray[Any]:
-    pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags) if data else None
+def decode_pixels(data: bytes, name: Path | str, flags: int) -> NDArray[Any]:
+    """Decode to what OpenCV's `flags` ask for, channels in its order; `UserError` names a broken one."""
+    try:
+        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags) if data else None
+    except cv2.error as error:
+        if "MAX_IMAGE" in str(error):
+            raise UserError(f"{name}: declares more pixels than are read; cut it into tiles") from None
+        pixels = None
     if pixels is None:
         raise UserError(f"{name}: not a readable image (truncated or not an image at all)")
     return pixels
@@ -175,7 +183,8 @@ def _parse_samples(text: str) -> tuple[Sample, ...]:
             classes=tuple(int(value) for value in row["classes"].split()),
             group=row["group"],
             sha256=row["sha256"],
-            published=row["published"],
+            picture_sha256=row.get("picture_sha256", ""),
+            published=row.get("published", ""),
         )
         for row in csv.DictReader(io.StringIO(text))
     )

@@ -6,6 +6,8 @@ from pathlib import Path
 
 from dbrnet.data.building import build_dataset
 from dbrnet.data.download import download, is_url
+from dbrnet.data.growing import build_factory_dataset
+from dbrnet.errors import UserError
 from dbrnet.files import atomic_directory
 from dbrnet.params import IngestParams
 from dbrnet.progress import progress
@@ -17,13 +19,28 @@ def ingest(params: IngestParams, *, out: Path) -> None:
     """Read the dataset that params.yaml names, from its folder, archive or URL, into one canonical form.
 
     Every picture is decoded and every mask checked. Writes images/, masks/ (8-bit class ids), samples.csv
-    and card.json under --out. The same content gives the same bytes, wherever it came from.
+    and card.json under --out. The same content gives the same bytes, wherever it came from. Own data
+    (factory) adds quarantine.csv: what could not be used, and why.
     """
+    if params.former and Path(params.former).resolve() == out.resolve():
+        raise UserError(f"--out {out} is ingest.former, which is only read; write the new dataset elsewhere")
     with atomic_directory(out) as folder, tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
         source = download(params.source, Path(scratch)) if is_url(params.source) else Path(params.source)
-        dataset = build_dataset(
-            params.dataset, source, folder, mask_threshold=params.mask_threshold, progress=progress
-        )
+        if params.dataset == "factory":
+            dataset, changes = build_factory_dataset(
+                source,
+                folder,
+                classes=params.classes,
+                bit_depth=params.bit_depth,
+                former=Path(params.former) if params.former else None,
+                max_quarantine=params.max_quarantine,
+                progress=progress,
+            )
+            log.info("batch: %s", changes)
+        else:
+            dataset = build_dataset(
+                params.dataset, source, folder, mask_threshold=params.mask_threshold, progress=progress
+            )
     card = dataset.card
     log.info(
         "%s: %d pictures in %d groups, content %s",

@@ -2,9 +2,13 @@ import io
 import stat
 import tarfile
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from dbrnet.data.archive import open_source, unpack
 from dbrnet.errors import UserError
@@ -96,6 +100,48 @@ def test_bytes_and_members_are_bounded(tmp_path: Path, kind: type) -> None:
         unpack(archive, tmp_path / "bytes", max_bytes=1999)
     with pytest.raises(UserError, match="more than 1 members"):
         unpack(archive, tmp_path / "members", max_members=1)
+
+
+@pytest.mark.parametrize("kind", [_zip, _tar])
+def test_a_bomb_is_refused_by_its_ratio(tmp_path: Path, kind: type, monkeypatch: pytest.MonkeyPatch) -> None:
+    content = {"bomb": bytes(300_000)}
+    archive = _zip(tmp_path / "bomb", content) if kind is _zip else _tar(tmp_path / "bomb", content, "w:xz")
+    assert archive.stat().st_size < 1000
+    unpack(archive, tmp_path / "small enough to bear")
+    monkeypatch.setattr("dbrnet.data.archive._FREE_BYTES", 100_000)
+    with pytest.raises(UserError, match="unpacks to more than"):
+        unpack(archive, tmp_path / "work")
+
+
+PARTS = st.sampled_from(
+    ["..", ".", "", "a", "A", "b.png", "new\nline", "é", "x" * 300, "C:", "~", "a\\b", "-rf"]
+)
+NAMES = st.lists(PARTS, min_size=1, max_size=3).map("/".join).filter(bool)
+
+
+@given(st.lists(st.tuples(NAMES, st.binary(max_size=3)), max_size=4), st.sampled_from([_zip, _tar]))
+@settings(max_examples=60, deadline=None)
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+def test_any_names_stay_inside_or_are_refused(
+    members: list[tuple[str, bytes]], kind: Callable[..., Path]
+) -> None:
+    with TemporaryDirectory() as folder:
+        archive = kind(Path(folder, "archive"), dict(members))
+        target = Path(folder, "in/side/work")
+        try:
+            unpack(archive, target)
+        except UserError as error:
+            assert str(error).isprintable()  # noqa: PT017 (any other exception fails the test)
+        written = {path for path in Path(folder).rglob("*") if path.is_file()} - {archive}
+        assert all(path.is_relative_to(target) for path in written)
+
+
+def test_a_member_without_a_name_is_refused(tmp_path: Path) -> None:
+    nameless = zipfile.ZipInfo("x")
+    nameless.filename = ""
+    with zipfile.ZipFile(tmp_path / "archive.zip", "w") as archive:
+        archive.writestr(nameless, b"1")
+    _refused(tmp_path / "archive.zip", tmp_path / "work", "holds a member without a name")
 
 
 def test_a_header_that_understates_the_size_does_not_pass(tmp_path: Path) -> None:

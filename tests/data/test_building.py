@@ -165,6 +165,23 @@ def test_two_pictures_of_one_name_are_an_error(neu_source: Path, tmp_path: Path)
     _refused(neu_source, tmp_path, "000001.png", "has no mask")
 
 
+@pytest.mark.parametrize("name", ["000001\n", "000001\r", "\udcff"])
+def test_a_name_that_does_not_print_is_refused(neu_source: Path, tmp_path: Path, name: str) -> None:
+    for kind in ("images", "annotations"):
+        (found,) = (neu_source / "NEU_Seg-main" / kind / "test").glob("000001.*")
+        found.rename(found.with_stem(name))
+    _refused(neu_source, tmp_path, "the name holds what does not print")
+
+
+def test_names_that_differ_in_case_are_refused(neu_source: Path, tmp_path: Path) -> None:
+    for kind in ("images", "annotations"):
+        folder = neu_source / "NEU_Seg-main" / kind / "test"
+        for number, name in (("000001", "a"), ("000002", "A")):
+            (found,) = folder.glob(f"{number}.*")
+            found.rename(found.with_stem(name))
+    _refused(neu_source, tmp_path, "images/test/A.jpg and", "images/test/a.jpg have the same name")
+
+
 def test_the_card_knows_where_it_came_from(severstal_source: Path, tmp_path: Path) -> None:
     _build(severstal_source, tmp_path / "out", "severstal")
     card = json.loads((tmp_path / "out/card.json").read_text())

@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from dbrnet.data.dataset import About, ClassInfo, decode_grey
-from dbrnet.data.readers.reader import Measured, RawMask, RawSample, Reader, pair_by_stem, read_whole
+from dbrnet.data.pictures import read_whole
+from dbrnet.data.readers.reader import Measured, RawMask, RawSample, Reader, pair_by_stem
 from dbrnet.errors import UserError
 
 DEFECTS = ("Blowhole", "Break", "Crack", "Fray", "Uneven")  # class ids 1 to 5
@@ -59,7 +60,7 @@ class MagneticTile(Reader):
                 )
         return found
 
-    def notes(self, measured: Sequence[Measured], mask_threshold: int) -> tuple[str, ...]:
+    def notes(self, folder: Path, measured: Sequence[Measured], mask_threshold: int) -> tuple[str, ...]:
         """The threshold, and the masks that it leaves (nearly) empty."""
         defective = {one.id: one.pixels[1:].sum() for one in measured if not one.id.startswith("free-")}
         empty = [id_ for id_, pixels in defective.items() if pixels == 0]

@@ -5,15 +5,8 @@ from functools import partial
 from pathlib import Path
 
 from dbrnet.data.dataset import About, ClassInfo, decode_grey
-from dbrnet.data.readers.reader import (
-    Measured,
-    RawMask,
-    RawSample,
-    Reader,
-    image_files,
-    pair_by_stem,
-    read_whole,
-)
+from dbrnet.data.pictures import read_whole
+from dbrnet.data.readers.reader import Measured, RawMask, RawSample, Reader, image_files, pair_by_stem
 from dbrnet.errors import UserError
 
 PUBLISHED = {"training": "train", "test": "test"}
@@ -55,7 +48,7 @@ class NeuSeg(Reader):
                 found.append(RawSample(id_, image, id_, read_mask, PUBLISHED[part]))
         return found
 
-    def notes(self, measured: Sequence[Measured], mask_threshold: int) -> tuple[str, ...]:
+    def notes(self, folder: Path, measured: Sequence[Measured], mask_threshold: int) -> tuple[str, ...]:
         """How large the published parts are; they are not used as a split."""
         sizes = {part: sum(one.id.startswith(f"{part}-") for one in measured) for part in PUBLISHED}
         return (

@@ -1,4 +1,4 @@
-"""What a dataset's reader is, and what readers share: finding the layout, pairing, reading whole files."""
+"""What a dataset's reader is, and what readers share: finding the layout, and pairing."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
@@ -55,7 +55,7 @@ class Reader(ABC):
         """All samples under `folder`, in any order; raises `UserError` where the layout is broken."""
 
     @abstractmethod
-    def notes(self, measured: Sequence[Measured], mask_threshold: int) -> tuple[str, ...]:
+    def notes(self, folder: Path, measured: Sequence[Measured], mask_threshold: int) -> tuple[str, ...]:
         """What a reader of the card must know of how the samples were read."""
 
 
@@ -94,34 +94,3 @@ def image_files(folder: Path) -> list[Path]:
         for path in folder.iterdir()
         if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
     )
-
-
-def read_whole(path: Path) -> bytes:
-    """The bytes of a JPEG or PNG file, checked to be there to the end.
-
-    The decoder fills what is missing of a JPEG with grey and says nothing, so its end is looked for here.
-    Raises `UserError` that names the file.
-    """
-    data = path.read_bytes()
-    if data.startswith(b"\xff\xd8"):
-        whole = _jpeg_has_end(data)
-    elif data.startswith(b"\x89PNG\r\n\x1a\n"):
-        whole = b"IEND\xaeB`\x82" in data[-64:]
-    else:
-        raise UserError(f"{path} is not a JPEG or PNG file; replace it or remove it")
-    if not whole:
-        raise UserError(f"{path} is cut short; fetch it again or remove it")
-    return data
-
-
-def _jpeg_has_end(data: bytes) -> bool:
-    """Whether an end marker follows the first scan; one before it may be an embedded thumbnail's."""
-    position = 2
-    while data[position : position + 1] == b"\xff" and position + 4 <= len(data):
-        if data[position + 1] == 0xDA:  # start of scan; inside a scan FF D9 can only be the end
-            return data.find(b"\xff\xd9", position) >= 0
-        if data[position + 1] == 0xFF:  # padding
-            position += 1
-        else:
-            position += 2 + int.from_bytes(data[position + 2 : position + 4], "big")
-    return False

@@ -1,24 +1,17 @@
 """Severstal: flat steel strip, train_images/ and run-length encoded masks in train.csv."""
 
-import csv
-import io
-from collections.abc import Iterator, Sequence
+import hashlib
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
-
-import numpy as np
+from typing import ClassVar
 
 from dbrnet.data.dataset import About, ClassInfo
-from dbrnet.data.readers.reader import Measured, RawMask, RawSample, Reader, image_files
-from dbrnet.data.rle import Decoder, RleError
+from dbrnet.data.readers.reader import Measured, RawSample, Reader, image_files
+from dbrnet.data.readers.rle_table import BadRow, Row, read_mask, read_table
 from dbrnet.errors import UserError
 
 TABLE = "train.csv"
-COLUMNS = ["ImageId", "ClassId", "EncodedPixels"]
-OLD_COLUMNS = ["ImageId_ClassId", "EncodedPixels"]
-
-csv.field_size_limit(1 << 24)  # a ragged mask's runs exceed the module's 128 KiB
 
 
 class Severstal(Reader):
@@ -39,10 +32,13 @@ class Severstal(Reader):
         licence="owned by PAO Severstal; may be used in research without restrictions except by law, as "
         "quoted from the competition's discussion 118403",
         group_rule="",
-        leak_note="near-copies have been reported in the whole set, some with differing masks, and are not "
-        "grouped",
+        leak_note="near-copies have been reported in the whole set, some with differing masks",
     )
     layout = (TABLE, "train_images")
+    whole_tables: ClassVar[Mapping[str, str]] = {  # git blob -> which of the whole set's two files it is
+        "93c7bb63fce4b5be5c91c9fcb4462ccdf953658f": "new form",
+        "78e36fc41897658d0a7067886102266c82ed65f3": "old form",
+    }
 
     def group(self, stem: str) -> str:
         """The group of a picture, by its file's name: here each its own."""
@@ -51,68 +47,38 @@ class Severstal(Reader):
     def samples(self, folder: Path, mask_threshold: int) -> list[RawSample]:
         """All of train_images/; a picture without a row is defect-free. test_images/ has no labels."""
         images = image_files(folder / "train_images")
-        rows_of: dict[str, dict[int, _Row]] = {image.name: {} for image in images}
-        for row in _read_table(folder / TABLE, len(self.about.classes) - 1):
+        rows_of: dict[str, dict[int, Row]] = {image.name: {} for image in images}
+        labels = {str(class_id): class_id for class_id in range(1, len(self.about.classes))}
+        for row in read_table(folder / TABLE, labels):
+            if isinstance(row, BadRow):
+                raise UserError(f"{row.place}: {row.reason}")
             if row.image not in rows_of:
                 raise UserError(
-                    f"{row.place}: there is no train_images/{row.image}; add it or remove the row"
+                    f"{row.place}: there is no train_images/{row.image[:200]}; add it or remove the row"
                 )
             if row.class_id in rows_of[row.image]:
                 raise UserError(f"{row.place}: class {row.class_id} of {row.image} has a row already")
             rows_of[row.image][row.class_id] = row
         return [
-            RawSample(image.stem, image, self.group(image.stem), partial(_read_mask, rows_of[image.name]))
+            RawSample(image.stem, image, self.group(image.stem), partial(read_mask, rows_of[image.name]))
             for image in images
         ]
 
-    def notes(self, measured: Sequence[Measured], mask_threshold: int) -> tuple[str, ...]:
-        """Who wins where classes overlap, and how often they do."""
+    def notes(self, folder: Path, measured: Sequence[Measured], mask_threshold: int) -> tuple[str, ...]:
+        """Who wins where classes overlap, how often they do, and whose table it is."""
         overlaps = [one.overlap for one in measured if one.overlap]
-        return (
+        overlap = (
             f"where classes overlap the highest class id wins: {sum(overlaps)} pixels in "
-            f"{len(overlaps)} pictures",
+            f"{len(overlaps)} pictures"
         )
+        return (overlap, self._table_note(folder / TABLE)) if self.whole_tables else (overlap,)
+
+    def _table_note(self, table: Path) -> str:
+        if form := self.whole_tables.get(git_blob(table.read_bytes())):
+            return f"{TABLE} is the whole set's ({form})"
+        return f"{TABLE} is not one of the whole set's two known files: a part or a changed copy"
 
 
-class _Row(NamedTuple):
-    image: str  # file name
-    class_id: int
-    runs: str
-    place: str  # for messages
-
-
-def _read_table(path: Path, classes: int) -> Iterator[_Row]:
-    """The rows that hold a defect, of either form of the file."""
-    try:
-        reader = csv.reader(io.StringIO(path.read_text("utf-8-sig"), newline=""), strict=True)
-        header = next(reader, [])
-        if header not in (COLUMNS, OLD_COLUMNS):
-            raise UserError(
-                f"{path}: the columns are {','.join(header)[:80]!r}; they must be "
-                f"{','.join(COLUMNS)} or {','.join(OLD_COLUMNS)}"
-            )
-        for cells in reader:
-            place = f"{path} row {reader.line_num}"
-            if len(cells) != len(header):
-                raise UserError(f"{place}: has {len(cells)} cells and not {len(header)}")
-            image, label = cells[:2] if header == COLUMNS else cells[0].rpartition("_")[::2]
-            if not label.isdecimal() or not 1 <= int(label) <= classes:
-                raise UserError(f"{place}: class {label[:20]!r} is not one of 1 to {classes}")
-            if cells[-1].strip():
-                yield _Row(image, int(label), cells[-1], place)
-    except (csv.Error, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not a readable csv file ({error})") from None
-
-
-def _read_mask(rows: dict[int, _Row], height: int, width: int) -> RawMask:
-    ids = np.zeros((width, height), np.uint8).T  # column-major, as the runs are
-    overlap = np.zeros_like(ids, bool)
-    decoder = Decoder(height, width)
-    for class_id, row in sorted(rows.items()):
-        try:
-            marked = decoder.decode(row.runs)
-        except RleError as error:
-            raise UserError(f"{row.place} ({row.image}, class {class_id}): {error}") from None
-        overlap |= marked & (ids > 0)
-        np.putmask(ids, marked, class_id)
-    return RawMask(np.ascontiguousarray(ids), int(overlap.sum()))
+def git_blob(content: bytes) -> str:
+    """The name under which git keeps a file of this content."""
+    return hashlib.sha1(f"blob {len(content)}\0".encode() + content, usedforsecurity=False).hexdigest()

@@ -1,5 +1,8 @@
 """The built-in, generated steel strip: Severstal's layout, with its own classes and known groups."""
 
+from collections.abc import Mapping
+from typing import ClassVar
+
 from dbrnet.data.dataset import About, ClassInfo
 from dbrnet.data.readers.severstal import Severstal
 
@@ -25,6 +28,7 @@ class SteelStrip(Severstal):
         group_rule="pictures of one strip share a group: the file's name up to the first underscore",
         leak_note="",
     )
+    whole_tables: ClassVar[Mapping[str, str]] = {}
 
     def group(self, stem: str) -> str:
         """The strip: `s00012_r180` is a copy of strip `s00012`."""

@@ -20,7 +20,8 @@ def test_both_parts_are_read(neu_source: Path, tmp_path: Path) -> None:
     }
     assert dataset.card.group_rule == ""
     assert all(sample.group == sample.id for sample in dataset.samples)
-    assert "LEAKS" in dataset.card.leak_note
+    assert "turned training pictures" in dataset.card.leak_note
+    assert {part: len(ids) for part, ids in dataset.published_parts.items()} == {"train": 3, "test": 2}
 
 
 @pytest.mark.parametrize("lost", ["images/test/000001.jpg", "annotations/training/000002.png"])

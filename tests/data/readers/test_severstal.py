@@ -6,6 +6,7 @@ import pytest
 
 from dbrnet.data.building import build_dataset
 from dbrnet.data.dataset import Dataset
+from dbrnet.data.readers.severstal import Severstal, git_blob
 from dbrnet.errors import UserError
 
 NEW, OLD = "ImageId,ClassId,EncodedPixels", "ImageId_ClassId,EncodedPixels"
@@ -28,7 +29,10 @@ def test_rows_become_masks_and_missing_rows_are_defect_free(severstal_source: Pa
     expected[99:109] = 1
     assert down.tolist() == expected.tolist()
     assert dataset.mask(dataset.by_id["c"])[31, 63] == 4
-    assert dataset.card.notes == ("where classes overlap the highest class id wins: 1 pixels in 1 pictures",)
+    assert dataset.card.notes == (
+        "where classes overlap the highest class id wins: 1 pixels in 1 pictures",
+        "train.csv is not one of the whole set's two known files: a part or a changed copy",
+    )
     assert dataset.card.images_by_class["background"] == 2
 
 
@@ -51,7 +55,7 @@ def test_the_old_form_gives_the_same(severstal_source: Path, tmp_path: Path) -> 
         (("",), "the columns are ''"),
         ((NEW, "a.jpg,1,1 2", "z.jpg,1,1 2"), "row 3: there is no train_images/z.jpg"),
         ((NEW, "../a.jpg,1,1 2"), "row 2: there is no train_images/../a.jpg"),
-        ((NEW, "a.jpg,1,1 2", "a.jpg,5,1 2"), "row 3: class '5' is not one of 1 to 4"),
+        ((NEW, "a.jpg,1,1 2", "a.jpg,5,1 2"), "row 3: class '5' is not one of 1, 2, 3, 4"),
         ((NEW, "a.jpg,0,1 2"), "row 2: class '0'"),
         ((NEW, "a.jpg,x,1 2"), "row 2: class 'x'"),
         ((OLD, "a.jpg,1 2"), "row 2: class 'a.jpg'"),
@@ -63,6 +67,15 @@ def test_the_old_form_gives_the_same(severstal_source: Path, tmp_path: Path) -> 
         ((NEW, "a.jpg,1,2048 2"), "row 2 (a.jpg, class 1): run 1 ends at pixel 2049 of 2048"),
         ((NEW, "a.jpg,1,-4 2"), "row 2 (a.jpg, class 1): run 1 starts at -4"),
         ((NEW, 'a.jpg,1,"1 2'), "is not a readable csv"),
+        (
+            (NEW, "a.jpg,1," + "1 " * (1 << 23) + "1"),
+            "is not a readable csv file (field larger than field limit",
+        ),
+        ((NEW, "a.jpg,1," + "9" * 5000 + " 1"), "row 2 (a.jpg, class 1): run 1 starts at"),
+        ((NEW, "a.jpg,1,1 2\0"), "row 2 (a.jpg, class 1): "),
+        ((NEW, "a.jpg,1" + ",1 2" * 5000), "row 2: has 5002 cells and not 3"),
+        ((NEW, '"a\n.jpg",1,1 2'), "there is no train_images/a\\n.jpg"),
+        ((NEW, "é" * 100_000 + ",1,1 2"), "row 2: there is no train_images/é"),
     ],
 )
 def test_a_wrong_row_is_named(
@@ -80,6 +93,19 @@ def test_a_table_that_is_no_text_is_refused(severstal_source: Path, tmp_path: Pa
     (severstal_source / "train.csv").write_bytes(b"\xff\xfe\x00\x01")
     with pytest.raises(UserError, match=r"train\.csv is not a readable csv"):
         _build(severstal_source, tmp_path / "out")
+
+
+@pytest.mark.parametrize("form", ["new form", "old form"])
+def test_the_whole_sets_table_is_known(
+    severstal_source: Path, tmp_path: Path, form: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (severstal_source / "train.csv").write_bytes(b"ImageId,ClassId,EncodedPixels\n")
+    blob = "2764843b7cf02cd4e1f2a072b1a9555a45d38af5"  # as `git hash-object` names it
+    assert git_blob(b"ImageId,ClassId,EncodedPixels\n") == blob
+    assert sorted(Severstal.whole_tables.values()) == ["new form", "old form"]
+    monkeypatch.setattr(Severstal, "whole_tables", {blob: form})
+    assert f"train.csv is the whole set's ({form})" in _build(severstal_source, tmp_path / "out").card.notes
+    assert len(_build(severstal_source, tmp_path / "strip", "steel-strip").card.notes) == 1
 
 
 def test_steel_strip_groups_the_copies_of_a_strip(severstal_source: Path, tmp_path: Path) -> None:

@@ -1,0 +1,155 @@
+"""Reading a picture as the canonical dataset keeps it: 8-bit JPEG or PNG, seen as it is displayed."""
+
+import io
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image as Pillow
+from PIL import TiffImagePlugin
+
+from dbrnet.data.dataset import Image, Mask, decode_grey, decode_image, decode_pixels
+from dbrnet.errors import UserError
+
+_JPEG, _PNG, _BMP = b"\xff\xd8", b"\x89PNG\r\n\x1a\n", b"BM"
+_TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+_STRIPS, _TILES = (273, 279), (324, 325)  # TIFF tags: offsets and byte counts
+warnings.filterwarnings("ignore", module="PIL")  # of a damaged file one line is said, and it is ours
+
+_PALETTE = b"\3"  # a PNG's colour type
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One picture. `Dataset.image` gives back `pixels` from `data`."""
+
+    data: bytes  # the file that the canonical dataset keeps
+    suffix: str
+    pixels: Image
+    brightest: int | None = None  # the highest value of a 16-bit picture, before it was reduced
+
+
+def read_as_it_is(path: Path) -> Picture:
+    """A JPEG or PNG file, byte for byte. Raises `UserError` that names it where it is broken."""
+    data = read_whole(path)
+    return Picture(data, path.suffix.lower(), decode_image(data, path))
+
+
+def read_any(path: Path, bit_depth: int) -> Picture:
+    """A JPEG, PNG, TIFF or BMP file, grey or colour, 8 or 16 bit.
+
+    8-bit JPEG and PNG files keep their bytes; the others become PNG, turned as their EXIF orientation says.
+    Of 16-bit pictures, whose values are below 2**`bit_depth`, the upper 8 of those bits are kept: a fixed
+    rule, so that one value is one grey in every batch. Raises `UserError` that names the file.
+    """
+    data = path.read_bytes()
+    if data.startswith((_JPEG, _PNG)):
+        _require_whole(data, path)
+    elif data.startswith(_TIFF):
+        _require_one_whole_page(data, path)
+    elif not data.startswith(_BMP):
+        raise UserError(f"{path} is not a JPEG, PNG, TIFF or BMP file; replace it or remove it")
+    found = decode_pixels(data, path, cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH)
+    pixels, brightest = found, None
+    if found.dtype == np.uint16:
+        brightest = int(found.max())
+        if brightest >> bit_depth:
+            raise UserError(
+                f"{path} holds the value {brightest}, and ingest.bit_depth is {bit_depth}; raise that"
+            )
+        pixels = (found >> (bit_depth - 8)).astype(np.uint8)
+    elif found.dtype != np.uint8:
+        raise UserError(f"{path} has {found.dtype} pixels; save it with 8 or 16 bits")
+    if brightest is not None or not data.startswith((_JPEG, _PNG)):
+        data = _encode_png(cast(Image, pixels))
+    rgb = cast(Image, cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB))
+    return Picture(data, ".jpg" if data.startswith(_JPEG) else ".png", rgb, brightest)
+
+
+def read_class_ids(path: Path) -> Mask:
+    """A PNG mask [H, W] of class ids: one 8-bit channel, or a palette whose indices are the ids."""
+    data = read_png(path)
+    if data[25:26] != _PALETTE:
+        return decode_grey(data, path)
+    decode_pixels(data, path, cv2.IMREAD_UNCHANGED)  # checks the size declared and each chunk's checksum
+    try:
+        return np.array(Pillow.open(io.BytesIO(data), formats=["PNG"]), np.uint8)
+    except (OSError, ValueError, SyntaxError):
+        raise UserError(f"{path}: its palette cannot be read; save it with one 8-bit channel") from None
+
+
+def read_marked(path: Path) -> NDArray[np.bool_]:
+    """A PNG mask [H, W] of one class: where any channel but alpha is not 0, whatever the depth."""
+    pixels = decode_pixels(read_png(path), path, cv2.IMREAD_UNCHANGED)
+    flat = pixels if pixels.ndim == 2 else pixels[:, :, :3].max(axis=2)
+    return np.asarray(flat > 0)
+
+
+def read_png(path: Path) -> bytes:
+    """The bytes of a PNG file, checked to be there to the end; `UserError` where it is another format."""
+    data = path.read_bytes()
+    if not data.startswith(_PNG):
+        raise UserError(f"{path} is not a PNG file; masks must be, since JPEG changes their values")
+    _require_whole(data, path)
+    return data
+
+
+def read_whole(path: Path) -> bytes:
+    """The bytes of a JPEG or PNG file, checked to be there to the end.
+
+    The decoder fills what is missing of a JPEG with grey and says nothing, so its end is looked for here.
+    Raises `UserError` that names the file.
+    """
+    data = path.read_bytes()
+    if not data.startswith((_JPEG, _PNG)):
+        raise UserError(f"{path} is not a JPEG or PNG file; replace it or remove it")
+    _require_whole(data, path)
+    return data
+
+
+def _require_whole(data: bytes, path: Path) -> None:
+    whole = _jpeg_has_end(data) if data.startswith(_JPEG) else b"IEND\xaeB`\x82" in data[-64:]
+    if not whole:
+        raise UserError(f"{path} is cut short; fetch it again or remove it")
+
+
+def _jpeg_has_end(data: bytes) -> bool:
+    """Whether an end marker follows the first scan; one before it may be an embedded thumbnail's."""
+    position = 2
+    while data[position : position + 1] == b"\xff" and position + 4 <= len(data):
+        if data[position + 1] == 0xDA:  # start of scan; inside a scan FF D9 can only be the end
+            return data.find(b"\xff\xd9", position) >= 0
+        if data[position + 1] == 0xFF:  # padding
+            position += 1
+        else:
+            position += 2 + int.from_bytes(data[position + 2 : position + 4], "big")
+    return False
+
+
+def _require_one_whole_page(data: bytes, path: Path) -> None:
+    """The decoder fills what is missing of a TIFF with black, and takes the first page of several."""
+    try:
+        opened = cast(TiffImagePlugin.TiffImageFile, Pillow.open(io.BytesIO(data), formats=["TIFF"]))
+        pages, tags = opened.n_frames, opened.tag_v2
+        ends = [sum(place) for o, c in (_STRIPS, _TILES) for place in _together(tags.get(o), tags.get(c))]
+    except Exception:  # whatever a damaged header makes of the parser
+        raise UserError(f"{path}: not a readable image (its TIFF header is broken or absurd)") from None
+    if pages != 1:
+        raise UserError(f"{path} holds {pages} pages; save each as a file of its own")
+    if not ends or max(ends) > len(data):
+        raise UserError(f"{path} is cut short; fetch it again or remove it")
+
+
+def _together(offsets: Any, counts: Any) -> list[tuple[int, int]]:
+    return list(zip(offsets or (), counts or (), strict=True))
+
+
+def _encode_png(pixels: Image) -> bytes:
+    """`pixels` are BGR; three equal channels are kept as one."""
+    blue, green, red = cv2.split(pixels)
+    grey = np.array_equal(blue, green) and np.array_equal(green, red)
+    return cv2.imencode(".png", blue if grey else pixels)[1].tobytes()

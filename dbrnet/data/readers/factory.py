@@ -1,0 +1,317 @@
+"""A factory's own data: pictures in images/, their labels in one of three layouts, told by what is there.
+
+    masks/<name>.png            class ids, 0 is the background
+    masks/<class>/<name>.png    a folder for each class, one file at least; what is not 0 is defect
+    <any name>.csv              run-length encoded rows, see `rle_table`; no row: a defect-free picture
+
+withdrawn.txt, if there, lists pictures that are to be left out: ids of the former dataset or file names.
+"""
+
+import os
+import re
+import unicodedata
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path, PurePath
+
+import numpy as np
+
+from dbrnet.data.dataset import About, ClassInfo
+from dbrnet.data.pictures import read_class_ids, read_marked
+from dbrnet.data.readers.reader import RawMask, RawSample, find_layout
+from dbrnet.data.readers.rle_table import BadRow, Row, read_mask, read_table
+from dbrnet.errors import UserError
+
+NAME = "factory"
+IMAGES, MASKS, WITHDRAWN = "images", "masks", "withdrawn.txt"
+
+_COLORS = (  # Okabe and Ito's, told apart by colour-blind readers too
+    (230, 159, 0),
+    (86, 180, 233),
+    (213, 94, 0),
+    (0, 158, 115),
+    (204, 121, 167),
+    (240, 228, 66),
+    (0, 114, 178),
+)
+_SHADES = (1.0, 0.65, 0.4)  # where there are more classes than colours
+_SYSTEM_FILES = {"thumbs.db", "desktop.ini"}
+_LONGEST_ID = 100  # bytes, since file names end at 255
+
+ReadMarked = tuple[int, Path]  # class id and file of one mask
+
+
+@dataclass(frozen=True)
+class Rejected:
+    """A file, or a row of the csv, that is not in the dataset, and why."""
+
+    file: str  # relative to the source
+    reason: str
+    counts: bool = True  # whether it is a picture lost; of one picture's files only one counts
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A picture that has all it needs, as far as names tell."""
+
+    raw: RawSample
+    masks: tuple[Path, ...]
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """The picture's file first."""
+        return (self.raw.image, *self.masks)
+
+
+@dataclass
+class Listing:
+    """What a source holds: each of its files is a candidate's, rejected, the csv or withdrawn.txt."""
+
+    labels: str  # how the labels came, in words
+    candidates: list[Candidate] = field(default_factory=list)
+    rejected: list[Rejected] = field(default_factory=list)
+    withdrawn: tuple[str, ...] = ()  # as withdrawn.txt has them
+
+
+def about(classes: Sequence[str]) -> About:
+    """What is known of a factory's dataset before it is read; `classes` are its defects, ids from 1."""
+    colors = [(round(r * s), round(g * s), round(b * s)) for s in _SHADES for r, g, b in _COLORS]
+    infos = [ClassInfo(name, colors[index % len(colors)]) for index, name in enumerate(classes)]
+    return About(
+        name=NAME,
+        title="Own data",
+        classes=(ClassInfo("background", (0, 0, 0)), *infos),
+        homepage="",
+        citation="",
+        licence="the user's own",
+        group_rule="",
+        leak_note="",
+    )
+
+
+def list_source(root: Path, classes: Sequence[str]) -> Listing:
+    """Pair pictures with their labels under `root`. Raises `UserError` where there is no layout to go by."""
+    only_withdraws = (root / WITHDRAWN).is_file() and not (root / IMAGES).exists()
+    folder = root if only_withdraws else find_layout(root, (IMAGES,))
+    pictures = _by_key(_files(folder / IMAGES))
+    tables = [path for path in _files(folder) if path.suffix.lower() == ".csv"]
+    mask_files = _mask_files(folder / MASKS, classes)
+    if len(tables) > 1 or (tables and mask_files):
+        found = " and ".join([*(path.name for path in tables), *([MASKS] if mask_files else [])])
+        raise UserError(f"has {found}; give the labels in one of them")
+    if tables:
+        listing = _list_table(pictures, tables[0], root, classes)
+    elif mask_files or not pictures:
+        listing = _list_masks(pictures, mask_files, root, folder, classes)
+    else:
+        raise UserError(f"has {IMAGES}/ but no labels; give {MASKS}/ or a csv beside it")
+    if (folder / WITHDRAWN).is_file():
+        listing.withdrawn = _read_withdrawn(folder / WITHDRAWN)
+    used = {path for one in listing.candidates for path in one.files}
+    used |= {*tables, folder / WITHDRAWN}
+    listing.rejected += _strangers(root, folder, used, {one.file for one in listing.rejected})
+    listing.candidates.sort(key=lambda one: (one.raw.id, one.raw.image.name))
+    return listing
+
+
+def identify(stem: str) -> str:
+    """The id of a picture whose file's name is `stem`: letters, digits and ._- kept, the rest as _."""
+    clean = re.sub(r"[^\w.-]+", "_", unicodedata.normalize("NFC", stem))
+    return clean.encode()[:_LONGEST_ID].decode(errors="ignore")
+
+
+def is_named(names: frozenset[str], id_: str, file: str) -> bool:
+    """Whether withdrawn.txt's `names` hold the picture `id_`, kept as `file`, by its id or a file's name."""
+    if {id_, file} & names:
+        return True
+    return any(PurePath(name).suffix and identify(PurePath(name).stem) == id_ for name in names)
+
+
+def _list_masks(
+    pictures: Mapping[str, list[Path]],
+    masks: Sequence[ReadMarked],
+    root: Path,
+    folder: Path,
+    classes: Sequence[str],
+) -> Listing:
+    by_class = any(class_id for class_id, _ in masks)
+    listing = Listing("a mask for each class" if by_class else "masks of class ids")
+    masks_of: dict[str, list[ReadMarked]] = defaultdict(list)
+    for class_id, path in masks:
+        masks_of[_key(path)].append((class_id, path))
+    for key in sorted({*pictures, *masks_of}):
+        found, own = pictures.get(key, []), sorted(masks_of.get(key, []))
+        if reason := _mismatch(found, own):
+            first, *others = [*found, *(path for _, path in own)]
+            listing.rejected.append(Rejected(_name(first, root), reason))
+            listing.rejected += [Rejected(_name(path, root), reason, counts=False) for path in others]
+            continue
+        read = partial(_read_marked, own) if by_class else partial(_read_ids, own[0][1])
+        raw = _raw(found[0], read)
+        listing.candidates.append(Candidate(raw, tuple(path for _, path in own)))
+    return listing
+
+
+def _mismatch(pictures: Sequence[Path], masks: Sequence[ReadMarked]) -> str:
+    """Why these files of one name do not make a sample; empty where they do."""
+    if not pictures:
+        return "is a mask without a picture"
+    if len(pictures) > 1:
+        return f"{_together(pictures)} have one name but for case or suffix; rename one"
+    if not masks:
+        return "has no mask; a defect-free picture needs an empty one"
+    classes = [class_id for class_id, _ in masks]
+    if len(set(classes)) < len(classes):
+        return f"{_together([path for _, path in masks])} have one name but for case; remove one"
+    return ""
+
+
+def _list_table(
+    pictures: Mapping[str, list[Path]], table: Path, root: Path, classes: Sequence[str]
+) -> Listing:
+    listing = Listing("run-length encoded rows; a picture without a row is defect-free")
+    rows_of: dict[str, dict[int, Row]] = defaultdict(dict)
+    faults: dict[str, str] = {}  # of pictures, by their file's name
+    names = {_normal(path.name) for found in pictures.values() for path in found}
+    numbered = enumerate(classes, start=1)
+    labels = {label: number for number, name in numbered for label in (str(number), name)}
+    missing: set[str] = set()
+    for row in read_table(table, labels):
+        image, place = _normal(row.image), _name(Path(row.place), root)
+        if image not in names:
+            reason = row.reason if isinstance(row, BadRow) else f"there is no {IMAGES}/{row.image[:200]}"
+            listing.rejected.append(Rejected(place, reason, counts=not image or image not in missing))
+            missing.add(image)
+        elif isinstance(row, BadRow):
+            faults.setdefault(image, f"{place}: {row.reason}")
+        elif row.class_id in rows_of[image]:
+            faults.setdefault(image, f"{place}: class {classes[row.class_id - 1]} has a row already")
+        else:
+            rows_of[image][row.class_id] = row
+    for found in pictures.values():
+        for path in found:
+            name = _normal(path.name)
+            if len(found) > 1:
+                reason = f"{_together(found)} have one name but for case or suffix; rename one"
+                listing.rejected.append(Rejected(_name(path, root), reason, counts=path is found[0]))
+            elif name in faults:
+                listing.rejected.append(Rejected(_name(path, root), faults[name]))
+            else:
+                raw = _raw(path, partial(read_mask, rows_of.get(name, {})))
+                listing.candidates.append(Candidate(raw, ()))
+    return listing
+
+
+def _raw(image: Path, read: Callable[[int, int], RawMask]) -> RawSample:
+    id_ = identify(image.stem)
+    return RawSample(id_, image, id_, read)
+
+
+def _read_ids(path: Path, height: int, width: int) -> RawMask:
+    return RawMask(read_class_ids(path))
+
+
+def _read_marked(masks: Sequence[ReadMarked], height: int, width: int) -> RawMask:
+    """The highest class id wins where masks overlap, as in `rle_table`."""
+    ids = np.zeros((height, width), np.uint8)
+    claims = np.zeros((height, width), np.uint8)
+    for class_id, path in masks:
+        marked = read_marked(path)
+        if marked.shape != ids.shape:
+            found = " x ".join(map(str, marked.shape))
+            raise UserError(f"{path} is {found} (height x width) and its picture {height} x {width}")
+        np.putmask(ids, marked, class_id)
+        claims += marked
+    return RawMask(ids, int((claims > 1).sum()))
+
+
+def _mask_files(folder: Path, classes: Sequence[str]) -> list[ReadMarked]:
+    """The masks with their class ids; of id masks, which lie in `folder` itself, the class is 0."""
+    if not folder.is_dir():
+        return []
+    direct = [(0, path) for path in _files(folder)]
+    folders = sorted(path for path in folder.iterdir() if path.is_dir() and not _is_systems(path))
+    if direct and folders:
+        raise UserError(
+            f"{MASKS}/ holds files ({direct[0][1].name}) and folders ({folders[0].name}); give either masks "
+            "of class ids or a folder for each class"
+        )
+    unknown = [path.name for path in folders if path.name not in classes]
+    if unknown:
+        raise UserError(
+            f"{MASKS}/{unknown[0]} is no class; ingest.classes in params.yaml has {', '.join(classes)}"
+        )
+    ids = {name: class_id for class_id, name in enumerate(classes, start=1)}
+    return direct or [(ids[path.name], file) for path in folders for file in _files(path)]
+
+
+def _files(folder: Path) -> list[Path]:
+    """The plain files in `folder`, ascending; those of systems and editors are passed over."""
+    if not folder.is_dir():
+        return []
+    return sorted(path for path in folder.iterdir() if path.is_file() and not _is_systems(path))
+
+
+def _is_systems(path: Path) -> bool:
+    return path.name.startswith(".") or path.name.lower() in _SYSTEM_FILES or path.name == "__MACOSX"
+
+
+def _by_key(paths: Sequence[Path]) -> dict[str, list[Path]]:
+    found: dict[str, list[Path]] = defaultdict(list)
+    for path in paths:
+        found[_key(path)].append(path)
+    return found
+
+
+def _key(path: Path) -> str:
+    """Files of one key would be one file on some systems, or share a mask."""
+    return _normal(path.stem).casefold()
+
+
+def _normal(name: str) -> str:
+    return unicodedata.normalize("NFC", name)  # an archive from a Mac has accents as characters of their own
+
+
+def _together(paths: Sequence[Path]) -> str:
+    return " and ".join(f"{path.parent.name}/{path.name}" for path in paths)
+
+
+def _name(path: Path, root: Path) -> str:
+    return path.relative_to(root).as_posix()
+
+
+def _read_withdrawn(path: Path) -> tuple[str, ...]:
+    try:
+        lines = path.read_text("utf-8-sig").splitlines()
+    except UnicodeDecodeError:
+        raise UserError(f"{path} is not UTF-8 text; save it as such") from None
+    names = (_normal(line.strip()) for line in lines)
+    return tuple(sorted({name for name in names if name and not name.startswith("#")}))
+
+
+def _strangers(root: Path, folder: Path, used: set[Path], known: set[str]) -> Iterator[Rejected]:
+    """The files that belong to nothing. Those in images/ count: they may be pictures."""
+    for path in _walk(root, [folder / IMAGES, folder / MASKS]):
+        name = _name(path, root)
+        if path in used or name in known:
+            continue
+        in_images = path.is_relative_to(folder / IMAGES)
+        if any(
+            _is_systems(part) for part in (path, *path.parents) if part.is_relative_to(root) and part != root
+        ):
+            yield Rejected(name, "a file of a system's or an editor's", counts=False)
+        elif path.is_file():
+            reason = f"pictures lie in {IMAGES}/ itself" if in_images else "not part of the layout"
+            yield Rejected(name, reason, counts=in_images)
+        else:
+            yield Rejected(name, "no plain file, or a link that leads nowhere", counts=in_images)
+
+
+def _walk(root: Path, linked: Sequence[Path]) -> Iterator[Path]:
+    """All files under `root`, ascending. Of links to folders only `linked` are followed: no endless walk."""
+    for top in (root, *(path for path in linked if path.is_symlink())):
+        for place, folders, files in os.walk(top):
+            folders.sort()
+            yield from (Path(place, name) for name in sorted(files))
