@@ -24,7 +24,7 @@ MAY_USE = {
 DOORS = {
     "mlflow": ["registry/"],
     "albumentations": ["training/augmentation.py"],
-    "boto3": [],
+    "boto3": ["data/s3.py"],
     "kfp": [],
     "dvc": [],
 }

@@ -3,12 +3,11 @@
 import hashlib
 import os
 import shutil
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
@@ -18,8 +17,7 @@ from dbrnet.data.dataset import Card, Dataset, Image, Mask, Sample, content_hash
 from dbrnet.data.readers import READERS
 from dbrnet.data.readers.reader import Measured, RawSample, Reader, find_layout, read_whole
 from dbrnet.errors import UserError
-
-Progress = Callable[[Iterable[Any], int, str], Iterable[Any]]  # items, how many, what for
+from dbrnet.progress import Progress
 
 _UNPACKED = ".unpacked"
 
