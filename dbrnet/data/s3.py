@@ -44,6 +44,8 @@ _CONFIG = Config(
     max_pool_connections=PARALLEL,
 )
 _WRONG_CREDENTIALS = {"InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken"}
+_NO_CREDENTIALS = (NoCredentialsError, PartialCredentialsError)
+_SET_CREDENTIALS = "no credentials; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"
 _REFUSED = {"AccessDenied", "AllAccessDisabled", "403"}
 _BROKEN = (RetriesExceededError, IncompleteReadError, ResponseStreamingError, ConnectionClosedError,
            ReadTimeoutError)  # fmt: skip
@@ -137,6 +139,8 @@ def _download(client: Any, bucket: str, item: _Object, place: Path, config: Tran
 def _connect(source: str) -> Any:
     try:
         return boto3.session.Session().client("s3", config=_CONFIG)
+    except _NO_CREDENTIALS:
+        raise UserError(f"{source}: {_SET_CREDENTIALS}") from None
     except (BotoCoreError, ValueError) as error:
         raise UserError(
             f"{source}: wrong S3 settings ({type(error).__name__}); check AWS_ENDPOINT_URL and AWS_PROFILE"
@@ -150,10 +154,8 @@ def _explained(source: str, bucket: str, server: str) -> Iterator[None]:
         yield
     except ClientError as error:
         raise _of_answer(error, source, bucket, server) from None
-    except (NoCredentialsError, PartialCredentialsError):
-        raise UserError(
-            f"{source}: no credentials; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"
-        ) from None
+    except _NO_CREDENTIALS:
+        raise UserError(f"{source}: {_SET_CREDENTIALS}") from None
     except ParamValidationError:
         raise UserError(f"{source}: {bucket!r} cannot be a bucket's name") from None
     except _BROKEN:
