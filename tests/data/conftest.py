@@ -83,6 +83,7 @@ def s3(s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> S3Server:
     """The server, and this process's environment set to write to it."""
     for name in [name for name in os.environ if name.startswith("AWS_")]:
         monkeypatch.delenv(name)
-    for name, value in s3_server.environment().items():
+    nowhere = {"AWS_CONFIG_FILE": os.devnull, "AWS_SHARED_CREDENTIALS_FILE": os.devnull}  # not this user's
+    for name, value in (s3_server.environment() | nowhere).items():
         monkeypatch.setenv(name, value)
     return s3_server

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,15 +30,13 @@ class S3Server:
 
     port: int
 
-    def environment(self, user: str = "writer", *, secret: str = "", port: int = 0) -> Mapping[str, str]:
+    def environment(self, user: str = "writer", *, secret: str = "", port: int = 0) -> dict[str, str]:
         return {
             "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port or self.port}",
             "AWS_ACCESS_KEY_ID": user,
             "AWS_SECRET_ACCESS_KEY": secret or f"{user}-secret",
             "AWS_DEFAULT_REGION": "us-east-1",
             "AWS_EC2_METADATA_DISABLED": "true",  # no search for credentials beyond this machine
-            "AWS_CONFIG_FILE": os.devnull,
-            "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
         }
 
     def client(self) -> Any:
