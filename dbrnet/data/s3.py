@@ -182,5 +182,6 @@ def _of_answer(error: ClientError, source: str, bucket: str, server: str) -> Use
         return UserError(f"{source}: access refused ({code}); the credentials need to list and to read there")
     if code == "NoSuchBucket":
         return UserError(f"{source}: {server} has no bucket {bucket!r}; check its name and AWS_ENDPOINT_URL")
-    kind = JobError if status >= 500 else UserError
-    return kind(f"{source}: {server} answers {status} {code}")
+    if status >= 500 or code == "500":  # boto3's code, too, for a list that is cut short
+        return JobError(f"{source}: {server} failed to answer ({code}); run it again")
+    return UserError(f"{source}: {server} answers {status} {code}")

@@ -11,6 +11,8 @@ import pytest
 
 from dbrnet.data.s3 import fetch_s3
 from dbrnet.errors import JobError, UserError
+from dbrnet.params import IngestParams
+from dbrnet.steps.ingest import ingest
 from tests.data.s3_server import BUCKET, S3Server, breaking_way
 
 FILES = {
@@ -138,6 +140,31 @@ def test_a_name_that_is_a_folder_too(stored: str, tmp_path: Path) -> None:
         fetch_s3(f"{stored}/odd/", tmp_path / "here")
 
 
+def test_ingestion_from_s3_is_ingestion_from_the_folder(
+    s3: S3Server, severstal_source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def params(dataset: str, source: str) -> IngestParams:
+        return IngestParams.model_validate({"dataset": dataset, "source": source})
+
+    for path in severstal_source.rglob("*"):
+        if path.is_file():
+            key = f"ingest/{path.relative_to(severstal_source)}"
+            s3.client().upload_file(str(path), BUCKET, key)
+    sources = {"folder": str(severstal_source), "s3": f"s3://{BUCKET}/ingest/"}
+    for name, source in sources.items():
+        ingest(params("severstal", source), out=tmp_path / name)
+    assert files_below(tmp_path / "s3") == files_below(tmp_path / "folder")
+
+    before = sorted(tmp_path.iterdir())
+    with pytest.raises(UserError, match=f"s3://{BUCKET}/ingest/: not this dataset"):
+        ingest(params("neu-seg", sources["s3"]), out=tmp_path / "new")
+    with breaking_way(s3.port, after=1500) as port:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{port}")
+        with pytest.raises(JobError, match="(broke off|failed to answer).*run it again"):
+            ingest(params("severstal", sources["s3"]), out=tmp_path / "new")
+    assert sorted(tmp_path.iterdir()) == before
+
+
 class Liar(BaseHTTPRequestHandler):
     """Lists what the bucket's name says; every object holds four bytes."""
 
@@ -182,7 +209,7 @@ def liar() -> Iterator[str]:
         ("twice", UserError, "two objects whose names are one path"),
         ("short", JobError, "4 bytes came and 5 were listed"),
         ("AccessDenied", UserError, r"access refused \(AccessDenied\); the credentials need to list"),
-        ("InternalError", JobError, "answers 500 InternalError"),
+        ("InternalError", JobError, r"failed to answer \(InternalError\); run it again"),
     ],
 )
 def test_a_server_that_lies_or_refuses(
