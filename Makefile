@@ -62,4 +62,4 @@ $(VENV)/.installed: constraints.txt pyproject.toml
 	@touch $@
 
 clean:
-	rm -rf $(VENV) artifacts data
+	rm -rf $(VENV) artifacts data/*/

@@ -14,7 +14,7 @@ from dbrnet import __version__
 from dbrnet.errors import JobError, UserError
 
 STEPS = {
-    "ingest": "read a dataset from a folder, an archive or a URL into one canonical form",
+    "ingest": "read a dataset from a folder, an archive, a URL or S3 into one canonical form",
     "split": "divide the samples into train, val and test, so that near-copies stay together",
     "train": "train DBRNet; killed and started again, it goes on where it was",
     "export": "write the trained network as one ONNX file and check it against PyTorch",
@@ -46,7 +46,7 @@ ARGUMENTS = {
     "count": "how many pictures",
     "seed": "the random seed: the same seed makes the same pictures",
     "name": "the dataset's name; its recipe is recipes/NAME.yaml",
-    "source": "its folder, archive or URL (default: the recipe's)",
+    "source": "its folder, archive, http(s) or s3:// address (default: the recipe's)",
 }
 EPILOG = """\
 The steps, in order, are the stages of dvc.yaml and the sections of params.yaml:

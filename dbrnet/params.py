@@ -48,7 +48,7 @@ class IngestParams(_Section):
     """What is read, and from where."""
 
     dataset: Literal["steel-strip", "neu-seg", "magnetic-tile", "severstal", "factory"]
-    source: str = Field(min_length=1)  # a folder, or a .zip / .tar(.gz) archive
+    source: str = Field(min_length=1)  # a folder, a .zip / .tar(.gz) archive, an http(s) or s3:// address
     mask_threshold: int = Field(127, ge=0, le=254)  # magnetic-tile: a mask pixel above it is defect
     classes: tuple[ClassName, ...] = Field((), max_length=254, validate_default=True)  # factory: ids from 1
     bit_depth: int = Field(16, ge=8, le=16)  # factory: how many bits 16-bit pictures use

@@ -2,14 +2,15 @@
 
 import sys
 import time
-from collections.abc import Iterable, Iterator
-from typing import TypeVar
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, TypeVar
 
 from tqdm import tqdm
 
 LINE_SECONDS = 30.0  # in a log, at most one line in this time
 
 Item = TypeVar("Item")
+Progress = Callable[[Iterable[Any], int, str], Iterable[Any]]  # items, how many, what for
 
 
 def progress(items: Iterable[Item], total: int, label: str) -> Iterator[Item]:

@@ -1,5 +1,7 @@
-"""Where an artifact came from: the code's revision, the libraries' versions and the machine."""
+"""Where an artifact came from: the code's revision, the data's, the libraries' versions and the machine."""
 
+import hashlib
+import json
 import os
 import platform
 import subprocess
@@ -7,6 +9,9 @@ from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
+
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
 
 LIBRARIES = ("dbrnet", "torch", "onnx", "onnxruntime", "numpy", "opencv-python-headless", "mlflow")
 REVISION_VARIABLE = "DBRNET_REVISION"  # set where the code runs without its repository, as in an image
@@ -33,6 +38,49 @@ def code_revision() -> str | None:
     except (OSError, subprocess.SubprocessError):
         return None
     return answer.stdout.strip() or None
+
+
+def data_revision(dataset: Path, project: Path) -> dict[str, str] | None:
+    """What DVC knows of the folder `dataset`: its hash there, and the source that it was made from.
+
+    Read from dvc.lock in `project`, where a stage's entry is written as soon as the stage ends, and from the
+    source's .dvc file. None where DVC did not make the folder as it is now: its hash is counted again, since
+    the lock may be of an earlier run.
+    """
+    for stage in _yaml(project / "dvc.lock").get("stages", {}).values():
+        hashes = {(project / out["path"]).resolve(): out.get("md5") for out in stage.get("outs", ())}
+        recorded = hashes.get(dataset.resolve())
+        if recorded and recorded == _dvc_hash(dataset):
+            return {"dataset": recorded, **_source_revision(stage["deps"][0], project)}
+    return None
+
+
+def _source_revision(source: dict[str, Any], project: Path) -> dict[str, str]:
+    """A stage's first dependency, and the public commit where that is a DVC import."""
+    found = {"source": source["path"], "source_hash": source.get("md5") or source.get("etag") or "unknown"}
+    kept = _yaml(project / f"{source['path'].rstrip('/')}.dvc")
+    is_kept = bool(kept) and kept["outs"][0].get("md5") == found["source_hash"]
+    if is_kept and (repo := kept.get("deps", [{}])[0].get("repo")):
+        found["source_revision"] = f"{repo['url']}@{repo['rev_lock']}"
+    return found
+
+
+def _yaml(path: Path) -> dict[str, Any]:
+    try:
+        content = YAML(typ="safe").load(path.read_text())
+    except (OSError, YAMLError, UnicodeDecodeError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _dvc_hash(folder: Path) -> str:
+    """A folder's hash by DVC's rule: the MD5 of the list of its files' MD5s."""
+    files = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
+    listed = [
+        {"md5": hashlib.md5(files[name].read_bytes(), usedforsecurity=False).hexdigest(), "relpath": name}
+        for name in sorted(files)
+    ]
+    return hashlib.md5(json.dumps(listed).encode(), usedforsecurity=False).hexdigest() + ".dir"
 
 
 def versions() -> dict[str, str]:

@@ -26,7 +26,7 @@ DOORS = {
     "mlflow": ["registry/"],
     "albumentations": ["training/augmentation.py"],
     "PIL": ["data/pictures.py"],
-    "boto3": [],
+    "boto3": ["data/s3.py"],
     "kfp": [],
     "dvc": [],
 }

@@ -91,6 +91,12 @@ def test_the_answer_is_there_with_all_it_rests_on(workspace: Workspace) -> None:
     metrics = workspace.json("artifacts/evaluate/metrics.json")
     card = workspace.json("data/dataset/card.json")
     assert metrics["dataset"]["content_hash"] == card["content_hash"]
+    lock = (workspace.folder / "dvc.lock").read_text()
+    revision = metrics["dataset"]["dvc"]
+    assert isinstance(revision, dict)
+    assert revision["source"] == "data/steel-strip"
+    assert f"md5: {revision['source_hash']}" in lock
+    assert f"md5: {revision['dataset']}" in lock
     assert metrics["split"]["leaks"] == "no"
     assert metrics["model_sha256"] == workspace.json("artifacts/benchmark/benchmark.json")["model_sha256"]
     summary = (workspace.folder / "artifacts/promote/summary.txt").read_text()

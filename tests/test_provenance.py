@@ -5,9 +5,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from ruamel.yaml import YAML
 
 import dbrnet
-from dbrnet.provenance import code_revision, hardware, versions
+from dbrnet.provenance import code_revision, data_revision, hardware, versions
 
 
 def test_the_revision_is_the_repositorys_commit(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -23,6 +24,48 @@ def test_the_revision_is_the_repositorys_commit(monkeypatch: pytest.MonkeyPatch)
 def test_an_image_can_be_told_its_revision(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DBRNET_REVISION", "0123abc")
     assert code_revision() == "0123abc"
+
+
+PUBLIC = "https://github.com/DHW-Master/NEU_Seg"
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """A DVC project that has made data/dataset out of the import data/raw."""
+    for name, text in {"a.txt": "a", "b/c.txt": "c", "b-d.txt": "d", "ü.txt": "u"}.items():
+        (tmp_path / "data/raw" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "data/raw" / name).write_text(text)
+    (tmp_path / "dvc.yaml").write_text(
+        "stages:\n"
+        "  ingest:\n    cmd: cp -r data/raw data/dataset\n    deps: [data/raw]\n    outs: [data/dataset]\n"
+        "  train:\n    cmd: cp dvc.lock during.lock && cp data/dataset/a.txt model\n"
+        "    deps: [data/dataset]\n    outs: [model]\n"
+    )
+    for words in (["init", "-q", "--no-scm"], ["add", "-q", "data/raw"], ["repro", "-q"]):
+        subprocess.run([sys.executable, "-m", "dvc", *words], cwd=tmp_path, check=True)
+    return tmp_path
+
+
+def test_the_datas_revision_is_dvcs(project: Path) -> None:
+    lock = YAML(typ="safe").load((project / "dvc.lock").read_text())["stages"]["ingest"]
+    ours = {"dataset": lock["outs"][0]["md5"], "source": "data/raw", "source_hash": lock["deps"][0]["md5"]}
+    assert data_revision(project / "data/dataset", project) == ours
+    # While a stage runs, the entries of those before it are there.
+    (project / "during.lock").replace(project / "dvc.lock")
+    assert data_revision(project / "data/dataset", project) == ours
+    # What an import holds is known by its public commit, as long as it is what was read.
+    importing = project / "data/raw.dvc"
+    repo = f"deps:\n- path: .\n  repo:\n    url: {PUBLIC}\n    rev_lock: 0123abc\n"
+    importing.write_text(repo + importing.read_text())
+    assert data_revision(project / "data/dataset", project) == ours | {"source_revision": f"{PUBLIC}@0123abc"}
+    importing.write_text(importing.read_text().replace(ours["source_hash"], "0" * 32 + ".dir"))
+    assert data_revision(project / "data/dataset", project) == ours
+    # A dataset that was made outside of DVC since then has none.
+    (project / "data/dataset/a.txt").unlink()
+    (project / "data/dataset/a.txt").write_text("other")
+    assert data_revision(project / "data/dataset", project) is None
+    (project / "dvc.lock").unlink()
+    assert data_revision(project / "data/dataset", project) is None
 
 
 def test_versions_and_machine() -> None:

@@ -61,7 +61,7 @@ def unpack(
         for count, member in enumerate(_members(archive), start=1):
             if count > max_members:
                 raise UserError(f"{archive} holds more than {max_members} members; unpack it yourself")
-            path = target / _safe_path(member.name, archive)
+            path = target / safe_path(member.name, archive)
             if member.content is None:
                 path.mkdir(parents=True, exist_ok=True)
                 continue
@@ -132,8 +132,9 @@ def _tar_members(archive: Path) -> Iterator[_Member]:
         stream.read(_BLOCK)  # to the end of a compressed stream, where its checksum is
 
 
-def _safe_path(name: str, archive: Path) -> PurePosixPath:
+def safe_path(name: str, source: Path | str) -> PurePosixPath:
+    """The member `name` of `source` as a path below a folder; a `UserError` where it would leave that."""
     path = PurePosixPath(name)
     if path.is_absolute() or ".." in path.parts or {"\\", "\0"} & set(name) or re.match("[A-Za-z]:", name):
-        raise UserError(f"{archive}: the path {name!r} would leave the folder it is unpacked to")
+        raise UserError(f"{source}: the path {name!r} would leave the folder it is unpacked to")
     return path

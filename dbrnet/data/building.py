@@ -10,12 +10,13 @@ from pathlib import Path
 import numpy as np
 
 from dbrnet.data.archive import open_source
-from dbrnet.data.conversion import Progress, convert, describe, in_order
+from dbrnet.data.conversion import convert, describe, in_order
 from dbrnet.data.dataset import Dataset, Sample
 from dbrnet.data.pictures import read_as_it_is
 from dbrnet.data.readers import READERS
 from dbrnet.data.readers.reader import Measured, RawSample, find_layout
 from dbrnet.errors import UserError
+from dbrnet.progress import Progress
 
 _UNPACKED = ".unpacked"
 

@@ -2,11 +2,11 @@
 
 import hashlib
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import cv2
 import numpy as np
@@ -18,7 +18,6 @@ from dbrnet.data.readers.reader import RawSample
 from dbrnet.errors import UserError
 from dbrnet.provenance import available_cores
 
-Progress = Callable[[Iterable[Any], int, str], Iterable[Any]]  # items, how many, what for
 ReadPicture = Callable[[Path], Picture]
 
 _AHEAD = 4  # results that wait for each thread; more would only take memory

@@ -19,7 +19,6 @@ from numpy.typing import NDArray
 from dbrnet.data.building import inside, opened
 from dbrnet.data.conversion import (
     Converted,
-    Progress,
     ReadPicture,
     convert,
     count_classes,

@@ -2,6 +2,7 @@
 
 import logging
 from pathlib import Path
+from typing import Any
 
 from dbrnet.data.dataset import Dataset
 from dbrnet.data.split import Split
@@ -50,11 +51,12 @@ def export(params: ExportParams, dataset: Path, split: Path, trained: Path, *, o
     )  # fmt: skip
 
 
-def _metadata(lineage: dict[str, dict[str, object]]) -> dict[str, str]:
+def _metadata(lineage: dict[str, Any]) -> dict[str, str]:
     """What the file says of its own making, beside its classes and input."""
     return {
         "dataset": str(lineage["dataset"]["name"]),
         "dataset_content_hash": str(lineage["dataset"]["content_hash"]),
+        "dataset_dvc_hash": str(lineage["dataset"].get("dvc", {}).get("dataset")),
         "split": str(lineage["split"]["kind"]),
         "leaks": str(lineage["split"]["leaks"]),
         "code_revision": str(lineage["origin"]["code_revision"]),

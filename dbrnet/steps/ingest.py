@@ -5,8 +5,9 @@ import tempfile
 from pathlib import Path
 
 from dbrnet.data.building import build_dataset
-from dbrnet.data.download import download, is_url
+from dbrnet.data.dataset import Dataset
 from dbrnet.data.growing import build_factory_dataset
+from dbrnet.data.source import fetch
 from dbrnet.errors import UserError
 from dbrnet.files import atomic_directory
 from dbrnet.params import IngestParams
@@ -16,7 +17,8 @@ log = logging.getLogger(__name__)
 
 
 def ingest(params: IngestParams, *, out: Path) -> None:
-    """Read the dataset that params.yaml names, from its folder, archive or URL, into one canonical form.
+    """Read the dataset that params.yaml names, from its folder, archive, URL or S3 prefix,
+    into one canonical form.
 
     Every picture is decoded and every mask checked. Writes images/, masks/ (8-bit class ids), samples.csv
     and card.json under --out. The same content gives the same bytes, wherever it came from. Own data
@@ -25,22 +27,11 @@ def ingest(params: IngestParams, *, out: Path) -> None:
     if params.former and Path(params.former).resolve() == out.resolve():
         raise UserError(f"--out {out} is ingest.former, which is only read; write the new dataset elsewhere")
     with atomic_directory(out) as folder, tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
-        source = download(params.source, Path(scratch)) if is_url(params.source) else Path(params.source)
-        if params.dataset == "factory":
-            dataset, changes = build_factory_dataset(
-                source,
-                folder,
-                classes=params.classes,
-                bit_depth=params.bit_depth,
-                former=Path(params.former) if params.former else None,
-                max_quarantine=params.max_quarantine,
-                progress=progress,
-            )
-            log.info("batch: %s", changes)
-        else:
-            dataset = build_dataset(
-                params.dataset, source, folder, mask_threshold=params.mask_threshold, progress=progress
-            )
+        source = fetch(params.source, Path(scratch), progress=progress)
+        try:
+            dataset = _build(params, source, folder)
+        except UserError as error:  # name the source as the user does, not where it was fetched to
+            raise UserError(str(error).replace(str(source), params.source)) from None
     card = dataset.card
     log.info(
         "%s: %d pictures in %d groups, content %s",
@@ -52,3 +43,21 @@ def ingest(params: IngestParams, *, out: Path) -> None:
     for note in (*card.notes, card.leak_note):
         if note:
             log.info("note: %s", note)
+
+
+def _build(params: IngestParams, source: Path, folder: Path) -> Dataset:
+    if params.dataset != "factory":
+        return build_dataset(
+            params.dataset, source, folder, mask_threshold=params.mask_threshold, progress=progress
+        )
+    dataset, changes = build_factory_dataset(
+        source,
+        folder,
+        classes=params.classes,
+        bit_depth=params.bit_depth,
+        former=Path(params.former) if params.former else None,
+        max_quarantine=params.max_quarantine,
+        progress=progress,
+    )
+    log.info("batch: %s", changes)
+    return dataset

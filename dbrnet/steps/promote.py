@@ -62,6 +62,7 @@ def promote(
                 "split": split["kind"],
                 "leaks": split["leaks"],
                 "code_revision": lineage["origin"]["code_revision"],
+                **{f"dvc_{name}": value for name, value in dataset.get("dvc", {}).items()},
             },
         )
     summary = _summary(promotion, facts, lineage, evaluated, store)

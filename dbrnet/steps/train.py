@@ -13,7 +13,7 @@ from dbrnet.data.split import Split
 from dbrnet.files import atomic_directory, read_json, write_atomically, write_json
 from dbrnet.models.saved import save_model
 from dbrnet.params import TrainParams
-from dbrnet.provenance import origin
+from dbrnet.provenance import data_revision, origin
 from dbrnet.registry.tracking import TrackedRun, open_store, start_or_resume_run
 from dbrnet.training.loop import EpochRow, TrainResult
 from dbrnet.training.loop import train as run_training
@@ -36,8 +36,10 @@ def train(
     values = params.model_dump(exclude={"model"}) | params.model.model_dump()
     recipe = Recipe(**values)
     workdir = checkpoints or out.with_name(f".{out.name}.checkpoint")
+    known = {"name": data.card.name, "title": data.card.title, "content_hash": data.card.content_hash}
+    revision = data_revision(dataset, Path.cwd()) or {}
     lineage: dict[str, Any] = {
-        "dataset": {"name": data.card.name, "title": data.card.title, "content_hash": data.card.content_hash},
+        "dataset": known | {"dvc": revision},
         "split": {
             "kind": parts.kind,
             "seed": parts.seed,
@@ -49,10 +51,9 @@ def train(
     }
     fingerprint = recipe.fingerprint(data.card.content_hash, train_ids, val_ids)
     with _tracked(workdir, fingerprint, data.card.name) as run:
-        run.log_params(
-            {"train": params.model_dump(), "dataset": lineage["dataset"], "split": lineage["split"]}
-        )
+        run.log_params({"train": params.model_dump(), "dataset": known, "split": lineage["split"]})
         run.set_tags({"code_revision": lineage["origin"]["code_revision"], "leaks": parts.leaks})
+        run.set_tags({f"dvc_{name}": value for name, value in revision.items()})
         result = run_training(
             data, train_ids, val_ids, recipe, workdir,
             on_epoch=lambda row: run.log_metrics(_flat(row), step=row.epoch),

@@ -1,0 +1,187 @@
+"""Fetching a source from S3, or from any server that speaks its protocol: the one door to boto3.
+
+Endpoint, region and credentials come by the environment alone, as boto3 reads it: AWS_ENDPOINT_URL,
+AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE. No message repeats what a server or boto3 says in
+words: their words can hold keys.
+"""
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import boto3
+from boto3.s3.transfer import TransferConfig
+from botocore.config import Config
+from botocore.exceptions import (
+    BotoCoreError,
+    ClientError,
+    ConnectionClosedError,
+    HTTPClientError,
+    IncompleteReadError,
+    NoCredentialsError,
+    ParamValidationError,
+    PartialCredentialsError,
+    ReadTimeoutError,
+    ResponseStreamingError,
+)
+from botocore.exceptions import ConnectionError as UnreachableError
+from s3transfer.exceptions import RetriesExceededError
+
+from dbrnet.data.archive import MAX_BYTES, MAX_MEMBERS, safe_path
+from dbrnet.errors import JobError, UserError
+from dbrnet.progress import Progress
+
+PARALLEL = 8  # connections at a time
+
+_CONFIG = Config(
+    connect_timeout=10,
+    read_timeout=60,
+    retries={"mode": "standard", "total_max_attempts": 3},
+    max_pool_connections=PARALLEL,
+)
+_WRONG_CREDENTIALS = {"InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken"}
+_NO_CREDENTIALS = (NoCredentialsError, PartialCredentialsError)
+_SET_CREDENTIALS = "no credentials; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"
+_REFUSED = {"AccessDenied", "AllAccessDisabled", "403"}
+_BROKEN = (RetriesExceededError, IncompleteReadError, ResponseStreamingError, ConnectionClosedError,
+           ReadTimeoutError)  # fmt: skip
+
+
+def fetch_s3(source: str, target: Path, *, progress: Progress | None = None) -> Path:
+    """Fetch `s3://bucket/key` to the file `target`, or all below `s3://bucket/prefix/` to a folder there.
+
+    An address without the last slash is an object if there is one of that name, else a prefix. Every size is
+    checked against the server's list. Raises `UserError` where the address, the credentials or the rights are
+    wrong, nothing is there, or a key would leave the folder; `JobError` where the server is away or the
+    connection breaks off. After an error `target` may hold some of the files.
+    """
+    bucket, _, key = source.removeprefix("s3://").partition("/")
+    if not bucket or {"@", ":"} & set(bucket):
+        raise UserError("an S3 address is s3://BUCKET/PREFIX/; credentials go into the environment")
+    client = _connect(source)
+    server = urlsplit(client.meta.endpoint_url).netloc.rpartition("@")[2]  # without a password before the @
+    with _explained(source, bucket, server):
+        found = _find(client, bucket, key, source)
+        if len(found) == 1 and found[0].key == key:
+            _download(client, bucket, found[0], target, TransferConfig(max_concurrency=PARALLEL))
+        else:
+            _download_all(client, bucket, found, target, source, progress)
+    return target
+
+
+@dataclass(frozen=True)
+class _Object:
+    key: str
+    name: str  # below the prefix
+    size: int  # bytes
+
+
+def _find(client: Any, bucket: str, key: str, source: str) -> list[_Object]:
+    """The object `key`, or all objects below it; folders' own empty markers are passed over."""
+    if key and not key.endswith("/"):
+        first = client.list_objects_v2(Bucket=bucket, Prefix=key, MaxKeys=1).get("Contents", [])
+        if first and first[0]["Key"] == key:
+            return [_Object(key, key, first[0]["Size"])]
+        key += "/"
+    found, total = [], 0
+    for item in _listed(client, bucket, key):
+        if item["Key"].endswith("/"):
+            continue
+        found.append(_Object(item["Key"], item["Key"][len(key) :], item["Size"]))
+        total += item["Size"]
+        if len(found) > MAX_MEMBERS or total > MAX_BYTES:
+            raise UserError(f"{source} holds more than {MAX_MEMBERS} objects or {MAX_BYTES} bytes")
+    if not found:
+        raise UserError(f"{source}: there is nothing there; check the spelling of the address")
+    return found
+
+
+def _listed(client: Any, bucket: str, prefix: str) -> Iterator[dict[str, Any]]:
+    for page in client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix):
+        yield from page.get("Contents", [])
+
+
+def _download_all(
+    client: Any, bucket: str, found: list[_Object], target: Path, source: str, progress: Progress | None
+) -> None:
+    """Every object to its place, some at a time; the first that fails ends it."""
+    places = {item: target / safe_path(item.name, source) for item in found}
+    if len(set(places.values())) < len(places):
+        raise UserError(f"{source} holds two objects whose names are one path; rename one")
+    one_thread = TransferConfig(use_threads=False)
+
+    def fetch(item: _Object) -> None:
+        try:
+            places[item].parent.mkdir(parents=True, exist_ok=True)
+            _download(client, bucket, item, places[item], one_thread)
+        except (FileExistsError, NotADirectoryError, IsADirectoryError):
+            raise UserError(f"{source}: {item.name} is both an object and a folder; rename one") from None
+
+    with ThreadPoolExecutor(PARALLEL) as pool:
+        done = pool.map(fetch, found)
+        for _ in progress(done, len(found), "fetch") if progress else done:
+            pass
+
+
+def _download(client: Any, bucket: str, item: _Object, place: Path, config: TransferConfig) -> None:
+    with place.open("xb") as file:
+        client.download_fileobj(bucket, item.key, file, Config=config)
+    if (size := place.stat().st_size) != item.size:
+        raise JobError(
+            f"s3://{bucket}/{item.key}: {size} bytes came and {item.size} were listed; run it again"
+        )
+
+
+def _connect(source: str) -> Any:
+    try:
+        return boto3.session.Session().client("s3", config=_CONFIG)
+    except _NO_CREDENTIALS:
+        raise UserError(f"{source}: {_SET_CREDENTIALS}") from None
+    except (BotoCoreError, ValueError) as error:
+        raise UserError(
+            f"{source}: wrong S3 settings ({type(error).__name__}); check AWS_ENDPOINT_URL and AWS_PROFILE"
+        ) from None
+
+
+@contextmanager
+def _explained(source: str, bucket: str, server: str) -> Iterator[None]:
+    """Turn what boto3 raises into one line that says what to do."""
+    try:
+        yield
+    except ClientError as error:
+        raise _of_answer(error, source, bucket, server) from None
+    except _NO_CREDENTIALS:
+        raise UserError(f"{source}: {_SET_CREDENTIALS}") from None
+    except ParamValidationError:
+        raise UserError(f"{source}: {bucket!r} cannot be a bucket's name") from None
+    except _BROKEN:
+        raise JobError(f"{source}: the connection to {server} broke off; run it again") from None
+    except UnreachableError as error:
+        raise JobError(f"{source}: {server} cannot be reached ({type(error).__name__})") from None
+    except HTTPClientError:  # the request could not be made: mostly a line break in a key
+        raise UserError(
+            f"{source}: the request cannot be sent; look for blanks and line breaks in AWS_* variables"
+        ) from None
+    except BotoCoreError as error:
+        raise UserError(f"{source}: {type(error).__name__}; check the AWS_* variables") from None
+
+
+def _of_answer(error: ClientError, source: str, bucket: str, server: str) -> UserError | JobError:
+    code = str(error.response.get("Error", {}).get("Code", "?"))
+    status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+    if code in _WRONG_CREDENTIALS:
+        return UserError(
+            f"{source}: {server} does not accept the credentials ({code}); check AWS_ACCESS_KEY_ID and "
+            "AWS_SECRET_ACCESS_KEY"
+        )
+    if code in _REFUSED:
+        return UserError(f"{source}: access refused ({code}); the credentials need to list and to read there")
+    if code == "NoSuchBucket":
+        return UserError(f"{source}: {server} has no bucket {bucket!r}; check its name and AWS_ENDPOINT_URL")
+    if status >= 500 or code == "500":  # boto3's code, too, for a list that is cut short
+        return JobError(f"{source}: {server} failed to answer ({code}); run it again")
+    return UserError(f"{source}: {server} answers {status} {code}")
