@@ -31,6 +31,7 @@ from dbrnet.data.readers import factory
 from dbrnet.data.readers.factory import Candidate, Rejected
 from dbrnet.errors import UserError, one_line
 from dbrnet.files import write_atomically
+from dbrnet.progress import Progress
 
 QUARANTINE_FILE = "quarantine.csv"
 
