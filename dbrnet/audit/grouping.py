@@ -47,7 +47,7 @@ class Groups:
 
 
 def find_groups(fingerprints: Fingerprints, *, names: bool = True) -> Groups:
-    """Join what shows the same thing: by the groups that the reader took from names, then by content.
+    """Join what shows the same thing: by content, then by the groups that the reader took from names.
 
     Without `names` by content alone. Candidates are tried from the likeliest on; those within a group found
     already are not compared, and two groups are left apart after `FAILURES` pairs of theirs differed.
@@ -55,10 +55,6 @@ def find_groups(fingerprints: Fingerprints, *, names: bool = True) -> Groups:
     samples = fingerprints.samples
     forest = _Forest(len(samples))
     links: list[Link] = []
-    if names:
-        for first, second in _named_pairs(samples):
-            forest.join(first, second)
-            links.append(Link(samples[first].id, samples[second].id))
     failures: defaultdict[tuple[int, int], int] = defaultdict(int)
     candidates = find_candidates(fingerprints)
     chunks = [candidates[start : start + CHUNK] for start in range(0, len(candidates), CHUNK)]
@@ -77,6 +73,11 @@ def find_groups(fingerprints: Fingerprints, *, names: bool = True) -> Groups:
                     links.append(Link(*ids, alignment))
                 else:
                     failures[roots] += 1
+    for first, second in _named_pairs(samples) if names else ():
+        roots = forest.roots(first, second)
+        if roots[0] != roots[1]:
+            forest.join(first, second)
+            links.append(Link(samples[first].id, samples[second].id))
     return Groups(_named(samples, forest), tuple(links))
 
 
