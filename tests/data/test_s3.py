@@ -160,7 +160,7 @@ def test_ingestion_from_s3_is_ingestion_from_the_folder(
         ingest(params("neu-seg", sources["s3"]), out=tmp_path / "new")
     with breaking_way(s3.port, after=1500) as port:
         monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{port}")
-        with pytest.raises(JobError, match="(broke off|failed to answer).*run it again"):
+        with pytest.raises(JobError, match=r"(broke off|failed to answer).*run it again"):
             ingest(params("severstal", sources["s3"]), out=tmp_path / "new")
     assert sorted(tmp_path.iterdir()) == before
 
