@@ -3,11 +3,12 @@
 import hashlib
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -17,7 +18,8 @@ from dbrnet.data.dataset import Card, Dataset, Image, Mask, Sample, content_hash
 from dbrnet.data.readers import READERS
 from dbrnet.data.readers.reader import Measured, RawSample, Reader, find_layout, read_whole
 from dbrnet.errors import UserError
-from dbrnet.progress import Progress
+
+Progress = Callable[[Iterable[Any], int, str], Iterable[Any]]  # items, how many, what for
 
 _UNPACKED = ".unpacked"
 
