@@ -165,6 +165,14 @@ def test_ingestion_from_s3_is_ingestion_from_the_folder(
     assert sorted(tmp_path.iterdir()) == before
 
 
+LIES = {
+    "leaves": ["set/../../evil"],
+    "twice": ["set/x/a", "set/x//a"],
+    "short": ["set/a"],
+    "long": ["set/" + "x" * 300],
+}
+
+
 class Liar(BaseHTTPRequestHandler):
     """Lists what the bucket's name says; every object holds four bytes."""
 
