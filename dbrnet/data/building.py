@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -16,7 +17,8 @@ from dbrnet.data.pictures import read_as_it_is
 from dbrnet.data.readers import READERS
 from dbrnet.data.readers.reader import Measured, RawSample, find_layout
 from dbrnet.errors import UserError
-from dbrnet.progress import Progress
+
+Progress = Callable[[Iterable[Any], int, str], Iterable[Any]]  # items, how many, what for
 
 _UNPACKED = ".unpacked"
 

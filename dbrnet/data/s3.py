@@ -5,6 +5,7 @@ AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE. No message repeats 
 words: their words can hold keys.
 """
 
+import errno
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -120,6 +121,10 @@ def _download_all(
             _download(client, bucket, item, places[item], one_thread)
         except (FileExistsError, NotADirectoryError, IsADirectoryError):
             raise UserError(f"{source}: {item.name} is both an object and a folder; rename one") from None
+        except OSError as error:
+            if error.errno == errno.ENAMETOOLONG:
+                raise UserError(f"{source}: a name is too long for this system: {item.name}") from None
+            raise
 
     with ThreadPoolExecutor(PARALLEL) as pool:
         done = pool.map(fetch, found)

@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -106,17 +106,14 @@ def breaking_way(port: int, after: int) -> Iterator[int]:
 
 
 def _pass_on(source: socket.socket, target: socket.socket, room: int) -> None:
-    try:
+    with suppress(OSError):
         while room > 0 and (block := source.recv(min(room, 1 << 16))):
             target.sendall(block)
             room -= len(block)
-    except OSError:
-        pass
     for end in (source, target):
-        try:
-            end.shutdown(socket.SHUT_RDWR)
-        except OSError:
-            continue
+        with suppress(OSError):
+            end.shutdown(socket.SHUT_RDWR)  # wakes the thread of the other direction
+        end.close()  # so that the sender is told, and does not wait for ever
 
 
 def _answers(port: int) -> bool:

@@ -146,6 +146,10 @@ def test_a_pull_that_cannot_be(on_s3: Project, s3_server: S3Server) -> None:
     away = on_s3.refused("pull", AWS_ENDPOINT_URL="http://127.0.0.1:9")
     assert 'Could not connect to the endpoint URL: "http://127.0.0.1:9' in away[0]
     assert "s3cret" not in "".join(wrong + away)
+    on_s3.dvc("remote", "modify", "store", "url", "s3://none/store")
+    assert on_s3.refused("pull") == [
+        "ERROR: failed to pull data from the cloud - Checkout failed for following targets:"
+    ]
     assert not (on_s3.folder / "data/set").exists()
 
 

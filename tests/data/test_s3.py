@@ -165,6 +165,14 @@ def test_ingestion_from_s3_is_ingestion_from_the_folder(
     assert sorted(tmp_path.iterdir()) == before
 
 
+LIES = {
+    "leaves": ["set/../../evil"],
+    "twice": ["set/x/a", "set/x//a"],
+    "short": ["set/a"],
+    "long": ["set/" + "x" * 300],
+}
+
+
 class Liar(BaseHTTPRequestHandler):
     """Lists what the bucket's name says; every object holds four bytes."""
 
@@ -172,7 +180,12 @@ class Liar(BaseHTTPRequestHandler):
         bucket = self.path.split("/")[1].split("?")[0]
         status, body = 200, b"four"
         if "list-type=2" in self.path:
-            keys = {"leaves": ["set/../../evil"], "twice": ["set/x/a", "set/x//a"], "short": ["set/a"]}
+            keys = {
+                "leaves": ["set/../../evil"],
+                "twice": ["set/x/a", "set/x//a"],
+                "short": ["set/a"],
+                "long": ["set/" + "x" * 300],
+            }
             items = "".join(
                 f"<Contents><Key>{key}</Key><Size>5</Size></Contents>" for key in keys.get(bucket, [])
             )
@@ -207,6 +220,7 @@ def liar() -> Iterator[str]:
     [
         ("leaves", UserError, "'../../evil' would leave the folder"),
         ("twice", UserError, "two objects whose names are one path"),
+        ("long", UserError, "a name is too long for this system"),
         ("short", JobError, "4 bytes came and 5 were listed"),
         ("AccessDenied", UserError, r"access refused \(AccessDenied\); the credentials need to list"),
         ("InternalError", JobError, r"failed to answer \(InternalError\); run it again"),
