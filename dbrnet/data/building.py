@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -17,8 +16,7 @@ from dbrnet.data.pictures import read_as_it_is
 from dbrnet.data.readers import READERS
 from dbrnet.data.readers.reader import Measured, RawSample, find_layout
 from dbrnet.errors import UserError
-
-Progress = Callable[[Iterable[Any], int, str], Iterable[Any]]  # items, how many, what for
+from dbrnet.progress import Progress
 
 _UNPACKED = ".unpacked"
 
