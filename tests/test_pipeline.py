@@ -98,9 +98,21 @@ def test_the_answer_is_there_with_all_it_rests_on(workspace: Workspace) -> None:
     assert f"md5: {revision['source_hash']}" in lock
     assert f"md5: {revision['dataset']}" in lock
     assert metrics["split"]["leaks"] == "no"
+    audit = workspace.json("data/split/audit.json")
+    assert audit["leaking"] == {"val": 0, "test": 0}
+    assert metrics["look_up"] == audit["look_up"]
+    assert "show what a training picture shows" in (workspace.folder / "data/split/audit.html").read_text()
     assert metrics["model_sha256"] == workspace.json("artifacts/benchmark/benchmark.json")["model_sha256"]
     summary = (workspace.folder / "artifacts/promote/summary.txt").read_text()
-    for words in ("promoted", "mIoU", "IoU", "frames per second", "report.html", "make ui"):
+    for words in (
+        "promoted",
+        "with no learning",
+        "mIoU",
+        "IoU",
+        "frames per second",
+        "report.html",
+        "make ui",
+    ):
         assert words in summary
     report = (workspace.folder / "artifacts/evaluate/report.html").read_text()
     assert str(card["content_hash"]) in report

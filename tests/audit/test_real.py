@@ -1,0 +1,52 @@
+"""The findings on the public sets, from the archives as they are downloaded."""
+
+from itertools import combinations
+from pathlib import Path
+
+import pytest
+
+from dbrnet.audit.findings import judge
+from dbrnet.audit.fingerprint import take_fingerprints
+from dbrnet.audit.grouping import find_groups
+from dbrnet.data.building import build_dataset
+from dbrnet.data.dataset import Dataset
+
+pytestmark = pytest.mark.slow
+
+
+def ingested(name: str, archives: Path, out: Path) -> Dataset:
+    out.mkdir()
+    return build_dataset(name, archives / f"{name}.zip", out)
+
+
+def test_neu_segs_published_test_part_is_its_training_part_turned(archives: Path, tmp_path: Path) -> None:
+    dataset = ingested("neu-seg", archives, tmp_path / "out")
+    fingerprints = take_fingerprints(dataset)
+    groups = find_groups(fingerprints)
+    findings = judge(dataset, fingerprints, groups, dataset.published_parts)
+    assert findings.leaking == {"test": 810}
+    assert findings.look_up is not None
+    assert findings.look_up.miou == pytest.approx(0.898, abs=0.01)
+    assert findings.repeatability is not None
+    assert findings.repeatability.miou == pytest.approx(0.916, abs=0.01)
+    assert findings.groups == pytest.approx(1036, abs=5)  # with those that were pasted over
+    turned = {
+        frozenset((link.first, link.second))
+        for link in groups.links
+        if link.alignment is not None and link.alignment.score >= 0.94
+    }
+    assert len(dataset.samples) - len(turned) == pytest.approx(1130, abs=5)
+
+
+def test_mts_tiles_are_found_without_their_names(archives: Path, tmp_path: Path) -> None:
+    dataset = ingested("magnetic-tile", archives, tmp_path / "out")
+    assert dataset.card.groups == pytest.approx(246, abs=5)
+    found = find_groups(take_fingerprints(dataset), names=False).of
+    pairs = [
+        (first.group == second.group, found[first.id] == found[second.id])
+        for first, second in combinations(dataset.samples, 2)
+    ]
+    by_name = [content for name, content in pairs if name]
+    assert sum(by_name) / len(by_name) > 0.98
+    beyond = sum(content for name, content in pairs if not name)
+    assert beyond < 500  # tiles that come twice, under other names: each was looked at
