@@ -81,6 +81,14 @@ class SplitParams(_Section):
     kind: Literal["groups", "paper"] = "groups"  # paper: random, near-copies may leak
     fractions: Annotated[tuple[Positive, Positive, Positive], AfterValidator(_sums_to_one)] = (0.6, 0.2, 0.2)
     seed: Seed = 0
+    former: str | None = Field(None, min_length=1)  # a split of the dataset's former state, whose parts stay
+
+    @field_validator("former")
+    @classmethod
+    def _former_by_groups(cls, former: str | None, info: ValidationInfo) -> str | None:
+        if former is not None and info.data.get("kind") == "paper":
+            raise ValueError("must be null where kind is paper, which knows no groups")
+        return former
 
 
 class ModelParams(_Section):

@@ -108,11 +108,13 @@ def split_samples(
     kind: Kind,
     fractions: tuple[float, float, float],
     seed: int,
+    former: Split | None = None,
 ) -> Split:
     """Divide `dataset` into train, val and test of about the given `fractions`.
 
     `groups` says of each id which pictures show the same thing (the audit finds them).
     "groups" keeps every group whole and stratifies by class, so that rare classes reach every part.
+    Groups that `former`, a split of an earlier state of the dataset, knew stay in their parts.
     "paper" is the plain random split by picture of the paper (section 3.1), for comparison: near-copies
     fall on both sides of it. The result depends on the samples, not on their order, and on the seed.
     Raises `UserError` where a class is too rare to reach every part.
@@ -122,7 +124,7 @@ def split_samples(
     classes = dataset.card.classes
     _require_enough(samples, classes, kind)
     if kind == "groups":
-        part_of_group = _assign_groups(samples, fractions, seed)
+        part_of_group = _assign_groups(samples, fractions, seed, _settled(samples, former))
         assigned = [part_of_group[sample.group] for sample in samples]
         _require_reach(samples, assigned, classes)
     else:
@@ -167,7 +169,23 @@ def _require_enough(samples: list[Sample], classes: tuple[ClassInfo, ...], kind:
         raise UserError(f"the dataset has {len(samples)} images, and a split needs at least {len(PARTS)}")
 
 
-def _assign_groups(samples: list[Sample], fractions: tuple[float, ...], seed: int) -> dict[str, int]:
+def _settled(samples: list[Sample], former: Split | None) -> dict[str, int]:
+    """The parts of the groups that a former split knew.
+
+    Where new pictures show that two groups of different parts are one, it goes to the part that has had the
+    more influence on the model, train before val before test: what was learned from must not be scored on.
+    """
+    part_of = {id_: PARTS.index(part) for part, ids in former.parts.items() for id_ in ids} if former else {}
+    parts: dict[str, int] = {}
+    for sample in samples:
+        if (part := part_of.get(sample.id)) is not None:
+            parts[sample.group] = min(part, parts.get(sample.group, part))
+    return parts
+
+
+def _assign_groups(
+    samples: list[Sample], fractions: tuple[float, ...], seed: int, settled: dict[str, int]
+) -> dict[str, int]:
     """Iterative stratification (Sechidis et al. 2011) over groups: group -> index of its part.
 
     The rarest class is dealt out first, each of its groups to the part that lacks the largest share
@@ -187,6 +205,17 @@ def _assign_groups(samples: list[Sample], fractions: tuple[float, ...], seed: in
     groups_left = Counter(label for counts in strata.values() for label in counts)
     unreached = {label: set(range(len(PARTS))) for label in totals}
     part_of_group: dict[str, int] = {}
+
+    def assign(group: str, part: int) -> None:
+        part_of_group[group] = part
+        images_wanted[part] -= sizes[group]
+        for held, count in strata[group].items():
+            wanted[held][part] -= count
+            groups_left[held] -= 1
+            unreached[held].discard(part)
+
+    for group, part in settled.items():
+        assign(group, part)
     while len(part_of_group) < len(sizes):
         label = min(+groups_left, key=lambda label: (groups_left[label], label))
         for group in order:
@@ -199,12 +228,7 @@ def _assign_groups(samples: list[Sample], fractions: tuple[float, ...], seed: in
                     images_wanted[part] / fractions[part],
                 ),
             )
-            part_of_group[group] = part
-            images_wanted[part] -= sizes[group]
-            for held, count in strata[group].items():
-                wanted[held][part] -= count
-                groups_left[held] -= 1
-                unreached[held].discard(part)
+            assign(group, part)
     return part_of_group
 
 

@@ -7,7 +7,7 @@ from dbrnet.audit.findings import judge, search
 from dbrnet.audit.hygiene import inspect
 from dbrnet.audit.record import log_findings, save_findings
 from dbrnet.data.dataset import Dataset
-from dbrnet.data.split import split_samples
+from dbrnet.data.split import Split, split_samples
 from dbrnet.errors import UserError
 from dbrnet.files import atomic_directory
 from dbrnet.params import SplitParams
@@ -18,14 +18,17 @@ log = logging.getLogger(__name__)
 def split(params: SplitParams, dataset: Path, *, out: Path) -> None:
     """Audit the pictures for copies, then divide them so that every class reaches every part.
 
-    kind `groups` keeps pictures of the same thing in one part; kind `paper` is the paper's random split, for
-    comparison, and says what share of it leaks. Writes split.csv (id, part, group), split.json, audit.json
-    (groups, leaks, the look-up's score, how far labels repeat), links.csv (the evidence for each pair) and
-    audit.html under --out.
+    kind `groups` keeps pictures of the same thing in one part, and in the part where `former` had them; kind
+    `paper` is the paper's random split, for comparison, and says what share of it leaks. Writes split.csv (id,
+    part, group), split.json, audit.json (groups, leaks, the look-up's score, how far labels repeat),
+    links.csv (the evidence for each pair) and audit.html under --out.
     """
     data = Dataset.load(dataset)
     fingerprints, groups = search(data)
-    made = split_samples(data, groups.of, kind=params.kind, fractions=params.fractions, seed=params.seed)
+    former = Split.load(Path(params.former)) if params.former else None
+    made = split_samples(
+        data, groups.of, kind=params.kind, fractions=params.fractions, seed=params.seed, former=former
+    )
     if made.leaks == "yes" and params.kind != "paper":
         raise UserError(f"{dataset}: the split leaks; ask for split.kind: paper where that is meant")
     findings = judge(data, fingerprints, groups, made.parts)

@@ -144,6 +144,32 @@ def test_the_groups_given_count_and_not_those_of_the_names() -> None:
     assert {sample.group for sample in made.samples(dataset, "test")} <= set(pairs.values())
 
 
+@given(old=st.integers(12, 60), seed=st.integers(0, 99))
+@settings(max_examples=30, deadline=None)
+def test_what_was_split_before_stays_where_it_was(old: int, seed: int) -> None:
+    pictures: Pictures = [(f"g{index // 2}", (1 + index // 2 % 3,)) for index in range(2 * old)]
+    former = split(make_dataset(pictures))
+    grown = pictures + [(f"g{index // 2}", (1 + index % 3,)) for index in range(old)]  # of known groups
+    grown += [(f"new{index // 3}", (1 + index // 3 % 3,)) for index in range(60)]
+    dataset = make_dataset(grown)
+    groups = {sample.id: sample.group for sample in dataset.samples}
+    made = split_samples(dataset, groups, kind="groups", fractions=FRACTIONS, seed=seed, former=former)
+    for part in PARTS:
+        assert set(former.parts[part]) <= set(made.parts[part])
+    assert made.leaks == "no"
+    assert made.counts["test"].images == pytest.approx(0.2 * len(grown), rel=0.25)
+
+
+def test_groups_that_turn_out_to_be_one_go_where_they_were_learned_from() -> None:
+    pictures: Pictures = [(f"g{index}", (1 + index % 3,)) for index in range(30)]
+    dataset = make_dataset(pictures)
+    former = split(dataset)
+    learned, tested = former.parts["train"][0], former.parts["test"][0]
+    groups = former.groups | {tested: former.groups[learned]}
+    made = split_samples(dataset, groups, kind="groups", fractions=FRACTIONS, seed=0, former=former)
+    assert {learned, tested} <= set(made.parts["train"])
+
+
 @pytest.mark.parametrize(("kind", "unit"), [("groups", "2 groups"), ("paper", "2 images")])
 def test_a_class_too_rare_is_named_and_counted(kind: Kind, unit: str) -> None:
     pictures: Pictures = [(f"g{index}", (1 + index % 2,)) for index in range(30)]
