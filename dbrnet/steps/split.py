@@ -19,7 +19,7 @@ def split(params: SplitParams, dataset: Path, *, out: Path) -> None:
     """Audit the pictures for copies, then divide them so that every class reaches every part.
 
     kind `groups` keeps pictures of the same thing in one part, and in the part where `former` had them; kind
-    `paper` is the paper's random split, for comparison, and says what share of it leaks. Writes split.csv (id,
+    `paper` is the paper's random split, for comparison, and says what share leaks. Writes split.csv (id,
     part, group), split.json, audit.json (groups, leaks, the look-up's score, how far labels repeat),
     links.csv (the evidence for each pair) and audit.html under --out.
     """
