@@ -12,9 +12,10 @@ from dbrnet.params import Params
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "dbrnet"
-ROOMS = {"audit", "data", "models", "training", "evaluation", "deployment", "registry"}
+ROOMS = {"audit", "data", "drift", "models", "training", "evaluation", "deployment", "registry"}
 MAY_USE = {
     "audit": {"data", "evaluation.metrics"},
+    "drift": {"data", "evaluation.plots"},
     "data": set(),
     "models": {"data.dataset"},
     "training": {"data", "models", "evaluation.metrics"},

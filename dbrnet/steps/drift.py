@@ -8,14 +8,14 @@ from pathlib import Path
 
 import numpy as np
 
-from dbrnet.data.appearance import FEATURES
-from dbrnet.data.arrivals import Arrivals, Pictures, find_arrivals, read_picture
 from dbrnet.data.dataset import Dataset
-from dbrnet.data.drift import FALSE_ALARMS
-from dbrnet.data.retraining import Check, Feature, check_classes, check_count, check_feature
 from dbrnet.deployment.runtimes import OnnxModel
+from dbrnet.drift.appearance import FEATURES
+from dbrnet.drift.arrivals import Arrivals, Pictures, find_arrivals, read_picture
+from dbrnet.drift.checks import Check, Feature, check_classes, check_count, check_feature
+from dbrnet.drift.distances import FALSE_ALARMS
+from dbrnet.drift.plot import Panel, drift_plot
 from dbrnet.errors import UserError
-from dbrnet.evaluation.drift_plot import Panel, drift_plot
 from dbrnet.files import atomic_directory, write_atomically, write_json
 from dbrnet.params import DriftParams
 from dbrnet.progress import progress

@@ -14,13 +14,13 @@ import pytest
 import torch
 
 from dbrnet.cli import main
-from dbrnet.data.arrivals import Pictures, find_arrivals
 from dbrnet.data.building import build_dataset
 from dbrnet.data.dataset import Dataset, Image, Sample, content_hash
-from dbrnet.data.drift import compare_classes, compare_values, group_weights
 from dbrnet.data.synthetic import generate
 from dbrnet.deployment.export import export_onnx
 from dbrnet.deployment.runtimes import OnnxModel
+from dbrnet.drift.arrivals import Pictures, find_arrivals
+from dbrnet.drift.distances import compare_classes, compare_values, group_weights
 from dbrnet.errors import UserError
 from dbrnet.models.dbrnet import DBRNet
 from dbrnet.models.saved import ModelMeta

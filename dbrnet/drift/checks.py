@@ -6,9 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from dbrnet.data.arrivals import Arrivals
 from dbrnet.data.dataset import ClassInfo
-from dbrnet.data.drift import Shift, class_balance, compare_classes, compare_values, group_weights
+from dbrnet.drift.arrivals import Arrivals
+from dbrnet.drift.distances import Shift, class_balance, compare_classes, compare_values, group_weights
 
 COUNT, CLASSES = "new labelled images", "class balance"
 
