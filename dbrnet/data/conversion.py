@@ -102,13 +102,20 @@ def count_classes(mask: Mask, classes: int, name: Path | str) -> NDArray[np.int6
     return np.array([mask.size - sum(counts), *counts], np.int64)
 
 
-def _hash_pixels(image: Image, mask: Mask) -> tuple[str, str]:
-    """The picture's hash and both's, over what is seen, not how it is stored.
+def picture_digest(image: Image) -> bytes:
+    """A digest of the pixels [H, W, 3], not of how they are stored: saved again without loss it is the same."""
+    return _hashed(image).digest()
 
-    A picture saved again without loss keeps its hash.
-    """
+
+def _hashed(image: Image) -> "hashlib._Hash":
     digest = hashlib.sha256(f"{image.shape[0]} {image.shape[1]}\n".encode())
     digest.update(np.ascontiguousarray(image).data)
+    return digest
+
+
+def _hash_pixels(image: Image, mask: Mask) -> tuple[str, str]:
+    """The picture's hash, and both's."""
+    digest = _hashed(image)
     picture = digest.hexdigest()
     digest.update(np.ascontiguousarray(mask).data)
     return picture, digest.hexdigest()

@@ -1,6 +1,4 @@
-"""What a picture looks like, in a few numbers, and what tells it from every other."""
-
-import hashlib
+"""What a picture looks like, in a few numbers."""
 
 import cv2
 import numpy as np
@@ -42,10 +40,3 @@ def measure_appearance(image: Image) -> NDArray[np.float64]:
     return np.array(
         [half.mean(), half.std(), (down + across) / 2, 100 * direction, 100 * clipped], np.float64
     )
-
-
-def picture_digest(image: Image) -> bytes:
-    """A digest of the pixels [H, W, 3]: the same picture saved again without loss keeps it."""
-    digest = hashlib.sha256(f"{image.shape[0]} {image.shape[1]}\n".encode())
-    digest.update(np.ascontiguousarray(image).data)
-    return digest.digest()

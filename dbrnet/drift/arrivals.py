@@ -10,10 +10,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from dbrnet.data.conversion import picture_digest
 from dbrnet.data.dataset import CARD_FILE, Dataset, Image, Sample, decode_image
 from dbrnet.data.pictures import read_whole
 from dbrnet.data.readers.reader import IMAGE_SUFFIXES
-from dbrnet.drift.appearance import FEATURES, measure_appearance, picture_digest
+from dbrnet.drift.appearance import FEATURES, measure_appearance
 from dbrnet.errors import UserError
 from dbrnet.progress import progress
 from dbrnet.provenance import available_cores

@@ -4,8 +4,9 @@ import cv2
 import numpy as np
 import pytest
 
+from dbrnet.data.conversion import picture_digest
 from dbrnet.data.dataset import Image
-from dbrnet.drift.appearance import FEATURES, measure_appearance, picture_digest
+from dbrnet.drift.appearance import FEATURES, measure_appearance
 from dbrnet.errors import UserError
 
 
