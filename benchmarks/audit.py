@@ -2,8 +2,8 @@
 
     python benchmarks/audit.py --pictures 1000 4000
 
-Pictures are streaks and grain under uneven light, every fifth of them a copy laid otherwise; making them is not
-timed. Each count runs in a process of its own, so that its peak memory is its own.
+Pictures are streaks and grain under uneven light, every fifth a copy laid otherwise; making them is not timed.
+Each count runs in a process of its own, so that its peak memory is its own.
 """
 
 import argparse

@@ -103,7 +103,7 @@ def count_classes(mask: Mask, classes: int, name: Path | str) -> NDArray[np.int6
 
 
 def picture_digest(image: Image) -> bytes:
-    """A digest of the pixels [H, W, 3], not of how they are stored: saved again without loss it is the same."""
+    """A digest of the pixels [H, W, 3]: the same picture saved again without loss keeps it."""
     return _hashed(image).digest()
 
 
