@@ -2,7 +2,7 @@
 
     python benchmarks/audit.py --pictures 1000 4000
 
-Pictures are streaks and grain under uneven light, every fifth a copy laid otherwise; making them is not timed.
+Pictures are streaks and grain under uneven light, each fifth a copy laid otherwise; making them is not timed.
 Each count runs in a process of its own, so that its peak memory is its own.
 """
 
