@@ -73,7 +73,7 @@ def inside(root: Path, message: str) -> str:
 def _build(raw: RawSample, out: Path, classes: int) -> tuple[Sample, Measured]:
     converted = convert(raw, read_as_it_is, classes)
     sample = converted.store(raw.id, out)
-    return sample, Measured(sample.id, converted.pixels, converted.overlap)
+    return sample, Measured(sample.id, converted.pixels, converted.overlap, converted.grey)
 
 
 def _require_distinct(samples: Sequence[RawSample]) -> None:

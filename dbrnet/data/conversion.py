@@ -39,6 +39,7 @@ class Converted:
     width: int
     pixels: NDArray[np.int64]  # [C], of each class
     overlap: int
+    grey: int
     brightest: int | None
     picture_sha256: str
     sha256: str
@@ -85,6 +86,7 @@ def convert(raw: RawSample, read_picture: ReadPicture, classes: int) -> Converte
         width=width,
         pixels=pixels,
         overlap=mask.overlap,
+        grey=mask.grey,
         brightest=picture.brightest,
         picture_sha256=picture_sha256,
         sha256=sha256,

@@ -239,6 +239,8 @@ def _notes(labels: str, growth: _Growth, bit_depth: int, before: Dataset | None)
             f"(ingest.bit_depth) and the upper 8 of those are kept; their highest value is "
             f"{max(growth.brightest)}"
         )
+    if bare := sum(one.reason == factory.NO_MASK for one in growth.changes.rejected):
+        notes.append(f"{bare} pictures of the last batch have no mask and are left out")
     grown = f"grown from content {before.card.content_hash[:12]}" if before else "the first batch"
     return (*notes, f"{grown}: {growth.changes}")
 

@@ -185,7 +185,8 @@ def test_a_picture_that_comes_twice_is_taken_once(first: Path, tmp_path: Path) -
 def test_too_many_unusable_pictures_stop_the_run_with_one_line(first: Path, tmp_path: Path) -> None:
     for number in range(5):
         (first / f"images/x{number}.png").write_bytes(b"")
-    _grow(first, tmp_path / "just", most=5 / 8)
+    dataset, _ = _grow(first, tmp_path / "just", most=5 / 8)
+    assert "5 pictures of the last batch have no mask and are left out" in dataset.card.notes
     with pytest.raises(UserError) as caught:
         _grow(first, tmp_path / "out", most=0.6)
     message = str(caught.value)

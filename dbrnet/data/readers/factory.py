@@ -26,6 +26,7 @@ from dbrnet.errors import UserError
 
 NAME = "factory"
 IMAGES, MASKS, WITHDRAWN = "images", "masks", "withdrawn.txt"
+NO_MASK = "has no mask; a defect-free picture needs an empty one"
 
 _COLORS = (  # Okabe and Ito's, told apart by colour-blind readers too
     (230, 159, 0),
@@ -161,7 +162,7 @@ def _mismatch(pictures: Sequence[Path], masks: Sequence[ReadMarked]) -> str:
     if len(pictures) > 1:
         return f"{_together(pictures)} have one name but for case or suffix; rename one"
     if not masks:
-        return "has no mask; a defect-free picture needs an empty one"
+        return NO_MASK
     classes = [class_id for class_id, _ in masks]
     if len(set(classes)) < len(classes):
         return f"{_together([path for _, path in masks])} have one name but for case; remove one"

@@ -65,7 +65,11 @@ class MagneticTile(Reader):
         defective = {one.id: one.pixels[1:].sum() for one in measured if not one.id.startswith("free-")}
         empty = [id_ for id_, pixels in defective.items() if pixels == 0]
         nearly = [id_ for id_, pixels in defective.items() if 0 < pixels < NEARLY_EMPTY]
-        found = [f"a mask's pixel is defect where its grey value exceeds {mask_threshold}"]
+        grey = [one.grey for one in measured if one.grey]
+        found = [
+            f"a mask's pixel is defect where its grey value exceeds {mask_threshold}; {len(grey)} masks hold "
+            f"grey values between black and white, {sum(grey)} pixels in all"
+        ]
         if empty:
             found.append(f"masks of defective pictures that are empty: {', '.join(empty)}")
         if nearly:
@@ -91,7 +95,9 @@ def find_tiles(stems: Iterable[str]) -> dict[str, str]:
 
 
 def _read_mask(path: Path, class_id: int, threshold: int, height: int, width: int) -> RawMask:
-    marked = decode_grey(read_whole(path), path) > threshold
+    levels = decode_grey(read_whole(path), path)
+    marked = levels > threshold
     if not class_id and marked.any():
         raise UserError(f"{path} marks a defect in a picture of MT_{FREE}; correct it or remove the picture")
-    return RawMask((marked * class_id).astype(np.uint8))
+    grey = np.count_nonzero((levels > 0) & (levels < 255))
+    return RawMask((marked * class_id).astype(np.uint8), grey=grey)

@@ -22,6 +22,7 @@ class RawMask:
 
     ids: Mask  # [H, W]
     overlap: int = 0  # pixels that more than one class claims
+    grey: int = 0  # pixels neither black nor white, where a threshold made a mask of them
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,7 @@ class Measured:
     id: str
     pixels: NDArray[np.int64]  # [C], of each class
     overlap: int
+    grey: int
 
 
 class Reader(ABC):

@@ -57,6 +57,7 @@ def test_the_threshold_decides_and_is_written_down(tile_source: Path, tmp_path: 
         dataset = _build(tile_source, tmp_path / f"out{threshold}", threshold)
         assert (dataset.mask(dataset.by_id["break-exp1_num_1000"]) == 2).sum() == expected
         assert str(threshold) in dataset.card.notes[0]
+        assert "15 masks hold grey values between black and white, 45 pixels" in dataset.card.notes[0]
 
 
 def test_empty_masks_of_defective_pictures_are_noted(tile_source: Path, tmp_path: Path) -> None:
