@@ -99,5 +99,5 @@ def _read_mask(path: Path, class_id: int, threshold: int, height: int, width: in
     marked = levels > threshold
     if not class_id and marked.any():
         raise UserError(f"{path} marks a defect in a picture of MT_{FREE}; correct it or remove the picture")
-    grey = np.count_nonzero((levels > 0) & (levels < 255))
+    grey = int(np.count_nonzero((levels > 0) & (levels < 255)))
     return RawMask((marked * class_id).astype(np.uint8), grey=grey)
