@@ -106,6 +106,7 @@ class TrainParams(_Section):
     epochs: Count
     batch_size: Count = 8
     defect_free: Fraction = 1.0  # share of the defect-free pictures that an epoch sees
+    standardise: bool = False  # bring each picture to one mean and deviation first, in the exported graph too
     image_size: Size | None = None  # pictures are resized to it, in the exported graph too; null: native
     crop: Size = (512, 512)
     scale: Annotated[tuple[Positive, Positive], AfterValidator(_ascending)] = (0.5, 2.5)

@@ -20,7 +20,7 @@ MAY_USE = {
     "models": {"data.dataset"},
     "training": {"data", "models", "evaluation.metrics"},
     "evaluation": {"data.dataset"},
-    "deployment": {"data.dataset", "models"},
+    "deployment": {"data.dataset", "data.standardising", "models"},
     "registry": set[str](),
 }
 DOORS = {

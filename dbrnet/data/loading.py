@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.utils import data
 
 from dbrnet.data.dataset import Dataset, Image, Mask
+from dbrnet.data.standardising import standardise
 from dbrnet.errors import UserError
 from dbrnet.progress import progress
 
@@ -26,12 +27,20 @@ Triple = tuple[float, float, float]
 
 
 class Pictures:
-    """The decoded pictures of one part, resized to `image_size` if given, their masks at native size.
+    """The decoded pictures of one part, standardised if asked for and resized to `image_size` if given, their
+    masks at native size.
 
     Decoding costs more than augmenting, so a part that fits in `CACHE_BYTES` is decoded once.
     """
 
-    def __init__(self, dataset: Dataset, ids: Sequence[str], image_size: tuple[int, int] | None) -> None:
+    def __init__(
+        self,
+        dataset: Dataset,
+        ids: Sequence[str],
+        image_size: tuple[int, int] | None,
+        *,
+        standardised: bool = False,
+    ) -> None:
         unknown = [identity for identity in ids if identity not in dataset.by_id]
         if unknown:
             raise UserError(
@@ -39,6 +48,7 @@ class Pictures:
             )
         self.samples = [dataset.by_id[identity] for identity in ids]
         self.image_size = image_size
+        self.standardised = standardised
         self._dataset = dataset
         self._cache: dict[int, tuple[Image, Mask]] | None = {} if self._bytes() <= CACHE_BYTES else None
 
@@ -55,6 +65,8 @@ class Pictures:
             raise UserError(
                 f"{sample.id}: the mask is {mask.shape}, the picture {image.shape[:2]}; ingest again"
             )
+        if self.standardised:
+            image = standardise(image)
         if self.image_size is not None:
             image = resize_image(image, self.image_size)
         if self._cache is not None:

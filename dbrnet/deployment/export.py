@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import dbrnet
+from dbrnet.data.standardising import standardise_batch
 from dbrnet.files import write_atomically
 from dbrnet.models.dbrnet import DBRNet
 from dbrnet.models.saved import ModelMeta
@@ -49,6 +50,7 @@ class DeployedModel(nn.Module):
         self.network = copy.deepcopy(model).cpu().float()
         del self.network.auxiliary_head
         self.image_size = meta.image_size
+        self.standardised = meta.standardised
         mean, std = torch.tensor(meta.mean), torch.tensor(meta.std)
         self.register_buffer("scale", (1 / (255 * std))[:, None, None])
         self.register_buffer("shift", (-mean / std)[:, None, None])
@@ -58,6 +60,8 @@ class DeployedModel(nn.Module):
         """Logits [N, C, H, W] at the pictures' own size."""
         size = image.shape[1:3]
         x = image.permute(0, 3, 1, 2).float()
+        if self.standardised:
+            x = standardise_batch(x)
         if self.image_size is not None:
             x = F.interpolate(x, size=self.image_size, mode="bilinear", align_corners=False)
         logits = self.network(x * self.scale + self.shift)
@@ -82,7 +86,8 @@ def export_onnx(model: DBRNet, meta: ModelMeta, path: Path, *, metadata: Mapping
 
     The graph takes `image`, uint8 RGB [batch, height, width, 3], and gives `mask`, uint8, and `confidence`,
     float32, both [batch, height, width]; batch and size are free, from 32x32 up. The file's metadata holds
-    `classes` (JSON: names and colours), `input`, `mean`, `std` and `image_size`, and what `metadata` adds.
+    `classes` (JSON: names and colours), `input`, `standardised`, `mean`, `std`, `image_size`, and what
+    `metadata` adds.
     """
     dimension = torch.export.Dim
     height, width = (dimension(name, min=MINIMUM_SIDE) for name in ("height", "width"))
@@ -119,6 +124,7 @@ def _metadata(meta: ModelMeta) -> dict[str, str]:
     return {
         "classes": json.dumps([asdict(info) for info in meta.classes]),
         "input": CONVENTION,
+        "standardised": json.dumps(meta.standardised),
         "mean": json.dumps(meta.mean),
         "std": json.dumps(meta.std),
         "image_size": json.dumps(meta.image_size),

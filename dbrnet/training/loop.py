@@ -117,8 +117,10 @@ class _Run:
         torch.backends.cudnn.benchmark = True
         seed_all(recipe.seed)
 
-        self.train_pictures = Pictures(dataset, train_ids, recipe.image_size)
-        self.val_pictures = Pictures(dataset, val_ids, recipe.image_size)
+        self.train_pictures, self.val_pictures = (
+            Pictures(dataset, ids, recipe.image_size, standardised=recipe.standardise)
+            for ids in (train_ids, val_ids)
+        )
         if recipe.workers:
             self.train_pictures.warm()
         mean, std = self.train_pictures.statistics()
@@ -134,6 +136,7 @@ class _Run:
             mean=mean,
             std=std,
             image_size=recipe.image_size,
+            standardised=recipe.standardise,
         )
         self.names = [info.name for info in self.meta.classes]
         self.model = self.meta.build().to(self.device)

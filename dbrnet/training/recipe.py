@@ -18,6 +18,7 @@ class Recipe:
     epochs: int
     batch_size: int
     defect_free: float
+    standardise: bool
     image_size: tuple[int, int] | None
     crop: tuple[int, int]
     scale: tuple[float, float]

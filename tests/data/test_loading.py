@@ -8,6 +8,7 @@ import torch
 from dbrnet.data import loading
 from dbrnet.data.dataset import Card, ClassInfo, Dataset, Image, Mask, Sample
 from dbrnet.data.loading import Augmented, Pictures, epoch_batches, load_batches, normalise
+from dbrnet.data.standardising import standardise
 from dbrnet.errors import UserError
 
 IDS = [f"p{index}" for index in range(7)]
@@ -129,6 +130,16 @@ def test_the_picture_is_resized_and_its_mask_only_for_training(dataset: Dataset)
         mode="bilinear", align_corners=False,
     )[0].permute(1, 2, 0)  # fmt: skip
     assert np.abs(expected.numpy() - image).max() <= 1
+
+
+def test_pictures_are_standardised_where_that_is_asked_for(dataset: Dataset) -> None:
+    plain, standardised = (
+        Pictures(dataset, IDS, (15, 22)),
+        Pictures(dataset, IDS, (15, 22), standardised=True),
+    )
+    assert not np.array_equal(plain[0][0], standardised[0][0])
+    expected = loading.resize_image(standardise(dataset.image(dataset.samples[0])), (15, 22))
+    assert np.array_equal(standardised[0][0], expected)
 
 
 def test_resizing_a_mask_does_not_shift_it() -> None:

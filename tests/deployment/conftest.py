@@ -48,11 +48,12 @@ def _network() -> DBRNet:
     return model.eval()
 
 
-def _export(folder: Path, image_size: tuple[int, int] | None) -> Exported:
+def _export(folder: Path, image_size: tuple[int, int] | None, *, standardised: bool) -> Exported:
     switches = {"lfem": True, "affm": True, "dcppm": True}
     meta = ModelMeta(
-        classes=CLASSES, mean=(0.30, 0.45, 0.60), std=(0.15, 0.20, 0.25), image_size=image_size, **switches
-    )
+        classes=CLASSES, mean=(0.30, 0.45, 0.60), std=(0.15, 0.20, 0.25), image_size=image_size,
+        standardised=standardised, **switches
+    )  # fmt: skip
     model = _network()
     path = folder / "model.onnx"
     export_onnx(model, meta, path, metadata={"dataset_content_hash": "4d5e"})
@@ -61,12 +62,13 @@ def _export(folder: Path, image_size: tuple[int, int] | None) -> Exported:
 
 @pytest.fixture(scope="session")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Exported:
-    return _export(tmp_path_factory.mktemp("native"), None)
+    return _export(tmp_path_factory.mktemp("native"), None, standardised=False)
 
 
 @pytest.fixture(scope="session")
-def exported_at_fixed_size(tmp_path_factory: pytest.TempPathFactory) -> Exported:
-    return _export(tmp_path_factory.mktemp("fixed"), (96, 160))
+def exported_with_all(tmp_path_factory: pytest.TempPathFactory) -> Exported:
+    """At a fixed size, and standardised."""
+    return _export(tmp_path_factory.mktemp("all"), (96, 160), standardised=True)
 
 
 @pytest.fixture(scope="session")

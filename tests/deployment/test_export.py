@@ -1,5 +1,6 @@
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -11,6 +12,7 @@ from torch import nn
 
 import dbrnet
 from dbrnet.data.dataset import Image
+from dbrnet.data.standardising import standardise
 from dbrnet.deployment.export import DeployedModel, count_batch_norms
 from dbrnet.deployment.runtimes import OnnxModel, TorchModel
 from dbrnet.models.dbrnet import DBRNet
@@ -76,7 +78,7 @@ def test_the_file_says_what_it_is_and_nothing_of_the_machine(exported: Exported)
     assert b"site-packages" not in content
 
 
-@pytest.mark.parametrize("which", ["exported", "exported_at_fixed_size"])
+@pytest.mark.parametrize("which", ["exported", "exported_with_all"])
 def test_answers_equal_pytorchs_at_any_size(
     which: str, request: pytest.FixtureRequest, picture: Callable[..., Image]
 ) -> None:
@@ -108,9 +110,10 @@ def test_the_graph_normalises_and_answers_as_written_out(
 
 
 def test_a_fixed_size_is_reached_by_bilinear_resizing(
-    exported_at_fixed_size: Exported, picture: Callable[..., Image]
+    exported_with_all: Exported, picture: Callable[..., Image]
 ) -> None:
-    _, model, meta = exported_at_fixed_size
+    _, model, meta = exported_with_all
+    meta = replace(meta, standardised=False)
     image = picture(200, 120)
     resized = cv2.resize(image.astype(np.float32), (160, 96), interpolation=cv2.INTER_LINEAR)
     normalised = (resized / 255 - np.array(meta.mean)) / np.array(meta.std)
@@ -119,3 +122,29 @@ def test_a_fixed_size_is_reached_by_bilinear_resizing(
         logits = DeployedModel(model, meta).logits(torch.from_numpy(image[None]))
     expected = cv2.resize(small[0].numpy().transpose(1, 2, 0), (120, 200), interpolation=cv2.INTER_LINEAR)
     np.testing.assert_allclose(logits[0].numpy().transpose(1, 2, 0), expected, atol=2e-3)
+
+
+def test_a_standardised_graph_answers_alike_under_any_exposure(
+    exported_with_all: Exported, picture: Callable[..., Image]
+) -> None:
+    path, model, meta = exported_with_all
+    dark = picture(200, 120) // 4
+    onnx_model = OnnxModel(path, threads=1)
+    mask, confidence = onnx_model.predict(np.stack([dark, 3 * dark, dark + 150]))  # each by its own exposure
+    assert len(np.unique(mask)) > 1
+    for other in (1, 2):
+        assert (mask[other] == mask[0]).mean() > 0.999
+        np.testing.assert_allclose(confidence[other], confidence[0], atol=2e-3)
+    # It is what training does to its pictures, but for their rounding.
+    plain = TorchModel(model, replace(meta, standardised=False), threads=1)
+    expected, _ = plain.predict(standardise(dark)[None])
+    assert (mask[0] == expected[0]).mean() > 0.98
+    assert np.abs(plain.predict(dark[None])[1] - confidence[0]).max() > 0.02  # it does something
+
+
+def test_a_picture_without_contrast_is_not_torn_apart(exported_with_all: Exported) -> None:
+    flat = np.full((1, 64, 64, 3), 7, np.uint8)
+    flat[0, 30] = 8
+    mask, confidence = OnnxModel(exported_with_all[0], threads=1).predict(flat)
+    assert np.isfinite(confidence).all()
+    assert np.array_equal(mask, OnnxModel(exported_with_all[0], threads=1).predict(flat + 100)[0])

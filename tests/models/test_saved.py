@@ -31,7 +31,7 @@ def saved(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("size", [(64, 96), None])
 def test_round_trip(tmp_path: Path, size: tuple[int, int] | None) -> None:
-    meta = dataclasses.replace(META, image_size=size)
+    meta = dataclasses.replace(META, image_size=size, standardised=size is None)
     model = meta.build()
     save_model(tmp_path / "model.pt", model, meta)
     generator = torch.get_rng_state()

@@ -22,6 +22,7 @@ def recipe() -> Recipe:
         epochs=3,
         batch_size=4,
         defect_free=1.0,
+        standardise=False,
         image_size=None,
         crop=(64, 64),
         scale=(0.75, 1.5),

@@ -170,10 +170,12 @@ def test_learns(dataset: Dataset, parts: Parts, recipe: Recipe, tmp_path: Path) 
 def test_a_single_picture_and_a_resized_one_train(
     dataset: Dataset, parts: Parts, recipe: Recipe, tmp_path: Path
 ) -> None:
-    resized = replace(recipe, epochs=1, image_size=(40, 56), crop=(48, 48))
+    resized = replace(recipe, epochs=1, image_size=(40, 56), crop=(48, 48), standardise=True)
     result = train(dataset, parts[0][:1], parts[1][:1], resized, tmp_path)
     assert len(result.step_losses) == 1
     assert result.meta.image_size == (40, 56)
+    assert result.meta.standardised
+    assert result.meta.mean == pytest.approx((0.5,) * 3, abs=0.02)
 
 
 def test_nothing_but_defect_free_pictures_and_none_of_them_wanted(
