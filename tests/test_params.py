@@ -117,3 +117,13 @@ def test_every_recipe_is_valid_and_undone_by_another(params: Path, recipe: Path)
 def test_an_unknown_recipe_names_the_known_ones(params: Path) -> None:
     with pytest.raises(UserError, match="there are: factory, magnetic-tile, neu-seg, severstal, steel-strip"):
         use("neu", params=params)
+
+
+def test_every_recipe_sets_the_same_knobs_so_that_none_is_left_of_another() -> None:
+    def knobs(recipe: Path) -> set[str]:
+        sections = YAML().load(recipe.read_text())
+        return {f"{section}.{key}" for section, values in sections.items() for key in values}
+
+    first, *others = RECIPES
+    for recipe in others:
+        assert knobs(recipe) == knobs(first), recipe.name
