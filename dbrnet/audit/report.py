@@ -17,6 +17,7 @@ from dbrnet.overlay import blend
 
 PAIRS = 8  # of each kind
 PANEL = 480, 320  # width and height within which a picture is shown
+LARGEST_SCALE = 1.5
 JPEG_QUALITY = 85
 
 
@@ -95,9 +96,9 @@ def _pair(dataset: Dataset, link: Link) -> Pair:
 
 def _jpeg(image: Image) -> str:
     height, width = image.shape[:2]
-    scale = min(PANEL[0] / width, PANEL[1] / height)
-    if scale < 1:
-        size = max(1, round(width * scale)), max(1, round(height * scale))
-        image = cv2.resize(image, size, interpolation=cv2.INTER_AREA).astype(np.uint8)
+    scale = min(PANEL[0] / width, PANEL[1] / height, LARGEST_SCALE)
+    size = max(1, round(width * scale)), max(1, round(height * scale))
+    way = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
+    image = cv2.resize(image, size, interpolation=way).astype(np.uint8)
     data = cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])[1]
     return f"data:image/jpeg;base64,{base64.b64encode(data.tobytes()).decode()}"
