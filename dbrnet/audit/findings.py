@@ -2,16 +2,17 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from dbrnet.audit.fingerprint import Fingerprints, take_fingerprints
-from dbrnet.audit.grouping import Groups, find_groups
+from dbrnet.audit.grouping import Groups, Link, find_groups
 from dbrnet.audit.lookup import look_up, repeatability
 from dbrnet.data.dataset import Dataset
 from dbrnet.evaluation.metrics import Scores
 
 AUDIT_FILE = "audit.json"
+AGREEING = 0.5  # share of the marked pixels below which two masks of one thing are worth a look
 METHOD = (
     "pictures share a group where their names say so, or where their band-passed textures coincide, wholly "
     "or in a good part, as they are or turned or mirrored, under any exposure, moved by up to an eighth"
@@ -29,14 +30,27 @@ class Findings:
     group_sizes: dict[int, int]  # members -> how many groups
     links: dict[str, int]  # kind of evidence -> how many
     repeatability: Scores | None  # of the masks of one group's pictures
+    agreement: dict[Link, float]  # by link, see `Repeatability`
     leaking: dict[str, int]  # part -> its pictures whose group is in train too
     parts: dict[str, int]  # part -> its pictures
     look_up: Scores | None  # of masks copied from train to test; None where no parts were given
     method: str = METHOD
 
+    @property
+    def labelled_differently(self) -> list[Link]:
+        """The whole pictures whose masks agree on less than half of what they mark, the worst first."""
+        differing = [
+            link
+            for link, share in self.agreement.items()
+            if share < AGREEING and link.evidence == "whole picture"
+        ]
+        return sorted(differing, key=lambda link: self.agreement[link])
+
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values."""
-        plain = asdict(self)
+        plain = asdict(replace(self, agreement={}))  # links.csv has it
+        del plain["agreement"]
+        plain["labelled_differently"] = len(self.labelled_differently)
         for name in ("repeatability", "look_up"):
             scores: Scores | None = getattr(self, name)
             plain[name] = scores.to_dict() if scores is not None else None
@@ -53,6 +67,7 @@ def judge(
     dataset: Dataset, fingerprints: Fingerprints, groups: Groups, parts: Mapping[str, Sequence[str]]
 ) -> Findings:
     """Say what the groups mean for `parts` (part -> ids; "train" and "test" among them, or none at all)."""
+    labels = repeatability(dataset, groups.links)
     trained = {groups.of[id_] for id_ in parts.get("train", ())}
     return Findings(
         content_hash=dataset.card.content_hash,
@@ -61,7 +76,8 @@ def judge(
         groups_by_name=len({sample.group for sample in dataset.samples}),
         group_sizes=dict(sorted(Counter(Counter(groups.of.values()).values()).items())),
         links=dict(Counter(link.evidence for link in groups.links)),
-        repeatability=repeatability(dataset, groups.links),
+        repeatability=labels.scores,
+        agreement=labels.agreement,
         leaking={
             part: sum(groups.of[id_] in trained for id_ in ids)
             for part, ids in parts.items()

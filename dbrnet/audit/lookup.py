@@ -6,6 +6,7 @@ scores as well as any network can, and a network's score there is no proof of sk
 """
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -42,16 +43,28 @@ def look_up(
     return Scores.from_confusion(confusion, names)
 
 
-def repeatability(dataset: Dataset, links: Iterable[Link]) -> Scores | None:
-    """How far the masks of linked pictures agree where both reach; None where no link has an alignment.
+@dataclass(frozen=True)
+class Repeatability:
+    """How far the masks of linked pictures agree, where both reach.
 
     Labels that disagree with themselves bound what any model can score on them.
     """
+
+    scores: Scores | None  # one mask as the answer, the other as the truth; None: no link has an alignment
+    agreement: dict[Link, float]  # of the pixels that either mask marks, the share that both give one class
+
+
+def repeatability(dataset: Dataset, links: Iterable[Link]) -> Repeatability:
+    """Compare the masks of each link that says how its pictures lie on each other."""
     names = [info.name for info in dataset.card.classes]
     confusion = np.zeros((len(names), len(names)), np.int64)
+    agreement: dict[Link, float] = {}
     for link in links:
         if link.alignment is not None:
             first, second = (dataset.mask(dataset.by_id[id_]) for id_ in (link.first, link.second))
             laid = link.alignment.lay(second, (first.shape[0], first.shape[1]))
-            confusion += confusion_matrix(np.where(laid == IGNORE_INDEX, 0, first), laid, len(names))
-    return Scores.from_confusion(confusion, names) if confusion.any() else None
+            pair = confusion_matrix(np.where(laid == IGNORE_INDEX, 0, first), laid, len(names))
+            confusion += pair
+            marked = pair.sum() - pair[0, 0]
+            agreement[link] = float(pair.trace() - pair[0, 0]) / float(marked) if marked else 1.0
+    return Repeatability(Scores.from_confusion(confusion, names) if confusion.any() else None, agreement)

@@ -25,10 +25,14 @@ def save_findings(
     write_json(folder / AUDIT_FILE, findings.to_dict())
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(("first", "second", "evidence", "symmetry", "rows", "columns", "correlation"))
+    writer.writerow(
+        ("first", "second", "evidence", "symmetry", "rows", "columns", "correlation", "agreement")
+    )
     for link in groups.links:
         found = link.alignment
-        how = (found.symmetry, *found.shift, round(found.score, 4)) if found else ("", "", "", "")
+        how: tuple[object, ...] = ("",) * 5
+        if found:
+            how = found.symmetry, *found.shift, round(found.score, 4), round(findings.agreement[link], 4)
         writer.writerow((link.first, link.second, link.evidence, *how))
     write_atomically(folder / LINKS_FILE, text.getvalue())
     page = render_audit(dataset, findings, groups, hygiene, f"Audit of {dataset.card.title}")
@@ -42,7 +46,10 @@ def log_findings(findings: Findings, out: Path) -> None:
         *(findings.pictures, findings.groups, findings.groups_by_name),
     )
     if findings.repeatability is not None:
-        log.info("masks of one thing agree by %.4f mIoU", findings.repeatability.miou)
+        log.info(
+            "masks of one thing agree by %.4f mIoU; %d pairs agree on less than half of what they mark",
+            *(findings.repeatability.miou, len(findings.labelled_differently)),
+        )
     for part, leaking in findings.leaking.items():
         verdict = f"LEAKS: {leaking} of {findings.parts[part]} pictures are" if leaking else "no picture is"
         log.info("%s: %s of a thing that train shows too", part, verdict)

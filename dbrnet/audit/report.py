@@ -26,6 +26,7 @@ class Pair:
     """Two pictures of one thing, the second laid on the first, each with its own mask."""
 
     link: Link
+    agreement: float  # of their masks
     classes: tuple[str, str]
     panels: tuple[str, str]  # data URIs
 
@@ -46,21 +47,17 @@ def render_audit(dataset: Dataset, findings: Findings, groups: Groups, hygiene: 
         hygiene=hygiene,
         card=dataset.card,
         galleries={
-            kind: [_pair(dataset, link) for link in links] for kind, links in _chosen(dataset, groups)
+            kind: [_pair(dataset, link, findings.agreement[link]) for link in links]
+            for kind, links in _chosen(findings, groups)
         },
     )
 
 
-def _chosen(dataset: Dataset, groups: Groups) -> Sequence[tuple[str, list[Link]]]:
+def _chosen(findings: Findings, groups: Groups) -> Sequence[tuple[str, list[Link]]]:
     """The links worth a look: labels that differ, parts pasted over, and the weakest of the rest."""
     seen = [link for link in groups.links if link.alignment is not None]
     seen.sort(key=lambda link: link.alignment.score if link.alignment else 0)
-    classes = {sample.id: sample.classes for sample in dataset.samples}
-    differing = [
-        link
-        for link in seen
-        if classes[link.first] != classes[link.second] and link.evidence == "whole picture"
-    ]
+    differing = findings.labelled_differently
     pasted = [link for link in seen if link.evidence == "part of the picture"]
     rest = [link for link in seen if link not in differing and link not in pasted]
     return (
@@ -70,7 +67,7 @@ def _chosen(dataset: Dataset, groups: Groups) -> Sequence[tuple[str, list[Link]]
     )
 
 
-def _pair(dataset: Dataset, link: Link) -> Pair:
+def _pair(dataset: Dataset, link: Link, agreement: float) -> Pair:
     first, second = (dataset.by_id[id_] for id_ in (link.first, link.second))
     shape = first.height, first.width
     names = [info.name for info in dataset.card.classes]
@@ -83,6 +80,7 @@ def _pair(dataset: Dataset, link: Link) -> Pair:
     laid = blend(image, np.where(mask == IGNORE_INDEX, 0, mask).astype(np.uint8), dataset.card.classes)
     return Pair(
         link,
+        agreement,
         (
             ", ".join(names[label] for label in first.classes) or "defect-free",
             ", ".join(names[label] for label in second.classes) or "defect-free",

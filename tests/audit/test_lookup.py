@@ -1,4 +1,5 @@
 import numpy as np
+import pytest
 
 from dbrnet.audit.findings import judge, search
 from dbrnet.audit.lookup import repeatability
@@ -41,8 +42,27 @@ def test_labels_that_disagree_are_measured(make: Make) -> None:
     other = np.roll(mask, 6, axis=1)
     dataset = make({"a": (image, mask), "b": (image, other)} | {f"p{seed}": steel(seed) for seed in (2, 3)})
     _, groups = search(dataset)
-    scores = repeatability(dataset, groups.links)
+    found = repeatability(dataset, groups.links)
+    scores = found.scores
     assert scores is not None
     overlap = ((mask > 0) & (other > 0)).sum() / ((mask > 0) | (other > 0)).sum()
     assert scores.miou_defects is not None
     assert abs(scores.miou_defects - overlap) < 0.02
+    assert list(found.agreement.values()) == [pytest.approx(overlap, abs=0.02)]
+
+
+def test_swapped_labels_stand_first_and_empty_masks_agree(make: Make) -> None:
+    swapped = np.array([0, 2, 1], np.uint8)
+    pictures = {f"p{seed}": steel(seed) for seed in range(4)}
+    copies = {f"q{seed}": pictures[f"p{seed}"] for seed in range(4)}
+    copies["q2"] = pictures["p2"][0], swapped[pictures["p2"][1]]
+    copies["q3"] = pictures["p3"][0], np.roll(pictures["p3"][1], 9, axis=0)
+    empty = np.zeros_like(pictures["p0"][1])
+    pictures["p0"], copies["q0"] = (pictures["p0"][0], empty), (copies["q0"][0], empty)
+    dataset = make(pictures | copies)
+    fingerprints, groups = search(dataset)
+    findings = judge(dataset, fingerprints, groups, {})
+    agreement = {link.first: share for link, share in findings.agreement.items()}
+    assert (agreement["p0"], agreement["p1"], agreement["p2"]) == (1, 1, 0)
+    assert findings.labelled_differently[0].first == "p2"
+    assert findings.to_dict()["labelled_differently"] == len(findings.labelled_differently)

@@ -29,6 +29,8 @@ def test_neu_segs_published_test_part_is_its_training_part_turned(archives: Path
     assert findings.look_up.miou == pytest.approx(0.898, abs=0.01)
     assert findings.repeatability is not None
     assert findings.repeatability.miou == pytest.approx(0.916, abs=0.01)
+    swapped = [link for link in findings.labelled_differently if findings.agreement[link] < 0.1]
+    assert len(swapped) == pytest.approx(12, abs=3)  # one picture, its two classes exchanged
     assert findings.groups == pytest.approx(1036, abs=5)  # with those that were pasted over
     turned = {
         frozenset((link.first, link.second))
