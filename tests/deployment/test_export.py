@@ -6,13 +6,14 @@ from pathlib import Path
 import cv2
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 import torch
 from torch import nn
 
 import dbrnet
 from dbrnet.data.dataset import Image
-from dbrnet.data.standardising import standardise
+from dbrnet.data.standardising import standardise, standardise_batch
 from dbrnet.deployment.export import DeployedModel, count_batch_norms
 from dbrnet.deployment.runtimes import OnnxModel, TorchModel
 from dbrnet.models.dbrnet import DBRNet
@@ -148,3 +149,17 @@ def test_a_picture_without_contrast_is_not_torn_apart(exported_with_all: Exporte
     mask, confidence = OnnxModel(exported_with_all[0], threads=1).predict(flat)
     assert np.isfinite(confidence).all()
     assert np.array_equal(mask, OnnxModel(exported_with_all[0], threads=1).predict(flat + 100)[0])
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")  # PyTorch's exporter, of itself
+def test_the_runtime_standardises_a_large_strip_to_the_digit(picture: Callable[..., Image]) -> None:
+    class Standardise(nn.Module):
+        def forward(self, pictures: torch.Tensor) -> torch.Tensor:
+            return standardise_batch(pictures)
+
+    strip = torch.from_numpy(picture(256, 1600)).permute(2, 0, 1)[None].float() / 16 + 100
+    program = torch.onnx.export(Standardise().eval(), (strip,), dynamo=True, verbose=False)
+    assert program is not None
+    session = onnxruntime.InferenceSession(program.model_proto.SerializeToString())
+    (found,) = session.run(None, {session.get_inputs()[0].name: strip.numpy()})
+    assert np.abs(found - standardise_batch(strip.double()).numpy()).max() < 1e-3  # grey values
