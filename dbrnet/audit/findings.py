@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from dbrnet.audit.fingerprint import Fingerprints, take_fingerprints
@@ -48,8 +48,7 @@ class Findings:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values."""
-        plain = asdict(replace(self, agreement={}))  # links.csv has it
-        del plain["agreement"]
+        plain = {name: value for name, value in vars(self).items() if name != "agreement"}  # in links.csv
         plain["labelled_differently"] = len(self.labelled_differently)
         for name in ("repeatability", "look_up"):
             scores: Scores | None = getattr(self, name)

@@ -1,6 +1,5 @@
 """Groups of pictures that show the same thing, with the evidence for each link."""
 
-import os
 from collections import defaultdict
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -12,6 +11,7 @@ from dbrnet.audit.fingerprint import Fingerprints
 from dbrnet.audit.matching import SAME, Alignment, Candidate, align, find_candidates
 from dbrnet.data.dataset import Sample
 from dbrnet.progress import progress
+from dbrnet.provenance import available_cores
 
 CHUNK = 256  # candidates compared at a time; part of the result, so not the number of cores
 FAILURES = 3  # candidates between two groups that may fail before the two are left apart
@@ -58,7 +58,7 @@ def find_groups(fingerprints: Fingerprints, *, names: bool = True) -> Groups:
     failures: defaultdict[tuple[int, int], int] = defaultdict(int)
     candidates = find_candidates(fingerprints)
     chunks = [candidates[start : start + CHUNK] for start in range(0, len(candidates), CHUNK)]
-    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+    with ThreadPoolExecutor(available_cores()) as pool:
         for chunk in progress(chunks, len(chunks), "comparing"):
             open_ones = [one for one in chunk if _is_open(one, forest, failures)]
             for candidate, alignment in zip(

@@ -1,5 +1,6 @@
 """What a look at every mask tells: how the classes fall on the parts, and which masks are odd."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -50,10 +51,7 @@ def inspect(
             out_of_range[sample.id] = len(counts) - 1
         pixels[sample.id] = counts[:classes]
     light = dict(zip((sample.id for sample in dataset.samples), brightness.tolist(), strict=True))
-    sizes: dict[str, int] = {}
-    for sample in dataset.samples:
-        size = f"{sample.height} x {sample.width}"
-        sizes[size] = sizes.get(size, 0) + 1
+    sizes = Counter(f"{sample.height} x {sample.width}" for sample in dataset.samples)
     defects = {id_: int(counts[1:].sum()) for id_, counts in pixels.items()}
     return Hygiene(
         balance=[_balance(part, ids, dataset, groups, pixels, light) for part, ids in parts.items() if ids],

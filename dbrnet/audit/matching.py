@@ -1,7 +1,7 @@
 """Which pictures may show the same thing, and the test of whether two do."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import cv2
@@ -70,12 +70,8 @@ class Alignment:
         """The second picture's mask [H, W] as a mask of the first, `shape`; 255 where it does not reach."""
         laid = self.symmetry.apply(mask)
         result = np.full(shape, IGNORE_INDEX, np.uint8)
-        (top, left), (height, width) = self.shift, laid.shape
-        rows = slice(max(0, top), min(shape[0], top + height))
-        columns = slice(max(0, left), min(shape[1], left + width))
-        result[rows, columns] = laid[
-            rows.start - top : rows.stop - top, columns.start - left : columns.stop - left
-        ]
+        here, there = _overlap(shape, laid.shape, self.shift)
+        result[here] = laid[there]
         return result
 
 
@@ -148,13 +144,13 @@ def align(fingerprints: Fingerprints, candidate: Candidate) -> Alignment:
     score, row, column = _find(window, large, top, left)
     corner = (rows, columns) = (row - top, column - left) if small is second else (top - row, left - column)
     common = _common(first, second, corner) if LEAST_PASTED <= score < SAME else 0.0
-    elsewhere = 1.0
-    if score >= SAME or common >= PASTED:
-        itself = cv2.matchTemplate(small, window, cv2.TM_CCOEFF_NORMED)
-        itself[max(0, top - NEAR) : top + NEAR + 1, max(0, left - NEAR) : left + NEAR + 1] = -1
-        elsewhere, _, _ = _peak(itself)
     shift = round(rows / fingerprints.scale), round(columns / fingerprints.scale)
-    return Alignment(candidate.symmetry, shift, score, common, elsewhere)
+    alignment = Alignment(candidate.symmetry, shift, score, common, elsewhere=1.0)
+    if not alignment.alike:
+        return alignment
+    itself = cv2.matchTemplate(small, window, cv2.TM_CCOEFF_NORMED)
+    itself[max(0, top - NEAR) : top + NEAR + 1, max(0, left - NEAR) : left + NEAR + 1] = -1
+    return replace(alignment, elsewhere=_peak(itself)[0])
 
 
 def _find(window: Texture, large: Texture, top: int, left: int) -> tuple[float, int, int]:
@@ -167,15 +163,20 @@ def _find(window: Texture, large: Texture, top: int, left: int) -> tuple[float, 
     return _peak(cv2.matchTemplate(large, window, cv2.TM_CCOEFF_NORMED))
 
 
+def _overlap(
+    first: tuple[int, ...], second: tuple[int, ...], corner: tuple[int, int]
+) -> tuple[tuple[slice, slice], tuple[slice, slice]]:
+    """Where arrays of these shapes overlap: in the first, and in the second with its corner at `corner`."""
+    pairs = list(zip(first, second, corner, strict=True))
+    here = [slice(max(0, start), min(whole, start + side)) for whole, side, start in pairs]
+    there = [slice(max(0, -start), min(side, whole - start)) for whole, side, start in pairs]
+    return (here[0], here[1]), (there[0], there[1])
+
+
 def _common(first: Texture, second: Texture, corner: tuple[int, int]) -> float:
     """The share of the blocks in which two textures coincide, the second's corner lying at `corner`."""
-    (top, left), (height, width) = corner, second.shape
-    rows = slice(max(0, top), min(first.shape[0], top + height))
-    columns = slice(max(0, left), min(first.shape[1], left + width))
-    one = first[rows, columns].astype(np.float32)
-    other = second[rows.start - top : rows.stop - top, columns.start - left : columns.stop - left].astype(
-        np.float32
-    )
+    here, there = _overlap(first.shape, second.shape, corner)
+    one, other = first[here].astype(np.float32), second[there].astype(np.float32)
 
     def means(values: NDArray[np.float32]) -> NDArray[np.float32]:
         inner = slice(BLOCK // 2, -(BLOCK // 2), BLOCK // 2)

@@ -1,12 +1,10 @@
 """The audit's page: one HTML file that opens offline."""
 
-import base64
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import cv2
 import numpy as np
-from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 
 from dbrnet.audit.findings import Findings
 from dbrnet.audit.grouping import Groups, Link
@@ -14,6 +12,7 @@ from dbrnet.audit.hygiene import Hygiene
 from dbrnet.data.dataset import Dataset, Image
 from dbrnet.evaluation.metrics import IGNORE_INDEX
 from dbrnet.overlay import blend
+from dbrnet.page import data_uri, templates
 
 PAIRS = 8  # of each kind
 PANEL = 480, 320  # width and height within which a picture is shown
@@ -33,23 +32,19 @@ class Pair:
 
 def render_audit(dataset: Dataset, findings: Findings, groups: Groups, hygiene: Hygiene, title: str) -> str:
     """The whole page as HTML."""
-    environment = Environment(
-        loader=ChoiceLoader([PackageLoader("dbrnet.audit"), PackageLoader("dbrnet.evaluation")]),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["percent"] = lambda share, digits=1: f"{100 * share:.{digits}f}"
-    return environment.get_template("audit.html").render(
-        title=title,
-        findings=findings,
-        hygiene=hygiene,
-        card=dataset.card,
-        galleries={
-            kind: [_pair(dataset, link, findings.agreement[link]) for link in links]
-            for kind, links in _chosen(findings, groups)
-        },
+    return (
+        templates("dbrnet.audit", "dbrnet.evaluation")
+        .get_template("audit.html")
+        .render(
+            title=title,
+            findings=findings,
+            hygiene=hygiene,
+            card=dataset.card,
+            galleries={
+                kind: [_pair(dataset, link, findings.agreement[link]) for link in links]
+                for kind, links in _chosen(findings, groups)
+            },
+        )
     )
 
 
@@ -59,7 +54,8 @@ def _chosen(findings: Findings, groups: Groups) -> Sequence[tuple[str, list[Link
     seen.sort(key=lambda link: link.alignment.score if link.alignment else 0)
     differing = findings.labelled_differently
     pasted = [link for link in seen if link.evidence == "part of the picture"]
-    rest = [link for link in seen if link not in differing and link not in pasted]
+    shown = {*differing, *pasted}
+    rest = [link for link in seen if link not in shown]
     return (
         ("One picture, labelled differently", differing[:PAIRS]),
         ("A part is the same, the rest was pasted over", pasted[:PAIRS]),
@@ -99,4 +95,4 @@ def _jpeg(image: Image) -> str:
     way = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
     image = cv2.resize(image, size, interpolation=way).astype(np.uint8)
     data = cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])[1]
-    return f"data:image/jpeg;base64,{base64.b64encode(data.tobytes()).decode()}"
+    return data_uri(data.tobytes(), "jpeg")

@@ -10,7 +10,8 @@ masks/<id>.png  single-channel 8-bit class ids; 0 is the background
 import csv
 import hashlib
 import io
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
@@ -118,6 +119,11 @@ class Dataset:
     def by_id(self) -> dict[str, Sample]:
         """The samples by their ids."""
         return {sample.id: sample for sample in self.samples}
+
+    def regrouped(self, groups: Mapping[str, str]) -> Self:
+        """The dataset with `groups` (id -> group) in place of those that names alone gave."""
+        samples = (replace(sample, group=groups[sample.id]) for sample in self.samples)
+        return replace(self, samples=tuple(samples))
 
     @property
     def published_parts(self) -> dict[str, list[str]]:

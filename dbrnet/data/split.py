@@ -8,7 +8,7 @@ import csv
 import io
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from itertools import accumulate
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -64,8 +64,7 @@ class Split:
 
     def regrouped(self, dataset: Dataset) -> Dataset:
         """The dataset with the groups by which it was split in place of those that names alone gave."""
-        samples = (replace(sample, group=self.groups[sample.id]) for sample in dataset.samples)
-        return Dataset(dataset.root, dataset.card, tuple(samples))
+        return dataset.regrouped(self.groups)
 
     def save(self, folder: Path) -> None:
         """Write `split.csv` and `split.json` into `folder`."""
@@ -119,8 +118,7 @@ def split_samples(
     fall on both sides of it. The result depends on the samples, not on their order, and on the seed.
     Raises `UserError` where a class is too rare to reach every part.
     """
-    regrouped = (replace(sample, group=groups[sample.id]) for sample in dataset.samples)
-    samples = sorted(regrouped, key=lambda sample: sample.id)
+    samples = sorted(dataset.regrouped(groups).samples, key=lambda sample: sample.id)
     classes = dataset.card.classes
     _require_enough(samples, classes, kind)
     if kind == "groups":

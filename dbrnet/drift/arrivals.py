@@ -3,21 +3,19 @@
 import hashlib
 import os
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dbrnet.data.conversion import picture_digest
+from dbrnet.data.conversion import in_order, picture_digest
 from dbrnet.data.dataset import CARD_FILE, Dataset, Image, Sample, decode_image
 from dbrnet.data.pictures import read_whole
 from dbrnet.data.readers.reader import IMAGE_SUFFIXES
 from dbrnet.drift.appearance import FEATURES, measure_appearance
 from dbrnet.errors import UserError
 from dbrnet.progress import progress
-from dbrnet.provenance import available_cores
 
 
 @dataclass(frozen=True)
@@ -157,8 +155,7 @@ def _look_at_samples(dataset: Dataset, samples: Sequence[Sample], label: str) ->
 
 
 def _look_at_all(paths: Sequence[Path], label: str) -> list["_Look | UserError"]:
-    with ThreadPoolExecutor(min(available_cores(), 8)) as pool:  # decoding and hashing free the GIL
-        return list(progress(pool.map(_look_at, paths), len(paths), label))
+    return list(progress(in_order(_look_at, paths), len(paths), label))
 
 
 def _look_at(path: Path) -> "_Look | UserError":

@@ -1,16 +1,14 @@
 """The evaluation report: one HTML file that opens offline, with its pictures and styles inside."""
 
-import base64
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
-
-from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from dbrnet.data.dataset import Card
 from dbrnet.evaluation.gallery import ERROR_KINDS, Gallery
 from dbrnet.evaluation.plots import confusion_plot, training_curves
 from dbrnet.evaluation.predictions import Evaluation
+from dbrnet.page import data_uri, templates
 
 
 @dataclass(frozen=True)
@@ -46,14 +44,8 @@ def render_report(
     rows by epoch (epoch, loss, val_miou, learning_rate; empty: no curves); `provenance` label -> value, shown
     in its order; `look_up` the mIoU on this part of copying the nearest training mask (None: not measured).
     """
-    environment = Environment(
-        loader=PackageLoader("dbrnet.evaluation"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"percent": _percent, "jpeg": _jpeg, "css": _css}
+    environment = templates("dbrnet.evaluation")
+    environment.filters |= {"jpeg": _jpeg, "css": _css}
     return environment.get_template("report.html").render(
         title=title,
         part=part,
@@ -63,8 +55,8 @@ def render_report(
         card=card,
         split=split,
         leaking=split["leaking_share"].get(part, 0.0),
-        confusion=_data_uri(confusion_plot(evaluation.confusion, evaluation.classes), "svg+xml"),
-        curves=_data_uri(training_curves(history), "svg+xml") if history else None,
+        confusion=data_uri(confusion_plot(evaluation.confusion, evaluation.classes), "svg+xml"),
+        curves=data_uri(training_curves(history), "svg+xml") if history else None,
         epochs=len(history),
         gallery=gallery,
         error_kinds=ERROR_KINDS[1:],
@@ -92,17 +84,9 @@ def _class_rows(evaluation: Evaluation, card: Card) -> list[ClassRow]:
     ]
 
 
-def _percent(share: float | None, digits: int = 1) -> str:
-    return "–" if share is None else f"{100 * share:.{digits}f}"
-
-
 def _css(color: tuple[int, int, int]) -> str:
     return "#{:02x}{:02x}{:02x}".format(*color)
 
 
 def _jpeg(data: bytes) -> str:
-    return _data_uri(data, "jpeg")
-
-
-def _data_uri(data: bytes, kind: str) -> str:
-    return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
+    return data_uri(data, "jpeg")
