@@ -16,6 +16,7 @@ for _switch, _value in {
     "ORT_DISABLE_TELEMETRY": "1",
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "DVC_NO_ANALYTICS": "1",
+    "NNCF_CI": "1",  # its word for: no telemetry
 }.items():
     os.environ.setdefault(_switch, _value)
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from dbrnet.deployment.runtimes import Images
+from dbrnet.deployment.runtimes.base import Images
 
 BLOCK_SECONDS = 1.0
 WARM_UP_SHARE = 0.1  # of the measuring time

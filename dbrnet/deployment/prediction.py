@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 
 from dbrnet.data.dataset import Image, decode_image
-from dbrnet.deployment.runtimes import OnnxModel
+from dbrnet.deployment.runtimes.base import Model
 from dbrnet.errors import UserError
 from dbrnet.files import write_atomically
 from dbrnet.overlay import add_legend, blend
@@ -19,7 +19,7 @@ SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 SUMMARY_FILE = "summary.csv"
 
 
-def predict_files(model: OnnxModel, images: Sequence[Path], out: Path) -> list[Path]:
+def predict_files(model: Model, images: Sequence[Path], out: Path) -> list[Path]:
     """Predict pictures, each at its own size, and return the files written under `out`.
 
     For each picture `masks/<stem>.png` (class ids) and `overlays/<stem>.jpg`, then `summary.csv`: each

@@ -9,7 +9,8 @@ import numpy as np
 
 from dbrnet.data.dataset import Dataset
 from dbrnet.deployment.benchmark import measure
-from dbrnet.deployment.runtimes import OnnxModel, TorchModel
+from dbrnet.deployment.runtimes.catalogue import open_model
+from dbrnet.deployment.runtimes.torch_model import TorchModel
 from dbrnet.files import atomic_directory, read_json, write_json
 from dbrnet.models.complexity import measure as measure_complexity
 from dbrnet.models.saved import load_model
@@ -30,8 +31,8 @@ def benchmark(params: BenchmarkParams, dataset: Path, trained: Path, exported: P
     picture = cv2.resize(data.image(data.samples[0]), (width, height), interpolation=cv2.INTER_AREA)
     threads = params.threads or available_cores()
     model, meta = load_model(trained / "model.pt")
-    fast = OnnxModel(exported / "model.onnx", threads)
-    eager = TorchModel(model, meta, threads)
+    fast = open_model(exported / "model.onnx", threads=threads)
+    eager = TorchModel(model, meta, threads=threads)
     runtimes = {"onnxruntime": fast.predict, "pytorch": eager.predict}
     latencies = measure(runtimes, picture.astype(np.uint8)[None], seconds=params.seconds)
     inner_height, inner_width = meta.image_size or params.size
@@ -44,7 +45,7 @@ def benchmark(params: BenchmarkParams, dataset: Path, trained: Path, exported: P
                 "batch": 1,
                 "precision": "fp32",
                 "threads": threads,
-                "devices": {"onnxruntime": fast.provider, "pytorch": str(eager.device)},
+                "devices": {"onnxruntime": fast.device, "pytorch": str(eager.device)},
                 "complexity": asdict(measure_complexity(model, inner_height, inner_width)),
                 "model_sha256": read_json(exported / "export.json")["model_sha256"],
                 "origin": origin(),

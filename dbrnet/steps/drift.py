@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from dbrnet.data.dataset import Dataset
-from dbrnet.deployment.runtimes import OnnxModel
+from dbrnet.deployment.runtimes.base import Model
+from dbrnet.deployment.runtimes.catalogue import open_model
 from dbrnet.drift.appearance import FEATURES
 from dbrnet.drift.arrivals import Arrivals, Pictures, find_arrivals, read_picture
 from dbrnet.drift.checks import Check, Feature, check_classes, check_count, check_feature
@@ -81,9 +82,9 @@ def drift(
     log.info("the distributions: %s", out / "drift.png")
 
 
-def _open(model: str, champion: Dataset) -> OnnxModel:
+def _open(model: str, champion: Dataset) -> Model:
     with tempfile.TemporaryDirectory() as scratch:
-        network = OnnxModel(find_model_file(model, Path(scratch)))
+        network = open_model(find_model_file(model, Path(scratch)))
     trained_on, given = network.metadata.get("dataset_content_hash", "unknown"), champion.card.content_hash
     if trained_on != given:
         raise UserError(
@@ -93,7 +94,7 @@ def _open(model: str, champion: Dataset) -> OnnxModel:
     return network
 
 
-def _features(arrivals: Arrivals, network: OnnxModel | None) -> dict[str, Sides]:
+def _features(arrivals: Arrivals, network: Model | None) -> dict[str, Sides]:
     before, new = arrivals.reference, arrivals.new
     found = {
         name: (
@@ -110,7 +111,7 @@ def _features(arrivals: Arrivals, network: OnnxModel | None) -> dict[str, Sides]
     return found
 
 
-def _confidence(network: OnnxModel, pictures: Pictures, label: str) -> Feature:
+def _confidence(network: Model, pictures: Pictures, label: str) -> Feature:
     drawn = np.random.default_rng(0).permutation(len(pictures))[:CONFIDENCE_PICTURES]
     chosen = pictures.take(sorted(drawn.tolist()))
     values = [

@@ -8,7 +8,7 @@ from typing import Any
 from dbrnet.audit.findings import AUDIT_FILE
 from dbrnet.data.dataset import Dataset
 from dbrnet.data.split import SPLIT_FILE, Split
-from dbrnet.deployment.runtimes import OnnxModel
+from dbrnet.deployment.runtimes.catalogue import open_model
 from dbrnet.evaluation.gallery import build_gallery
 from dbrnet.evaluation.predictions import evaluate as run_evaluation
 from dbrnet.evaluation.report import render_report
@@ -32,7 +32,7 @@ def evaluate(
     look_up = read_json(split / AUDIT_FILE)["look_up"]
     lineage = read_json(trained / "train.json")
     export_info = read_json(exported / "export.json")
-    model = OnnxModel(exported / "model.onnx")
+    model = open_model(exported / "model.onnx")
     ids = [sample.id for sample in parts.samples(data, "test")]
     evaluation = run_evaluation(model.predict, data, ids)
     scores = evaluation.scores

@@ -5,7 +5,7 @@ import tempfile
 from pathlib import Path
 
 from dbrnet.deployment.prediction import predict_files
-from dbrnet.deployment.runtimes import OnnxModel
+from dbrnet.deployment.runtimes.catalogue import open_model
 from dbrnet.registry.model_file import find_model_file
 
 log = logging.getLogger(__name__)
@@ -18,5 +18,5 @@ def predict(images: list[Path], *, model: str, out: Path) -> None:
     overlays/ and summary.csv under --out.
     """
     with tempfile.TemporaryDirectory() as scratch:
-        written = predict_files(OnnxModel(find_model_file(model, Path(scratch))), images, out)
+        written = predict_files(open_model(find_model_file(model, Path(scratch))), images, out)
     log.info("%d files written, the table last: %s", len(written), written[-1])

@@ -7,7 +7,9 @@ import pytest
 
 from dbrnet.data.dataset import Image
 from dbrnet.deployment.benchmark import Latency, measure
-from dbrnet.deployment.runtimes import Images, OnnxModel, TorchModel
+from dbrnet.deployment.runtimes.base import Images
+from dbrnet.deployment.runtimes.catalogue import open_model
+from dbrnet.deployment.runtimes.torch_model import TorchModel
 from dbrnet.models.dbrnet import DBRNet
 from dbrnet.models.saved import ModelMeta
 
@@ -44,6 +46,9 @@ def test_runtimes_take_turns_for_the_time_asked() -> None:
 
 def test_both_real_runtimes(exported: tuple[Path, DBRNet, ModelMeta], picture: Callable[..., Image]) -> None:
     path, model, meta = exported
-    runtimes = {"onnx": OnnxModel(path, 1).predict, "torch": TorchModel(model, meta, 1).predict}
+    runtimes = {
+        "onnx": open_model(path, threads=1).predict,
+        "torch": TorchModel(model, meta, threads=1).predict,
+    }
     for latency in measure(runtimes, picture(64, 96)[None], seconds=0.1).values():
         assert 0 < latency.p50_ms <= latency.p90_ms <= latency.p99_ms

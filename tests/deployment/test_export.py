@@ -15,7 +15,8 @@ import dbrnet
 from dbrnet.data.dataset import Image
 from dbrnet.data.standardising import standardise, standardise_batch
 from dbrnet.deployment.export import DeployedModel, count_batch_norms
-from dbrnet.deployment.runtimes import OnnxModel, TorchModel
+from dbrnet.deployment.runtimes.catalogue import open_model
+from dbrnet.deployment.runtimes.torch_model import TorchModel
 from dbrnet.models.dbrnet import DBRNet
 from dbrnet.models.saved import ModelMeta
 
@@ -84,7 +85,7 @@ def test_answers_equal_pytorchs_at_any_size(
     which: str, request: pytest.FixtureRequest, picture: Callable[..., Image]
 ) -> None:
     path, model, meta = request.getfixturevalue(which)
-    onnx_model, torch_model = OnnxModel(path, threads=1), TorchModel(model, meta, threads=1)
+    onnx_model, torch_model = open_model(path, threads=1), TorchModel(model, meta, threads=1)
     for batch, height, width in SIZES:
         images = np.stack([picture(height, width, seed) for seed in range(batch)])
         mask, confidence = onnx_model.predict(images)
@@ -104,7 +105,7 @@ def test_the_graph_normalises_and_answers_as_written_out(
     with torch.inference_mode():
         logits = model(torch.from_numpy(normalised.astype(np.float32).transpose(2, 0, 1)[None]))
     highest, expected = logits.softmax(dim=1).max(dim=1)
-    mask, confidence = OnnxModel(path).predict(image[None])
+    mask, confidence = open_model(path).predict(image[None])
     assert len(np.unique(mask)) > 1
     assert (mask == expected.numpy()).mean() > 0.999
     np.testing.assert_allclose(confidence, highest.numpy(), atol=2e-4)
@@ -130,7 +131,7 @@ def test_a_standardised_graph_answers_alike_under_any_exposure(
 ) -> None:
     path, model, meta = exported_with_all
     dark = picture(200, 120) // 4
-    onnx_model = OnnxModel(path, threads=1)
+    onnx_model = open_model(path, threads=1)
     mask, confidence = onnx_model.predict(np.stack([dark, 3 * dark, dark + 150]))  # each by its own exposure
     assert len(np.unique(mask)) > 1
     for other in (1, 2):
@@ -146,9 +147,9 @@ def test_a_standardised_graph_answers_alike_under_any_exposure(
 def test_a_picture_without_contrast_is_not_torn_apart(exported_with_all: Exported) -> None:
     flat = np.full((1, 64, 64, 3), 7, np.uint8)
     flat[0, 30] = 8
-    mask, confidence = OnnxModel(exported_with_all[0], threads=1).predict(flat)
+    mask, confidence = open_model(exported_with_all[0], threads=1).predict(flat)
     assert np.isfinite(confidence).all()
-    assert np.array_equal(mask, OnnxModel(exported_with_all[0], threads=1).predict(flat + 100)[0])
+    assert np.array_equal(mask, open_model(exported_with_all[0], threads=1).predict(flat + 100)[0])
 
 
 @pytest.mark.filterwarnings("ignore::FutureWarning")  # PyTorch's exporter, of itself

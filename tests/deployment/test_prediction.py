@@ -8,15 +8,16 @@ import pytest
 
 from dbrnet.data.dataset import Image, decode_grey, decode_image
 from dbrnet.deployment.prediction import predict_files
-from dbrnet.deployment.runtimes import OnnxModel
+from dbrnet.deployment.runtimes.base import Model
+from dbrnet.deployment.runtimes.catalogue import open_model
 from dbrnet.errors import UserError
 from dbrnet.models.dbrnet import DBRNet
 from dbrnet.models.saved import ModelMeta
 
 
 @pytest.fixture(scope="module")
-def model(exported: tuple[Path, DBRNet, ModelMeta]) -> OnnxModel:
-    return OnnxModel(exported[0], threads=1)
+def model(exported: tuple[Path, DBRNet, ModelMeta]) -> Model:
+    return open_model(exported[0], threads=1)
 
 
 def save(path: Path, image: Image) -> Path:
@@ -25,7 +26,7 @@ def save(path: Path, image: Image) -> Path:
     return path
 
 
-def test_masks_overlays_and_summary(model: OnnxModel, picture: Callable[..., Image], tmp_path: Path) -> None:
+def test_masks_overlays_and_summary(model: Model, picture: Callable[..., Image], tmp_path: Path) -> None:
     folder = tmp_path / "pictures"
     images = {"a.png": picture(64, 100), "b.png": picture(50, 41, seed=1)}
     for name, image in images.items():
@@ -51,7 +52,7 @@ def test_masks_overlays_and_summary(model: OnnxModel, picture: Callable[..., Ima
         assert overlay.shape[1:] == image.shape[1:]
 
 
-def test_equal_stems_stay_apart(model: OnnxModel, picture: Callable[..., Image], tmp_path: Path) -> None:
+def test_equal_stems_stay_apart(model: Model, picture: Callable[..., Image], tmp_path: Path) -> None:
     sources = [
         save(tmp_path / "one" / "x.png", picture(40, 40, seed=1)),
         save(tmp_path / "two" / "x.png", picture(48, 40, seed=2)),
@@ -66,7 +67,7 @@ def test_equal_stems_stay_apart(model: OnnxModel, picture: Callable[..., Image],
 
 
 def test_a_broken_picture_is_named_and_leaves_nothing(
-    model: OnnxModel, picture: Callable[..., Image], tmp_path: Path
+    model: Model, picture: Callable[..., Image], tmp_path: Path
 ) -> None:
     good = save(tmp_path / "good.png", picture(40, 40))
     broken = tmp_path / "broken.png"
@@ -76,7 +77,7 @@ def test_a_broken_picture_is_named_and_leaves_nothing(
     assert {path.name for path in (tmp_path / "out").rglob("*.*")} == {"good.png", "good.jpg"}
 
 
-def test_other_wrong_inputs(model: OnnxModel, picture: Callable[..., Image], tmp_path: Path) -> None:
+def test_other_wrong_inputs(model: Model, picture: Callable[..., Image], tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     tiny = save(tmp_path / "tiny.png", picture(20, 90))
     for paths, message in (

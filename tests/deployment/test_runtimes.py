@@ -6,7 +6,7 @@ import onnx
 import pytest
 
 from dbrnet.data.dataset import Image
-from dbrnet.deployment.runtimes import OnnxModel
+from dbrnet.deployment.runtimes.catalogue import open_model
 from dbrnet.errors import UserError
 from dbrnet.models.dbrnet import DBRNet
 from dbrnet.models.saved import ModelMeta
@@ -16,14 +16,14 @@ Exported = tuple[Path, DBRNet, ModelMeta]
 
 def test_the_file_is_enough(exported: Exported) -> None:
     path, _, meta = exported
-    model = OnnxModel(path, threads=1)
+    model = open_model(path, threads=1)
     assert model.classes == meta.classes
     assert model.metadata["dataset_content_hash"] == "4d5e"
-    assert model.provider == "CPUExecutionProvider"
+    assert model.runtime == "onnxruntime-cpu"
 
 
 def test_a_batch_is_answered_as_its_pictures(exported: Exported, picture: Callable[..., Image]) -> None:
-    model = OnnxModel(exported[0], threads=1)
+    model = open_model(exported[0], threads=1)
     images = np.stack([picture(50, 90, seed) for seed in range(3)])
     masks, _ = model.predict(images)
     for image, mask in zip(images, masks, strict=True):
@@ -32,12 +32,12 @@ def test_a_batch_is_answered_as_its_pictures(exported: Exported, picture: Callab
 
 def test_missing_and_broken_files(exported: Exported, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"none\.onnx: cannot be read"):
-        OnnxModel(tmp_path / "none.onnx")
+        open_model(tmp_path / "none.onnx")
     content = exported[0].read_bytes()
     for name, data in (("empty", b""), ("text", b"not a model"), ("half", content[: len(content) // 2])):
         (tmp_path / name).write_bytes(data)
         with pytest.raises(UserError, match=f"{name}: not a readable ONNX file") as caught:
-            OnnxModel(tmp_path / name)
+            open_model(tmp_path / name)
         assert "\n" not in str(caught.value)
 
 
@@ -48,11 +48,11 @@ def test_anothers_onnx_file(tmp_path: Path) -> None:
     opset = [onnx.helper.make_opsetid("", 18)]
     onnx.save_model(onnx.helper.make_model(graph, opset_imports=opset, ir_version=9), tmp_path / "other.onnx")
     with pytest.raises(UserError, match="not one that `dbrnet export` wrote"):
-        OnnxModel(tmp_path / "other.onnx")
+        open_model(tmp_path / "other.onnx")
 
 
 def test_pictures_too_small_or_of_another_kind(exported: Exported) -> None:
-    model = OnnxModel(exported[0], threads=1)
+    model = open_model(exported[0], threads=1)
     with pytest.raises(UserError, match="31x200"):
         model.predict(np.zeros((1, 31, 200, 3), np.uint8))
     with pytest.raises(ValueError, match="uint8"):

@@ -18,7 +18,7 @@ from dbrnet.data.building import build_dataset
 from dbrnet.data.dataset import Dataset, Image, Sample, content_hash
 from dbrnet.data.synthetic import generate
 from dbrnet.deployment.export import export_onnx
-from dbrnet.deployment.runtimes import OnnxModel
+from dbrnet.deployment.runtimes.catalogue import open_model
 from dbrnet.drift.arrivals import Pictures, find_arrivals
 from dbrnet.drift.distances import compare_classes, compare_values, group_weights
 from dbrnet.errors import UserError
@@ -183,7 +183,7 @@ def test_the_networks_confidence_is_one_more_feature(few: Dataset, network: Path
     folder = write_pictures(few, tmp_path / "line", darker)
     found = answer(few.root, folder, tmp_path / "out", model=str(network))
     check = next(check for check in found["checks"] if check["name"] == "confidence")
-    runtime = OnnxModel(network)
+    runtime = open_model(network)
     groups = [sample.group for sample in few.samples]
     pictures = [few.image(sample) for sample in few.samples]
     before, now = (

@@ -1,0 +1,54 @@
+"""What every runtime has in common: pictures in, class ids and confidence out."""
+
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dbrnet.data.dataset import ClassInfo
+from dbrnet.deployment.export import MINIMUM_SIDE
+from dbrnet.errors import UserError
+
+Images = NDArray[np.uint8]  # [N, H, W, 3], RGB
+Answer = tuple[NDArray[np.uint8], NDArray[np.float32]]  # class ids [N, H, W], confidence [N, H, W] in 0 to 1
+
+
+class Model(Protocol):
+    """A trained network, loaded in some runtime; safe to call from one thread at a time.
+
+    - `runtime`: the name it was chosen by, such as "onnxruntime-cpu";
+    - `precision`: "fp32", "bf16" or "int8", what most of the arithmetic is done in;
+    - `device`: where it runs, in words;
+    - `threads`: how many of the CPU's it may use;
+    - `classes`: those of its answers, by id;
+    - `metadata`: what the export wrote of its making, as text; empty for a model.pt.
+    """
+
+    runtime: str
+    precision: str
+    device: str
+    threads: int
+    classes: tuple[ClassInfo, ...]
+    metadata: dict[str, str]
+
+    def predict(self, images: Images) -> Answer:
+        """Class ids and confidence of pictures uint8 RGB [N, H, W, 3]; returns when they are computed.
+
+        Raises `UserError` for pictures with a side below 32, `ValueError` for anything but such arrays.
+        """
+        ...
+
+
+class NotAvailableError(UserError):
+    """This machine or installation lacks what the runtime needs."""
+
+
+def check_images(images: Images) -> None:
+    """Raise where `images` are not uint8 [N, H, W, 3] with sides from 32 up."""
+    if images.ndim != 4 or images.shape[3] != 3 or images.dtype != np.uint8:
+        raise ValueError(f"pictures must be uint8 [N, H, W, 3], not {images.dtype} {list(images.shape)}")
+    height, width = images.shape[1:3]
+    if min(height, width) < MINIMUM_SIDE:
+        raise UserError(
+            f"a picture of {height}x{width} is too small; both sides must be at least {MINIMUM_SIDE}"
+        )

@@ -1,0 +1,57 @@
+"""Every runtime by its name: which file it takes, whether this machine has it, and how to open it."""
+
+from pathlib import Path
+
+import torch
+
+from dbrnet.deployment.exported_file import read_exported
+from dbrnet.deployment.runtimes.base import Model, NotAvailableError
+from dbrnet.deployment.runtimes.onnx_model import OnnxModel, require_provider
+from dbrnet.deployment.runtimes.openvino_model import OpenVinoModel, require_openvino
+from dbrnet.deployment.runtimes.torch_model import TorchModel
+from dbrnet.errors import UserError
+from dbrnet.models.saved import load_model
+
+RUNTIMES = (
+    *("pytorch-eager", "pytorch-compiled", "pytorch-cudagraph"),
+    *("onnxruntime-cpu", "onnxruntime-cuda", "onnxruntime-tensorrt"),
+    *("openvino-fp32", "openvino-bf16", "openvino-int8"),
+)
+
+
+def open_model(path: Path, runtime: str | None = None, threads: int | None = None) -> Model:
+    """Load the model file `path` into `runtime`, or into its kind's usual one.
+
+    A model.pt is for the pytorch runtimes, an exported .onnx for the others; the usual ones are
+    pytorch-eager, onnxruntime-cpu, and openvino-int8 for a quantised file. Nothing is ever replaced in
+    silence: raises `NotAvailableError` where this machine lacks the runtime, `UserError` where there is none
+    of that name or the file is not for it.
+    """
+    if runtime is not None and runtime not in RUNTIMES:
+        raise UserError(f"there is no runtime {runtime!r}; choose one of {', '.join(RUNTIMES)}")
+    family, _, variant = (runtime or "").partition("-")
+    if path.suffix == ".pt" and family in {"", "pytorch"}:
+        return TorchModel(*load_model(path), variant or "eager", threads)
+    if path.suffix == ".pt" or family == "pytorch":
+        raise UserError(
+            f"{path}: {runtime} cannot run it; pytorch takes a model.pt, the others an .onnx file"
+        )
+    file = read_exported(path)
+    if family == "openvino" or (not family and file.precision == "int8"):
+        return OpenVinoModel(file, variant or "int8", threads)
+    return OnnxModel(file, variant or "cpu", threads)
+
+
+def why_not_available(runtime: str) -> str | None:
+    """None where this machine and installation have `runtime`, else the reason in one line."""
+    family, _, variant = runtime.partition("-")
+    try:
+        if family == "openvino":
+            require_openvino(variant)
+        elif family == "onnxruntime":
+            require_provider(variant)
+        elif variant == "cudagraph" and not torch.cuda.is_available():
+            return f"{runtime} is not available: PyTorch finds no CUDA device here"
+    except NotAvailableError as reason:
+        return str(reason)
+    return None

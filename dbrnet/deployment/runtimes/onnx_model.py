@@ -1,0 +1,62 @@
+"""ONNX Runtime: on the CPU, on NVIDIA's CUDA, or through TensorRT."""
+
+import onnxruntime
+
+from dbrnet.deployment.exported_file import ExportedFile
+from dbrnet.deployment.runtimes.base import Answer, Images, NotAvailableError, check_images
+from dbrnet.errors import UserError
+from dbrnet.provenance import available_cores
+
+# Full float32 on a GPU too: by default both round to TF32 there, which costs parity.
+PROVIDERS: dict[str, list[tuple[str, dict[str, str]]]] = {
+    "cpu": [("CPUExecutionProvider", {})],
+    "cuda": [("CUDAExecutionProvider", {"use_tf32": "0"})],
+    "tensorrt": [("TensorrtExecutionProvider", {}), ("CUDAExecutionProvider", {"use_tf32": "0"})],
+}
+
+onnxruntime.disable_telemetry_events()
+
+
+class OnnxModel:
+    """An exported file in ONNX Runtime, on one device: "cpu", "cuda" or "tensorrt".
+
+    On a GPU a node that would fall back to the CPU is an error: the session is refused. Raises
+    `NotAvailableError` where the installed ONNX Runtime or the machine lacks the device, `UserError` where
+    the file cannot be run.
+    """
+
+    def __init__(self, file: ExportedFile, device: str = "cpu", threads: int | None = None) -> None:
+        self.runtime = f"onnxruntime-{device}"
+        self.device = device
+        self.precision = file.precision
+        self.threads = threads or available_cores()
+        self.classes = file.classes
+        self.metadata = file.metadata
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = self.threads
+        options.log_severity_level = 4  # what concerns the user comes as an exception
+        if device != "cpu":
+            options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+        require_provider(device)
+        try:
+            self._session = onnxruntime.InferenceSession(file.data, options, providers=PROVIDERS[device])
+        except Exception as error:  # ONNX Runtime's exceptions share no narrower class
+            reason = str(error).splitlines()[0]
+            raise UserError(f"{file.path}: {self.runtime} cannot run it ({reason})") from None
+        if self._session.get_providers()[0] != PROVIDERS[device][0][0]:  # it falls back in silence
+            raise NotAvailableError(f"{self.runtime} is not available: the {device} device did not start")
+
+    def predict(self, images: Images) -> Answer:
+        """Class ids and confidence of pictures uint8 RGB [N, H, W, 3], sides of 32 and more."""
+        check_images(images)
+        mask, confidence = self._session.run(["mask", "confidence"], {"image": images})
+        return mask, confidence
+
+
+def require_provider(device: str) -> None:
+    """Raise `NotAvailableError` where the installed ONNX Runtime was built without `device`."""
+    if PROVIDERS[device][0][0] not in onnxruntime.get_available_providers():
+        raise NotAvailableError(
+            f"onnxruntime-{device} is not available: the installed ONNX Runtime is built for the CPU only; "
+            "install onnxruntime-gpu in its place"
+        )

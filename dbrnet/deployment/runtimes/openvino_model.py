@@ -1,0 +1,74 @@
+"""OpenVINO on the CPU: in float32, in bfloat16, or a quantised file in int8."""
+
+from typing import Any
+
+from dbrnet.deployment.exported_file import ExportedFile
+from dbrnet.deployment.runtimes.base import Answer, Images, NotAvailableError, check_images
+from dbrnet.errors import UserError
+from dbrnet.provenance import available_cores
+
+CACHED_SHAPES = 4  # compiled networks kept, one for each size of picture
+
+
+class OpenVinoModel:
+    """An exported file in OpenVINO, at a precision: "fp32", "bf16" or "int8".
+
+    Each shape of picture is compiled when it first comes (a second or so), and the last few are kept.
+    int8 wants the quantised file, the others the plain one. Raises `NotAvailableError` where OpenVINO is
+    not installed or the CPU lacks the instructions.
+    """
+
+    def __init__(self, file: ExportedFile, precision: str, threads: int | None = None) -> None:
+        self.runtime = f"openvino-{precision}"
+        self.device = "cpu"
+        self.precision = precision
+        self.threads = threads or available_cores()
+        self.classes = file.classes
+        self.metadata = file.metadata
+        self._core = require_openvino(precision)
+        if (precision == "int8") != (file.precision == "int8"):
+            raise UserError(
+                f"{file.path}: {self.runtime} cannot run a file of {file.precision}; export writes "
+                "model.onnx for fp32 and bf16, and model-int8.onnx for int8"
+            )
+        try:
+            self._model = self._core.read_model(file.data)
+        except RuntimeError as error:
+            reason = str(error).strip().splitlines()[-1]
+            raise UserError(f"{file.path}: {self.runtime} cannot run it ({reason})") from None
+        self._settings = {
+            "INFERENCE_PRECISION_HINT": "f32" if precision == "fp32" else "bf16",
+            "INFERENCE_NUM_THREADS": self.threads,
+            "PERFORMANCE_HINT": "LATENCY",
+        }
+        self._requests: dict[tuple[int, ...], Any] = {}
+
+    def predict(self, images: Images) -> Answer:
+        """Class ids and confidence of pictures uint8 RGB [N, H, W, 3], sides of 32 and more."""
+        check_images(images)
+        request = self._requests.pop(images.shape, None) or self._compile(images.shape)
+        self._requests[images.shape] = request  # last used, last to go
+        results = request.infer([images], share_inputs=True)
+        return results[0], results[1]
+
+    def _compile(self, shape: tuple[int, ...]) -> Any:
+        if len(self._requests) >= CACHED_SHAPES:
+            del self._requests[next(iter(self._requests))]
+        model = self._model.clone()
+        model.reshape(list(shape))
+        return self._core.compile_model(model, "CPU", self._settings).create_infer_request()
+
+
+def require_openvino(precision: str) -> Any:
+    """OpenVINO's core; `NotAvailableError` where it is not installed or cannot compute at `precision`."""
+    try:
+        import openvino
+    except ImportError:
+        raise NotAvailableError(
+            f"openvino-{precision} is not available: it is not installed; pip install 'dbrnet[openvino]'"
+        ) from None
+    core = openvino.Core()
+    wanted = {"fp32": "FP32", "bf16": "BF16", "int8": "INT8"}[precision]
+    if wanted not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+        raise NotAvailableError(f"openvino-{precision} is not available: the CPU does not compute in it")
+    return core
