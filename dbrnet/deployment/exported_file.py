@@ -1,14 +1,15 @@
 """What an exported file says of itself, checked before any runtime is given it."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Self
 
 import onnx
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
 from dbrnet.data.dataset import ClassInfo
-from dbrnet.deployment.export import PRODUCER
+from dbrnet.deployment.export import LOGITS, PRODUCER
 from dbrnet.errors import UserError
 
 
@@ -25,6 +26,12 @@ class ExportedFile:
     def precision(self) -> str:
         """ "fp32" or "int8"."""
         return self.metadata.get("precision", "fp32")
+
+    def with_logits(self) -> Self:
+        """The same with the logits as a third output, which the graph computes anyway."""
+        model = onnx.ModelProto.FromString(self.data)
+        model.graph.output.append(onnx.helper.make_tensor_value_info(LOGITS, onnx.TensorProto.FLOAT, None))
+        return replace(self, data=model.SerializeToString())
 
 
 def read_exported(path: Path) -> ExportedFile:

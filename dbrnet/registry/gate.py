@@ -1,19 +1,24 @@
 """The gate: measured figures and thresholds in, a decision with every criterion out. It knows no MLflow."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Real
 from typing import Any, Literal
 
 Answer = Literal["promoted", "rejected"]
 
-_LABELS = {
-    "miou": "mIoU",
-    "fps": "frames per second",
-    "max_logit_difference": "largest logit difference from PyTorch",
-    "equal_pixels": "share of pixels equal to PyTorch's",
-}
+Direction = Literal["at least", "at most"]
+
+
+@dataclass(frozen=True)
+class Threshold:
+    """What one figure must meet; `name` is the figure's, `label` says it to a reader (mIoU for miou)."""
+
+    name: str
+    label: str
+    value: float
+    direction: Direction
 
 
 @dataclass(frozen=True)
@@ -21,18 +26,14 @@ class Criterion:
     """One figure held against its threshold; `figure` is None where nothing finite was measured."""
 
     name: str
+    label: str
     figure: float | None
     threshold: float
-    direction: Literal["at least", "at most"]
+    direction: Direction
 
     def __post_init__(self) -> None:
         if self.figure is not None and not math.isfinite(self.figure):
             object.__setattr__(self, "figure", None)
-
-    @property
-    def label(self) -> str:
-        """The name for a reader: mIoU for miou."""
-        return _LABELS[self.name]
 
     @property
     def passed(self) -> bool:
@@ -101,30 +102,15 @@ class Decision:
         }
 
 
-def decide(
-    figures: Mapping[str, float | None],
-    *,
-    min_miou: float,
-    min_fps: float,
-    max_logit_difference: float,
-    min_equal_pixels: float,
-) -> Decision:
-    """Hold `figures` (miou, fps, max_logit_difference, equal_pixels) against the thresholds.
+def decide(figures: Mapping[str, float | None], thresholds: Sequence[Threshold]) -> Decision:
+    """Hold `figures`, by name, against the thresholds.
 
     A figure that is missing, None, NaN or infinite was not measured, and that rejects: the gate never
     passes by default.
     """
     return Decision(
-        (
-            Criterion("miou", _measured(figures, "miou"), min_miou, "at least"),
-            Criterion("fps", _measured(figures, "fps"), min_fps, "at least"),
-            Criterion(
-                "max_logit_difference",
-                _measured(figures, "max_logit_difference"),
-                max_logit_difference,
-                "at most",
-            ),
-            Criterion("equal_pixels", _measured(figures, "equal_pixels"), min_equal_pixels, "at least"),
+        tuple(
+            Criterion(t.name, t.label, _measured(figures, t.name), t.value, t.direction) for t in thresholds
         )
     )
 

@@ -1,56 +1,149 @@
-"""Step 6: the speed of one picture on this machine."""
+"""Step 6: the speed of one picture on this machine, in every runtime that it has."""
 
 import logging
+import tempfile
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import cv2
-import numpy as np
 
-from dbrnet.data.dataset import Dataset
-from dbrnet.deployment.benchmark import measure
-from dbrnet.deployment.runtimes.catalogue import open_model
-from dbrnet.deployment.runtimes.torch_model import TorchModel
-from dbrnet.files import atomic_directory, read_json, write_json
+from dbrnet.data.dataset import Dataset, Sample
+from dbrnet.data.split import Split
+from dbrnet.deployment.runtimes.base import Model
+from dbrnet.files import atomic_directory, read_json, sha256_file, write_atomically, write_json
 from dbrnet.models.complexity import measure as measure_complexity
 from dbrnet.models.saved import load_model
 from dbrnet.params import BenchmarkParams
 from dbrnet.provenance import available_cores, origin
+from dbrnet.registry.model_file import find_model_file
+from dbrnet.speed.entrants import open_entrants, open_rivals
+from dbrnet.speed.floor import count_work
+from dbrnet.speed.latency import Ratio
+from dbrnet.speed.machine import describe_machine, machine_state
+from dbrnet.speed.measurement import Measured, durations, measure, noise
+from dbrnet.speed.plots import latency_plot, speed_accuracy_plot
+from dbrnet.speed.table import table
 
 log = logging.getLogger(__name__)
 
+PICTURES = 12  # of the test part, in turn
+AGAINST = " (against)"
 
-def benchmark(params: BenchmarkParams, dataset: Path, trained: Path, exported: Path, *, out: Path) -> None:
-    """Measure the exported model's speed at batch 1, beside PyTorch's, on the hardware there is.
 
-    A real picture in, class ids and confidence out, in FP32; the runtimes take turns. Writes benchmark.json
-    (p50, p90, p99 and mean in milliseconds, frames per second, parameters and MACs, hardware) under --out.
+def benchmark(
+    params: BenchmarkParams, dataset: Path, split: Path, trained: Path, exported: Path, evaluated: Path,
+    *, against: str | None = None, out: Path,
+) -> None:  # fmt: skip
+    """Measure how fast pictures are answered on this machine, by all of its runtimes in turns.
+
+    Real pictures of the test part, one after the other: from the picture in memory to the answer in memory,
+    and from the encoded file to the encoded mask; then in batches. Each is held against the least time that
+    the machine would allow. Writes benchmark.json, durations.csv (every run), latency.png and, where the
+    evaluate step knows the runtimes' accuracy, speed-accuracy.png under --out.
     """
-    data = Dataset.load(dataset)
-    height, width = params.size
-    picture = cv2.resize(data.image(data.samples[0]), (width, height), interpolation=cv2.INTER_AREA)
     threads = params.threads or available_cores()
-    model, meta = load_model(trained / "model.pt")
-    fast = open_model(exported / "model.onnx", threads=threads)
-    eager = TorchModel(model, meta, threads=threads)
-    runtimes = {"onnxruntime": fast.predict, "pytorch": eager.predict}
-    latencies = measure(runtimes, picture.astype(np.uint8)[None], seconds=params.seconds)
-    inner_height, inner_width = meta.image_size or params.size
+    accuracy = read_json(evaluated / "metrics.json").get("runtimes", {})
+    files = _pictures(dataset, split, params.size)
+    network, meta = load_model(trained / "model.pt")
+    inner_size = meta.image_size or params.size
+    work = count_work(network, *inner_size)
+    models, missing = open_entrants(params.runtimes, trained / "model.pt", exported, threads)
+    rivals, rival_digest = _open_rivals(against, list(models), threads)
+    start = machine_state()
+    measured = measure(
+        _side_by_side(models, rivals), files, dict.fromkeys(models, work),
+        seconds=params.seconds, in_batches=list(models),
+    )  # fmt: skip
+    compared = {name: _compare(measured, name) for name in rivals}
+    figures = {
+        "runtimes": {name: measured[name].to_dict() for name in models},
+        "not_available": missing,
+        "against": {"model": against, "sha256": rival_digest, "runtimes": compared} if against else None,
+        "size": list(params.size),
+        "batch": 1,
+        "threads": threads,
+        "pictures": len(files),
+        "complexity": asdict(measure_complexity(network, *inner_size)),
+        "work": asdict(work),
+        "machine": {"start": start, "end": machine_state()},
+        "noise": noise(measured),
+        "model_sha256": read_json(exported / "export.json")["model_sha256"],
+        "origin": origin(),
+    }
+    title = f"{params.size[0]}x{params.size[1]}, batch 1, {threads} threads, {describe_machine()}"
     with atomic_directory(out) as folder:
-        write_json(
-            folder / "benchmark.json",
-            {
-                "runtimes": {name: latency.to_dict() for name, latency in latencies.items()},
-                "size": [height, width],
-                "batch": 1,
-                "precision": "fp32",
-                "threads": threads,
-                "devices": {"onnxruntime": fast.device, "pytorch": str(eager.device)},
-                "complexity": asdict(measure_complexity(model, inner_height, inner_width)),
-                "model_sha256": read_json(exported / "export.json")["model_sha256"],
-                "origin": origin(),
-            },
-        )
-    for name, latency in latencies.items():
-        log.info("%s: %.1f frames/s, p50 %.1f ms, p99 %.1f ms (%d runs)",
-                 name, latency.fps, latency.p50_ms, latency.p99_ms, latency.runs)  # fmt: skip
+        write_json(folder / "benchmark.json", figures)
+        write_atomically(folder / "durations.csv", durations(measured))
+        _draw(folder, measured, accuracy, title)
+    _tell(measured, figures, title)
+
+
+def _open_rivals(
+    against: str | None, runtimes: list[str], threads: int
+) -> tuple[dict[str, Model], str | None]:
+    """The model to compare with in those of the runtimes that take it, and its file's SHA-256."""
+    if against is None:
+        return {}, None
+    with tempfile.TemporaryDirectory() as scratch:
+        file = find_model_file(against, Path(scratch))
+        return open_rivals(file, runtimes, threads), sha256_file(file)
+
+
+def _side_by_side(models: Mapping[str, Model], rivals: Mapping[str, Model]) -> dict[str, Model]:
+    """Each model followed by its rival, so that the blocks that are compared are neighbours in time."""
+    ordered = {}
+    for name, model in models.items():
+        ordered[name] = model
+        if name in rivals:
+            ordered[name + AGAINST] = rivals[name]
+    return ordered
+
+
+def _pictures(dataset: Path, split: Path, size: tuple[int, int]) -> list[bytes]:
+    """Pictures from all over the test part, encoded as their files are, at [height, width] `size`."""
+    data = Dataset.load(dataset)
+    samples = Split.load(split).samples(data, "test")
+    number = min(PICTURES, len(samples))
+    return [_at_size(data, samples[place * len(samples) // number], size) for place in range(number)]
+
+
+def _at_size(data: Dataset, sample: Sample, size: tuple[int, int]) -> bytes:
+    path = data.root / sample.image
+    if (sample.height, sample.width) == size:
+        return path.read_bytes()
+    resized = cv2.resize(data.image(sample), size[::-1], interpolation=cv2.INTER_AREA)
+    _, encoded = cv2.imencode(path.suffix, cv2.cvtColor(resized, cv2.COLOR_RGB2BGR))
+    return encoded.tobytes()
+
+
+def _compare(measured: Mapping[str, Measured], name: str) -> dict[str, Any]:
+    """The other model's figures in the runtime `name`, and how many times as fast this one is."""
+    other = measured[name + AGAINST]
+    return other.to_dict() | {"times_as_fast": asdict(measured[name].times_as_fast_as(other))}
+
+
+def _draw(
+    folder: Path, measured: Mapping[str, Measured], accuracy: Mapping[str, Mapping[str, float]], title: str
+) -> None:
+    """The plots; runtimes of unknown accuracy are left out of the second, and it where none is known."""
+    times = {name: [1000 * run.predict for run in one.series.runs] for name, one in measured.items()}
+    write_atomically(folder / "latency.png", latency_plot(times, title))
+    known = [name for name in measured if name in accuracy]
+    points = {name: (measured[name].series.predict.fps, accuracy[name]["miou"]) for name in known}
+    if points:
+        write_atomically(folder / "speed-accuracy.png", speed_accuracy_plot(points, title))
+
+
+def _tell(measured: Mapping[str, Measured], figures: dict[str, Any], title: str) -> None:
+    log.info("%s", title)
+    for line in table([one.row(name) for name, one in measured.items()]).splitlines():
+        log.info("%s", line)
+    for reason in figures["not_available"].values():
+        log.info("left out: %s", reason)
+    against = figures["against"] or {"runtimes": {}}
+    for name, other in against["runtimes"].items():
+        log.info("%s: %s times as fast as %s", name, Ratio(**other["times_as_fast"]), against["model"])
+    if figures["noise"]:
+        log.info("%s", figures["noise"])

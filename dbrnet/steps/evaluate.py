@@ -8,8 +8,10 @@ from typing import Any
 from dbrnet.audit.findings import AUDIT_FILE
 from dbrnet.data.dataset import Dataset
 from dbrnet.data.split import SPLIT_FILE, Split
-from dbrnet.deployment.runtimes.catalogue import open_model
+from dbrnet.deployment.runtimes.catalogue import open_all, open_model
+from dbrnet.errors import UserError
 from dbrnet.evaluation.gallery import build_gallery
+from dbrnet.evaluation.parity import measure_parity
 from dbrnet.evaluation.predictions import evaluate as run_evaluation
 from dbrnet.evaluation.report import render_report
 from dbrnet.files import atomic_directory, read_json, write_atomically, write_json
@@ -22,9 +24,11 @@ log = logging.getLogger(__name__)
 def evaluate(
     params: EvaluateParams, dataset: Path, split: Path, trained: Path, exported: Path, *, out: Path
 ) -> None:
-    """Score the exported model, through ONNX Runtime and at native resolution, on the test part.
+    """Score the exported model, as the line runs it and at native resolution, on the test part.
 
-    Writes metrics.json (mIoU with and without background, per-class IoU and F1, pixel accuracy), pictures.csv
+    Every runtime of export.runtimes that this machine has is compared with PyTorch on the whole part; the
+    first one's answers are the ones scored. Writes metrics.json (mIoU with and without background, per-class
+    IoU and F1, pixel accuracy, and by runtime how far it lies from PyTorch and what that costs), pictures.csv
     (a row a picture) and report.html, which opens offline, under --out.
     """
     parts = Split.load(split)
@@ -32,12 +36,26 @@ def evaluate(
     look_up = read_json(split / AUDIT_FILE)["look_up"]
     lineage = read_json(trained / "train.json")
     export_info = read_json(exported / "export.json")
-    model = open_model(exported / "model.onnx")
     ids = [sample.id for sample in parts.samples(data, "test")]
-    evaluation = run_evaluation(model.predict, data, ids)
+    models, missing = open_all(export_info["runtimes"], trained, exported)
+    deployed = export_info["runtimes"][0]
+    if deployed in missing:
+        raise UserError(f"{missing[deployed]}; it is the first of export.runtimes, which the line runs")
+    evaluation = run_evaluation(models[deployed].predict, data, ids)
     scores = evaluation.scores
+    parity = measure_parity(
+        open_model(trained / "model.pt").predict_with_logits,
+        {name: model.predict_with_logits for name, model in models.items()},
+        data,
+        ids,
+    )
     metrics = {
+        "runtime": deployed,
         "scores": scores.to_dict(),
+        "runtimes": {
+            name: {"precision": models[name].precision, **found.to_dict()} for name, found in parity.items()
+        },
+        "not_available": missing,
         "confusion": evaluation.confusion.tolist(),
         "pictures": len(evaluation.pictures),
         "defect_free": len(evaluation.defect_free),
@@ -58,12 +76,18 @@ def evaluate(
             card=data.card,
             split=read_json(split / SPLIT_FILE),
             history=_history(trained / "history.csv"),
-            gallery=build_gallery(evaluation, data, model.predict, params.gallery),
+            gallery=build_gallery(evaluation, data, models[deployed].predict, params.gallery),
             look_up=look_up["miou"],
             provenance=_provenance(lineage, export_info),
             title=f"DBRNet on {data.card.title}",
         )
         write_atomically(folder / "report.html", report)
+    for name, found in parity.items():
+        log.info("%s: mIoU %.4f (%+.4f), %.4f %% of the pixels unlike PyTorch's, logits by up to %.2g",
+                 name, found.scores.miou, found.miou_change, 100 * found.differing_pixels,
+                 found.max_logit_difference)  # fmt: skip
+    for reason in missing.values():
+        log.info("left out: %s", reason)
     log.info(
         "test part, %d pictures: mIoU %.4f with background, %s over defects; report: %s",
         len(ids),

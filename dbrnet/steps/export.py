@@ -1,54 +1,101 @@
-"""Step 4: one ONNX file, the picture in and the answer out."""
+"""Step 4: one ONNX file, the picture in and the answer out, and the same in int8."""
 
 import logging
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from dbrnet.data.dataset import Dataset
+from dbrnet.data.dataset import Dataset, Sample
 from dbrnet.data.split import Split
 from dbrnet.deployment.export import OPSET, count_batch_norms, export_onnx
-from dbrnet.deployment.parity import measure_parity
+from dbrnet.deployment.quantising import quantise
+from dbrnet.deployment.runtimes.base import Model, NotAvailableError
+from dbrnet.deployment.runtimes.catalogue import file_of
+from dbrnet.errors import UserError
+from dbrnet.evaluation.predictions import evaluate
 from dbrnet.files import atomic_directory, read_json, sha256_file, write_json
 from dbrnet.models.saved import load_model
 from dbrnet.params import ExportParams
-from dbrnet.progress import progress
 from dbrnet.provenance import origin
 
 log = logging.getLogger(__name__)
 
 
 def export(params: ExportParams, dataset: Path, split: Path, trained: Path, *, out: Path) -> None:
-    """Write the trained network as one ONNX file and check it against PyTorch on real pictures.
+    """Write the trained network as one ONNX file, and in int8 as another.
 
     The graph takes uint8 RGB pictures of any size and batch and answers with class ids and their confidence;
-    normalisation is inside. Writes model.onnx and export.json (parity, digest, lineage) under --out.
+    normalisation is inside. Writes model.onnx, model-int8.onnx (where OpenVINO and NNCF are installed: with
+    as many convolutions in int8 as the budget on the val part allows) and export.json (what each runtime
+    takes, digests, what int8 costs, lineage) under --out.
     """
-    data = Dataset.load(dataset)
-    samples = Split.load(split).samples(data, "val")[: params.parity_images]
+    data, parts = Dataset.load(dataset), Split.load(split)
     lineage = read_json(trained / "train.json")
     model, meta = load_model(trained / "model.pt")
     with atomic_directory(out) as folder:
         path = folder / "model.onnx"
         export_onnx(model, meta, path, metadata=_metadata(lineage))
-        images = (data.image(sample) for sample in progress(samples, len(samples), "parity"))
-        parity = measure_parity(path, model, meta, images)
+        log.info("model.onnx: %.1f MB", path.stat().st_size / 1e6)
+        int8 = _quantise(params, data, parts, folder)
+        deployed = folder / file_of(params.runtimes[0])
+        if not deployed.exists():
+            raise UserError(
+                f"{params.runtimes[0]}, the first of export.runtimes, is what the line runs, and there is no "
+                f"file for it: {int8['not_available']}"
+            )
         write_json(
             folder / "export.json",
             {
-                "model_sha256": sha256_file(path),
-                "bytes": path.stat().st_size,
+                "runtimes": list(params.runtimes),
+                "model_file": deployed.name,
+                "model_sha256": sha256_file(deployed),
+                "bytes": deployed.stat().st_size,
                 "opset": OPSET,
                 "batch_norms_left": count_batch_norms(path),
-                "parity": parity.to_dict(),
+                "int8": int8,
                 "dataset": lineage["dataset"],
                 "split": lineage["split"],
                 "origin": origin(),
             },
         )
-    log.info(
-        "model.onnx; parity on %d pictures: largest logit difference %.2g, equal pixels %.6f",
-        parity.images, parity.max_logit_difference, parity.equal_pixels,
-    )  # fmt: skip
+
+
+def _quantise(params: ExportParams, data: Dataset, parts: Split, folder: Path) -> dict[str, Any]:
+    """Write model-int8.onnx; what it costs, or why there is none."""
+    if "openvino-int8" not in params.runtimes:
+        return {"not_available": "openvino-int8 is not among export.runtimes"}
+    validation = [sample.id for sample in parts.samples(data, "val")]
+
+    def score(model: Model, ids: Sequence[str]) -> tuple[float, list[float]]:
+        found = evaluate(model.predict, data, ids)
+        return found.scores.miou, [picture.scores.pixel_accuracy for picture in found.pictures]
+
+    chosen = _spread(parts.samples(data, "train"), params.calibration_images)
+    try:
+        quantised = quantise(
+            folder / "model.onnx",
+            folder / "model-int8.onnx",
+            calibration=[data.image(sample) for sample in chosen],
+            validation=validation,
+            score=score,
+            max_loss=params.max_int8_loss,
+        )
+    except NotAvailableError as error:
+        log.info("no int8: %s", error)
+        return {"not_available": str(error)}
+    log.info("model-int8.onnx: %d of %d convolutions in int8; mIoU on the val part %+.4f (%+.4f with all)",
+             quantised.convolutions - len(quantised.kept), quantised.convolutions,
+             -quantised.loss, -quantised.loss_of_all)  # fmt: skip
+    return asdict(quantised) | {
+        "max_loss": params.max_int8_loss,
+        "sha256": sha256_file(folder / "model-int8.onnx"),
+    }
+
+
+def _spread(samples: Sequence[Sample], count: int) -> Sequence[Sample]:
+    """At most `count` samples from all over the list."""
+    return samples[:: -(-len(samples) // count)]
 
 
 def _metadata(lineage: dict[str, Any]) -> dict[str, str]:
@@ -59,5 +106,6 @@ def _metadata(lineage: dict[str, Any]) -> dict[str, str]:
         "dataset_dvc_hash": str(lineage["dataset"].get("dvc", {}).get("dataset")),
         "split": str(lineage["split"]["kind"]),
         "leaks": str(lineage["split"]["leaks"]),
+        "val_miou": f"{lineage['training']['best_val_miou']:.4f}",
         "code_revision": str(lineage["origin"]["code_revision"]),
     }

@@ -8,12 +8,19 @@ from dbrnet.errors import UserError
 from dbrnet.files import atomic_directory, read_json, sha256_file, write_atomically, write_json
 from dbrnet.params import PromoteParams
 from dbrnet.provenance import origin
-from dbrnet.registry.gate import decide
+from dbrnet.registry.gate import Threshold, decide
 from dbrnet.registry.promotion import Promotion
 from dbrnet.registry.promotion import promote as carry_out
 from dbrnet.registry.tracking import Store, TrackedRun, open_store, start_or_resume_run
 
 log = logging.getLogger(__name__)
+
+PARITY = {
+    "logit_difference": "largest logit difference from PyTorch",
+    "differing_pixels": "share of pixels unlike PyTorch's",
+    "miou_loss": "mIoU lost against PyTorch",
+    "iou_loss": "most IoU lost by one class",
+}
 
 
 def promote(
@@ -31,14 +38,9 @@ def promote(
         "metrics": read_json(evaluated / "metrics.json"),
         "benchmark": read_json(benchmarked / "benchmark.json"),
     }
-    _require_one_model(facts, exported / "model.onnx")
-    decision = decide(
-        _figures(facts),
-        min_miou=params.min_miou,
-        min_fps=params.min_fps,
-        max_logit_difference=params.max_logit_difference,
-        min_equal_pixels=params.min_equal_pixels,
-    )
+    model = exported / facts["export"]["model_file"]
+    _require_one_model(facts, model)
+    decision = decide(_figures(facts, params), _thresholds(facts, params))
     store = open_store(Path.cwd())
     dataset, split = lineage["dataset"], lineage["split"]
     run = start_or_resume_run(
@@ -53,7 +55,7 @@ def promote(
                               benchmarked / "benchmark.json", exported / "export.json"])  # fmt: skip
         promotion = carry_out(
             decision,
-            exported / "model.onnx",
+            model,
             model_name=params.model_name,
             run=run,
             evidence={
@@ -83,14 +85,41 @@ def _require_one_model(facts: dict[str, dict[str, Any]], model: Path) -> None:
             raise UserError(f"the {name} figures are of another model than {model}; run that step again")
 
 
-def _figures(facts: dict[str, dict[str, Any]]) -> dict[str, float | None]:
-    parity = facts["export"].get("parity", {})
-    return {
-        "miou": facts["metrics"].get("scores", {}).get("miou"),
-        "fps": facts["benchmark"].get("runtimes", {}).get("onnxruntime", {}).get("fps"),
-        "max_logit_difference": parity.get("max_logit_difference"),
-        "equal_pixels": parity.get("equal_pixels"),
-    }
+def _thresholds(facts: dict[str, dict[str, Any]], params: PromoteParams) -> list[Threshold]:
+    """Accuracy and speed of the deployed runtime, and the parity of every runtime that was measured."""
+    runtimes = facts["metrics"].get("runtimes", {})
+    deployed = facts["export"]["runtimes"][0]
+    hardware = "" if params.fps_hardware == "any" else f" on {params.fps_hardware}"
+    found = [
+        Threshold("miou", "mIoU", params.min_miou, "at least"),
+        Threshold("fps", f"frames per second{hardware}", params.min_fps, "at least"),
+    ]
+    for name in dict.fromkeys([deployed, *runtimes]):  # the deployed one is asked for, measured or not
+        limits = getattr(params.parity, runtimes.get(name, {}).get("precision", "fp32"))
+        for figure, label in PARITY.items():
+            found.append(
+                Threshold(f"{name}/{figure}", f"{name}: {label}", getattr(limits, f"max_{figure}"), "at most")
+            )
+    return found
+
+
+def _figures(facts: dict[str, dict[str, Any]], params: PromoteParams) -> dict[str, float | None]:
+    deployed = facts["export"]["runtimes"][0]
+    figures = {"miou": facts["metrics"].get("scores", {}).get("miou")}
+    speed = facts["benchmark"]
+    hardware = speed["origin"]["hardware"]
+    machine = " ".join([hardware["cpu"], *hardware["gpus"]])
+    if params.fps_hardware == "any" or params.fps_hardware.casefold() in machine.casefold():
+        figures["fps"] = speed.get("runtimes", {}).get(deployed, {}).get("fps")
+    for name, parity in facts["metrics"].get("runtimes", {}).items():
+        losses = [-change for change in parity["iou_change"].values() if change is not None]
+        figures |= {
+            f"{name}/logit_difference": parity["max_logit_difference"],
+            f"{name}/differing_pixels": parity["differing_pixels"],
+            f"{name}/miou_loss": max(0.0, -parity["miou_change"]),
+            f"{name}/iou_loss": max([0.0, *losses]),
+        }
+    return figures
 
 
 def _publish(run: TrackedRun, facts: dict[str, dict[str, Any]], files: list[Path]) -> None:
@@ -101,8 +130,9 @@ def _publish(run: TrackedRun, facts: dict[str, dict[str, Any]], files: list[Path
     metrics |= {f"test_iou_{name}": value for name, value in scores["iou"].items()}
     for name, latency in facts["benchmark"]["runtimes"].items():
         metrics |= {f"{name}_{figure}": latency[figure] for figure in ("fps", "p50_ms", "p99_ms")}
-    metrics |= {f"parity_{name}": facts["export"]["parity"][name]
-                for name in ("max_logit_difference", "equal_pixels")}  # fmt: skip
+    for name, parity in facts["metrics"]["runtimes"].items():
+        metrics |= {f"{name}_{figure}": parity[figure]
+                    for figure in ("miou_change", "max_logit_difference", "differing_pixels")}  # fmt: skip
     run.log_metrics({name: value for name, value in metrics.items() if value is not None}, step=0)
     for file in files:
         run.log_artifact(file)
@@ -118,7 +148,7 @@ def _summary(
     """The outcome as the terminal shows it."""
     metrics, speed = facts["metrics"], facts["benchmark"]
     copied = metrics["look_up"]["miou"]
-    scores, fast, split = metrics["scores"], speed["runtimes"]["onnxruntime"], lineage["split"]
+    scores, fast, split = metrics["scores"], speed["runtimes"][metrics["runtime"]], lineage["split"]
     leaks = f"LEAKS {split['leaking_share']['test']:.1%}" if split["leaks"] == "yes" else "no leak"
     defects = "none" if scores["miou_defects"] is None else f"{scores['miou_defects']:.4f}"
     iou = [f"{name} {'absent' if value is None else f'{value:.3f}'}" for name, value in scores["iou"].items()]
@@ -131,7 +161,7 @@ def _summary(
         ("", f"copying the nearest training picture's mask, with no learning, scores {copied:.4f}"),
         ("IoU", ", ".join(iou)),
         ("speed", f"{fast['fps']:.1f} frames per second (p50 {fast['p50_ms']:.1f} ms, "
-                  f"p99 {fast['p99_ms']:.1f} ms), ONNX Runtime, {speed['precision']}"),
+                  f"p99 {fast['p99_ms']:.1f} ms), {metrics['runtime']}, {fast['precision']}"),
         ("", f"one picture of {speed['size'][0]}x{speed['size'][1]}, {speed['threads']} threads, "
              + ", ".join([hardware["cpu"], *hardware["gpus"]])),
         ("report", f"{evaluated / 'report.html'}"),

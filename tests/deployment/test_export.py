@@ -61,7 +61,7 @@ def test_the_auxiliary_head_is_not_in_the_file(exported: Exported) -> None:
     path, model, _ = exported
     held = sum(int(np.prod(tensor.dims)) for tensor in onnx.load_model(path).graph.initializer)
     deployed = sum(p.numel() for name, p in model.named_parameters() if not name.startswith("auxiliary_head"))
-    assert held < deployed + 1000  # folding removes more than the graph's own constants add
+    assert held < deployed + 10_000  # LFEM's merged filters add half of that; the head would be 37,000 more
     assert b"auxiliary" not in path.read_bytes()
     assert hasattr(model, "auxiliary_head")  # the caller's network keeps it
 

@@ -1,17 +1,125 @@
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import onnx
 import pytest
 
 from dbrnet.data.dataset import Image
-from dbrnet.deployment.runtimes.catalogue import open_model
+from dbrnet.deployment.quantising import quantise
+from dbrnet.deployment.runtimes.base import Model, NotAvailableError
+from dbrnet.deployment.runtimes.catalogue import RUNTIMES, file_of, open_all, open_model, why_not_available
 from dbrnet.errors import UserError
 from dbrnet.models.dbrnet import DBRNet
-from dbrnet.models.saved import ModelMeta
+from dbrnet.models.saved import ModelMeta, save_model
+from dbrnet.params import RuntimeName
 
 Exported = tuple[Path, DBRNet, ModelMeta]
+AGREEMENT = {"fp32": 0.999, "bf16": 0.97, "int8": 0.85}  # share of equal pixels, on noise and raw weights
+
+
+@pytest.fixture(scope="module")
+def files(
+    exported: Exported, picture: Callable[..., Image], tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """A folder with model.pt, model.onnx and model-int8.onnx."""
+    folder = tmp_path_factory.mktemp("files")
+    path, model, meta = exported
+    save_model(folder / "model.pt", model, meta)
+    (folder / "model.onnx").write_bytes(path.read_bytes())
+    reference = open_model(path)
+    pictures = {str(seed): picture(64, 96, seed) for seed in range(8)}
+
+    expected = {id_: reference.predict(image[None])[0] for id_, image in pictures.items()}
+
+    def score(candidate: Model, ids: Sequence[str]) -> tuple[float, list[float]]:
+        equal = [float((candidate.predict(pictures[id_][None])[0] == expected[id_]).mean()) for id_ in ids]
+        return sum(equal) / len(equal), equal
+
+    quantise(path, folder / "model-int8.onnx", calibration=list(pictures.values()), validation=list(pictures),
+             score=score, max_loss=0.5)  # fmt: skip
+    return folder
+
+
+def test_the_names_are_those_of_the_parameters() -> None:
+    assert get_args(RuntimeName) == RUNTIMES
+
+
+@pytest.mark.parametrize("runtime", [name for name in RUNTIMES if name != "pytorch-compiled"])
+def test_every_runtime_answers_alike_or_says_why_it_cannot(
+    files: Path, runtime: str, picture: Callable[..., Image]
+) -> None:
+    if reason := why_not_available(runtime):
+        assert reason.startswith(f"{runtime} is not available: ")
+        with pytest.raises(NotAvailableError, match=f"{runtime} is not available"):
+            open_model(files / file_of(runtime), runtime)
+        return
+    model = open_model(files / file_of(runtime), runtime, threads=1)
+    reference = open_model(files / "model.pt", threads=1)
+    assert (model.runtime, model.threads) == (runtime, 1)
+    assert model.classes == reference.classes
+    for height, width in ((64, 96), (50, 41), (64, 96), (128, 33), (40, 72), (32, 32), (64, 96)):
+        images = np.stack([picture(height, width, seed) for seed in range(2)])
+        mask, confidence = model.predict(images)
+        expected, expected_confidence = reference.predict(images)
+        assert (mask.dtype, confidence.dtype) == (np.uint8, np.float32)
+        assert (mask == expected).mean() > AGREEMENT[model.precision]
+        assert np.abs(confidence - expected_confidence).mean() < 0.1
+        again, logits = model.predict_with_logits(images)
+        assert np.array_equal(again, mask)
+        assert np.array_equal(logits.argmax(axis=1), mask)
+
+
+def test_a_former_answer_stays_as_it_was(files: Path, picture: Callable[..., Image]) -> None:
+    for runtime in ("onnxruntime-cpu", "openvino-fp32", "pytorch-eager"):
+        model = open_model(files / file_of(runtime), runtime, threads=1)
+        mask, confidence = model.predict(picture(64, 96, 1)[None])
+        kept = mask.copy(), confidence.copy()
+        model.predict(picture(64, 96, 2)[None])
+        assert np.array_equal(mask, kept[0])
+        assert np.array_equal(confidence, kept[1])
+
+
+@pytest.mark.slow
+def test_the_compiled_network_answers_alike(files: Path, picture: Callable[..., Image]) -> None:
+    model = open_model(files / "model.pt", "pytorch-compiled", threads=2)
+    images = picture(64, 96)[None]
+    expected = open_model(files / "model.pt", threads=2).predict(images)[0]
+    assert (model.predict(images)[0] == expected).mean() > 0.999
+
+
+def test_all_that_there_are_and_why_the_others_are_not(files: Path, tmp_path: Path) -> None:
+    models, missing = open_all(["onnxruntime-cpu", "onnxruntime-cuda", "openvino-int8"], files, files)
+    assert list(models) == ["onnxruntime-cpu", "openvino-int8"]
+    assert missing == {"onnxruntime-cuda": why_not_available("onnxruntime-cuda")}
+    (tmp_path / "model.onnx").write_bytes((files / "model.onnx").read_bytes())
+    _, missing = open_all(["onnxruntime-cpu", "openvino-int8"], files, tmp_path)
+    assert "export made no model-int8.onnx" in missing["openvino-int8"]
+
+
+@pytest.mark.parametrize(
+    ("file", "runtime", "message"),
+    [
+        ("model.onnx", "onnxruntime-gpu", "there is no runtime 'onnxruntime-gpu'; choose one of"),
+        ("model.pt", "onnxruntime-cpu", r"model\.pt: onnxruntime-cpu cannot run it"),
+        ("model.onnx", "pytorch-eager", r"model\.onnx: pytorch-eager cannot run it"),
+        ("model.onnx", "openvino-int8", "openvino-int8 cannot run a file of fp32"),
+        ("model-int8.onnx", "openvino-fp32", "openvino-fp32 cannot run a file of int8"),
+    ],
+)
+def test_a_file_for_another_runtime(files: Path, file: str, runtime: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        open_model(files / file, runtime)
+
+
+def test_each_files_usual_runtime(files: Path) -> None:
+    usual = {name: open_model(files / name).runtime for name in ("model.pt", "model.onnx", "model-int8.onnx")}
+    assert usual == {
+        "model.pt": "pytorch-eager",
+        "model.onnx": "onnxruntime-cpu",
+        "model-int8.onnx": "openvino-int8",
+    }
 
 
 def test_the_file_is_enough(exported: Exported) -> None:
@@ -51,8 +159,9 @@ def test_anothers_onnx_file(tmp_path: Path) -> None:
         open_model(tmp_path / "other.onnx")
 
 
-def test_pictures_too_small_or_of_another_kind(exported: Exported) -> None:
-    model = open_model(exported[0], threads=1)
+@pytest.mark.parametrize("runtime", ["onnxruntime-cpu", "openvino-fp32", "pytorch-eager"])
+def test_pictures_too_small_or_of_another_kind(files: Path, runtime: str) -> None:
+    model = open_model(files / file_of(runtime), runtime, threads=1)
     with pytest.raises(UserError, match="31x200"):
         model.predict(np.zeros((1, 31, 200, 3), np.uint8))
     with pytest.raises(ValueError, match="uint8"):

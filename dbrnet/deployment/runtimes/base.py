@@ -10,7 +10,9 @@ from dbrnet.deployment.export import MINIMUM_SIDE
 from dbrnet.errors import UserError
 
 Images = NDArray[np.uint8]  # [N, H, W, 3], RGB
-Answer = tuple[NDArray[np.uint8], NDArray[np.float32]]  # class ids [N, H, W], confidence [N, H, W] in 0 to 1
+Mask = NDArray[np.uint8]  # class ids [N, H, W]
+Answer = tuple[Mask, NDArray[np.float32]]  # and the confidence [N, H, W], in 0 to 1
+Logits = NDArray[np.float32]  # [N, C, H, W]
 
 
 class Model(Protocol):
@@ -36,6 +38,10 @@ class Model(Protocol):
 
         Raises `UserError` for pictures with a side below 32, `ValueError` for anything but such arrays.
         """
+        ...
+
+    def predict_with_logits(self, images: Images) -> tuple[Mask, Logits]:
+        """Class ids, and the logits float32 [N, C, H, W] that they follow from; slower: to measure parity."""
         ...
 
 

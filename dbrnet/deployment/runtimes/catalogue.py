@@ -1,5 +1,6 @@
 """Every runtime by its name: which file it takes, whether this machine has it, and how to open it."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -40,6 +41,34 @@ def open_model(path: Path, runtime: str | None = None, threads: int | None = Non
     if family == "openvino" or (not family and file.precision == "int8"):
         return OpenVinoModel(file, variant or "int8", threads)
     return OnnxModel(file, variant or "cpu", threads)
+
+
+def file_of(runtime: str) -> str:
+    """The name of the file that `runtime` takes, as the train and export steps write it."""
+    if runtime.startswith("pytorch"):
+        return "model.pt"
+    return "model-int8.onnx" if runtime == "openvino-int8" else "model.onnx"
+
+
+def open_all(
+    runtimes: Sequence[str], trained: Path, exported: Path, threads: int | None = None
+) -> tuple[dict[str, Model], dict[str, str]]:
+    """Those of `runtimes` that there are here, and for each of the others the reason why not.
+
+    `trained` and `exported` are the folders that the steps wrote. Raises `UserError` for a broken file.
+    """
+    models: dict[str, Model] = {}
+    missing: dict[str, str] = {}
+    for name in runtimes:
+        file = (trained if name.startswith("pytorch") else exported) / file_of(name)
+        if name == "openvino-int8" and not file.exists():
+            missing[name] = f"{name} is not available: export made no {file.name}; see export.json"
+            continue
+        try:
+            models[name] = open_model(file, name, threads)
+        except NotAvailableError as error:
+            missing[name] = str(error)
+    return models, missing
 
 
 def why_not_available(runtime: str) -> str | None:

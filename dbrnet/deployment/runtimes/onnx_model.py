@@ -1,9 +1,13 @@
 """ONNX Runtime: on the CPU, on NVIDIA's CUDA, or through TensorRT."""
 
+from functools import cached_property
+from typing import Any
+
 import onnxruntime
 
+from dbrnet.deployment.export import LOGITS
 from dbrnet.deployment.exported_file import ExportedFile
-from dbrnet.deployment.runtimes.base import Answer, Images, NotAvailableError, check_images
+from dbrnet.deployment.runtimes.base import Answer, Images, Logits, Mask, NotAvailableError, check_images
 from dbrnet.errors import UserError
 from dbrnet.provenance import available_cores
 
@@ -32,25 +36,41 @@ class OnnxModel:
         self.threads = threads or available_cores()
         self.classes = file.classes
         self.metadata = file.metadata
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = self.threads
-        options.log_severity_level = 4  # what concerns the user comes as an exception
-        if device != "cpu":
-            options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+        self._file = file
         require_provider(device)
-        try:
-            self._session = onnxruntime.InferenceSession(file.data, options, providers=PROVIDERS[device])
-        except Exception as error:  # ONNX Runtime's exceptions share no narrower class
-            reason = str(error).splitlines()[0]
-            raise UserError(f"{file.path}: {self.runtime} cannot run it ({reason})") from None
-        if self._session.get_providers()[0] != PROVIDERS[device][0][0]:  # it falls back in silence
-            raise NotAvailableError(f"{self.runtime} is not available: the {device} device did not start")
+        self._session = self._open(file)
 
     def predict(self, images: Images) -> Answer:
         """Class ids and confidence of pictures uint8 RGB [N, H, W, 3], sides of 32 and more."""
         check_images(images)
         mask, confidence = self._session.run(["mask", "confidence"], {"image": images})
         return mask, confidence
+
+    def predict_with_logits(self, images: Images) -> tuple[Mask, Logits]:
+        """Class ids, and the logits float32 [N, C, H, W] that they follow from."""
+        check_images(images)
+        mask, logits = self._with_logits.run(["mask", LOGITS], {"image": images})
+        return mask, logits
+
+    @cached_property
+    def _with_logits(self) -> Any:
+        return self._open(self._file.with_logits())
+
+    def _open(self, file: ExportedFile) -> Any:
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = self.threads
+        options.log_severity_level = 4  # what concerns the user comes as an exception
+        if self.device != "cpu":
+            options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+        providers = PROVIDERS[self.device]
+        try:
+            session = onnxruntime.InferenceSession(file.data, options, providers=providers)
+        except Exception as error:  # ONNX Runtime's exceptions share no narrower class
+            reason = str(error).splitlines()[0]
+            raise UserError(f"{file.path}: {self.runtime} cannot run it ({reason})") from None
+        if session.get_providers()[0] != providers[0][0]:  # it falls back in silence
+            raise NotAvailableError(f"{self.runtime} is not available: its device did not start")
+        return session
 
 
 def require_provider(device: str) -> None:

@@ -3,7 +3,7 @@
 from typing import Any
 
 from dbrnet.deployment.exported_file import ExportedFile
-from dbrnet.deployment.runtimes.base import Answer, Images, NotAvailableError, check_images
+from dbrnet.deployment.runtimes.base import Answer, Images, Logits, Mask, NotAvailableError, check_images
 from dbrnet.errors import UserError
 from dbrnet.provenance import available_cores
 
@@ -31,30 +31,44 @@ class OpenVinoModel:
                 f"{file.path}: {self.runtime} cannot run a file of {file.precision}; export writes "
                 "model.onnx for fp32 and bf16, and model-int8.onnx for int8"
             )
-        try:
-            self._model = self._core.read_model(file.data)
-        except RuntimeError as error:
-            reason = str(error).strip().splitlines()[-1]
-            raise UserError(f"{file.path}: {self.runtime} cannot run it ({reason})") from None
+        self._file = file
+        self._model = self._read(file)
         self._settings = {
             "INFERENCE_PRECISION_HINT": "f32" if precision == "fp32" else "bf16",
             "INFERENCE_NUM_THREADS": self.threads,
             "PERFORMANCE_HINT": "LATENCY",
         }
         self._requests: dict[tuple[int, ...], Any] = {}
+        self._logits_request: tuple[tuple[int, ...], Any] | None = None
 
     def predict(self, images: Images) -> Answer:
         """Class ids and confidence of pictures uint8 RGB [N, H, W, 3], sides of 32 and more."""
         check_images(images)
-        request = self._requests.pop(images.shape, None) or self._compile(images.shape)
+        request = self._requests.pop(images.shape, None) or self._compile(self._model, images.shape)
         self._requests[images.shape] = request  # last used, last to go
+        if len(self._requests) > CACHED_SHAPES:
+            del self._requests[next(iter(self._requests))]
         results = request.infer([images], share_inputs=True)
         return results[0], results[1]
 
-    def _compile(self, shape: tuple[int, ...]) -> Any:
-        if len(self._requests) >= CACHED_SHAPES:
-            del self._requests[next(iter(self._requests))]
-        model = self._model.clone()
+    def predict_with_logits(self, images: Images) -> tuple[Mask, Logits]:
+        """Class ids, and the logits float32 [N, C, H, W] that they follow from."""
+        check_images(images)
+        if self._logits_request is None or self._logits_request[0] != images.shape:
+            compiled = self._compile(self._read(self._file.with_logits()), images.shape)
+            self._logits_request = (images.shape, compiled)
+        results = self._logits_request[1].infer([images], share_inputs=True)
+        return results[0], results[2]
+
+    def _read(self, file: ExportedFile) -> Any:
+        try:
+            return self._core.read_model(file.data)
+        except RuntimeError as error:
+            reason = str(error).strip().splitlines()[-1]
+            raise UserError(f"{file.path}: {self.runtime} cannot run it ({reason})") from None
+
+    def _compile(self, model: Any, shape: tuple[int, ...]) -> Any:
+        model = model.clone()
         model.reshape(list(shape))
         return self._core.compile_model(model, "CPU", self._settings).create_infer_request()
 

@@ -6,12 +6,13 @@ import torch
 from torch import Tensor
 
 from dbrnet.deployment.export import DeployedModel
-from dbrnet.deployment.runtimes.base import Answer, Images, NotAvailableError, check_images
+from dbrnet.deployment.runtimes.base import Answer, Images, Logits, Mask, NotAvailableError, check_images
 from dbrnet.models.dbrnet import DBRNet
 from dbrnet.models.saved import ModelMeta
 from dbrnet.provenance import available_cores
 
-Forward = Callable[[Tensor], tuple[Tensor, Tensor]]
+Outputs = tuple[Tensor, Tensor, Tensor]  # mask, confidence, logits
+Forward = Callable[[Tensor], Outputs]
 
 
 class TorchModel:
@@ -46,8 +47,15 @@ class TorchModel:
     def predict(self, images: Images) -> Answer:
         """Class ids and confidence of pictures uint8 RGB [N, H, W, 3], sides of 32 and more."""
         check_images(images)
-        mask, confidence = self._forward(torch.from_numpy(images).to(self.device))
+        mask, confidence, _ = self._forward(torch.from_numpy(images).to(self.device))
         return mask.cpu().numpy(), confidence.cpu().numpy()  # .cpu() waits for the device
+
+    @torch.inference_mode()
+    def predict_with_logits(self, images: Images) -> tuple[Mask, Logits]:
+        """Class ids, and the logits float32 [N, C, H, W] that they follow from."""
+        check_images(images)
+        mask, _, logits = self._forward(torch.from_numpy(images).to(self.device))
+        return mask.cpu().numpy(), logits.cpu().numpy()
 
 
 class _Recorded:
@@ -55,9 +63,9 @@ class _Recorded:
 
     def __init__(self, network: Forward) -> None:
         self._network = network
-        self._graphs: dict[torch.Size, tuple[torch.cuda.CUDAGraph, Tensor, tuple[Tensor, Tensor]]] = {}
+        self._graphs: dict[torch.Size, tuple[torch.cuda.CUDAGraph, Tensor, Outputs]] = {}
 
-    def __call__(self, images: Tensor) -> tuple[Tensor, Tensor]:
+    def __call__(self, images: Tensor) -> Outputs:
         if images.shape not in self._graphs:
             self._graphs[images.shape] = self._record(images.clone())
         graph, held, answer = self._graphs[images.shape]
@@ -65,7 +73,7 @@ class _Recorded:
         graph.replay()
         return answer
 
-    def _record(self, held: Tensor) -> tuple[torch.cuda.CUDAGraph, Tensor, tuple[Tensor, Tensor]]:
+    def _record(self, held: Tensor) -> tuple[torch.cuda.CUDAGraph, Tensor, Outputs]:
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):  # libraries initialise and choose algorithms outside the recording

@@ -1,0 +1,111 @@
+"""Does a runtime say what PyTorch says, and what does it cost where it does not?
+
+Measured on the file as it is deployed, on every picture of a part.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from math import isfinite
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dbrnet.data.dataset import Dataset
+from dbrnet.evaluation.metrics import Confusion, Scores, confusion_matrix
+from dbrnet.progress import progress
+
+ClassIds = NDArray[np.uint8]  # [N, H, W]
+Logits = NDArray[np.float32]  # [N, C, H, W]
+# Pictures uint8 RGB [N, H, W, 3] in; class ids and the logits that they follow from out.
+PredictWithLogits = Callable[[NDArray[np.uint8]], tuple[ClassIds, Logits]]
+
+
+@dataclass(frozen=True)
+class Parity:
+    """How far one runtime's answers lie from those of PyTorch in float32."""
+
+    max_logit_difference: float
+    differing_pixels: float  # the share of pixels with another class
+    miou_change: float  # its mIoU minus PyTorch's
+    iou_change: dict[str, float | None]  # by class; None: absent from one of the two
+    scores: Scores
+    pictures: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON; scores beside the differences."""
+        logits = self.max_logit_difference
+        return {
+            "miou": self.scores.miou,
+            "miou_defects": self.scores.miou_defects,
+            "iou": self.scores.iou,
+            "miou_change": self.miou_change,
+            "iou_change": self.iou_change,
+            # NaN is no JSON; None reads as not measured, which the gate rejects.
+            "max_logit_difference": logits if isfinite(logits) else None,
+            "differing_pixels": self.differing_pixels,
+            "pictures": self.pictures,
+        }
+
+
+def measure_parity(
+    reference: PredictWithLogits,
+    runtimes: Mapping[str, PredictWithLogits],
+    dataset: Dataset,
+    ids: Sequence[str],
+) -> dict[str, Parity]:
+    """Run `reference` and each of `runtimes` on the pictures `ids` one by one, at native size; by name.
+
+    Raises ValueError where there is no picture, or a runtime's answer has another shape.
+    """
+    if not ids:
+        raise ValueError("parity needs at least one picture")
+    classes = tuple(info.name for info in dataset.card.classes)
+    expected = np.zeros((len(classes), len(classes)), np.int64)
+    counts = {name: _Count(expected.copy()) for name in runtimes}
+    for id_ in progress(ids, len(ids), "parity"):
+        sample = dataset.by_id[id_]
+        image, truth = dataset.image(sample)[None], dataset.mask(sample)[None]
+        mask, logits = reference(image)
+        expected += confusion_matrix(mask, truth, len(classes))
+        for name, predict in runtimes.items():
+            counts[name].add(*predict(image), mask, logits, truth)
+    target = Scores.from_confusion(expected, classes)
+    return {name: count.result(target, classes, len(ids)) for name, count in counts.items()}
+
+
+class _Count:
+    """Adds up one runtime's pictures."""
+
+    def __init__(self, confusion: Confusion) -> None:
+        self.confusion = confusion
+        self.logit_difference = 0.0
+        self.differing = self.pixels = 0
+
+    def add(
+        self, mask: ClassIds, logits: Logits, expected: ClassIds, expected_logits: Logits, truth: ClassIds
+    ) -> None:
+        if mask.shape != expected.shape or logits.shape != expected_logits.shape:
+            raise ValueError(f"answers {mask.shape} and logits {logits.shape} instead of "
+                             f"{expected.shape} and {expected_logits.shape}")  # fmt: skip
+        # np.maximum keeps a NaN, which a plain max() could lose.
+        difference = np.abs(logits - expected_logits).max()
+        self.logit_difference = float(np.maximum(self.logit_difference, difference))
+        self.differing += int((mask != expected).sum())
+        self.pixels += mask.size
+        self.confusion += confusion_matrix(mask, truth, len(self.confusion))
+
+    def result(self, target: Scores, classes: Sequence[str], pictures: int) -> Parity:
+        scores = Scores.from_confusion(self.confusion, classes)
+        return Parity(
+            max_logit_difference=self.logit_difference,
+            differing_pixels=self.differing / self.pixels,
+            miou_change=scores.miou - target.miou,
+            iou_change={name: _change(scores.iou[name], target.iou[name]) for name in classes},
+            scores=scores,
+            pictures=pictures,
+        )
+
+
+def _change(value: float | None, target: float | None) -> float | None:
+    return None if value is None or target is None else value - target

@@ -1,0 +1,102 @@
+"""The whole step on real runtimes, and what it writes."""
+
+import csv
+import json
+import logging
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from dbrnet.errors import UserError
+from dbrnet.params import BenchmarkParams
+from dbrnet.speed import floor
+from dbrnet.steps.benchmark import benchmark
+from tests.speed.conftest import Job
+
+PARAMS = BenchmarkParams(
+    size=(64, 96), seconds=0.05, threads=1, runtimes=("pytorch-eager", "pytorch-cudagraph", "onnxruntime-cpu")
+)
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(floor, "SECONDS", 0.02)
+    monkeypatch.setattr(floor, "COPIED", {"cpu": 1 << 20})
+
+
+def run(job: Job, out: Path, params: BenchmarkParams = PARAMS, against: str | None = None) -> None:
+    benchmark(
+        params, job.dataset, job.split, job.trained, job.exported, job.evaluated, against=against, out=out
+    )
+
+
+def test_all_figures_with_all_they_rest_on(
+    job: Job, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO, "dbrnet"):
+        run(job, tmp_path / "out", against=str(job.exported / "model.onnx"))
+    written = {file.name for file in (tmp_path / "out").iterdir()}
+    assert written == {"benchmark.json", "durations.csv", "latency.png", "speed-accuracy.png"}
+    figures = json.loads((tmp_path / "out/benchmark.json").read_text())
+    assert list(figures["runtimes"]) == ["pytorch-eager", "onnxruntime-cpu"]
+    assert "PyTorch finds no CUDA device" in figures["not_available"]["pytorch-cudagraph"]
+    for one in figures["runtimes"].values():
+        assert one["min_ms"] <= one["p50_ms"] <= one["p90_ms"] <= one["p99_ms"] <= one["max_ms"]
+        assert one["fps"] == pytest.approx(1000 / one["mean_ms"])
+        assert one["end_to_end"]["min_ms"] > one["min_ms"]
+        assert one["end_to_end"]["runs"] == one["runs"] >= 10
+        assert (one["precision"], one["device"], one["threads"], one["batch"]) == ("fp32", "cpu", 1, 1)
+        assert one["offline"]["pictures_per_second"] == max(one["offline"]["tried"].values())
+        assert 0 < one["floor"]["share"] == pytest.approx(one["floor"]["ms"] / one["p50_ms"])
+    assert figures["size"] == [64, 96]
+    assert figures["complexity"]["conv_macs"] == figures["work"]["macs"] > 0
+    assert {"governor", "load_average", "cpu_quota"} <= set(figures["machine"]["start"])
+    assert figures["machine"]["start"].keys() == figures["machine"]["end"].keys()
+    assert {"hardware", "versions"} <= set(figures["origin"])
+    with (tmp_path / "out/durations.csv").open(newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["runtime"] == "onnxruntime-cpu"]
+    own = figures["runtimes"]["onnxruntime-cpu"]
+    kept = [float(row["predict_ms"]) for row in rows]
+    assert len(kept) == own["runs"]
+    assert np.percentile(kept, 99) == pytest.approx(own["p99_ms"], rel=1e-3)
+    assert (np.percentile(kept, 50), {row["block"] for row in rows}) == (
+        pytest.approx(own["p50_ms"], rel=1e-3), {str(block) for block in range(10)},
+    )  # fmt: skip
+    assert figures["against"]["sha256"] == figures["model_sha256"]
+    ratio = figures["against"]["runtimes"]["onnxruntime-cpu"]["times_as_fast"]
+    assert ratio["low"] <= ratio["median"] <= ratio["high"]
+    assert ratio["pairs"] == 10
+    for words in ("| onnxruntime-cpu ", "floor / p50", "times as fast as", "left out: pytorch-cudagraph"):
+        assert words in caplog.text
+    for name in ("latency.png", "speed-accuracy.png"):
+        assert cv2.imread(str(tmp_path / "out" / name)).shape[1] > 500  # type: ignore[union-attr]
+
+
+def test_without_accuracy_there_is_no_picture_of_it(job: Job, tmp_path: Path) -> None:
+    run(job, tmp_path / "out", PARAMS.model_copy(update={"runtimes": ("pytorch-eager",)}))
+    figures = json.loads((tmp_path / "out/benchmark.json").read_text())
+    assert figures["against"] is None
+    assert not (tmp_path / "out/speed-accuracy.png").exists()
+
+
+def test_pictures_are_of_the_test_part_and_brought_to_size(job: Job) -> None:
+    from dbrnet.steps.benchmark import PICTURES, _pictures
+
+    files = _pictures(job.dataset, job.split, (64, 96))
+    assert 8 <= len(files) <= PICTURES
+    test = {line.split(",")[0] for line in (job.split / "split.csv").read_text().split() if ",test," in line}
+    own = [(job.dataset / "images").glob(f"{name}.*").__next__().read_bytes() for name in test]
+    assert 0 < sum(data in own for data in files) < len(files), "those of that size keep their bytes"
+    for data in files:
+        decoded = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+        assert decoded is not None
+        assert decoded.shape == (64, 96, 3)
+    assert {data[:4] for data in files} == {b"\x89PNG", b"\xff\xd8\xff\xe0"}
+
+
+def test_a_rival_that_is_not_there_is_one_clear_line(job: Job, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"nowhere\.onnx: cannot be read"):
+        run(job, tmp_path / "out", against=str(tmp_path / "nowhere.onnx"))
+    assert not (tmp_path / "out").exists()
