@@ -35,6 +35,8 @@ def render_report(
     gallery: Gallery,
     provenance: Mapping[str, str],
     look_up: float | None,
+    parity: Mapping[str, Mapping[str, Any]],
+    runtime: str,
     title: str,
     part: str = "test",
 ) -> str:
@@ -42,10 +44,11 @@ def render_report(
 
     `split` is what split.json holds (kind, seed, leaks, leaking_share, leak_note); `history` the training's
     rows by epoch (epoch, loss, val_miou, learning_rate; empty: no curves); `provenance` label -> value, shown
-    in its order; `look_up` the mIoU on this part of copying the nearest training mask (None: not measured).
+    in its order; `look_up` the mIoU on this part of copying the nearest training mask (None: not measured);
+    `parity` what `Parity.to_dict` says of each runtime, with its precision, and `runtime` the one scored.
     """
     environment = templates("dbrnet.evaluation")
-    environment.filters |= {"jpeg": _jpeg, "css": _css}
+    environment.filters |= {"jpeg": _jpeg, "css": _css, "worst_change": _worst_change}
     return environment.get_template("report.html").render(
         title=title,
         part=part,
@@ -62,6 +65,8 @@ def render_report(
         error_kinds=ERROR_KINDS[1:],
         provenance=provenance,
         look_up=look_up,
+        parity=parity,
+        runtime=runtime,
     )
 
 
@@ -82,6 +87,14 @@ def _class_rows(evaluation: Evaluation, card: Card) -> list[ClassRow]:
         )
         for info, count in zip(card.classes, pixels, strict=True)
     ]
+
+
+def _worst_change(parity: Mapping[str, Any]) -> str:
+    changes = {name: change for name, change in parity["iou_change"].items() if change is not None}
+    if not changes or min(changes.values()) >= 0:
+        return "none"
+    name = min(changes, key=changes.__getitem__)
+    return f"{name} {100 * changes[name]:+.2f}"
 
 
 def _css(color: tuple[int, int, int]) -> str:

@@ -49,12 +49,13 @@ def evaluate(
         data,
         ids,
     )
+    by_runtime = {
+        name: {"precision": models[name].precision, **found.to_dict()} for name, found in parity.items()
+    }
     metrics = {
         "runtime": deployed,
         "scores": scores.to_dict(),
-        "runtimes": {
-            name: {"precision": models[name].precision, **found.to_dict()} for name, found in parity.items()
-        },
+        "runtimes": by_runtime,
         "not_available": missing,
         "confusion": evaluation.confusion.tolist(),
         "pictures": len(evaluation.pictures),
@@ -78,6 +79,8 @@ def evaluate(
             history=_history(trained / "history.csv"),
             gallery=build_gallery(evaluation, data, models[deployed].predict, params.gallery),
             look_up=look_up["miou"],
+            parity=by_runtime,
+            runtime=deployed,
             provenance=_provenance(lineage, export_info),
             title=f"DBRNet on {data.card.title}",
         )

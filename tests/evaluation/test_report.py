@@ -17,6 +17,10 @@ from dbrnet.evaluation.predictions import Predict, evaluate
 from dbrnet.evaluation.report import render_report
 
 HISTORY = [{"epoch": n, "loss": 1 / n, "val_miou": n / 5, "learning_rate": 0.01} for n in (1, 2, 3)]
+PARITY = {"miou": 0.75, "miou_change": 0.0, "iou_change": {"scratch": 0.0}, "differing_pixels": 0.00042,
+          "max_logit_difference": 1.2e-5}  # fmt: skip
+INT8 = {"precision": "int8", "max_logit_difference": None, "miou_change": -0.0123,
+        "iou_change": {"background": 0.0, "scratch": -0.034, "dent": None}}  # fmt: skip
 VOID = {"meta", "img", "br", "link", "input", "hr"}
 
 
@@ -59,9 +63,20 @@ def report(dataset: Dataset, predict: Predict, leaks: str = "yes", **changes: An
         "gallery": build_gallery(evaluation, dataset, predict, 1),
         "provenance": {"model digest": "3f2a", "code revision": "<none>"},
         "look_up": 0.385,
+        "runtime": "onnxruntime-cpu",
+        "parity": {
+            "onnxruntime-cpu": PARITY | {"precision": "fp32"},
+            "openvino-int8": PARITY | INT8,
+        },
         "title": "DBRNet on tiny",
     }
     return render_report(evaluation, **(arguments | changes))
+
+
+def test_says_what_each_runtime_answers(dataset: Dataset, predict: Predict) -> None:
+    text = " ".join(Page(report(dataset, predict)).text.split())
+    assert "onnxruntime-cpu, scored here fp32 75.00 +0.00 none 0.042 1.2e-05" in text
+    assert "openvino-int8 int8 75.00 -1.23 scratch -3.40 0.042 –" in text
 
 
 def test_opens_offline(dataset: Dataset, predict: Predict) -> None:
@@ -128,6 +143,8 @@ def test_a_set_without_defects_has_a_report(dataset: Dataset, predict: Predict) 
         gallery=build_gallery(evaluation, dataset, predict, 4),
         provenance={},
         look_up=None,
+        parity={},
+        runtime="onnxruntime-cpu",
         title="Clean",
     )
     assert "Absent here: scratch, dent, stain." in Page(html).text
