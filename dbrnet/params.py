@@ -1,7 +1,7 @@
 """params.yaml, typed: one section a step. An unknown or ill-typed key is an error that names it."""
 
 from pathlib import Path
-from typing import Annotated, Any, Literal, cast, get_args
+from typing import Annotated, Any, Literal, cast
 
 from pydantic import (
     AfterValidator,
@@ -167,9 +167,6 @@ class BenchmarkParams(_Section):
     size: Size  # the deployment resolution
     seconds: Positive = 10.0  # for each runtime
     threads: int | None = Field(None, ge=1)  # null: all cores
-    runtimes: tuple[RuntimeName, ...] = Field(  # those that a machine lacks are listed with the reason
-        tuple(name for name in get_args(RuntimeName) if name != "pytorch-compiled"), min_length=1
-    )
 
 
 class ParityLimits(_Section):

@@ -22,7 +22,7 @@ QUICK = {
     "  epochs: ": "  epochs: 2 #",
     "  crop: [128, 224] ": "  crop: [64, 64] #",
     "  seconds: 2.0 ": "  seconds: 0.2 #",
-    "    - openvino-int8\n  max_int8": "  max_int8",
+    ", openvino-int8]": "]",
     "  gallery: 4 ": "  gallery: 1 #",
     "  min_miou: 0.75": "  min_miou: 0.0",
     "  min_fps: 10.0": "  min_fps: 0.01",

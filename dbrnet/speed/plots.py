@@ -7,7 +7,7 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from dbrnet.evaluation.plots import ACCENT, FAINT, INK, STYLE
 
@@ -82,8 +82,8 @@ def speed_accuracy_plot(points: Mapping[str, tuple[float, float]], title: str) -
 def _logarithmic(axes: Axes, low: float, high: float) -> None:
     axes.set_xscale("log")
     axes.set_xlim(low, high)
-    steps = (1, 1.5, 2, 3, 5, 7) if high > 4 * low else [tenths / 10 for tenths in range(10, 100, 2)]
-    axes.xaxis.set_major_locator(LogLocator(subs=steps))
+    wide = LogLocator(subs=(1, 1.5, 2, 3, 5, 7))
+    axes.xaxis.set_major_locator(wide if high > 4 * low else MaxNLocator(7))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.xaxis.set_minor_formatter(NullFormatter())
     axes.minorticks_off()

@@ -26,7 +26,6 @@ BLOCK_SECONDS = 1.0  # at most
 WINDOW = 5  # runs
 STEADY = 0.05
 BATCHES = (1, 2, 4, 8, 16)
-FALLEN = 0.97  # of the best throughput
 
 
 class Run(NamedTuple):
@@ -173,7 +172,7 @@ def offline(predict: Predict, images: Images, *, seconds: float, picture_bytes: 
                 raise
             ended = f"a batch of {batch} could not be run ({str(error).strip().splitlines()[0]})"
             break
-        if tried[batch] < FALLEN * max(tried.values()):
+        if tried[batch] < max(tried.values()):
             ended = f"a batch of {batch} was slower"
             break
     best = max(tried, key=lambda batch: tried[batch])
@@ -181,7 +180,6 @@ def offline(predict: Predict, images: Images, *, seconds: float, picture_bytes: 
 
 
 def _throughput(predict: Predict, images: Images, seconds: float) -> float:
-    predict(images)
     predict(images)
     durations: list[float] = []
     while sum(durations) < seconds or len(durations) < 2:

@@ -12,18 +12,19 @@ import cv2
 from dbrnet.data.dataset import Dataset, Sample
 from dbrnet.data.split import Split
 from dbrnet.deployment.runtimes.base import Model
+from dbrnet.deployment.runtimes.catalogue import open_all
 from dbrnet.files import atomic_directory, read_json, sha256_file, write_atomically, write_json
 from dbrnet.models.complexity import measure as measure_complexity
 from dbrnet.models.saved import load_model
 from dbrnet.params import BenchmarkParams
 from dbrnet.provenance import available_cores, origin
 from dbrnet.registry.model_file import find_model_file
-from dbrnet.speed.entrants import open_entrants, open_rivals
 from dbrnet.speed.floor import count_work
 from dbrnet.speed.latency import Ratio
 from dbrnet.speed.machine import describe_machine, machine_state
 from dbrnet.speed.measurement import Measured, durations, measure, noise
 from dbrnet.speed.plots import latency_plot, speed_accuracy_plot
+from dbrnet.speed.rivals import open_rivals
 from dbrnet.speed.table import table
 
 log = logging.getLogger(__name__)
@@ -36,7 +37,7 @@ def benchmark(
     params: BenchmarkParams, dataset: Path, split: Path, trained: Path, exported: Path, evaluated: Path,
     *, against: str | None = None, out: Path,
 ) -> None:  # fmt: skip
-    """Measure how fast pictures are answered on this machine, by all of its runtimes in turns.
+    """Measure how fast pictures are answered on this machine: export.runtimes and PyTorch, in turns.
 
     Real pictures of the test part, one after the other: from the picture in memory to the answer in memory,
     and from the encoded file to the encoded mask; then in batches. Each is held against the least time that
@@ -49,7 +50,8 @@ def benchmark(
     network, meta = load_model(trained / "model.pt")
     inner_size = meta.image_size or params.size
     work = count_work(network, *inner_size)
-    models, missing = open_entrants(params.runtimes, trained / "model.pt", exported, threads)
+    export = read_json(exported / "export.json")
+    models, missing = open_all(["pytorch-eager", *export["runtimes"]], trained, exported, threads)
     rivals, rival_digest = _open_rivals(against, list(models), threads)
     start = machine_state()
     measured = measure(
@@ -69,7 +71,7 @@ def benchmark(
         "work": asdict(work),
         "machine": {"start": start, "end": machine_state()},
         "noise": noise(measured),
-        "model_sha256": read_json(exported / "export.json")["model_sha256"],
+        "model_sha256": export["model_sha256"],
         "origin": origin(),
     }
     title = f"{params.size[0]}x{params.size[1]}, batch 1, {threads} threads, {describe_machine()}"

@@ -47,7 +47,10 @@ def job(
         folder.mkdir()
     save_model(folders.trained / "model.pt", model, meta)
     (folders.exported / "model.onnx").write_bytes(file.read_bytes())
-    write_json(folders.exported / "export.json", {"model_sha256": sha256_file(file)})
+    write_json(
+        folders.exported / "export.json",
+        {"model_sha256": sha256_file(file), "runtimes": ["onnxruntime-cpu", "onnxruntime-cuda"]},
+    )
     write_json(folders.evaluated / "metrics.json", {"runtimes": {"onnxruntime-cpu": {"miou": 0.75}}})
     _dataset(folders.dataset, folders.split, meta, picture)
     return folders

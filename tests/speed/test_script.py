@@ -16,10 +16,20 @@ ROOT = Path(__file__).parents[2]
 @pytest.mark.slow
 def test_the_script_measures_against_the_released_network(job: Job, tmp_path: Path) -> None:
     command = [
-        *(sys.executable, "benchmarks/runtimes.py", "--model", job.trained / "model.pt"),
-        *("--exported", job.exported, "--sizes", "64x96", "80x48", "--seconds", "0.1"),
+        *(sys.executable, "benchmarks/runtimes.py", "--trained", job.trained),
+        *(
+            "--exported",
+            job.exported,
+            "--evaluated",
+            job.evaluated,
+            "--sizes",
+            "64x96",
+            "80x48",
+            "--seconds",
+            "0.1",
+        ),
         *("--runtimes", "onnxruntime-cpu", "openvino-int8", "--threads", "1"),
-        *("--also", f"same={job.exported / 'model.onnx'}@onnxruntime-cpu", "--out", tmp_path / "speed.json"),
+        *("--also", f"same={job.exported / 'model.onnx'}@onnxruntime-cpu", "--out", tmp_path / "speed"),
     ]
     done = subprocess.run(
         [str(word) for word in command], cwd=ROOT, capture_output=True, text=True,
@@ -27,12 +37,17 @@ def test_the_script_measures_against_the_released_network(job: Job, tmp_path: Pa
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     for words in ("torch 2", "64x96, batch 1", "80x48, batch 1", "left out: openvino-int8",
-                  "| released, eager   | 1.00 (1.00 to 1.00) |"):  # fmt: skip
+                  "| released, eager    | 1.00 (1.00 to 1.00) |"):  # fmt: skip
         assert words in done.stdout, done.stdout
-    figures = json.loads((tmp_path / "speed.json").read_text())
+    figures = json.loads((tmp_path / "speed/runtimes.json").read_text())
     assert [one["size"] for one in figures["sizes"]] == [[64, 96], [80, 48]]
     runtimes = figures["sizes"][0]["runtimes"]
-    assert list(runtimes) == ["released, eager", "released, forward", "onnxruntime-cpu", "same"]
+    released = ["released, eager", "released, forward", "released, autograd"]
+    assert list(runtimes) == [*released, "onnxruntime-cpu", "same"]
+    drawn = {path.name for path in (tmp_path / "speed").glob("*.png")}
+    assert drawn == {
+        f"{kind}-{size}.png" for kind in ("latency", "speed-accuracy") for size in ("64x96", "80x48")
+    }
     for one in runtimes.values():
         ratio = one["times_as_fast"]
         assert 0 < ratio["low"] <= ratio["median"] <= ratio["high"]

@@ -1,0 +1,197 @@
+"""How fast each runtime answers a picture, against the network as its authors released it, in PyTorch eager.
+
+    python benchmarks/runtimes.py --sizes 512x512 256x1600 --seconds 20 --out speed
+
+`--trained`, `--exported` and `--evaluated` are what the steps wrote (default: under artifacts/). Measures in
+one run, in blocks that take turns,
+
+    released, eager       DBRNet with the released code's readings (flow "released", process "depthwise"),
+                          fresh weights, the same picture in and answer out as all others: the baseline
+    released, forward     the same network alone: a normalised float picture in, logits out
+    released, autograd    that with autograd left on, as the authors' own script times it
+    each runtime          that the machine has, with the given model
+    each --also           NAME=PATH@RUNTIME, another model.pt or exported .onnx
+
+on built-in pictures (what they show does not matter to the speed) at each size, and prints for each a table
+in Markdown: how many times as fast as the baseline, with an interval of 95 % from the paired blocks; p50, p90
+and p99 in milliseconds from the picture in memory to the answer in memory, p50 from file to file; and the
+floor, as a share of p50. `--out DIR` keeps every figure as JSON, and draws for each size the distribution of
+the latencies and the speed against the accuracy (by the evaluate step, on its test part).
+"""
+
+import argparse
+import tempfile
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+
+from dbrnet.data.synthetic import generate
+from dbrnet.deployment.runtimes.base import Answer, Images, Model
+from dbrnet.deployment.runtimes.catalogue import RUNTIMES, open_all, open_model
+from dbrnet.deployment.runtimes.torch_model import TorchModel
+from dbrnet.errors import UserError
+from dbrnet.files import read_json, write_atomically, write_json
+from dbrnet.models.dbrnet import DBRNet
+from dbrnet.models.saved import ModelMeta, load_model
+from dbrnet.provenance import available_cores, origin
+from dbrnet.speed.floor import Work, count_work
+from dbrnet.speed.machine import describe_machine, machine_state
+from dbrnet.speed.measurement import Measured, measure, noise
+from dbrnet.speed.plots import latency_plot, speed_accuracy_plot
+from dbrnet.speed.table import table
+
+BASELINE, FORWARD, AUTOGRAD = "released, eager", "released, forward", "released, autograd"
+PICTURES = 8
+
+Size = tuple[int, int]
+
+
+class Forward(TorchModel):
+    """The network alone, without what comes before and after it: its picture lies ready on the device."""
+
+    def __init__(self, model: DBRNet, meta: ModelMeta, size: Size, threads: int, *, autograd: bool) -> None:
+        super().__init__(model, meta, threads=threads)
+        self._autograd = autograd
+        self._network = model.eval().to(self.device)
+        self._picture = torch.rand(1, 3, *(meta.image_size or size), device=self.device)
+        self._answer = np.zeros((1, *size), np.uint8), np.zeros((1, *size), np.float32)
+
+    def predict(self, images: Images) -> Answer:
+        """Compute the logits, and answer with an empty mask."""
+        with torch.inference_mode(not self._autograd):
+            self._network(self._picture)
+        if self.device == "cuda":
+            torch.cuda.synchronize()
+        return self._answer
+
+
+def pictures(size: Size) -> list[bytes]:
+    """JPEG files of steel strips, side by side until they fill `size`."""
+    height, width = size
+    with tempfile.TemporaryDirectory() as folder:
+        generate(Path(folder, "strips"), images=PICTURES)
+        strips = [cv2.imread(str(path)) for path in sorted(Path(folder, "strips/train_images").iterdir())]
+    files = []
+    for strip in strips:
+        assert strip is not None
+        repeats = -(-height // strip.shape[0]), -(-width // strip.shape[1]), 1
+        files.append(cv2.imencode(".jpg", np.tile(strip, repeats)[:height, :width])[1].tobytes())
+    return files
+
+
+def measure_size(given: argparse.Namespace, size: Size) -> tuple[dict[str, Measured], dict[str, str]]:
+    """All figures at one size, and why the runtimes that are missing are."""
+    network, meta = load_model(given.trained / "model.pt")
+    released = DBRNet(len(meta.classes), flow="released", process="depthwise").eval()
+    inner = meta.image_size or size
+    theirs, ours = count_work(released, *inner), count_work(network, *inner)
+    models: dict[str, Model] = {
+        BASELINE: TorchModel(released, meta, threads=given.threads),
+        FORWARD: Forward(released, meta, size, given.threads, autograd=False),
+        AUTOGRAD: Forward(released, meta, size, given.threads, autograd=True),
+    }
+    work: dict[str, Work] = dict.fromkeys(models, theirs)
+    entrants, missing = open_all(given.runtimes, given.trained, given.exported, given.threads)
+    models |= entrants
+    work |= dict.fromkeys(entrants, ours)
+    for name, path, runtime in given.also:
+        models[name] = open_model(path, runtime, given.threads)
+    return measure(models, pictures(size), work, seconds=given.seconds), missing
+
+
+def report(measured: dict[str, Measured]) -> str:
+    """The table for one size."""
+    rows = []
+    for name, one in measured.items():
+        row = one.row(name)
+        del row["pictures/s (batch)"]
+        if name in (FORWARD, AUTOGRAD):
+            row["file to file p50 ms"] = ""
+        rows.append({"runtime": name, "times as fast": str(one.times_as_fast_as(measured[BASELINE])), **row})
+    return table(rows)
+
+
+def draw(given: argparse.Namespace, size: Size, measured: dict[str, Measured]) -> None:
+    """latency-HxW.png and speed-accuracy-HxW.png."""
+    name = f"{size[0]}x{size[1]}"
+    title = f"{name}, batch 1, {given.threads} threads, {describe_machine()}"
+    times = {key: [1000 * run.predict for run in one.series.runs] for key, one in measured.items()}
+    write_atomically(given.out / f"latency-{name}.png", latency_plot(times, title))
+    accuracy = read_json(given.evaluated / "metrics.json")["runtimes"]
+    points = {
+        key: (one.series.predict.fps, accuracy[key]["miou"])
+        for key, one in measured.items()
+        if key in accuracy
+    }
+    if points:
+        write_atomically(given.out / f"speed-accuracy-{name}.png", speed_accuracy_plot(points, title))
+
+
+def parse() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--trained", type=Path, default=Path("artifacts/train"))
+    parser.add_argument("--exported", type=Path, default=Path("artifacts/export"))
+    parser.add_argument("--evaluated", type=Path, default=Path("artifacts/evaluate"))
+    parser.add_argument("--sizes", type=_size, nargs="+", default=[(512, 512), (256, 1600)])
+    parser.add_argument("--seconds", type=float, default=20.0, help="for each runtime and size")
+    parser.add_argument("--threads", type=int, default=available_cores())
+    parser.add_argument("--runtimes", nargs="+", choices=RUNTIMES, default=RUNTIMES)
+    parser.add_argument("--also", type=_also, nargs="+", default=[], metavar="NAME=PATH@RUNTIME")
+    parser.add_argument("--out", type=Path)
+    return parser.parse_args()
+
+
+def _size(text: str) -> Size:
+    height, width = (int(side) for side in text.split("x"))
+    return height, width
+
+
+def _also(text: str) -> tuple[str, Path, str]:
+    name, _, rest = text.partition("=")
+    path, _, runtime = rest.rpartition("@")
+    return name, Path(path), runtime
+
+
+def main() -> None:
+    """Measure and print."""
+    given = parse()
+    source = origin()
+    versions = ", ".join(f"{name} {version}" for name, version in source["versions"].items())
+    print(f"{describe_machine()}, {given.threads} threads; {versions}\n")
+    figures: list[dict[str, Any]] = []
+    for size in given.sizes:
+        start = machine_state()
+        measured, missing = measure_size(given, size)
+        print(f"{size[0]}x{size[1]}, batch 1, {given.seconds:g} s each\n\n{report(measured)}\n")
+        print("".join(f"left out: {reason}\n" for reason in missing.values()))
+        if warning := noise(measured):
+            print(f"{warning}\n")
+        figures.append(
+            {
+                "size": size,
+                "runtimes": {
+                    name: one.to_dict() | {"times_as_fast": asdict(one.times_as_fast_as(measured[BASELINE]))}
+                    for name, one in measured.items()
+                },
+                "not_available": missing,
+                "machine": {"start": start, "end": machine_state()},
+            }
+        )
+        if given.out:
+            draw(given, size, measured)
+    if given.out:
+        write_json(given.out / "runtimes.json", {"baseline": BASELINE, "sizes": figures, "origin": source})
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except UserError as error:
+        raise SystemExit(f"error: {error}") from None
