@@ -12,6 +12,10 @@ import os
 for _switch, _value in {
     "GOMP_SPINCOUNT": "20000",
     "OPENCV_IO_MAX_IMAGE_PIXELS": str(2**27),  # a picture that declares more is refused before it is decoded
+    "OPENCV_LOG_LEVEL": "SILENT",  # of a damaged file one line is said, and it is ours
+    "OPENCV_FFMPEG_LOGLEVEL": "-8",
+    # A file that calls itself a video may be a playlist of other files or addresses: none is followed.
+    "OPENCV_FFMPEG_CAPTURE_OPTIONS": "protocol_whitelist;file|format_whitelist;mov,avi,matroska",
     "NO_ALBUMENTATIONS_UPDATE": "1",
     "ORT_DISABLE_TELEMETRY": "1",
     "MLFLOW_DISABLE_TELEMETRY": "true",

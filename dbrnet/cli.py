@@ -19,20 +19,21 @@ STEPS = {
     "train": "train DBRNet; killed and started again, it goes on where it was",
     "export": "write the trained network as one ONNX file and check it against PyTorch",
     "evaluate": "score the exported model on the test part and write the HTML report",
-    "benchmark": "measure the exported model's speed on this machine",
+    "benchmark": "measure the model's speed on this machine, in every runtime that it has",
     "promote": "decide by the thresholds, register the model, and move the champion if it passes",
     "drift": "answer whether new data warrant retraining the champion: yes or no, with reasons",
 }
 TOOLS = {
     "audit": "find the pictures that show the same thing, and say what a split of them leaks",
-    "predict": "write class-id masks and overlays for pictures of your own",
+    "serve": "answer pictures over HTTP, with a page to try it on",
+    "predict": "write masks, overlays, RLE or COCO files for pictures and videos of your own",
     "generate": "make the built-in dataset: steel-strip pictures in Severstal's layout",
     "use": "set params.yaml to the recipe of a dataset",
 }
 ARGUMENTS = {
     "params": "the parameters' file (default: params.yaml)",
     "checkpoints": "where to keep the checkpoint while training (default: a hidden folder beside --out)",
-    "out": "where to write; replaced whole when the step has succeeded",
+    "out": "the folder to write; a step replaces it whole when it has succeeded",
     "dataset": "the folder that `dbrnet ingest` wrote",
     "split": "the folder that `dbrnet split` wrote",
     "trained": "the folder that `dbrnet train` wrote",
@@ -41,11 +42,21 @@ ARGUMENTS = {
     "benchmarked": "the folder that `dbrnet benchmark` wrote",
     "reference": "the dataset that the champion was trained on, as `dbrnet ingest` wrote it",
     "current": "the dataset as it is now, or a plain folder of unlabelled pictures",
-    "images": "pictures, or folders of pictures",
-    "model": "an exported .onnx file, or models:/NAME@ALIAS or models:/NAME/VERSION in MLflow's registry",
+    "sources": "pictures, folders of them, quoted globs, videos, s3://BUCKET/PREFIX/",
+    "batch": "how many pictures of one size are predicted together, for speed",
+    "formats": "what to write, of masks, overlays, rle, coco, with commas between",
+    "bit_depth": "how many bits of its 16 the camera uses, as in ingest.bit_depth",
+    "model": "an exported .onnx, a model.pt, or models:/NAME@ALIAS or models:/NAME/VERSION in MLflow",
+    "against": "another model to compare with: a model.pt, an exported .onnx, or models:/NAME@ALIAS",
     "count": "how many pictures",
     "seed": "the random seed: the same seed makes the same pictures",
     "name": "the dataset's name; its recipe is recipes/NAME.yaml",
+    "runtime": "the runtime to run it in, such as openvino-int8 (default: the usual one of its kind)",
+    "threads": "how many of the CPU's threads the model may use; 0 for all",
+    "host": "the address to listen on; 0.0.0.0 for all of this machine's",
+    "port": "the port to listen on; 0 for any that is free",
+    "queue": "how many pictures may wait or be worked on; more are answered 503",
+    "max_mb": "the largest picture file, in MiB",
     "source": "its folder, archive, http(s) or s3:// address (default: the recipe's)",
 }
 EPILOG = """\
@@ -129,8 +140,8 @@ def _add_arguments(command: argparse.ArgumentParser, function: Callable[..., Any
         elif argument.kind is inspect.Parameter.KEYWORD_ONLY or not required:
             shown = text if required or argument.default is None else f"{text} (default: {argument.default})"
             command.add_argument(
-                f"--{name}", type=kind, required=required, default=argument.default if not required else None,
-                metavar=name.upper(), help=shown,
+                f"--{name.replace('_', '-')}", type=kind, required=required,
+                default=argument.default if not required else None, metavar=name.upper(), help=shown,
             )  # fmt: skip
         elif "list" in str(argument.annotation):
             command.add_argument(name, type=kind, nargs="+", metavar=name.upper(), help=text)

@@ -12,7 +12,8 @@ from dbrnet.params import Params
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "dbrnet"
-ROOMS = {"audit", "data", "drift", "models", "training", "evaluation", "deployment", "registry"}
+ROOMS = {"audit", "data", "drift", "models", "training", "evaluation", "deployment", "registry", "speed"}
+ROOMS |= {"prediction", "serving"}
 MAY_USE = {
     "audit": {"data", "evaluation.metrics"},
     "drift": {"data", "evaluation.plots"},
@@ -22,12 +23,18 @@ MAY_USE = {
     "evaluation": {"data.dataset"},
     "deployment": {"data.dataset", "data.standardising", "models"},
     "registry": set[str](),
+    "prediction": {"data", "deployment.runtimes"},
+    "serving": {"data.dataset", "deployment.runtimes", "prediction"},
+    "speed": {"data.dataset", "models", "deployment", "evaluation.plots"},
 }
 DOORS = {
     "mlflow": ["registry/"],
     "albumentations": ["training/augmentation.py"],
     "PIL": ["data/pictures.py"],
     "boto3": ["data/s3.py"],
+    "fastapi": ["serving/"],
+    "uvicorn": ["serving/server.py"],
+    "prometheus_client": ["serving/metrics.py"],
     "kfp": [],
     "dvc": [],
 }

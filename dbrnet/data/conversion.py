@@ -2,7 +2,7 @@
 
 import hashlib
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -123,7 +123,7 @@ def _hash_pixels(image: Image, mask: Mask) -> tuple[str, str]:
     return picture, digest.hexdigest()
 
 
-def in_order(function: Callable[[Item], Result], items: Sequence[Item]) -> Iterator[Result]:
+def in_order(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
     """`function` of each of `items`, in their order, worked out by threads that run a little ahead.
 
     Decoding, hashing and encoding free the interpreter, so threads do. Unlike `Executor.map`, which takes

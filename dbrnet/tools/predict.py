@@ -3,20 +3,50 @@
 import logging
 import tempfile
 from pathlib import Path
+from typing import cast
 
-from dbrnet.deployment.prediction import predict_files
 from dbrnet.deployment.runtimes.catalogue import open_model
+from dbrnet.errors import UserError
+from dbrnet.prediction.prediction import FORMATS, MASKS, OVERLAYS, Format, predict_sources
+from dbrnet.prediction.sources import find_sources
 from dbrnet.registry.model_file import find_model_file
 
 log = logging.getLogger(__name__)
 
 
-def predict(images: list[Path], *, model: str, out: Path) -> None:
-    """Write a class-id mask and an overlay for each picture, and a table of each class's share.
+def predict(
+    sources: list[str],
+    *,
+    model: str,
+    out: Path,
+    runtime: str | None = None,
+    batch: int = 1,
+    formats: str = "masks,overlays",
+    bit_depth: int = 16,
+) -> None:
+    """Predict pictures and the frames of videos, each at its own size.
 
-    --model is an exported .onnx file, or a version in MLflow's registry by alias or number. Writes masks/,
-    overlays/ and summary.csv under --out.
+    A folder stands for all pictures and videos in it and in its folders. Writes under --out, as --formats
+    says: masks/ (PNG of class ids), overlays/ (JPEG), submission.csv (Severstal's run-length encoding) and
+    coco.json (one annotation a defect); and always summary.csv, each class's share of every picture. The
+    tables come last; other files there stay. A picture that cannot be read is passed over and named at the
+    end (exit status 1).
     """
+    chosen = _parse_formats(formats)
+    if batch < 1:
+        raise UserError(f"--batch is {batch}; it must be at least 1")
+    if not 8 <= bit_depth <= 16:
+        raise UserError(f"--bit-depth is {bit_depth}; it must be from 8 to 16")
     with tempfile.TemporaryDirectory() as scratch:
-        written = predict_files(open_model(find_model_file(model, Path(scratch))), images, out)
-    log.info("%d files written, the table last: %s", len(written), written[-1])
+        network = open_model(find_model_file(model, Path(scratch)), runtime)
+        found = find_sources(sources, Path(scratch) / "sources", leave_out=[out / MASKS, out / OVERLAYS])
+        count = predict_sources(network, found, out, formats=chosen, batch=batch, bit_depth=bit_depth)
+    log.info("%d pictures predicted by %s; written under %s, the tables last", count, network.runtime, out)
+
+
+def _parse_formats(text: str) -> frozenset[Format]:
+    words = [word.strip() for word in text.split(",")]
+    for word in words:
+        if word not in FORMATS:
+            raise UserError(f"--formats: there is no format {word!r}; choose of {', '.join(FORMATS)}")
+    return frozenset(cast(list[Format], words))

