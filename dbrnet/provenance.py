@@ -13,7 +13,10 @@ from typing import Any
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-LIBRARIES = ("dbrnet", "torch", "onnx", "onnxruntime", "openvino", "numpy", "opencv-python-headless", "mlflow")
+LIBRARIES = (
+    *("dbrnet", "torch", "onnx", "onnxruntime", "openvino"),
+    *("numpy", "opencv-python-headless", "mlflow"),
+)
 REVISION_VARIABLE = "DBRNET_REVISION"  # set where the code runs without its repository, as in an image
 
 

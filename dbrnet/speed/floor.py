@@ -57,6 +57,9 @@ class Ceiling:
     measured_by: str
 
 
+Ceilings = dict[Kind, Ceiling | str]  # or the reason why there is none
+
+
 @dataclass(frozen=True)
 class Floor:
     """The least time for one picture, and of what it consists."""
@@ -102,7 +105,7 @@ def floor(work: Work, precision: str, ceiling: Ceiling) -> Floor:
     return Floor(1000 * arithmetic, 1000 * memory, ceiling)
 
 
-def measure_ceilings(kinds: Iterable[Kind], threads: int) -> dict[Kind, Ceiling | str]:
+def measure_ceilings(kinds: Iterable[Kind], threads: int) -> Ceilings:
     """What each device does at most at each precision with `threads` threads; takes a second or two for each.
 
     A device is "cpu", or another word for CUDA's. In place of a ceiling that nothing installed here can
@@ -110,7 +113,7 @@ def measure_ceilings(kinds: Iterable[Kind], threads: int) -> dict[Kind, Ceiling 
     """
     torch.set_num_threads(threads)
     bandwidths: dict[str, float] = {}
-    ceilings: dict[Kind, Ceiling | str] = {}
+    ceilings: Ceilings = {}
     for device, precision in dict.fromkeys(kinds):
         place = "cpu" if device == "cpu" else "cuda"
         try:
@@ -122,6 +125,15 @@ def measure_ceilings(kinds: Iterable[Kind], threads: int) -> dict[Kind, Ceiling 
             bandwidths[place] = _bandwidth(place)
         ceilings[device, precision] = Ceiling(macs, bandwidths[place], f"{way}; a copy in PyTorch")
     return ceilings
+
+
+def higher(first: Ceilings, second: Ceilings) -> Ceilings:
+    """The better of two measurements: what disturbs one must not lower a ceiling."""
+    return {kind: max(one, second[kind], key=_macs) for kind, one in first.items()}
+
+
+def _macs(ceiling: Ceiling | str) -> float:
+    return ceiling.macs if isinstance(ceiling, Ceiling) else 0.0
 
 
 def _measure_macs(place: str, precision: str, threads: int) -> tuple[float, str]:

@@ -11,7 +11,7 @@ import numpy as np
 from dbrnet.data.dataset import decode_image
 from dbrnet.deployment.runtimes.base import Model
 from dbrnet.progress import progress
-from dbrnet.speed.floor import BYTES, Floor, Work, floor, measure_ceilings
+from dbrnet.speed.floor import BYTES, Floor, Work, floor, higher, measure_ceilings
 from dbrnet.speed.latency import NOISY, Ratio, spread
 from dbrnet.speed.streams import Offline, Series, offline, single_stream, take_turns
 
@@ -79,10 +79,12 @@ def measure(
     `work` is what each does for one picture, for its floor; the models `in_batches` are measured offline too.
     """
     known = [models[name] for name in work]
-    ceilings = measure_ceilings(((model.device, model.precision) for model in known), known[0].threads)
+    kinds, threads = [(model.device, model.precision) for model in known], known[0].threads
+    ceilings = measure_ceilings(kinds, threads)
     series = take_turns(
         {name: single_stream(model.predict, files) for name, model in models.items()}, seconds=seconds
     )
+    ceilings = higher(ceilings, measure_ceilings(kinds, threads))
     images = np.stack([decode_image(data, "the picture") for data in files])
     batches = {
         name: offline(

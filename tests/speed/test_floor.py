@@ -8,7 +8,16 @@ from dbrnet.deployment.runtimes.catalogue import why_not_available
 from dbrnet.models.dbrnet import DBRNet
 from dbrnet.models.saved import ModelMeta
 from dbrnet.speed import floor as floor_module
-from dbrnet.speed.floor import Ceiling, Work, count_work, dense_convolutions, floor, measure_ceilings
+from dbrnet.speed.floor import (
+    Ceiling,
+    Ceilings,
+    Work,
+    count_work,
+    dense_convolutions,
+    floor,
+    higher,
+    measure_ceilings,
+)
 
 Exported = tuple[Path, DBRNet, ModelMeta]
 
@@ -86,3 +95,11 @@ def test_what_cannot_be_measured_is_said() -> None:
         pytest.skip("this machine has the device that the test wants missing")
     (reason,) = measure_ceilings([("cuda", "fp32")], threads=1).values()
     assert reason == "the ceiling in fp32 is not measured: PyTorch finds no CUDA device here"
+
+
+def test_the_better_of_two_measurements_counts() -> None:
+    slow, fast = Ceiling(1e9, 1e9, "a"), Ceiling(2e9, 1e9, "b")
+    fp32, bf16, int8 = (("cpu", name) for name in ("fp32", "bf16", "int8"))
+    first: Ceilings = {fp32: slow, bf16: fast, int8: "not measured"}
+    second: Ceilings = {fp32: fast, bf16: slow, int8: "not measured"}
+    assert higher(first, second) == {fp32: fast, bf16: fast, int8: "not measured"}

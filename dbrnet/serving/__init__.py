@@ -1,0 +1,1 @@
+"""A trained network as a small HTTP service, with a page to try it on."""

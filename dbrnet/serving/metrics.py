@@ -1,0 +1,58 @@
+"""What the service counts, for Prometheus: the one door to its library."""
+
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    Info,
+    ProcessCollector,
+    generate_latest,
+)
+
+from dbrnet.serving.worker import Timing, Worker
+
+SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+
+
+class Metrics:
+    """Requests by status, the times of answered pictures, the queue, the model and the process."""
+
+    def __init__(self, worker: Worker) -> None:
+        self._registry = registry = CollectorRegistry()
+        self._requests = Counter(
+            "dbrnet_requests", "Pictures by the status of their answer", ["status"], registry=registry
+        )
+        self._waiting = Histogram(
+            "dbrnet_waiting_seconds", "From a picture's arrival to the beginning of its inference",
+            buckets=SECONDS, registry=registry,
+        )  # fmt: skip
+        self._inference = Histogram(
+            "dbrnet_inference_seconds", "A picture's inference", buckets=SECONDS, registry=registry
+        )
+        length = Gauge("dbrnet_queue_length", "Pictures waiting or worked on", registry=registry)
+        length.set_function(lambda: worker.taken)
+        Gauge("dbrnet_queue_places", "Pictures that may wait", registry=registry).set(worker.places)
+        model = worker.model
+        Info("dbrnet_model", "The model served", registry=registry).info(
+            {
+                "runtime": model.runtime,
+                "precision": model.precision,
+                "dataset": model.metadata.get("dataset", ""),
+                "dataset_content_hash": model.metadata.get("dataset_content_hash", ""),
+            }
+        )
+        ProcessCollector(registry=registry)
+
+    def count(self, status: int) -> None:
+        """One request more that was answered with `status`."""
+        self._requests.labels(str(status)).inc()
+
+    def observe(self, timing: Timing) -> None:
+        """The times of a picture that was answered."""
+        self._waiting.observe(timing.waiting)
+        self._inference.observe(timing.inference)
+
+    def text(self) -> bytes:
+        """All of it in Prometheus' text format."""
+        return generate_latest(self._registry)

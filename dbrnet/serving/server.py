@@ -1,0 +1,90 @@
+"""The HTTP server around the application: its socket, its limits, and how it stops."""
+
+import asyncio
+import ipaddress
+import logging
+import signal
+import socket
+from types import FrameType
+
+import uvicorn
+from fastapi import FastAPI
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from dbrnet.errors import UserError
+from dbrnet.serving.worker import Worker
+
+CONNECTIONS = 512  # more are answered 503
+HEADER_SECONDS = 10.0  # from a connection's beginning to the end of its first request's headers
+STOP_SECONDS = 25  # for what is queued when told to stop; Kubernetes kills after 30
+
+log = logging.getLogger(__name__)
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """A socket bound to the address, not yet listening; `UserError` where that cannot be."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        bound = socket.socket(family, kind, protocol)
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bound.bind(address)
+    except (OSError, OverflowError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"cannot listen on {host}:{port} ({reason}); choose another") from None
+    return bound
+
+
+def own_hosts(address: str) -> list[str]:
+    """The names under which the service may be asked for: on a loopback address none but this machine's.
+
+    Else a web page whose name is made to point here could ask through a visitor's browser.
+    """
+    local = ipaddress.ip_address(address.partition("%")[0]).is_loopback
+    return ["localhost", "127.0.0.1", "[::1]", address] if local else ["*"]
+
+
+def run(app: FastAPI, worker: Worker, listener: socket.socket) -> None:
+    """Serve until SIGTERM or SIGINT; then answer what is queued and return."""
+    config = uvicorn.Config(
+        app, http=_Protocol, ws="none", lifespan="off", log_config=None, access_log=False,
+        proxy_headers=False, server_header=False, headers=[("X-Content-Type-Options", "nosniff")],
+        limit_concurrency=CONNECTIONS, timeout_graceful_shutdown=STOP_SECONDS,
+    )  # fmt: skip
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: None)  # uvicorn raises them again when it has stopped
+    try:
+        _Server(config, worker).run([listener])
+    finally:
+        worker.close()
+    log.info("stopped")
+
+
+class _Server(uvicorn.Server):
+    def __init__(self, config: uvicorn.Config, worker: Worker) -> None:
+        super().__init__(config)
+        self._worker = worker
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Listen, and say so."""
+        await super().startup(sockets)
+        for listener in sockets or ():
+            host, port = listener.getsockname()[:2]
+            name = f"[{host}]" if ":" in host else host
+            log.info("ready: %s on http://%s:%d", self._worker.model.runtime, name, port)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Told to stop: not ready from now on."""
+        self._worker.accepting = False
+        super().handle_exit(sig, frame)
+
+
+class _Protocol(H11Protocol):
+    """uvicorn's, which alone would wait for ever for a connection's first request."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self.loop.call_later(HEADER_SECONDS, self._close_where_silent)
+
+    def _close_where_silent(self) -> None:
+        if self.cycle is None:
+            self.transport.close()

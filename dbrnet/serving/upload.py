@@ -1,0 +1,92 @@
+"""The picture out of a request: bounded in size, in time, and in what all uploads hold together."""
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import asynccontextmanager
+
+from fastapi import Request
+from starlette.datastructures import Headers, UploadFile
+from starlette.formparsers import MultiPartException, MultiPartParser
+
+from dbrnet.serving.refusal import Refusal, busy
+
+UPLOAD_SECONDS = 20.0  # for the whole body
+TOGETHER = 8  # all pictures in memory, while they are sent and while they wait, take at most this many limits
+FORM = "multipart/form-data"
+UNKNOWN = "application/octet-stream"
+
+
+class Uploads:
+    """Reads pictures from requests, each of at most `max_bytes`."""
+
+    def __init__(self, max_bytes: int) -> None:
+        self._max_bytes = max_bytes
+        self._held = 0
+
+    @asynccontextmanager
+    async def picture(self, request: Request) -> AsyncIterator[bytes]:
+        """Yield the picture's file, which counts as held in memory until the block ends.
+
+        The body is the file itself, or a form that holds one. Raises `Refusal` while reading: 413 too large,
+        408 too slow, 415 not declared as a picture, 503 no memory for it now; `ClientDisconnect`.
+        """
+        kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+        if kind not in {FORM, UNKNOWN} and not kind.startswith("image/"):
+            raise Refusal(
+                415, f"send one picture, with Content-Type image/png or the like, or a form; not {kind!r}"
+            )
+        self._check(_declared_size(request))
+        size = 0
+
+        async def chunks() -> AsyncGenerator[bytes, None]:
+            nonlocal size
+            async for chunk in request.stream():
+                size += len(chunk)
+                self._held += len(chunk)
+                self._check(size)
+                if self._held > TOGETHER * self._max_bytes:
+                    raise busy("too many pictures are being sent")
+                yield chunk
+
+        try:
+            try:
+                async with asyncio.timeout(UPLOAD_SECONDS):
+                    read = _file_in_form(request.headers, chunks()) if kind == FORM else _join(chunks())
+                    data = await read
+            except TimeoutError:
+                raise Refusal(
+                    408, f"the picture was not there in {UPLOAD_SECONDS:.0f} s", {"Connection": "close"}
+                ) from None
+            yield data
+        finally:
+            self._held -= size
+
+    def _check(self, size: int) -> None:
+        if size > self._max_bytes:
+            limit = f"{self._max_bytes / 2**20:g} MiB"
+            raise Refusal(413, f"the picture is larger than {limit}; cut it into tiles")
+
+
+class _InMemory(MultiPartParser):
+    spool_max_size = 2**62  # by default, files from 1 MiB up go to the disk
+
+
+async def _file_in_form(headers: Headers, body: AsyncGenerator[bytes, None]) -> bytes:
+    try:
+        form = await _InMemory(headers, body, max_files=1, max_fields=8).parse()
+    except (MultiPartException, KeyError) as error:  # KeyError: no boundary is declared
+        reason = error.message if isinstance(error, MultiPartException) else "no boundary"
+        raise Refusal(400, f"the form cannot be read: {reason}") from None
+    for value in form.values():
+        if isinstance(value, UploadFile):
+            return await value.read()
+    raise Refusal(400, "the form holds no file; send one picture")
+
+
+async def _join(body: AsyncGenerator[bytes, None]) -> bytes:
+    return b"".join([chunk async for chunk in body])
+
+
+def _declared_size(request: Request) -> int:
+    """Bytes, 0 where none are declared; the server has checked that it is a number."""
+    return int(request.headers.get("content-length", 0))

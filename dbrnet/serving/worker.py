@@ -1,0 +1,87 @@
+"""The model's thread, and the queue before it.
+
+Each picture takes one of a fixed number of places from its arrival to its answer, so the queue is bounded.
+Its file waits as it came; only while the model works on one picture is the next one decoded. Everything waits
+in the event loop, so that a request that is cancelled takes no thread's time any more.
+"""
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from time import perf_counter
+from typing import TypeVar
+
+import numpy as np
+
+from dbrnet.data.dataset import Image
+from dbrnet.deployment.runtimes.base import Answer, Model
+from dbrnet.prediction.reading import decode_picture
+from dbrnet.serving.refusal import busy
+
+MAX_PIXELS = 2**24  # 4096 x 4096; the network then takes about 1.4 GB
+WARM_UP_SIZE = 256
+
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Seconds that a picture took."""
+
+    waiting: float  # from its arrival to the beginning of its inference
+    inference: float
+
+
+class Worker:
+    """Owns a model: it is opened, warmed up and asked in one thread of its own.
+
+    `places`: how many pictures may wait or be worked on at a time.
+    """
+
+    def __init__(self, open_model: Callable[[], Model], places: int) -> None:
+        self.places = places
+        self.taken = 0
+        self.accepting = True  # False: the service is about to stop
+        self._ahead = asyncio.Semaphore(2)  # one picture in the model, and the next one decoded
+        self._model_thread = ThreadPoolExecutor(1, "model")
+        self._picture_threads = ThreadPoolExecutor(2, "pictures")
+        self.model = self._model_thread.submit(self._open, open_model).result()
+
+    @staticmethod
+    def _open(open_model: Callable[[], Model]) -> Model:
+        model = open_model()
+        model.predict(np.zeros((1, WARM_UP_SIZE, WARM_UP_SIZE, 3), np.uint8))
+        return model
+
+    async def answer(self, data: bytes, bit_depth: int, finish: Callable[[Answer, Timing], Result]) -> Result:
+        """Decode the picture's file, ask the model, and `finish` its answer, none of it in the event loop.
+
+        `bit_depth` is of 16-bit pictures. Raises `Refusal` where no place is free, `UserError` where it is no
+        picture, one that is too small or one of more than MAX_PIXELS, and what else the model raises.
+        """
+        if self.taken >= self.places:
+            raise busy(f"{self.places} pictures are waiting already")
+        self.taken += 1
+        arrived = perf_counter()
+        loop = asyncio.get_running_loop()
+        decode = partial(decode_picture, name="the picture", bit_depth=bit_depth, max_pixels=MAX_PIXELS)
+        try:
+            async with self._ahead:
+                image = await loop.run_in_executor(self._picture_threads, decode, data)
+                answer, began, ended = await loop.run_in_executor(self._model_thread, self._predict, image)
+            timing = Timing(began - arrived, ended - began)
+            return await loop.run_in_executor(self._picture_threads, partial(finish, answer, timing))
+        finally:
+            self.taken -= 1
+
+    def _predict(self, image: Image) -> tuple[Answer, float, float]:
+        began = perf_counter()
+        answer = self.model.predict(image[None])
+        return answer, began, perf_counter()
+
+    def close(self) -> None:
+        """End the threads."""
+        self._model_thread.shutdown()
+        self._picture_threads.shutdown()
