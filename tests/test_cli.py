@@ -207,7 +207,7 @@ def test_each_command_explains_itself(name: str, capsys: pytest.CaptureFixture[s
     assert caught.value.code == 0
     text = capsys.readouterr().out
     assert len(text.splitlines()) >= 8
-    assert "Writes" in text or name in {"predict", "use"}
+    assert "Writes" in text or name in {"predict", "serve", "use"}
 
 
 def test_a_word_too_many_is_status_2(capsys: pytest.CaptureFixture[str]) -> None:
