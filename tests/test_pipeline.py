@@ -21,7 +21,7 @@ STAGES = [step for step in STEPS if step != "drift"]  # drift asks whether to ru
 QUICK = {
     "  epochs: ": "  epochs: 2 #",
     "  crop: [128, 224] ": "  crop: [64, 64] #",
-    "  seconds: 2.0 ": "  seconds: 0.2 #",
+    "  seconds: 1.0 ": "  seconds: 0.2 #",
     ", openvino-int8]": "]",
     "  gallery: 4 ": "  gallery: 1 #",
     "  min_miou: 0.75": "  min_miou: 0.0",

@@ -35,6 +35,7 @@ CONVENTION = "image: uint8 [N, H, W, 3] RGB, both sides from 32 up; normalisatio
 # Tracing takes a size at which every map, pooled ones too, is larger than 1x1: PyTorch writes a side that is
 # 1 in the example down as a constant, and it is longer in larger pictures.
 EXAMPLE_SIZE = (1159, 1403)
+TRACED_SIDE = 257  # from here on no map is 1 long; the graph holds below it too, and tracing asks but once
 
 
 class DeployedModel(nn.Module):
@@ -110,7 +111,7 @@ def export_onnx(model: DBRNet, meta: ModelMeta, path: Path, *, metadata: Mapping
     `metadata` adds.
     """
     dimension = torch.export.Dim
-    height, width = (dimension(name, min=MINIMUM_SIDE) for name in ("height", "width"))
+    height, width = (dimension(name, min=TRACED_SIDE) for name in ("height", "width"))
     with _quiet():
         program = torch.onnx.export(
             DeployedModel(model, meta, fused=True),
