@@ -53,10 +53,8 @@ def archives() -> Path:
     return folder
 
 
-def _network() -> DBRNet:
-    """A network whose batch norms all differ from the identity, with logits as large as trained ones."""
-    torch.manual_seed(0)
-    model = DBRNet(len(CLASSES))
+def lively(model: DBRNet) -> DBRNet:
+    """The network in eval mode, with batch norms that all differ from the identity."""
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
             assert module.running_mean is not None
@@ -65,8 +63,15 @@ def _network() -> DBRNet:
             nn.init.uniform_(module.running_var, 0.5, 1.5)
             nn.init.uniform_(module.weight, 0.4, 0.8)
             nn.init.uniform_(module.bias, -0.2, 0.2)
-    nn.init.normal_(model.head.body[-1].weight, std=0.7)  # type: ignore[arg-type]
     return model.eval()
+
+
+def _network() -> DBRNet:
+    """A network with lively batch norms, and logits as large as trained ones."""
+    torch.manual_seed(0)
+    model = lively(DBRNet(len(CLASSES)))
+    nn.init.normal_(model.head.body[-1].weight, std=0.7)  # type: ignore[arg-type]
+    return model
 
 
 def _export(folder: Path, image_size: tuple[int, int] | None, *, standardised: bool) -> Exported:

@@ -6,27 +6,14 @@ import onnx
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import nn
 
 from dbrnet.deployment.fusing import fuse, resize_by_products
 from dbrnet.models.dbrnet import DBRNet
 from dbrnet.models.saved import ModelMeta
+from tests.conftest import lively
 
 Exported = tuple[Path, DBRNet, ModelMeta]
 ONE = torch.ones(3, 1, 1)
-
-
-def lively(model: DBRNet) -> DBRNet:
-    """Batch norms that all differ from the identity."""
-    for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            assert module.running_mean is not None
-            assert module.running_var is not None
-            nn.init.uniform_(module.running_mean, -0.2, 0.2)
-            nn.init.uniform_(module.running_var, 0.5, 1.5)
-            nn.init.uniform_(module.weight, 0.4, 0.8)
-            nn.init.uniform_(module.bias, -0.2, 0.2)
-    return model.eval()
 
 
 @pytest.mark.parametrize("size", [(32, 32), (33, 47), (128, 200)])
