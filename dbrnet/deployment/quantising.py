@@ -67,7 +67,9 @@ def quantise(
             file, data=model.SerializeToString(), metadata=metadata if int8 else file.metadata
         )
         ids = list(ids)
-        miou, by_picture = score(OpenVinoModel(candidate, "int8" if int8 else "fp32"), ids)
+        # A part may hold as many sizes as pictures.
+        opened = OpenVinoModel(candidate, "int8" if int8 else "fp32", fixed=False)
+        miou, by_picture = score(opened, ids)
         if len(ids) == len(validation):  # it tries single pictures, too
             whole.append(miou)
         return miou, by_picture

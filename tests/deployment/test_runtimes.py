@@ -7,9 +7,12 @@ import onnx
 import pytest
 
 from dbrnet.data.dataset import Image
+from dbrnet.deployment.exported_file import read_exported
 from dbrnet.deployment.quantising import quantise
 from dbrnet.deployment.runtimes.base import Model, NotAvailableError
 from dbrnet.deployment.runtimes.catalogue import RUNTIMES, file_of, open_all, open_model, why_not_available
+from dbrnet.deployment.runtimes.onnx_model import OnnxModel
+from dbrnet.deployment.runtimes.openvino_model import OpenVinoModel
 from dbrnet.errors import UserError
 from dbrnet.models.dbrnet import DBRNet
 from dbrnet.models.saved import ModelMeta, save_model
@@ -78,6 +81,26 @@ def test_sizes_come_and_go(files: Path, picture: Callable[..., Image]) -> None:
     for size in (32, 33, 34, 35, 36, 32):
         images = picture(size, 40)[None]
         assert (model.predict(images)[0] == reference.predict(images)[0]).mean() > 0.999
+
+
+def test_a_network_for_all_sizes_answers_alike(files: Path, picture: Callable[..., Image]) -> None:
+    file = read_exported(files / "model.onnx")
+    fixed, free = OpenVinoModel(file, "fp32", 1), OpenVinoModel(file, "fp32", 1, fixed=False)
+    for size in (64, 50):
+        images = picture(size, 90)[None]
+        assert (fixed.predict(images)[0] == free.predict(images)[0]).mean() > 0.999
+        assert np.allclose(
+            fixed.predict_with_logits(images)[1], free.predict_with_logits(images)[1], atol=1e-3
+        )
+
+
+def test_with_its_sizes_given_a_session_answers_alike(files: Path, picture: Callable[..., Image]) -> None:
+    """As it is opened on a GPU."""
+    model = OnnxModel(read_exported(files / "model.onnx"), "cpu", 1)
+    images = picture(64, 96)[None]
+    session = model._open(model._file, images.shape)
+    assert (session.run(["mask"], {"image": images})[0] == model.predict(images)[0]).mean() > 0.999
+    assert session.get_inputs()[0].shape == [1, 64, 96, 3]
 
 
 def test_a_former_answer_stays_as_it_was(files: Path, picture: Callable[..., Image]) -> None:

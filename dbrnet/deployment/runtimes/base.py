@@ -1,6 +1,7 @@
 """What every runtime has in common: pictures in, class ids and confidence out."""
 
-from typing import Protocol
+from collections.abc import Callable
+from typing import Generic, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +14,10 @@ Images = NDArray[np.uint8]  # [N, H, W, 3], RGB
 Mask = NDArray[np.uint8]  # class ids [N, H, W]
 Answer = tuple[Mask, NDArray[np.float32]]  # and the confidence [N, H, W], in 0 to 1
 Logits = NDArray[np.float32]  # [N, C, H, W]
+Shape = tuple[int, ...]
+Opened = TypeVar("Opened")
+
+KEPT_SHAPES = 4
 
 
 class Model(Protocol):
@@ -43,6 +48,22 @@ class Model(Protocol):
     def predict_with_logits(self, images: Images) -> tuple[Mask, Logits]:
         """Class ids, and the logits float32 [N, C, H, W] that they follow from; slower: to measure parity."""
         ...
+
+
+class ByShape(Generic[Opened]):
+    """What a runtime prepares for a shape of its input, made when it first comes; the last few are kept."""
+
+    def __init__(self, open_: Callable[[Shape], Opened]) -> None:
+        self._open = open_
+        self._opened: dict[Shape, Opened] = {}
+
+    def __call__(self, shape: Shape) -> Opened:
+        """What was prepared for `shape`."""
+        found = self._opened.pop(shape, None) or self._open(shape)
+        self._opened[shape] = found  # last used, last to go
+        if len(self._opened) > KEPT_SHAPES:
+            del self._opened[next(iter(self._opened))]
+        return found
 
 
 class NotAvailableError(UserError):

@@ -1,13 +1,23 @@
 """ONNX Runtime: on the CPU, on NVIDIA's CUDA, or through TensorRT."""
 
+from collections.abc import Callable
 from functools import cached_property
 from typing import Any
 
 import onnxruntime
 
-from dbrnet.deployment.export import LOGITS
+from dbrnet.deployment.export import LOGITS, MINIMUM_SIDE
 from dbrnet.deployment.exported_file import ExportedFile
-from dbrnet.deployment.runtimes.base import Answer, Images, Logits, Mask, NotAvailableError, check_images
+from dbrnet.deployment.runtimes.base import (
+    Answer,
+    ByShape,
+    Images,
+    Logits,
+    Mask,
+    NotAvailableError,
+    Shape,
+    check_images,
+)
 from dbrnet.errors import UserError
 from dbrnet.provenance import available_cores
 
@@ -38,30 +48,41 @@ class OnnxModel:
         self.metadata = file.metadata
         self._file = file
         require_provider(device)
-        self._session = self._open(file)
+        self._session = self._opener(file)
+        self._session((1, MINIMUM_SIDE, MINIMUM_SIDE, 3))  # what cannot start says so now
 
     def predict(self, images: Images) -> Answer:
         """Class ids and confidence of pictures uint8 RGB [N, H, W, 3], sides of 32 and more."""
         check_images(images)
-        mask, confidence = self._session.run(["mask", "confidence"], {"image": images})
+        mask, confidence = self._session(images.shape).run(["mask", "confidence"], {"image": images})
         return mask, confidence
 
     def predict_with_logits(self, images: Images) -> tuple[Mask, Logits]:
         """Class ids, and the logits float32 [N, C, H, W] that they follow from."""
         check_images(images)
-        mask, logits = self._with_logits.run(["mask", LOGITS], {"image": images})
+        mask, logits = self._session_with_logits(images.shape).run(["mask", LOGITS], {"image": images})
         return mask, logits
 
     @cached_property
-    def _with_logits(self) -> Any:
-        return self._open(self._file.with_logits())
+    def _session_with_logits(self) -> Callable[[Shape], Any]:
+        return self._opener(self._file.with_logits())
 
-    def _open(self, file: ExportedFile) -> Any:
+    def _opener(self, file: ExportedFile) -> Callable[[Shape], Any]:
+        if self.device != "cpu":
+            # With its sizes given, what the graph computes of shapes is folded: such nodes go to the CPU.
+            return ByShape(lambda shape: self._open(file, shape))
+        session = self._open(file, None)
+        return lambda shape: session
+
+    def _open(self, file: ExportedFile, shape: Shape | None) -> Any:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = self.threads
         options.log_severity_level = 4  # what concerns the user comes as an exception
         if self.device != "cpu":
             options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+        if shape is not None:
+            for name, size in zip(("batch", "height", "width"), shape[:3], strict=True):
+                options.add_free_dimension_override_by_name(name, size)
         providers = PROVIDERS[self.device]
         try:
             session = onnxruntime.InferenceSession(file.data, options, providers=providers)

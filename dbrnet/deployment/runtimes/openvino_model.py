@@ -1,24 +1,36 @@
 """OpenVINO on the CPU: in float32, in bfloat16, or a quantised file in int8."""
 
+from collections.abc import Callable
+from functools import cached_property
 from typing import Any
 
 from dbrnet.deployment.exported_file import ExportedFile
-from dbrnet.deployment.runtimes.base import Answer, Images, Logits, Mask, NotAvailableError, check_images
+from dbrnet.deployment.runtimes.base import (
+    Answer,
+    ByShape,
+    Images,
+    Logits,
+    Mask,
+    NotAvailableError,
+    Shape,
+    check_images,
+)
 from dbrnet.errors import UserError
 from dbrnet.provenance import available_cores
-
-CACHED_SHAPES = 4  # compiled networks kept, one for each size of picture
 
 
 class OpenVinoModel:
     """An exported file in OpenVINO, at a precision: "fp32", "bf16" or "int8".
 
-    Each shape of picture is compiled when it first comes (a second or so), and the last few are kept.
+    `fixed`: each shape of picture is compiled when it first comes (a second or so) and the last few are kept,
+    as a line's camera wants it; else one network takes all shapes, a fifth slower and rounding otherwise.
     int8 wants the quantised file, the others the plain one. Raises `NotAvailableError` where OpenVINO is
     not installed or the CPU lacks the instructions.
     """
 
-    def __init__(self, file: ExportedFile, precision: str, threads: int | None = None) -> None:
+    def __init__(
+        self, file: ExportedFile, precision: str, threads: int | None = None, *, fixed: bool = True
+    ) -> None:
         self.runtime = f"openvino-{precision}"
         self.device = "cpu"
         self.precision = precision
@@ -32,33 +44,36 @@ class OpenVinoModel:
                 "model.onnx for fp32 and bf16, and model-int8.onnx for int8"
             )
         self._file = file
-        self._model = self._read(file)
         self._settings = {
             "INFERENCE_PRECISION_HINT": "f32" if precision == "fp32" else "bf16",
             "INFERENCE_NUM_THREADS": self.threads,
             "PERFORMANCE_HINT": "LATENCY",
         }
-        self._requests: dict[tuple[int, ...], Any] = {}
-        self._logits_request: tuple[tuple[int, ...], Any] | None = None
+        self._fixed = fixed
+        self._request = self._opener(file)
 
     def predict(self, images: Images) -> Answer:
         """Class ids and confidence of pictures uint8 RGB [N, H, W, 3], sides of 32 and more."""
         check_images(images)
-        request = self._requests.pop(images.shape, None) or self._compile(self._model, images.shape)
-        self._requests[images.shape] = request  # last used, last to go
-        if len(self._requests) > CACHED_SHAPES:
-            del self._requests[next(iter(self._requests))]
-        results = request.infer([images], share_inputs=True)
+        results = self._request(images.shape).infer([images], share_inputs=True)
         return results[0], results[1]
 
     def predict_with_logits(self, images: Images) -> tuple[Mask, Logits]:
         """Class ids, and the logits float32 [N, C, H, W] that they follow from."""
         check_images(images)
-        if self._logits_request is None or self._logits_request[0] != images.shape:
-            compiled = self._compile(self._read(self._file.with_logits()), images.shape)
-            self._logits_request = (images.shape, compiled)
-        results = self._logits_request[1].infer([images], share_inputs=True)
+        results = self._request_with_logits(images.shape).infer([images], share_inputs=True)
         return results[0], results[2]
+
+    @cached_property
+    def _request_with_logits(self) -> Callable[[Shape], Any]:
+        return self._opener(self._file.with_logits())
+
+    def _opener(self, file: ExportedFile) -> Callable[[Shape], Any]:
+        model = self._read(file)
+        if self._fixed:
+            return ByShape(lambda shape: self._compile(model, shape))
+        request = self._compile(model, None)
+        return lambda shape: request
 
     def _read(self, file: ExportedFile) -> Any:
         try:
@@ -67,9 +82,10 @@ class OpenVinoModel:
             reason = str(error).strip().splitlines()[-1]
             raise UserError(f"{file.path}: {self.runtime} cannot run it ({reason})") from None
 
-    def _compile(self, model: Any, shape: tuple[int, ...]) -> Any:
-        model = model.clone()
-        model.reshape(list(shape))
+    def _compile(self, model: Any, shape: Shape | None) -> Any:
+        if shape is not None:
+            model = model.clone()
+            model.reshape(list(shape))
         return self._core.compile_model(model, "CPU", self._settings).create_infer_request()
 
 
