@@ -1,7 +1,7 @@
 """DBRNet: a training pipeline for real-time segmentation of metal-surface defects.
 
-The rooms, from the bottom up: `data`, `models`, `training`, `evaluation`, `deployment` and `registry` know
-nothing of each other's files; `steps` is where parameters, files and tracking meet; `cli` is the door.
+The rooms (README: what is where) use each other downwards only, by the rules of tests/test_architecture.py;
+`steps` is where parameters, files and tracking meet; `cli` is the door.
 """
 
 import os

@@ -51,8 +51,9 @@ def promote(
         tags={"answer": decision.answer},
     )
     with run:
-        _publish(run, facts, [evaluated / "report.html", evaluated / "metrics.json",
-                              benchmarked / "benchmark.json", exported / "export.json"])  # fmt: skip
+        files = [evaluated / "report.html", evaluated / "metrics.json", exported / "export.json",
+                 benchmarked / "benchmark.json", *sorted(benchmarked.glob("*.png"))]  # fmt: skip
+        _publish(run, facts, files)
         promotion = carry_out(
             decision,
             model,
@@ -148,7 +149,7 @@ def _summary(
     """The outcome as the terminal shows it."""
     metrics, speed = facts["metrics"], facts["benchmark"]
     copied = metrics["look_up"]["miou"]
-    scores, fast, split = metrics["scores"], speed["runtimes"][metrics["runtime"]], lineage["split"]
+    scores, split = metrics["scores"], lineage["split"]
     leaks = f"LEAKS {split['leaking_share']['test']:.1%}" if split["leaks"] == "yes" else "no leak"
     defects = "none" if scores["miou_defects"] is None else f"{scores['miou_defects']:.4f}"
     iou = [f"{name} {'absent' if value is None else f'{value:.3f}'}" for name, value in scores["iou"].items()]
@@ -160,12 +161,21 @@ def _summary(
              f"{split['kind']} (seed {split['seed']}): {leaks}"),
         ("", f"copying the nearest training picture's mask, with no learning, scores {copied:.4f}"),
         ("IoU", ", ".join(iou)),
-        ("speed", f"{fast['fps']:.1f} frames per second (p50 {fast['p50_ms']:.1f} ms, "
-                  f"p99 {fast['p99_ms']:.1f} ms), {metrics['runtime']}, {fast['precision']}"),
+        ("speed", _speed_of(metrics["runtime"], speed)),
         ("", f"one picture of {speed['size'][0]}x{speed['size'][1]}, {speed['threads']} threads, "
              + ", ".join([hardware["cpu"], *hardware["gpus"]])),
+        *(("", f"{_speed_of(name, speed)}, mIoU {one['miou']:.4f}")
+          for name, one in metrics["runtimes"].items() if name != metrics["runtime"]),
         ("report", f"{evaluated / 'report.html'}"),
         ("MLflow", str(store) if store.is_server
                    else f"make ui, then open http://127.0.0.1:5000/#/models/{promotion.model_name}"),
     ]  # fmt: skip
     return "\n".join(f"{label:>9}  {text}" for label, text in lines) + "\n"
+
+
+def _speed_of(runtime: str, speed: dict[str, Any]) -> str:
+    one = speed["runtimes"].get(runtime)
+    if one is None:
+        return f"{runtime}: not measured"
+    return (f"{one['fps']:.1f} frames per second (p50 {one['p50_ms']:.1f} ms, p99 {one['p99_ms']:.1f} ms), "
+            f"{runtime}, {one['precision']}")  # fmt: skip
