@@ -152,7 +152,7 @@ class ExportParams(_Section):
         "onnxruntime-cpu",
     )
     max_int8_loss: Fraction = 0.005  # of mIoU on the val part
-    calibration_images: Count = 128  # pictures of the train part that set int8's ranges
+    calibration_images: Count = 64  # pictures of the train part that set int8's ranges
 
 
 class EvaluateParams(_Section):
