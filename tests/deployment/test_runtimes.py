@@ -1,3 +1,5 @@
+import subprocess
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import get_args
@@ -92,6 +94,28 @@ def test_a_network_for_all_sizes_answers_alike(files: Path, picture: Callable[..
         assert np.allclose(
             fixed.predict_with_logits(images)[1], free.predict_with_logits(images)[1], atol=1e-3
         )
+
+
+MODELS_THAT_GO_AND_A_SIGNAL = """
+import gc, os, signal, sys
+from pathlib import Path
+from dbrnet.deployment.runtimes.catalogue import open_model
+
+signal.signal(signal.SIGUSR1, lambda *_: print("handled"))
+first = open_model(Path(sys.argv[1]), "openvino-fp32")
+second = open_model(Path(sys.argv[1]), "openvino-fp32")
+del first
+gc.collect()
+del second
+gc.collect()
+os.kill(os.getpid(), signal.SIGUSR1)
+"""
+
+
+def test_a_signal_is_survived_after_models_have_gone(files: Path) -> None:
+    words = [sys.executable, "-X", "faulthandler", "-c", MODELS_THAT_GO_AND_A_SIGNAL]
+    ended = subprocess.run([*words, str(files / "model.onnx")], capture_output=True, text=True)
+    assert (ended.returncode, ended.stdout) == (0, "handled\n"), ended.stderr
 
 
 def test_with_its_sizes_given_a_session_answers_alike(files: Path, picture: Callable[..., Image]) -> None:

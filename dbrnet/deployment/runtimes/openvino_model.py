@@ -1,7 +1,7 @@
 """OpenVINO on the CPU: in float32, in bfloat16, or a quantised file in int8."""
 
 from collections.abc import Callable
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any
 
 from dbrnet.deployment.exported_file import ExportedFile
@@ -92,13 +92,24 @@ class OpenVinoModel:
 def require_openvino(precision: str) -> Any:
     """OpenVINO's core; `NotAvailableError` where it is not installed or cannot compute at `precision`."""
     try:
-        import openvino
+        core = _core()
     except ImportError:
         raise NotAvailableError(
             f"openvino-{precision} is not available: it is not installed; pip install 'dbrnet[openvino]'"
         ) from None
-    core = openvino.Core()
     wanted = {"fp32": "FP32", "bf16": "BF16", "int8": "INT8"}[precision]
     if wanted not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
         raise NotAvailableError(f"openvino-{precision} is not available: the CPU does not compute in it")
     return core
+
+
+@cache
+def _core() -> Any:
+    """The process's one core.
+
+    Each core's CPU plugin swaps the thread's signal stack (for AMX) and, at its end, the former one back in:
+    two that end in another order leave a freed stack behind, on which the next signal's handler dies.
+    """
+    import openvino
+
+    return openvino.Core()
