@@ -18,6 +18,7 @@ STEPS = {
     "split": "divide the samples into train, val and test, so that near-copies stay together",
     "train": "train DBRNet; killed and started again, it goes on where it was",
     "export": "write the trained network as one ONNX file and check it against PyTorch",
+    "champion": "fetch the model that the candidate will be compared with",
     "evaluate": "score the exported model on the test part and write the HTML report",
     "benchmark": "measure the model's speed on this machine, in every runtime that it has",
     "promote": "decide by the thresholds, register the model, and move the champion if it passes",
@@ -27,8 +28,19 @@ TOOLS = {
     "audit": "find the pictures that show the same thing, and say what a split of them leaks",
     "serve": "answer pictures over HTTP, with a page to try it on",
     "predict": "write masks, overlays, RLE or COCO files for pictures and videos of your own",
+    "registry": "who is champion, since when and why; approve, reject, roll back",
     "generate": "make the built-in dataset: steel-strip pictures in Severstal's layout",
     "use": "set params.yaml to the recipe of a dataset",
+}
+ACTIONS = {  # of tools that have more than one: their functions
+    "registry": {
+        "history": "every decision, newest last, or who was champion at a time",
+        "show": "all that is known of one version",
+        "diff": "two versions side by side",
+        "approve": "make a version champion: the one that waits for a review, or another with a reason",
+        "reject": "withdraw a version, so that the gate cannot promote it",
+        "rollback": "make the champion before, or another former one, champion again",
+    }
 }
 ARGUMENTS = {
     "params": "the parameters' file (default: params.yaml)",
@@ -38,6 +50,7 @@ ARGUMENTS = {
     "split": "the folder that `dbrnet split` wrote",
     "trained": "the folder that `dbrnet train` wrote",
     "exported": "the folder that `dbrnet export` wrote",
+    "champion": "the folder that `dbrnet champion` wrote",
     "evaluated": "the folder that `dbrnet evaluate` wrote",
     "benchmarked": "the folder that `dbrnet benchmark` wrote",
     "reference": "the dataset that the champion was trained on, as `dbrnet ingest` wrote it",
@@ -48,6 +61,13 @@ ARGUMENTS = {
     "bit_depth": "how many bits of its 16 the camera uses, as in ingest.bit_depth",
     "model": "an exported .onnx, a model.pt, or models:/NAME@ALIAS or models:/NAME/VERSION in MLflow",
     "against": "another model to compare with: a model.pt, an exported .onnx, or models:/NAME@ALIAS",
+    "version": "the version's number",
+    "other": "the other version's number",
+    "model_name": "the model's name in MLflow's registry (default: champion.model_name of params.yaml)",
+    "at": "a time, such as 2026-11-01 or 2026-11-01T06:00 (UTC unless it says otherwise)",
+    "html": "a file to write the history's page to",
+    "to": "the version to go back to (default: the champion before)",
+    "why": "the reason, for those who come after",
     "count": "how many pictures",
     "seed": "the random seed: the same seed makes the same pictures",
     "name": "the dataset's name; its recipe is recipes/NAME.yaml",
@@ -74,7 +94,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.getLogger("dbrnet").setLevel(logging.INFO)  # ours alone: the exporter tells of every node
     words = list(sys.argv[1:] if arguments is None else arguments)
     options = vars(_parser(words).parse_args(words))
-    function = _function(options.pop("command"))
+    function = _function(options.pop("command"), options.pop("action", None))
     try:
         function(**_with_section(function, options))
     except UserError as error:
@@ -115,14 +135,21 @@ def _parser(words: list[str]) -> argparse.ArgumentParser:
         command = commands.add_parser(
             name, help=summary, description=summary, formatter_class=argparse.RawDescriptionHelpFormatter
         )
-        if name in words[:1]:
+        if name not in words[:1]:
+            continue
+        if name not in ACTIONS:
             _add_arguments(command, _function(name))
+            continue
+        actions = command.add_subparsers(dest="action", required=True, metavar="ACTION", title="actions")
+        for action, what in ACTIONS[name].items():
+            _add_arguments(actions.add_parser(action, help=what), _function(name, action))
     return parser
 
 
-def _function(name: str) -> Callable[..., Any]:
-    room = "steps" if name in STEPS else "tools"
-    function: Callable[..., Any] = getattr(importlib.import_module(f"dbrnet.{room}.{name}"), name)
+def _function(command: str, action: str | None = None) -> Callable[..., Any]:
+    room = "steps" if command in STEPS else "tools"
+    module = importlib.import_module(f"dbrnet.{room}.{command}")
+    function: Callable[..., Any] = getattr(module, action or command)
     return function
 
 
@@ -132,7 +159,13 @@ def _add_arguments(command: argparse.ArgumentParser, function: Callable[..., Any
     for name, argument in inspect.signature(function).parameters.items():
         text = ARGUMENTS[name]
         required = argument.default is inspect.Parameter.empty
-        kind = int if argument.annotation is int else Path if "Path" in str(argument.annotation) else str
+        kind = (
+            int
+            if argument.annotation in (int, int | None)
+            else Path
+            if "Path" in str(argument.annotation)
+            else str
+        )
         if name == "params":
             command.add_argument(
                 "--params", type=Path, default=Path("params.yaml"), metavar="FILE", help=text

@@ -155,10 +155,19 @@ class ExportParams(_Section):
     calibration_images: Count = 64  # pictures of the train part that set int8's ranges
 
 
+class ChampionParams(_Section):
+    """Whom a candidate is compared with."""
+
+    model_name: str = Field(pattern=r"^[A-Za-z0-9._-]+$", max_length=200)  # in MLflow's registry
+
+
 class EvaluateParams(_Section):
     """The report."""
 
     gallery: Count = 4  # pictures shown as best, as median and as worst
+    min_overlap: Annotated[float, Field(gt=0, le=1)] = 0.5  # share of its pixels that a found defect needs
+    boundary_tolerance: Annotated[int, Field(ge=0, le=32)] = 2  # pixels
+    confidence: Annotated[float, Field(gt=0, lt=1)] = 0.95  # of the intervals
 
 
 class BenchmarkParams(_Section):
@@ -187,12 +196,19 @@ class ParityParams(_Section):
 
 
 class PromoteParams(_Section):
-    """The thresholds a candidate must meet to become champion."""
+    """What a candidate must meet to become champion; null: not asked."""
 
-    model_name: str = Field(pattern=r"^[A-Za-z0-9._-]+$")
+    mode: Literal["automatic", "review"] = "automatic"  # review: what passes waits for a person
     min_miou: Fraction
+    min_iou: Fraction | dict[ClassName, Fraction] | None = None  # of every class, or of those named
+    min_defect_recall: Fraction | None = None  # the share of true defects that are found
+    max_false_alarms: float | None = Field(None, ge=0)  # predicted defects for each defect-free picture
+    max_miou_loss: Fraction = 0.01  # against the champion: the margin of non-inferiority
     min_fps: Positive
-    fps_hardware: str = Field("any", min_length=1)  # part of the CPU's or GPU's name that min_fps is for
+    max_p99_ms: Positive | None = None
+    fps_hardware: str = Field("any", min_length=1)  # part of the CPU's or GPU's name that these two are for
+    min_speed_ratio: Positive = 0.9  # times as fast as the champion
+    allow_leak: bool = False  # whether a model scored on a leaking split may become champion
     parity: ParityParams
 
 
@@ -211,6 +227,7 @@ class Params(_Section):
     split: SplitParams
     train: TrainParams
     export: ExportParams
+    champion: ChampionParams
     evaluate: EvaluateParams
     benchmark: BenchmarkParams
     promote: PromoteParams

@@ -13,7 +13,7 @@ from dbrnet.params import Params
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "dbrnet"
 ROOMS = {"audit", "data", "drift", "models", "training", "evaluation", "deployment", "registry", "speed"}
-ROOMS |= {"prediction", "serving"}
+ROOMS |= {"prediction", "serving", "review"}
 MAY_USE = {
     "audit": {"data", "evaluation.metrics"},
     "drift": {"data", "evaluation.plots"},
@@ -26,6 +26,7 @@ MAY_USE = {
     "prediction": {"data", "deployment.runtimes"},
     "serving": {"data.dataset", "deployment.runtimes", "prediction"},
     "speed": {"data.dataset", "models", "deployment", "evaluation.plots"},
+    "review": {"speed.plots", "speed.table"},
 }
 DOORS = {
     "mlflow": ["registry/"],

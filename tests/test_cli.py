@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 import pytest
 
-from dbrnet.cli import STEPS, TOOLS, main
+from dbrnet.cli import ACTIONS, STEPS, TOOLS, main
 
 ROOT = Path(__file__).parents[1]
 
@@ -207,7 +207,15 @@ def test_each_command_explains_itself(name: str, capsys: pytest.CaptureFixture[s
     assert caught.value.code == 0
     text = capsys.readouterr().out
     assert len(text.splitlines()) >= 8
-    assert "Writes" in text or name in {"predict", "serve", "use"}
+    assert "Writes" in text or name in {"predict", "registry", "serve", "use"}
+
+
+@pytest.mark.parametrize(("tool", "action"), [(tool, action) for tool in ACTIONS for action in ACTIONS[tool]])
+def test_each_action_explains_itself(tool: str, action: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main([tool, action, "--help"])
+    assert caught.value.code == 0
+    assert "--model-name" in capsys.readouterr().out
 
 
 def test_a_word_too_many_is_status_2(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,6 +1,6 @@
 """The pictures a report shows: the best, the median and the worst, each with its truth, answer and errors."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -80,19 +80,22 @@ def error_mask(truth: Mask, prediction: Mask) -> Mask:
 
 def panels(image: Image, truth: Mask, prediction: Mask, classes: Sequence[ClassInfo]) -> dict[str, bytes]:
     """Four JPEGs of one size: the picture, its ground truth, its prediction, and where the two differ."""
-    height, width = truth.shape
-    target = PANEL_WIDTH * (2 if width / height >= WIDE else 1)
-    size = (target, max(1, round(height * target / width)))
-    image = _resize(image, size, cv2.INTER_AREA if target < width else cv2.INTER_CUBIC)
-    truth, prediction = (_resize(mask, size, cv2.INTER_NEAREST) for mask in (truth, prediction))
-    shown = np.where(truth == IGNORE_INDEX, 0, truth).astype(np.uint8)
-    dimmed = (image // 2 + 40).astype(np.uint8)
-    return {
-        "picture": _jpeg(image),
-        "ground truth": _jpeg(blend(image, shown, classes)),
-        "prediction": _jpeg(blend(image, prediction, classes)),
-        "errors": _jpeg(blend(dimmed, error_mask(truth, prediction), ERROR_KINDS, opacity=0.6)),
-    }
+    drawn = overlays(image, {"ground truth": truth, "prediction": prediction}, classes)
+    dimmed = (_fit(image) // 2 + 40).astype(np.uint8)
+    errors = error_mask(_fit(truth), _fit(prediction))
+    return drawn | {"errors": _jpeg(blend(dimmed, errors, ERROR_KINDS, opacity=0.6))}
+
+
+def overlays(image: Image, masks: Mapping[str, Mask], classes: Sequence[ClassInfo]) -> dict[str, bytes]:
+    """JPEGs of one size by caption: the picture, and each mask drawn over it but for ignored pixels."""
+    fitted = _fit(image)
+    drawn = {"picture": _jpeg(fitted)}
+    for caption, mask in masks.items():
+        shown = _fit(mask)
+        drawn[caption] = _jpeg(
+            blend(fitted, np.where(shown == IGNORE_INDEX, 0, shown).astype(np.uint8), classes)
+        )
+    return drawn
 
 
 def _draw(
@@ -129,7 +132,13 @@ def _take(results: Iterable[PictureResult], count: int, seen: set[str]) -> list[
     return taken
 
 
-def _resize(pixels: NDArray[np.uint8], size: tuple[int, int], interpolation: int) -> NDArray[np.uint8]:
+def _fit(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """A picture [H, W, 3] or a mask [H, W] as large as a panel."""
+    height, width = pixels.shape[:2]
+    target = PANEL_WIDTH * (2 if width / height >= WIDE else 1)
+    smooth = cv2.INTER_AREA if target < width else cv2.INTER_CUBIC
+    size = (target, max(1, round(height * target / width)))
+    interpolation = cv2.INTER_NEAREST if pixels.ndim == 2 else smooth
     return cv2.resize(pixels, size, interpolation=interpolation).astype(np.uint8, copy=False)
 
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from dbrnet.data.dataset import Dataset, Image, Mask
 from dbrnet.errors import UserError
+from dbrnet.evaluation.inspection import USUAL, Inspection, Rules, inspect
 from dbrnet.evaluation.metrics import Confusion, Scores, confusion_matrix
 from dbrnet.progress import progress
 
@@ -19,18 +20,20 @@ Predict = Callable[[NDArray[np.uint8]], tuple[NDArray[np.uint8], NDArray[np.floa
 
 TABLE_COLUMNS = (
     *("id", "group", "miou", "miou_defects", "pixel_accuracy"),
-    *("defect_pixels", "missed_pixels", "false_pixels", "confused_pixels", "confidence"),
+    *("defect_pixels", "missed_pixels", "false_pixels", "confused_pixels"),
+    *("true_defects", "found_defects", "false_defects", "confidence"),
 )
 
 
 @dataclass(frozen=True)
 class PictureResult:
-    """What became of one picture; everything but the confidence follows from its confusion matrix."""
+    """What became of one picture; that of its pixels follows from its confusion matrix."""
 
     id: str
     group: str
     confusion: Confusion  # [C, C], this picture's pixels alone
     confidence: float  # mean over its pixels
+    inspection: Inspection  # its defects and outlines
 
     @property
     def defect_pixels(self) -> int:
@@ -57,6 +60,26 @@ class PictureResult:
         """Defect pixels taken for another defect."""
         defects = self.confusion[1:, 1:]
         return int(defects.sum() - defects.trace())
+
+    @property
+    def true_defects(self) -> int:
+        """Connected defects in the ground truth."""
+        return int(self.inspection.true.sum())
+
+    @property
+    def found_defects(self) -> int:
+        """Those of them that were found."""
+        return int(self.inspection.found.sum())
+
+    @property
+    def predicted_defects(self) -> int:
+        """Connected defects in the prediction."""
+        return int(self.inspection.predicted.sum())
+
+    @property
+    def false_defects(self) -> int:
+        """Those of them that are not there, or are of another class."""
+        return self.predicted_defects - int(self.inspection.correct.sum())
 
     @cached_property
     def scores(self) -> Scores:
@@ -107,7 +130,7 @@ class Evaluation:
         return dict(zip(self.classes, held.tolist(), strict=True))
 
     def table(self) -> str:
-        """One CSV row a picture: id, group, scores, wrong pixels by kind, mean confidence."""
+        """One CSV row a picture: id, group, scores, wrong pixels by kind, defects, mean confidence."""
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(TABLE_COLUMNS)
@@ -115,14 +138,18 @@ class Evaluation:
             defects = one.scores.miou_defects
             shares = (one.scores.miou, defects, one.scores.pixel_accuracy)
             pixels = (one.defect_pixels, one.missed_pixels, one.false_pixels, one.confused_pixels)
+            counted = (one.true_defects, one.found_defects, one.false_defects)
             rounded = ("" if share is None else f"{share:.6f}" for share in shares)
-            writer.writerow((one.id, one.group, *rounded, *pixels, f"{one.confidence:.6f}"))
+            writer.writerow((one.id, one.group, *rounded, *pixels, *counted, f"{one.confidence:.6f}"))
         return text.getvalue()
 
 
-def evaluate(predict: Predict, dataset: Dataset, ids: Sequence[str]) -> Evaluation:
+def evaluate(
+    predict: Predict, dataset: Dataset, ids: Sequence[str], rules: Rules = USUAL, label: str = "evaluate"
+) -> Evaluation:
     """Predict the pictures `ids` of `dataset` one by one, at native size, and count them against their masks.
 
+    `rules` say when a defect counts as found, `label` what the work is called while it goes on.
     Raises `UserError` where there is nothing to evaluate, or a mask does not fit the dataset's classes.
     """
     if not ids:
@@ -130,7 +157,7 @@ def evaluate(predict: Predict, dataset: Dataset, ids: Sequence[str]) -> Evaluati
             f"{dataset.root}: no picture to evaluate; give the part a larger share and split again"
         )
     results = []
-    for id_ in progress(ids, len(ids), "evaluate"):
+    for id_ in progress(ids, len(ids), label):
         sample = dataset.by_id[id_]
         truth = dataset.mask(sample)
         mask, confidence = predict_one(predict, dataset.image(sample))
@@ -140,7 +167,8 @@ def evaluate(predict: Predict, dataset: Dataset, ids: Sequence[str]) -> Evaluati
                 raise ValueError("no labelled pixel to score")
         except ValueError as error:
             raise UserError(f"{dataset.root / sample.mask}: {error}; ingest the dataset again") from None
-        results.append(PictureResult(id_, sample.group, confusion, float(confidence.mean())))
+        inspection = inspect(mask, truth, len(dataset.card.classes), rules)
+        results.append(PictureResult(id_, sample.group, confusion, float(confidence.mean()), inspection))
     return Evaluation(tuple(info.name for info in dataset.card.classes), tuple(results))
 
 

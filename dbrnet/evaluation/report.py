@@ -5,7 +5,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from dbrnet.data.dataset import Card
+from dbrnet.evaluation.bootstrap import RESAMPLES, Estimate
+from dbrnet.evaluation.figures import defect_counts
 from dbrnet.evaluation.gallery import ERROR_KINDS, Gallery
+from dbrnet.evaluation.inspection import SIZE_BOUNDS, SIZES, Rules
 from dbrnet.evaluation.plots import confusion_plot, training_curves
 from dbrnet.evaluation.predictions import Evaluation
 from dbrnet.page import data_uri, templates
@@ -17,7 +20,7 @@ class ClassRow:
 
     name: str
     color: str  # CSS
-    iou: float | None
+    iou: Estimate
     f1: float | None
     precision: float | None
     recall: float | None
@@ -26,9 +29,24 @@ class ClassRow:
     images: int
 
 
+@dataclass(frozen=True)
+class DefectRow:
+    """A line of a table of connected defects, of one class or of one size."""
+
+    name: str
+    color: str | None  # CSS; None: not of a class
+    counts: Mapping[str, int]  # true, found, and of a class predicted, correct
+    recall: Estimate
+    precision: Estimate | None = None
+    boundary: Estimate | None = None  # F1 of the outlines
+
+
 def render_report(
     evaluation: Evaluation,
     *,
+    figures: Mapping[str, Estimate],
+    confidence: float,
+    rules: Rules,
     card: Card,
     split: Mapping[str, Any],
     history: Sequence[Mapping[str, float]],
@@ -42,19 +60,27 @@ def render_report(
 ) -> str:
     """The whole report as HTML.
 
+    `figures` are the evaluation's `estimates` at `confidence`, its defects counted by `rules`.
     `split` is what split.json holds (kind, seed, leaks, leaking_share, leak_note); `history` the training's
     rows by epoch (epoch, loss, val_miou, learning_rate; empty: no curves); `provenance` label -> value, shown
     in its order; `look_up` the mIoU on this part of copying the nearest training mask (None: not measured);
     `parity` what `Parity.to_dict` says of each runtime, with its precision, and `runtime` the one scored.
     """
     environment = templates("dbrnet.evaluation")
-    environment.filters |= {"jpeg": _jpeg, "css": _css, "worst_change": _worst_change}
+    environment.filters |= {"jpeg": _jpeg, "css": _css, "worst_change": _worst_change, "interval": _interval}
     return environment.get_template("report.html").render(
         title=title,
         part=part,
         evaluation=evaluation,
         scores=evaluation.scores,
-        rows=_class_rows(evaluation, card),
+        figures=figures,
+        confidence=f"{100 * confidence:g} %",
+        groups=len({picture.group for picture in evaluation.pictures}),
+        resamples=RESAMPLES,
+        rules=rules,
+        size_bounds=SIZE_BOUNDS,
+        rows=_class_rows(evaluation, card, figures),
+        defects=_defect_rows(evaluation, card, figures),
         card=card,
         split=split,
         leaking=split["leaking_share"].get(part, 0.0),
@@ -70,14 +96,14 @@ def render_report(
     )
 
 
-def _class_rows(evaluation: Evaluation, card: Card) -> list[ClassRow]:
+def _class_rows(evaluation: Evaluation, card: Card, figures: Mapping[str, Estimate]) -> list[ClassRow]:
     scores, images = evaluation.scores, evaluation.images_by_class()
     pixels = evaluation.confusion.sum(axis=1).tolist()
     return [
         ClassRow(
             name=info.name,
             color=_css(info.color),
-            iou=scores.iou[info.name],
+            iou=figures[f"iou/{info.name}"],
             f1=scores.f1[info.name],
             precision=scores.precision[info.name],
             recall=scores.recall[info.name],
@@ -87,6 +113,44 @@ def _class_rows(evaluation: Evaluation, card: Card) -> list[ClassRow]:
         )
         for info, count in zip(card.classes, pixels, strict=True)
     ]
+
+
+def _defect_rows(
+    evaluation: Evaluation, card: Card, figures: Mapping[str, Estimate]
+) -> dict[str, list[DefectRow]]:
+    """The tables "class", which ends with all of them, and "size"; what is nowhere is left out."""
+    counts = defect_counts(evaluation)
+    classes = [
+        DefectRow(
+            name=info.name,
+            color=_css(info.color),
+            counts=counts["by_class"][info.name],
+            recall=figures[f"defect_recall/class/{info.name}"],
+            precision=figures[f"defect_precision/class/{info.name}"],
+            boundary=figures[f"boundary_f1/{info.name}"],
+        )
+        for info in card.classes[1:]
+    ]
+    total = {
+        what: sum(row.counts[what] for row in classes) for what in ("true", "found", "predicted", "correct")
+    }
+    overall = (figures[name] for name in ("defect_recall", "defect_precision", "boundary_f1"))
+    classes.append(DefectRow("all", None, total, *overall))
+    sizes = [
+        DefectRow(size, None, counts["by_size"][size], figures[f"defect_recall/size/{size}"])
+        for size in SIZES
+    ]
+    return {
+        kind: [row for row in rows if any(row.counts.values())]
+        for kind, rows in (("class", classes), ("size", sizes))
+    }
+
+
+def _interval(figure: Estimate, factor: float = 100, digits: int = 1) -> str:
+    """Such as "75.2 to 80.4", in %; "" where there is none."""
+    if figure.low is None or figure.high is None:
+        return ""
+    return f"{factor * figure.low:.{digits}f} to {factor * figure.high:.{digits}f}"
 
 
 def _worst_change(parity: Mapping[str, Any]) -> str:

@@ -1,143 +1,36 @@
-"""Runs in MLflow: which store, and one run that can be continued after a kill without doubled values."""
+"""Runs in MLflow that can be continued after a kill without doubled values."""
 
 import json
-import logging
-import os
-import re
-import sqlite3
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
-from functools import cached_property
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
-from urllib.parse import unquote
 
 from mlflow import MlflowClient
-from mlflow.entities import Metric, Param, RunTag
+from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunInfo, RunTag
 from mlflow.exceptions import MlflowException
+from mlflow.tracking.context.git_context import GitRunContext
+from mlflow.tracking.context.registry import resolve_tags
 
-from dbrnet.errors import JobError, UserError
+from dbrnet.errors import JobError
+from dbrnet.registry.store import Store
 
-_SERVERS = ("http://", "https://")
-_DATABASES = ("sqlite:", "postgresql", "mysql", "mssql")
-_BATCH = 100  # parameters or tags that MLflow takes in one call
-
-# A server that is away is reported in seconds, not minutes, and no bars are drawn; the user's settings win.
-_SETTINGS = {
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3",
-    "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
-    "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
-    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
-}
-
-
-class Store:
-    """Where runs and model versions are kept: an MLflow server, or a database with a folder for artifacts."""
-
-    def __init__(self, uri: str, artifacts: Path) -> None:
-        self.uri = uri
-        self.artifacts = artifacts.absolute()
-
-    @property
-    def is_server(self) -> bool:
-        """Whether an MLflow server answers, which then decides where artifacts lie."""
-        return self.uri.startswith(_SERVERS)
-
-    @property
-    def artifact_location(self) -> str | None:
-        """Where a new experiment keeps its artifacts; None: the server's choice."""
-        return None if self.is_server else self.artifacts.as_uri()
-
-    def __str__(self) -> str:
-        return _without_credentials(self.uri)
-
-    @cached_property
-    def client(self) -> MlflowClient:
-        """MLflow's client; the first use of a new SQLite file creates its tables (about 3 s)."""
-        for logger in ("mlflow.store.db.utils", "alembic"):
-            logging.getLogger(logger).setLevel(logging.WARNING)
-        if self.uri.startswith("sqlite:///"):
-            self._prepare_sqlite(Path(unquote(self.uri.removeprefix("sqlite:///").partition("?")[0])))
-        return MlflowClient(self.uri, self.uri)
-
-    def _prepare_sqlite(self, path: Path) -> None:
-        """Create the tables beside `path` and move them there whole: MLflow cannot mend half a schema.
-
-        A file that cannot be written fails at once, where SQLAlchemy would retry for minutes.
-        """
-        try:
-            if path.exists():
-                _probe_sqlite(path)
-                return
-            fresh = path.with_name(f".{path.name}.{os.getpid()}.partial")
-            try:
-                _probe_sqlite(fresh)
-                MlflowClient(f"sqlite:///{fresh}", f"sqlite:///{fresh}")
-                with suppress(FileExistsError):  # another process was quicker
-                    os.link(fresh, path)
-            finally:
-                fresh.unlink(missing_ok=True)
-        except sqlite3.Error as error:
-            raise JobError(f"the MLflow store {self} cannot be written: {error}") from None
-
-    @contextmanager
-    def asked(self) -> Iterator[MlflowClient]:
-        """Yield the client; whatever goes wrong with the store inside the block is a one-line `JobError`."""
-        try:
-            yield self.client
-        except MlflowException as error:
-            message = _without_credentials(error.message)
-            if re.search(r"failed with (timeout )?exception", message):
-                raise self._away() from None
-            raise JobError(f"the MLflow store {self} refused: {' '.join(message.split())[:500]}") from None
-        except ConnectionError:
-            raise self._away() from None
-        except OSError as error:
-            detail = " ".join(_without_credentials(str(error)).split())[:500]
-            raise JobError(f"the MLflow store {self} failed: {detail}") from None
-
-    def _away(self) -> JobError:
-        return JobError(
-            f"the MLflow store {self} cannot be reached; "
-            "start its server, or correct MLFLOW_TRACKING_URI, or unset it to use a local file"
-        )
-
-
-def _probe_sqlite(path: Path) -> None:
-    connection = sqlite3.connect(path, timeout=30)
-    try:
-        connection.execute("BEGIN IMMEDIATE")
-    finally:
-        connection.close()
-
-
-def open_store(root: Path) -> Store:
-    """The store MLFLOW_TRACKING_URI names, else `<root>/mlflow.db` with artifacts in `<root>/mlartifacts`.
-
-    Nothing is contacted or created yet. Raises `UserError` for an address of an unknown kind.
-    """
-    for name, value in _SETTINGS.items():
-        os.environ.setdefault(name, value)
-    root = root.absolute()
-    uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{root / 'mlflow.db'}"
-    if not uri.startswith((*_SERVERS, *_DATABASES)):
-        raise UserError(
-            f"MLFLOW_TRACKING_URI is {_without_credentials(uri)!r}; "
-            "it must be an http(s):// address of an MLflow server or a database such as sqlite:///mlflow.db"
-        )
-    return Store(uri, root / "mlartifacts")
+# What MLflow takes in one request, and of a dataset's digest.
+_METRICS = 1000
+_DIGEST = 36
 
 
 class TrackedRun:
     """One MLflow run. As a context manager it finishes the run, or marks it failed when the block raises."""
 
-    def __init__(self, store: Store, run_id: str, experiment_id: str, *, resumed: bool) -> None:
+    def __init__(self, store: Store, info: RunInfo, *, resumed: bool) -> None:
         self.store = store
-        self.run_id = run_id
-        self.experiment_id = experiment_id
-        self._resumed = resumed
+        self.run_id = str(info.run_id)
+        self.experiment_id = str(info.experiment_id)
+        self.started = int(info.start_time)  # milliseconds since 1970
+        self.resumed = resumed
         self._known_steps: dict[str, set[int]] = {}
 
     def __enter__(self) -> Self:
@@ -156,30 +49,68 @@ class TrackedRun:
         """Log parameters; nested sections are flattened to `section.key`, other values are JSON."""
         flat = [Param(key, text) for key, text in _flatten(params)]
         with self.store.asked() as client:
-            for start in range(0, len(flat), _BATCH):
-                client.log_batch(self.run_id, params=flat[start : start + _BATCH])
+            client.log_batch(self.run_id, params=flat)
+
+    def log_dataset(
+        self, name: str, content_hash: str, source: Path, parts: Mapping[str, Mapping[str, object]]
+    ) -> None:
+        """Log a dataset's parts, by context (training, validation, testing), as the run's inputs.
+
+        What is known of a part becomes the input's tags. The digest is the start of the content hash.
+        """
+        inputs = []
+        for context, known in parts.items():
+            where = json.dumps({"uri": str(source)})
+            dataset = Dataset(f"{name} {context}", content_hash[:_DIGEST], "local", where)
+            tags = {"mlflow.data.context": context, **known}
+            inputs.append(DatasetInput(dataset, [InputTag(key, str(value)) for key, value in tags.items()]))
+        with self.store.asked() as client:
+            client.log_inputs(self.run_id, inputs)
 
     def log_metrics(self, values: Mapping[str, float], step: int) -> None:
-        """Log all values of a step (an epoch) in one call.
+        """Log all values of a step in one call.
 
-        A continued run skips what it has logged for that step already, so that epochs done again after a
-        kill appear once.
+        A continued run skips what it has logged for that step already, so that work done again after a kill
+        appears once.
         """
-        now = int(time.time() * 1000)
-        metrics = [
-            Metric(key, float(value), now, step)
+        new = {
+            key: value
             for key, value in values.items()
-            if not (self._resumed and step in self._steps_of(key))
-        ]
-        if metrics:
-            with self.store.asked() as client:
-                client.log_batch(self.run_id, metrics=metrics)
+            if not (self.resumed and step in self._steps_once(key))
+        }
+        self.send([metrics_of(new, step, int(time.time() * 1000))])
 
-    def _steps_of(self, key: str) -> set[int]:
+    def send(self, steps: Sequence[Sequence[Metric]]) -> None:
+        """Send what was measured at some steps in few calls; the metrics of one step arrive all or none.
+
+        A metric that the run has with the same time, step and value is not doubled.
+        """
+        calls: list[list[Metric]] = [[]]
+        for metrics in steps:
+            if len(calls[-1]) + len(metrics) > _METRICS:
+                calls.append([])
+            calls[-1].extend(metrics)
+        with self.store.asked() as client:
+            for call in filter(None, calls):
+                client.log_batch(self.run_id, metrics=call)
+
+    def epoch(self, row: Mapping[str, float]) -> list[Metric]:
+        """A training's epoch as metrics: `epoch`, the step, and what was measured by its end.
+
+        Its time is the run's start and the `seconds` since, so that an epoch sent twice, from wherever, is
+        one and the same to MLflow.
+        """
+        values = {key: value for key, value in row.items() if key != "epoch"}
+        return metrics_of(values, int(row["epoch"]), self.started + round(1000 * row.get("seconds", 0)))
+
+    def steps(self, key: str) -> set[int]:
+        """The steps for which the run has the metric `key`."""
+        with self.store.asked() as client:
+            return {metric.step for metric in client.get_metric_history(self.run_id, key)}
+
+    def _steps_once(self, key: str) -> set[int]:
         if key not in self._known_steps:
-            with self.store.asked() as client:
-                history = client.get_metric_history(self.run_id, key)
-            self._known_steps[key] = {metric.step for metric in history}
+            self._known_steps[key] = self.steps(key)
         return self._known_steps[key]
 
     def log_artifact(self, path: Path, into: str | None = None) -> None:
@@ -191,8 +122,7 @@ class TrackedRun:
         """Set tags; a tag that was there is replaced."""
         entries = [RunTag(key, str(value)) for key, value in tags.items()]
         with self.store.asked() as client:
-            for start in range(0, len(entries), _BATCH):
-                client.log_batch(self.run_id, tags=entries[start : start + _BATCH])
+            client.log_batch(self.run_id, tags=entries)
 
     def finish(self) -> None:
         """Mark the run as finished."""
@@ -215,40 +145,89 @@ def start_or_resume_run(
     A fresh run that stands in for one the store does not know carries that one's id in the tag `missed_run`.
     Raises `JobError` when the store cannot be reached.
     """
+    if run_id is not None and (run := _continued(store, run_id, tags)):
+        return run
+    missed = {} if run_id is None else {"missed_run": run_id}
+    return _fresh(store, _experiment(store, experiment), name, {**tags, **missed})
+
+
+def decision_run(
+    store: Store, parent: TrackedRun, *, key: str, name: str, tags: Mapping[str, object]
+) -> TrackedRun:
+    """The run of the decision `key`, shown beneath `parent`: a new one, or the one that was begun before.
+
+    `key` holds letters and digits. Raises `JobError` when the store cannot be reached.
+    """
     with store.asked() as client:
-        if run_id is not None and (experiment_id := _living_run(client, run_id)) is not None:
-            client.update_run(run_id, status="RUNNING")
-            run = TrackedRun(store, run_id, experiment_id, resumed=True)
-            run.set_tags(tags)
-            return run
-        experiment_id = _experiment(store, client, experiment)
-        missed = {} if run_id is None else {"missed_run": run_id}
-        texts = {key: str(value) for key, value in {**tags, **missed}.items()}
-        created = client.create_run(experiment_id, run_name=name, tags=texts)
-        return TrackedRun(store, created.info.run_id, experiment_id, resumed=False)
+        found = client.search_runs(
+            [parent.experiment_id], f"tags.decision = '{key}'", order_by=["start_time ASC"], max_results=1
+        )
+    if found and (run := _continued(store, found[0].info.run_id, tags)):
+        return run
+    nested = {**tags, "decision": key, "mlflow.parentRunId": parent.run_id}
+    return _fresh(store, parent.experiment_id, name, nested)
 
 
-def _living_run(client: MlflowClient, run_id: str) -> str | None:
-    """The experiment of the run, or None when the store does not know the run or has it deleted."""
-    try:
-        info = client.get_run(run_id).info
-    except MlflowException as error:
-        if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
-            return None
-        raise
-    return str(info.experiment_id) if info.lifecycle_stage == "active" else None
+def send_missing(run: TrackedRun, history: Sequence[Mapping[str, float]]) -> int:
+    """Log the epochs of a training's history that the run lacks; how many there were.
+
+    A row holds `epoch`, which is the step, `loss` and what else was measured. Raises `JobError` when the
+    store cannot be reached; asking again then sends what is still missing.
+    """
+    known = run.steps("loss")
+    missing = [row for row in history if row["epoch"] not in known]
+    run.send([run.epoch(row) for row in missing])
+    return len(missing)
 
 
-def _experiment(store: Store, client: MlflowClient, name: str) -> str:
-    found = client.get_experiment_by_name(name)
-    if found is None:
+def metrics_of(values: Mapping[str, float], step: int, when: int) -> list[Metric]:
+    """What was measured at a step, at a time in milliseconds since 1970."""
+    return [Metric(key, float(value), when, step) for key, value in values.items()]
+
+
+def _continued(store: Store, run_id: str, tags: Mapping[str, object]) -> TrackedRun | None:
+    """The run, going on; None when the store does not know it or has it deleted."""
+    with store.asked() as client:
         try:
-            return str(client.create_experiment(name, artifact_location=store.artifact_location))
+            info = client.get_run(run_id).info
         except MlflowException as error:
-            if error.error_code != "RESOURCE_ALREADY_EXISTS":  # another process was quicker
-                raise
-            found = client.get_experiment_by_name(name)
-    return str(found.experiment_id)
+            if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+                return None
+            raise
+        if info.lifecycle_stage != "active":
+            return None
+        client.update_run(run_id, status="RUNNING")
+    run = TrackedRun(store, info, resumed=True)
+    run.set_tags(tags)
+    return run
+
+
+def _fresh(store: Store, experiment_id: str, name: str, tags: Mapping[str, object]) -> TrackedRun:
+    # Who and what started it, as MLflow's own runs say. The code's revision is the caller's to say.
+    texts = resolve_tags({key: str(value) for key, value in tags.items()}, ignore=[GitRunContext])
+    with store.asked() as client:
+        return TrackedRun(
+            store, client.create_run(experiment_id, run_name=name, tags=texts).info, resumed=False
+        )
+
+
+def _experiment(store: Store, name: str) -> str:
+    with store.asked() as client:
+        return _found(client, name) or _created(client, name, store.artifact_location)
+
+
+def _found(client: MlflowClient, name: str) -> str | None:
+    found = client.get_experiment_by_name(name)
+    return None if found is None else str(found.experiment_id)
+
+
+def _created(client: MlflowClient, name: str, artifacts: str | None) -> str:
+    try:
+        return str(client.create_experiment(name, artifact_location=artifacts))
+    except MlflowException as error:
+        if error.error_code == "RESOURCE_ALREADY_EXISTS" and (made := _found(client, name)):
+            return made  # another process was quicker
+        raise
 
 
 def _flatten(params: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
@@ -257,8 +236,3 @@ def _flatten(params: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str,
             yield from _flatten(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value if isinstance(value, str) else json.dumps(value)
-
-
-def _without_credentials(text: str) -> str:
-    """`text` without the user:password@ of any address in it, and without what follows a question mark."""
-    return re.sub(r"\?\S+", "", re.sub(r"//[^/\s]*@", "//", text))

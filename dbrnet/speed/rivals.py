@@ -3,18 +3,14 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from dbrnet.deployment.exported_file import read_exported
 from dbrnet.deployment.runtimes.base import Model
-from dbrnet.deployment.runtimes.catalogue import file_of, open_model
+from dbrnet.deployment.runtimes.catalogue import file_of, kind_of, open_model
 from dbrnet.errors import UserError
 
 
 def open_rivals(file: Path, runtimes: Sequence[str], threads: int) -> dict[str, Model]:
     """The model of `file` in each of `runtimes` that takes it; `UserError` where none does."""
-    if file.suffix == ".pt":
-        kind = "model.pt"
-    else:
-        kind = "model-int8.onnx" if read_exported(file).precision == "int8" else "model.onnx"
+    kind = kind_of(file)
     fitting = [name for name in runtimes if file_of(name) == kind]
     if not fitting:
         raise UserError(

@@ -11,8 +11,8 @@ import cv2
 
 from dbrnet.data.dataset import Dataset, Sample
 from dbrnet.data.split import Split
-from dbrnet.deployment.runtimes.base import Model
-from dbrnet.deployment.runtimes.catalogue import open_all
+from dbrnet.deployment.runtimes.base import Model, NotAvailableError
+from dbrnet.deployment.runtimes.catalogue import open_all, open_fitting
 from dbrnet.files import atomic_directory, read_json, sha256_file, write_atomically, write_json
 from dbrnet.models.complexity import measure as measure_complexity
 from dbrnet.models.saved import load_model
@@ -31,13 +31,16 @@ log = logging.getLogger(__name__)
 
 PICTURES = 12  # of the test part, in turn
 AGAINST = " (against)"
+CHAMPION = " (champion)"
 
 
 def benchmark(
-    params: BenchmarkParams, dataset: Path, split: Path, trained: Path, exported: Path, evaluated: Path,
-    *, against: str | None = None, out: Path,
+    params: BenchmarkParams, dataset: Path, split: Path, trained: Path, exported: Path, champion: Path,
+    evaluated: Path, *, against: str | None = None, out: Path,
 ) -> None:  # fmt: skip
     """Measure how fast pictures are answered on this machine: export.runtimes and PyTorch, in turns.
+
+    The champion, where there is one, takes its turn beside the candidate in the runtime that the line uses.
 
     Real pictures of the test part, one after the other: from the picture in memory to the answer in memory,
     and from the encoded file to the encoded mask; then in batches. Each is held against the least time that
@@ -52,17 +55,22 @@ def benchmark(
     work = count_work(network, *inner_size)
     export = read_json(exported / "export.json")
     models, missing = open_all(["pytorch-eager", *export["runtimes"]], trained, exported, threads)
+    deployed = export["runtimes"][0]
     rivals, rival_digest = _open_rivals(against, list(models), threads)
+    holder, holder_facts = _open_champion(champion, deployed, threads)
     start = machine_state()
     measured = measure(
-        _side_by_side(models, rivals), files, dict.fromkeys(models, work),
-        seconds=params.seconds, in_batches=list(models),
+        _side_by_side(models, rivals, {deployed: holder} if holder else {}), files,
+        dict.fromkeys(models, work), seconds=params.seconds, in_batches=list(models),
     )  # fmt: skip
-    compared = {name: _compare(measured, name) for name in rivals}
+    compared = {name: _compare(measured, name, AGAINST) for name in rivals}
+    if holder and holder_facts:
+        holder_facts |= _compare(measured, deployed, CHAMPION)
     figures = {
         "runtimes": {name: measured[name].to_dict() for name in models},
         "not_available": missing,
         "against": {"model": against, "sha256": rival_digest, "runtimes": compared} if against else None,
+        "champion": holder_facts,
         "size": list(params.size),
         "batch": 1,
         "threads": threads,
@@ -93,13 +101,27 @@ def _open_rivals(
         return open_rivals(file, runtimes, threads), sha256_file(file)
 
 
-def _side_by_side(models: Mapping[str, Model], rivals: Mapping[str, Model]) -> dict[str, Model]:
-    """Each model followed by its rival, so that the blocks that are compared are neighbours in time."""
+def _open_champion(folder: Path, runtime: str, threads: int) -> tuple[Model | None, dict[str, Any] | None]:
+    """The champion's model, and what is said of it; None and None where there is no champion yet."""
+    facts = read_json(folder / "champion.json")
+    if facts["version"] is None:
+        return None, None
+    known = {"version": facts["version"], "sha256": facts["sha256"]}
+    try:
+        model = open_fitting(folder / "model.onnx", runtime, threads)
+    except NotAvailableError as error:
+        return None, known | {"not_compared": str(error)}
+    return model, known | {"runtime": model.runtime}
+
+
+def _side_by_side(models: Mapping[str, Model], *opponents: Mapping[str, Model]) -> dict[str, Model]:
+    """Each model followed by its opponents, so that the blocks that are compared are neighbours in time."""
     ordered = {}
     for name, model in models.items():
         ordered[name] = model
-        if name in rivals:
-            ordered[name + AGAINST] = rivals[name]
+        for suffix, some in zip((AGAINST, CHAMPION), opponents, strict=True):
+            if name in some:
+                ordered[name + suffix] = some[name]
     return ordered
 
 
@@ -120,9 +142,9 @@ def _at_size(data: Dataset, sample: Sample, size: tuple[int, int]) -> bytes:
     return encoded.tobytes()
 
 
-def _compare(measured: Mapping[str, Measured], name: str) -> dict[str, Any]:
-    """The other model's figures in the runtime `name`, and how many times as fast this one is."""
-    other = measured[name + AGAINST]
+def _compare(measured: Mapping[str, Measured], name: str, suffix: str) -> dict[str, Any]:
+    """The opponent's figures beside the runtime `name`, and how many times as fast this one is."""
+    other = measured[name + suffix]
     return other.to_dict() | {"times_as_fast": asdict(measured[name].times_as_fast_as(other))}
 
 
@@ -147,5 +169,9 @@ def _tell(measured: Mapping[str, Measured], figures: dict[str, Any], title: str)
     against = figures["against"] or {"runtimes": {}}
     for name, other in against["runtimes"].items():
         log.info("%s: %s times as fast as %s", name, Ratio(**other["times_as_fast"]), against["model"])
+    holder = figures["champion"]
+    if holder:
+        said = holder.get("not_compared") or f"{Ratio(**holder['times_as_fast'])} times as fast as it"
+        log.info("the champion, version %d: %s", holder["version"], said)
     if figures["noise"]:
         log.info("%s", figures["noise"])

@@ -1,17 +1,22 @@
-"""Step 5: the exported model's score on the test part, and the report."""
+"""Step 6: the exported model's score on the test part beside the champion's, and the report."""
 
 import csv
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from dbrnet.audit.findings import AUDIT_FILE
 from dbrnet.data.dataset import Dataset
-from dbrnet.data.split import SPLIT_FILE, Split
-from dbrnet.deployment.runtimes.catalogue import open_all, open_model
+from dbrnet.data.split import SPLIT_FILE, SPLIT_TABLE, Split
+from dbrnet.deployment.runtimes.base import Model, NotAvailableError
+from dbrnet.deployment.runtimes.catalogue import open_all, open_fitting, open_model
 from dbrnet.errors import UserError
+from dbrnet.evaluation.comparison import choose_disagreements, compare, show_disagreements
+from dbrnet.evaluation.figures import describe, estimates
 from dbrnet.evaluation.gallery import build_gallery
-from dbrnet.evaluation.parity import measure_parity
+from dbrnet.evaluation.inspection import Rules
+from dbrnet.evaluation.parity import Parity, measure_parity
 from dbrnet.evaluation.predictions import evaluate as run_evaluation
 from dbrnet.evaluation.report import render_report
 from dbrnet.files import atomic_directory, read_json, write_atomically, write_json
@@ -22,14 +27,17 @@ log = logging.getLogger(__name__)
 
 
 def evaluate(
-    params: EvaluateParams, dataset: Path, split: Path, trained: Path, exported: Path, *, out: Path
-) -> None:
+    params: EvaluateParams, dataset: Path, split: Path, trained: Path, exported: Path, champion: Path,
+    *, out: Path,
+) -> None:  # fmt: skip
     """Score the exported model, as the line runs it and at native resolution, on the test part.
 
     Every runtime of export.runtimes that this machine has is compared with PyTorch on the whole part; the
-    first one's answers are the ones scored. Writes metrics.json (mIoU with and without background, per-class
-    IoU and F1, pixel accuracy, and by runtime how far it lies from PyTorch and what that costs), pictures.csv
-    (a row a picture) and report.html, which opens offline, under --out.
+    first one's answers are the ones scored. The champion, where there is one, answers the same pictures, in
+    the same runtime if that takes its file. Writes metrics.json (IoU, defects found and invented and
+    outlines met, with intervals and as differences from the champion, and by runtime how far it lies from
+    PyTorch and what that costs), pictures.csv (a row a picture), the pictures on which candidate and champion
+    disagree most, and report.html, which opens offline, under --out.
     """
     parts = Split.load(split)
     data = parts.regrouped(Dataset.load(dataset))
@@ -41,8 +49,10 @@ def evaluate(
     deployed = export_info["runtimes"][0]
     if deployed in missing:
         raise UserError(f"{missing[deployed]}; it is the first of export.runtimes, which the line runs")
-    evaluation = run_evaluation(models[deployed].predict, data, ids)
-    scores = evaluation.scores
+    holder, holder_facts = _open_champion(champion, deployed, data, ids)
+    rules = Rules(params.min_overlap, params.boundary_tolerance)
+    predict = models[deployed].predict
+    evaluation = run_evaluation(predict, data, ids, rules)
     parity = measure_parity(
         open_model(trained / "model.pt").predict_with_logits,
         {name: model.predict_with_logits for name, model in models.items()},
@@ -52,32 +62,39 @@ def evaluate(
     by_runtime = {
         name: {"precision": models[name].precision, **found.to_dict()} for name, found in parity.items()
     }
-    metrics = {
-        "runtime": deployed,
-        "scores": scores.to_dict(),
-        "runtimes": by_runtime,
-        "not_available": missing,
-        "confusion": evaluation.confusion.tolist(),
-        "pictures": len(evaluation.pictures),
-        "defect_free": len(evaluation.defect_free),
-        "false_alarms": len(evaluation.false_alarms),
-        "defective": len(evaluation.defective),
-        "missed": len(evaluation.missed),
-        "model_sha256": export_info["model_sha256"],
-        "dataset": lineage["dataset"],
-        "split": lineage["split"],
-        "look_up": look_up,
-        "origin": origin(),
-    }
+    figures = estimates(evaluation, params.confidence)
     with atomic_directory(out) as folder:
+        disagreements: list[dict[str, Any]] = []
+        if holder and holder_facts:
+            rival = run_evaluation(holder.predict, data, ids, rules, "evaluate the champion")
+            holder_facts |= compare(evaluation, rival, params.confidence).to_dict()
+            chosen = choose_disagreements(evaluation, rival)
+            disagreements = show_disagreements(chosen, data, predict, holder.predict, folder)
+        metrics = {
+            "runtime": deployed,
+            **describe(evaluation, figures, params.confidence),
+            "champion": holder_facts,
+            "disagreements": disagreements,
+            "colors": {info.name: list(info.color) for info in data.card.classes[1:]},
+            "runtimes": by_runtime,
+            "not_available": missing,
+            "model_sha256": export_info["model_sha256"],
+            "dataset": lineage["dataset"],
+            "split": lineage["split"],
+            "look_up": look_up,
+            "origin": origin(),
+        }
         write_json(folder / "metrics.json", metrics)
         write_atomically(folder / "pictures.csv", evaluation.table())
         report = render_report(
             evaluation,
+            figures=figures,
+            rules=rules,
+            confidence=params.confidence,
             card=data.card,
             split=read_json(split / SPLIT_FILE),
             history=_history(trained / "history.csv"),
-            gallery=build_gallery(evaluation, data, models[deployed].predict, params.gallery),
+            gallery=build_gallery(evaluation, data, predict, params.gallery),
             look_up=look_up["miou"],
             parity=by_runtime,
             runtime=deployed,
@@ -85,19 +102,65 @@ def evaluate(
             title=f"DBRNet on {data.card.title}",
         )
         write_atomically(folder / "report.html", report)
+    _tell(parity, missing, metrics, out / "report.html")
+
+
+def _open_champion(
+    folder: Path, runtime: str, data: Dataset, ids: list[str]
+) -> tuple[Model | None, dict[str, Any] | None]:
+    """The champion's model, and what is said of it; None and None where there is no champion yet."""
+    facts = read_json(folder / "champion.json")
+    if facts["version"] is None:
+        return None, None
+    known = {"version": facts["version"], "sha256": facts["sha256"]}
+    try:
+        model = open_fitting(folder / "model.onnx", runtime)
+    except NotAvailableError as error:
+        return None, known | {"not_compared": str(error)}
+    own, asked = ([one.name for one in classes] for classes in (model.classes, data.card.classes))
+    if own != asked:
+        return None, known | {
+            "not_compared": f"it knows the classes {', '.join(own)}, and the dataset has {', '.join(asked)}"
+        }
+    return model, known | {"runtime": model.runtime, "seen": _seen(folder / SPLIT_TABLE, ids)}
+
+
+def _seen(table: Path, ids: list[str]) -> float | None:
+    """The share of the pictures `ids` that the champion was trained on; None: its split is not known."""
+    if not table.exists():
+        return None
+    with table.open(newline="") as file:
+        trained_on = {row["id"] for row in csv.DictReader(file) if row["part"] == "train"}
+    return sum(id_ in trained_on for id_ in ids) / len(ids)
+
+
+def _tell(
+    parity: Mapping[str, Parity], missing: Mapping[str, str], metrics: dict[str, Any], report: Path
+) -> None:
+    """The step's summary, in the log."""
     for name, found in parity.items():
         log.info("%s: mIoU %.4f (%+.4f), %.4f %% of the pixels unlike PyTorch's, logits by up to %.2g",
                  name, found.scores.miou, found.miou_change, 100 * found.differing_pixels,
                  found.max_logit_difference)  # fmt: skip
     for reason in missing.values():
         log.info("left out: %s", reason)
+    figures, holder = metrics["figures"], metrics["champion"]
     log.info(
-        "test part, %d pictures: mIoU %.4f with background, %s over defects; report: %s",
-        len(ids),
-        scores.miou,
-        "none" if scores.miou_defects is None else f"{scores.miou_defects:.4f}",
-        out / "report.html",
+        "test part, %d pictures in %d groups: mIoU %s with background, %s over defects; defects found: %s",
+        metrics["pictures"],
+        metrics["bootstrap"]["groups"],
+        *(_said(figures[name]) for name in ("miou", "miou_defects", "defect_recall")),
     )
+    if holder:
+        said = holder.get("not_compared") or f"mIoU {_said(holder['difference']['miou'], '+')} against it"
+        log.info("the champion, version %d: %s", holder["version"], said)
+    log.info("report: %s", report)
+
+
+def _said(figure: Mapping[str, float | None], sign: str = "") -> str:
+    """Such as "0.7813 (0.7521 to 0.8043)"."""
+    value, low, high = (None if one is None else f"{one:{sign}.4f}" for one in figure.values())
+    return "none" if value is None else value if low is None else f"{value} ({low} to {high})"
 
 
 def _history(path: Path) -> list[dict[str, float]]:

@@ -1,181 +1,220 @@
-"""Step 7: the decision, and what follows from it in MLflow."""
+"""Step 8: the decision, and what follows from it in MLflow."""
 
+import csv
+import hashlib
+import json
 import logging
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from dbrnet.data.dataset import Dataset, Image
+from dbrnet.data.split import SPLIT_TABLE, Split
 from dbrnet.errors import UserError
 from dbrnet.files import atomic_directory, read_json, sha256_file, write_atomically, write_json
 from dbrnet.params import PromoteParams
 from dbrnet.provenance import origin
-from dbrnet.registry.gate import Threshold, decide
-from dbrnet.registry.promotion import Promotion
-from dbrnet.registry.promotion import promote as carry_out
-from dbrnet.registry.tracking import Store, TrackedRun, open_store, start_or_resume_run
+from dbrnet.registry.criteria import Measurements
+from dbrnet.registry.gate import Decision, decide
+from dbrnet.registry.promotion import Promotion, describe, record
+from dbrnet.registry.store import Store, open_store
+from dbrnet.registry.tracking import TrackedRun, decision_run, send_missing, start_or_resume_run
+from dbrnet.registry.versions import LINEAGE, SPLIT, register
+from dbrnet.review.card import model_card
+from dbrnet.review.facts import Facts
+from dbrnet.review.page import render_review
+from dbrnet.review.summary import outcome_line, render_summary
 
 log = logging.getLogger(__name__)
 
-PARITY = {
-    "logit_difference": "largest logit difference from PyTorch",
-    "differing_pixels": "share of pixels unlike PyTorch's",
-    "miou_loss": "mIoU lost against PyTorch",
-    "iou_loss": "most IoU lost by one class",
-}
-
 
 def promote(
-    params: PromoteParams, trained: Path, exported: Path, evaluated: Path, benchmarked: Path, *, out: Path
-) -> None:
-    """Hold the measured figures against the thresholds and carry the decision out in MLflow's registry.
+    params: PromoteParams, dataset: Path, split: Path, trained: Path, exported: Path, champion: Path,
+    evaluated: Path, benchmarked: Path, *, out: Path,
+) -> None:  # fmt: skip
+    """Decide by the measured figures and carry the decision out in MLflow's registry.
 
-    Passed: the model's version gets the alias `champion`. Not passed: the version is tagged rejected with
-    each reason, and no alias moves; the step still succeeds. A figure that is missing rejects. Writes
-    decision.json and summary.txt under --out.
+    Promoted: the model's version gets the alias `champion`. Needs review: it gets the alias `challenger`, and
+    a person decides (`dbrnet registry`). Rejected: no alias moves. A figure that is missing rejects; each
+    answer is exit status 0. The decision stands in the registry's ledger, and takes effect only if the
+    champion is still the one that was compared. Writes decision.json, review.html, model-card.md and
+    summary.txt under --out, and into a run of its own beneath the training's.
     """
-    lineage = read_json(trained / "train.json")
-    facts = {
-        "export": read_json(exported / "export.json"),
-        "metrics": read_json(evaluated / "metrics.json"),
-        "benchmark": read_json(benchmarked / "benchmark.json"),
-    }
-    model = exported / facts["export"]["model_file"]
-    _require_one_model(facts, model)
-    decision = decide(_figures(facts, params), _thresholds(facts, params))
-    store = open_store(Path.cwd())
-    dataset, split = lineage["dataset"], lineage["split"]
-    run = start_or_resume_run(
-        store,
-        dataset["name"],
-        run_id=lineage["run_id"],
-        name=params.model_name,
+    files = _Files(trained, exported, champion, evaluated, benchmarked)
+    files.require_one_model()
+    measured = files.measurements
+    thresholds = measured.thresholds(params.model_dump())
+    decision = decide(measured.figures(params.fps_hardware), thresholds, params.mode)
+    key, name, store = _key(decision, files), files.champion["model_name"], open_store(Path.cwd())
+    with start_or_resume_run(
+        store, files.lineage["dataset"]["name"], run_id=files.lineage["run_id"], name=name,
         tags={"answer": decision.answer},
-    )
-    with run:
-        files = [evaluated / "report.html", evaluated / "metrics.json", exported / "export.json",
-                 benchmarked / "benchmark.json", *sorted(benchmarked.glob("*.png"))]  # fmt: skip
-        _publish(run, facts, files)
-        promotion = carry_out(
-            decision,
-            model,
-            model_name=params.model_name,
-            run=run,
-            evidence={
-                "dataset": dataset["name"],
-                "dataset_hash": dataset["content_hash"],
-                "split": split["kind"],
-                "leaks": split["leaks"],
-                "code_revision": lineage["origin"]["code_revision"],
-                **{f"dvc_{name}": value for name, value in dataset.get("dvc", {}).items()},
-            },
-        )
-    summary = _summary(promotion, facts, lineage, evaluated, store)
-    with atomic_directory(out) as folder:
-        write_json(
-            folder / "decision.json",
-            decision.to_dict() | {"promotion": promotion.to_dict(), "run_id": run.run_id, "origin": origin()},
-        )
-        write_atomically(folder / "summary.txt", summary)
-    log.info("%s", promotion.summary)
+    ) as run:  # fmt: skip
+        send_missing(run, files.history)
+        run.log_metrics(_metrics(files), step=0)
+        version = register(
+            store, run, name, files.model,
+            files={LINEAGE: trained / "train.json", SPLIT: split / SPLIT_TABLE},
+            tags=_evidence(files), example=_example(dataset, split),
+        )  # fmt: skip
+    with decision_run(store, run, key=key, name=f"decide-v{version}", tags=_evidence(files)) as own:
+        promotion = record(
+            store, name, version, answer=decision.answer, reasons=decision.reasons,
+            compared_with=files.champion["version"], decision_id=key, run_id=own.run_id,
+            figures=_key_figures(measured),
+        )  # fmt: skip
+        own.set_tags({"answer": promotion.answer})
+        facts = _facts(params, decision, promotion, files, store, own, out)
+        with atomic_directory(out) as folder:
+            _write(folder, facts, own)
+            _publish(own, folder, files)
+        describe(store, name, version, model_card(facts))
+    log.info("%s", outcome_line(facts.outcome))
 
 
-def _require_one_model(facts: dict[str, dict[str, Any]], model: Path) -> None:
-    """Figures of another model must not promote this one."""
-    digest = sha256_file(model)
-    for name, content in facts.items():
-        if content.get("model_sha256") != digest:
-            raise UserError(f"the {name} figures are of another model than {model}; run that step again")
+@dataclass(frozen=True)
+class _Files:
+    """What the steps before wrote."""
+
+    trained: Path
+    exported: Path
+    champion_folder: Path
+    evaluated: Path
+    benchmarked: Path
+
+    @cached_property
+    def lineage(self) -> dict[str, Any]:
+        return read_json(self.trained / "train.json")
+
+    @cached_property
+    def export(self) -> dict[str, Any]:
+        return read_json(self.exported / "export.json")
+
+    @cached_property
+    def champion(self) -> dict[str, Any]:
+        return read_json(self.champion_folder / "champion.json")
+
+    @cached_property
+    def metrics(self) -> dict[str, Any]:
+        return read_json(self.evaluated / "metrics.json")
+
+    @cached_property
+    def benchmark(self) -> dict[str, Any]:
+        return read_json(self.benchmarked / "benchmark.json")
+
+    @property
+    def model(self) -> Path:
+        return self.exported / str(self.export["model_file"])
+
+    @property
+    def history(self) -> list[dict[str, float]]:
+        with (self.trained / "history.csv").open(newline="") as file:
+            rows = list(csv.DictReader(file))
+        return [{key: float(value) for key, value in row.items() if value} for row in rows]
+
+    @property
+    def measurements(self) -> Measurements:
+        split = self.lineage["split"]
+        return Measurements(self.export, self.champion, self.metrics, self.benchmark, split)
+
+    def require_one_model(self) -> None:
+        """Figures of another model, or against another champion, must not decide on this one."""
+        digest, opponent = sha256_file(self.model), self.champion["version"]
+        contents = {"export": self.export, "evaluate": self.metrics, "benchmark": self.benchmark}
+        for step, content in contents.items():
+            if content.get("model_sha256") != digest:
+                raise UserError(
+                    f"the {step} figures are of another model than {self.model}; run that step again"
+                )
+            if step != "export" and (content["champion"] or {}).get("version") != opponent:
+                raise UserError(f"the {step} figures are against another champion; run that step again")
 
 
-def _thresholds(facts: dict[str, dict[str, Any]], params: PromoteParams) -> list[Threshold]:
-    """Accuracy and speed of the deployed runtime, and the parity of every runtime that was measured."""
-    runtimes = facts["metrics"].get("runtimes", {})
-    deployed = facts["export"]["runtimes"][0]
-    hardware = "" if params.fps_hardware == "any" else f" on {params.fps_hardware}"
-    found = [
-        Threshold("miou", "mIoU", params.min_miou, "at least"),
-        Threshold("fps", f"frames per second{hardware}", params.min_fps, "at least"),
-    ]
-    for name in dict.fromkeys([deployed, *runtimes]):  # the deployed one is asked for, measured or not
-        limits = getattr(params.parity, runtimes.get(name, {}).get("precision", "fp32"))
-        for figure, label in PARITY.items():
-            found.append(
-                Threshold(f"{name}/{figure}", f"{name}: {label}", getattr(limits, f"max_{figure}"), "at most")
-            )
-    return found
+def _key(decision: Decision, files: _Files) -> str:
+    """The decision's id: the same evidence and the same answer, the same decision."""
+    content = [decision.to_dict(), files.export["model_sha256"], files.champion["version"],
+               files.metrics["dataset"]]  # fmt: skip
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def _figures(facts: dict[str, dict[str, Any]], params: PromoteParams) -> dict[str, float | None]:
-    deployed = facts["export"]["runtimes"][0]
-    figures = {"miou": facts["metrics"].get("scores", {}).get("miou")}
-    speed = facts["benchmark"]
-    hardware = speed["origin"]["hardware"]
-    machine = " ".join([hardware["cpu"], *hardware["gpus"]])
-    if params.fps_hardware == "any" or params.fps_hardware.casefold() in machine.casefold():
-        figures["fps"] = speed.get("runtimes", {}).get(deployed, {}).get("fps")
-    for name, parity in facts["metrics"].get("runtimes", {}).items():
-        losses = [-change for change in parity["iou_change"].values() if change is not None]
-        figures |= {
-            f"{name}/logit_difference": parity["max_logit_difference"],
-            f"{name}/differing_pixels": parity["differing_pixels"],
-            f"{name}/miou_loss": max(0.0, -parity["miou_change"]),
-            f"{name}/iou_loss": max([0.0, *losses]),
-        }
-    return figures
+def _evidence(files: _Files) -> dict[str, object]:
+    """What stays on the version for ever."""
+    dataset, split = files.lineage["dataset"], files.lineage["split"]
+    return {
+        "dataset": dataset["name"],
+        "dataset_hash": dataset["content_hash"],
+        "split": split["kind"],
+        "leaks": split["leaks"],
+        "code_revision": files.lineage["origin"]["code_revision"],
+        **{f"dvc_{name}": value for name, value in dataset.get("dvc", {}).items()},
+    }
 
 
-def _publish(run: TrackedRun, facts: dict[str, dict[str, Any]], files: list[Path]) -> None:
-    """Put the figures and the files behind the decision into the training's run."""
-    scores = facts["metrics"]["scores"]
-    metrics = {"test_miou": scores["miou"], "test_miou_defects": scores["miou_defects"],
-               "test_pixel_accuracy": scores["pixel_accuracy"]}  # fmt: skip
-    metrics |= {f"test_iou_{name}": value for name, value in scores["iou"].items()}
-    for name, latency in facts["benchmark"]["runtimes"].items():
-        metrics |= {f"{name}_{figure}": latency[figure] for figure in ("fps", "p50_ms", "p99_ms")}
-    for name, parity in facts["metrics"]["runtimes"].items():
-        metrics |= {f"{name}_{figure}": parity[figure]
-                    for figure in ("miou_change", "max_logit_difference", "differing_pixels")}  # fmt: skip
-    run.log_metrics({name: value for name, value in metrics.items() if value is not None}, step=0)
-    for file in files:
-        run.log_artifact(file)
+def _example(dataset: Path, split: Path) -> Image:
+    """One raw picture of the test part, [1, H, W, 3]."""
+    data = Dataset.load(dataset)
+    return data.image(Split.load(split).samples(data, "test")[0])[None]
 
 
-def _summary(
-    promotion: Promotion,
-    facts: dict[str, dict[str, Any]],
-    lineage: dict[str, Any],
-    evaluated: Path,
-    store: Store,
-) -> str:
-    """The outcome as the terminal shows it."""
-    metrics, speed = facts["metrics"], facts["benchmark"]
-    copied = metrics["look_up"]["miou"]
-    scores, split = metrics["scores"], lineage["split"]
-    leaks = f"LEAKS {split['leaking_share']['test']:.1%}" if split["leaks"] == "yes" else "no leak"
-    defects = "none" if scores["miou_defects"] is None else f"{scores['miou_defects']:.4f}"
-    iou = [f"{name} {'absent' if value is None else f'{value:.3f}'}" for name, value in scores["iou"].items()]
-    hardware = speed["origin"]["hardware"]
-    lines = [
-        ("decision", promotion.summary),
-        ("mIoU", f"{scores['miou']:.4f} with background, {defects} over defects"),
-        ("", f"{metrics['pictures']} test pictures of {lineage['dataset']['title']}, split by "
-             f"{split['kind']} (seed {split['seed']}): {leaks}"),
-        ("", f"copying the nearest training picture's mask, with no learning, scores {copied:.4f}"),
-        ("IoU", ", ".join(iou)),
-        ("speed", _speed_of(metrics["runtime"], speed)),
-        ("", f"one picture of {speed['size'][0]}x{speed['size'][1]}, {speed['threads']} threads, "
-             + ", ".join([hardware["cpu"], *hardware["gpus"]])),
-        *(("", f"{_speed_of(name, speed)}, mIoU {one['miou']:.4f}")
-          for name, one in metrics["runtimes"].items() if name != metrics["runtime"]),
-        ("report", f"{evaluated / 'report.html'}"),
-        ("MLflow", str(store) if store.is_server
-                   else f"make ui, then open http://127.0.0.1:5000/#/models/{promotion.model_name}"),
-    ]  # fmt: skip
-    return "\n".join(f"{label:>9}  {text}" for label, text in lines) + "\n"
+def _metrics(files: _Files) -> dict[str, float]:
+    """The candidate's figures as MLflow's tables show them beside the training's."""
+    found = {f"test_{name.replace('/', '_')}": one["value"] for name, one in files.metrics["figures"].items()}
+    for name, latency in files.benchmark["runtimes"].items():
+        found |= {f"{name}_{figure}": latency[figure] for figure in ("fps", "p50_ms", "p99_ms")}
+    for name, parity in files.metrics["runtimes"].items():
+        found |= {f"{name}_{figure}": parity[figure]
+                  for figure in ("miou_change", "max_logit_difference", "differing_pixels")}  # fmt: skip
+    return {name: value for name, value in found.items() if value is not None}
 
 
-def _speed_of(runtime: str, speed: dict[str, Any]) -> str:
-    one = speed["runtimes"].get(runtime)
-    if one is None:
-        return f"{runtime}: not measured"
-    return (f"{one['fps']:.1f} frames per second (p50 {one['p50_ms']:.1f} ms, p99 {one['p99_ms']:.1f} ms), "
-            f"{runtime}, {one['precision']}")  # fmt: skip
+def _key_figures(measured: Measurements) -> dict[str, float]:
+    """What the ledger keeps of the decision."""
+    compared = (measured.metrics["champion"] or {}).get("difference", {})
+    found = {
+        "miou": measured.metrics["figures"]["miou"]["value"],
+        "difference": compared.get("miou", {}).get("value"),
+        "fps": measured.benchmark["runtimes"].get(measured.deployed, {}).get("fps"),
+    }
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def _facts(
+    params: PromoteParams, decision: Decision, promotion: Promotion, files: _Files, store: Store,
+    own: TrackedRun, out: Path,
+) -> Facts:  # fmt: skip
+    page = f"http://127.0.0.1:5000/#/models/{promotion.model_name}/versions/{promotion.version}"
+    return Facts(
+        decision=decision.to_dict(),
+        outcome=promotion.to_dict(),
+        metrics=files.metrics,
+        benchmark=files.benchmark,
+        lineage=files.lineage,
+        champion=files.champion,
+        params=params.model_dump(),
+        evaluated=files.evaluated,
+        durations=files.benchmarked / "durations.csv",
+        links={
+            "review": str(out / "review.html"),
+            "report": str(files.evaluated / "report.html"),
+            "MLflow": f"{store}, run {own.run_id}" if store.is_server else f"make ui, then open {page}",
+        },
+        time=promotion.time,
+        by=promotion.by,
+    )  # fmt: skip
+
+
+def _write(folder: Path, facts: Facts, own: TrackedRun) -> None:
+    content = {**facts.decision, "promotion": facts.outcome, "run_id": own.run_id, "origin": origin()}
+    write_json(folder / "decision.json", content)
+    write_atomically(folder / "review.html", render_review(facts))
+    write_atomically(folder / "model-card.md", model_card(facts))
+    write_atomically(folder / "summary.txt", render_summary(facts))
+
+
+def _publish(own: TrackedRun, folder: Path, files: _Files) -> None:
+    """Everything behind the decision, into its run."""
+    for file in [*sorted(folder.iterdir()), files.evaluated / "report.html", files.evaluated / "metrics.json",
+                 files.exported / "export.json", files.benchmarked / "benchmark.json",
+                 *sorted(files.benchmarked.glob("*.png"))]:  # fmt: skip
+        own.log_artifact(file)

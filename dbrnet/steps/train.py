@@ -3,6 +3,7 @@
 import csv
 import io
 import logging
+import os
 import shutil
 from dataclasses import asdict
 from pathlib import Path
@@ -14,12 +15,16 @@ from dbrnet.files import atomic_directory, read_json, write_atomically, write_js
 from dbrnet.models.saved import save_model
 from dbrnet.params import TrainParams
 from dbrnet.provenance import data_revision, origin
-from dbrnet.registry.tracking import TrackedRun, open_store, start_or_resume_run
+from dbrnet.registry.feed import Feed
+from dbrnet.registry.store import open_store, without_credentials
+from dbrnet.registry.tracking import TrackedRun, start_or_resume_run
 from dbrnet.training.loop import EpochRow, TrainResult
 from dbrnet.training.loop import train as run_training
 from dbrnet.training.recipe import Recipe
 
 log = logging.getLogger(__name__)
+
+CONTEXTS = {"train": "training", "val": "validation", "test": "testing"}  # MLflow's words for the parts
 
 
 def train(
@@ -36,29 +41,48 @@ def train(
     values = params.model_dump(exclude={"model"}) | params.model.model_dump()
     recipe = Recipe(**values)
     workdir = checkpoints or out.with_name(f".{out.name}.checkpoint")
-    known = {"name": data.card.name, "title": data.card.title, "content_hash": data.card.content_hash}
-    revision = data_revision(dataset, Path.cwd()) or {}
-    lineage: dict[str, Any] = {
-        "dataset": known | {"dvc": revision},
-        "split": {
-            "kind": parts.kind,
-            "seed": parts.seed,
-            "leaks": parts.leaks,
-            "leaking_share": parts.leaking_share,
-            "leak_note": parts.leak_note,
-        },
-        "origin": origin(),
+    card = data.card
+    known = {"name": card.name, "title": card.title, "content_hash": card.content_hash}
+    divided = {
+        "kind": parts.kind,
+        "seed": parts.seed,
+        "leaks": parts.leaks,
+        "leaking_share": parts.leaking_share,
+        "leak_note": parts.leak_note,
     }
-    fingerprint = recipe.fingerprint(data.card.content_hash, train_ids, val_ids)
-    with _tracked(workdir, fingerprint, data.card.name) as run:
-        run.log_params({"train": params.model_dump(), "dataset": known, "split": lineage["split"]})
-        run.set_tags({"code_revision": lineage["origin"]["code_revision"], "leaks": parts.leaks})
+    found = data_revision(dataset, Path.cwd()) or {}
+    revision = {key: without_credentials(value) for key, value in found.items()}
+    lineage: dict[str, Any] = {
+        "dataset": {
+            **known, "images": card.images, "groups": card.groups, "images_by_class": card.images_by_class,
+            "dvc": revision,
+        },
+        "split": {**divided, "counts": {part: asdict(counts) for part, counts in parts.counts.items()}},
+        "origin": origin(),
+    }  # fmt: skip
+    fingerprint = recipe.fingerprint(card.content_hash, train_ids, val_ids)
+    name = f"{card.name} {parts.kind} seed {params.seed} {fingerprint[:8]}"
+    with Feed(_tracked(workdir, fingerprint, card.name, name)) as feed:
+        run = feed.run
+        run.log_params({"train": params.model_dump(), "dataset": known, "split": divided})
+        code = lineage["origin"]["code_revision"]
+        run.set_tags({"code_revision": code, "mlflow.source.git.commit": code or "", "leaks": parts.leaks})
         run.set_tags({f"dvc_{name}": value for name, value in revision.items()})
-        result = run_training(
-            data, train_ids, val_ids, recipe, workdir,
-            on_epoch=lambda row: run.log_metrics(_flat(row), step=row.epoch),
+        run.log_dataset(
+            card.name, card.content_hash, dataset,
+            {context: {"split": f"{parts.kind}, seed {parts.seed}", "images": parts.counts[part].images,
+                       "groups": parts.counts[part].groups} for part, context in CONTEXTS.items()},
         )  # fmt: skip
-        lineage |= {"training": _training(params, result), "run_id": run.run_id}
+        result = run_training(
+            data, train_ids, val_ids, recipe, workdir, on_epoch=lambda row: feed.add(_flat(row))
+        )
+        for row in result.history:  # those of before a kill may not have been sent
+            feed.add(_flat(row))
+    lineage |= {
+        "training": _training(params, result),
+        "run_id": run.run_id,
+        "tracking": {"missing_epochs": feed.missing},
+    }
     with atomic_directory(out) as folder:
         save_model(folder / "model.pt", result.model, result.meta)
         write_atomically(folder / "history.csv", _table(result.history))
@@ -70,14 +94,16 @@ def train(
     )  # fmt: skip
 
 
-def _tracked(workdir: Path, fingerprint: str, experiment: str) -> TrackedRun:
-    """The MLflow run of this training: the one that was begun before a kill, or a new one."""
+def _tracked(workdir: Path, fingerprint: str, experiment: str, name: str) -> TrackedRun:
+    """The MLflow run of this training: MLFLOW_RUN_ID's, the one begun before a kill, or a new one."""
     note = workdir / "run.json"
+    asked = {"fingerprint": fingerprint, "given": os.environ.get("MLFLOW_RUN_ID")}
     begun = read_json(note) if note.exists() else {}
-    run_id = begun.get("run_id") if begun.get("fingerprint") == fingerprint else None
+    # A run that the store did not know has a stand-in since, which the training goes on with.
+    run_id = begun["run_id"] if asked.items() <= begun.items() else asked["given"]
     store = open_store(Path.cwd())
-    run = start_or_resume_run(store, experiment, run_id=run_id, name=f"train-{fingerprint[:8]}", tags={})
-    write_json(note, {"fingerprint": fingerprint, "run_id": run.run_id})
+    run = start_or_resume_run(store, experiment, run_id=run_id, name=name, tags={})
+    write_json(note, {**asked, "run_id": run.run_id})
     return run
 
 

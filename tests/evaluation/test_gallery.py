@@ -4,12 +4,14 @@ import numpy as np
 
 from dbrnet.data.dataset import ClassInfo, Dataset, decode_image
 from dbrnet.evaluation.gallery import ERROR_KINDS, build_gallery, choose, error_mask
+from dbrnet.evaluation.inspection import no_defects
 from dbrnet.evaluation.metrics import IGNORE_INDEX
 from dbrnet.evaluation.predictions import Evaluation, PictureResult, Predict, evaluate
 
 
 def result(id_: str, group: str, hits: int, missed: int) -> PictureResult:
-    return PictureResult(id_, group, np.array([[50, 0], [missed, hits]], np.int64), 1.0)
+    confusion = np.array([[50, 0], [missed, hits]], np.int64)
+    return PictureResult(id_, group, confusion, 1.0, no_defects(1))
 
 
 def test_worst_median_and_best_by_defect_iou() -> None:

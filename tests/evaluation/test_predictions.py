@@ -56,6 +56,15 @@ def test_table_has_a_row_a_picture(dataset: Dataset, predict: Predict) -> None:
     assert float(rows[3]["miou_defects"]) == pytest.approx(0.75)
     assert rows[4]["confused_pixels"] == "8"
     assert rows[2]["confidence"] == "0.750000"
+    counted = [(row["true_defects"], row["found_defects"], row["false_defects"]) for row in rows]
+    assert counted == [
+        ("0", "0", "0"),
+        ("0", "0", "1"),
+        ("1", "0", "0"),
+        ("1", "1", "0"),
+        ("2", "1", "1"),
+        ("1", "1", "0"),
+    ]
 
 
 def test_ignored_pixels_do_not_count(dataset: Dataset, predict: Predict) -> None:

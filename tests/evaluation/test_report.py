@@ -11,7 +11,9 @@ import numpy as np
 import pytest
 
 from dbrnet.data.dataset import Dataset
+from dbrnet.evaluation.figures import estimates
 from dbrnet.evaluation.gallery import build_gallery
+from dbrnet.evaluation.inspection import Rules
 from dbrnet.evaluation.plots import confusion_plot, training_curves
 from dbrnet.evaluation.predictions import Predict, evaluate
 from dbrnet.evaluation.report import render_report
@@ -51,6 +53,9 @@ class Page(HTMLParser):
 def report(dataset: Dataset, predict: Predict, leaks: str = "yes", **changes: Any) -> str:
     evaluation = evaluate(predict, dataset, sorted(dataset.by_id))
     arguments: dict[str, Any] = {
+        "figures": estimates(evaluation, 0.9),
+        "confidence": 0.9,
+        "rules": Rules(),
         "card": dataset.card,
         "split": {
             "kind": "paper",
@@ -129,6 +134,21 @@ def test_numbers_and_provenance_are_shown(dataset: Dataset, predict: Predict) ->
     assert "Tiny <made-up> strip" in text
 
 
+def test_defects_are_counted_by_class_and_by_size(dataset: Dataset, predict: Predict) -> None:
+    text = " ".join(Page(report(dataset, predict)).text.split())
+    found = {name: f"{100 * one.value:.1f} {100 * one.low:.1f} to {100 * one.high:.1f}"
+             for name, one in estimates(evaluate(predict, dataset, sorted(dataset.by_id)), 0.9).items()
+             if one.value is not None and one.low is not None and one.high is not None}  # fmt: skip
+    # Two of three scratches and one of two dents; two scratches are invented, one of them a dent.
+    assert f"scratch {found['defect_recall/class/scratch']} 3 2 1 50.0" in text
+    assert f"all {found['defect_recall']} 5 3 2 {found['defect_precision']} 5 2 " in text
+    assert f"small {found['defect_recall/size/small']} 5 3 2" in text
+    assert "On the 2 defect-free pictures 0.50 defects a picture are invented" in text
+    assert found["iou/scratch"].removeprefix(f"{100 * 21 / 46:.1f} ") in text
+    assert "Intervals hold 90 % of 10,000 resamples of the 5 groups" in text
+    assert "medium" not in text.split("Defects", 1)[1].split("A defect is")[0]
+
+
 def test_without_history_there_are_no_curves(dataset: Dataset, predict: Predict) -> None:
     assert "learning rate over" not in report(dataset, predict, history=[])
 
@@ -137,6 +157,9 @@ def test_a_set_without_defects_has_a_report(dataset: Dataset, predict: Predict) 
     evaluation = evaluate(predict, dataset, ["p0"])
     html = render_report(
         evaluation,
+        figures=estimates(evaluation, 0.95),
+        confidence=0.95,
+        rules=Rules(),
         card=dataset.card,
         split={"kind": "groups", "seed": 0, "leaks": "no", "leaking_share": {}, "leak_note": ""},
         history=HISTORY[:1],
@@ -147,7 +170,10 @@ def test_a_set_without_defects_has_a_report(dataset: Dataset, predict: Predict) 
         runtime="onnxruntime-cpu",
         title="Clean",
     )
-    assert "Absent here: scratch, dent, stain." in Page(html).text
+    text = Page(html).text
+    assert "Absent here: scratch, dent, stain." in text
+    assert "0.00" in text  # false alarms a picture
+    assert not re.search(r"\d to \d", text)  # one group: no interval
 
 
 def test_equal_input_gives_equal_bytes(dataset: Dataset, predict: Predict) -> None:

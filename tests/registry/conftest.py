@@ -13,7 +13,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from dbrnet.registry.tracking import Store, open_store
+from dbrnet.registry.store import Store, open_store
 
 ModelMaker = Callable[[int], Path]
 

@@ -1,12 +1,16 @@
+import itertools
 import math
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
 from dbrnet.errors import JobError, UserError
-from dbrnet.registry.tracking import Store, TrackedRun, open_store, start_or_resume_run
+from dbrnet.registry.store import Store, open_store
+from dbrnet.registry.tracking import TrackedRun, decision_run, send_missing, start_or_resume_run
 
 
 def start(store: Store, run_id: str | None = None) -> TrackedRun:
@@ -99,6 +103,76 @@ def test_a_killed_run_goes_on_without_doubled_steps(store: Store) -> None:
     assert store.client.get_run(again.run_id).info.status == "FINISHED"
 
 
+HISTORY = [
+    {"epoch": float(epoch), "loss": 1 / epoch, "val_miou": epoch / 9, "seconds": epoch * 1.5}
+    for epoch in range(1, 5)
+]
+
+
+def test_the_epochs_that_a_run_lacks_are_sent_once(store: Store) -> None:
+    run = start(store)
+    run.send([run.epoch(HISTORY[1])])
+    assert send_missing(run, HISTORY) == 3
+    assert send_missing(start(store, run.run_id), HISTORY) == 0
+    found = store.client.get_metric_history(run.run_id, "val_miou")
+    assert sorted((one.step, one.value) for one in found) == [
+        (row["epoch"], row["val_miou"]) for row in HISTORY
+    ]
+    assert "epoch" not in store.client.get_run(run.run_id).data.metrics
+
+
+def test_an_epoch_that_two_processes_send_stands_once(store: Store) -> None:
+    run = start(store)
+    for one in (run, start(store, run.run_id)):  # neither knows of the other
+        one.send([one.epoch(row) for row in HISTORY])
+    assert history(run, "loss") == [(row["epoch"], row["loss"]) for row in HISTORY]
+
+
+def test_an_epoch_arrives_whole_or_not_at_all(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    log_batch, requests = SqlAlchemyStore.log_batch, itertools.count(1)
+
+    def breaks_off(this: SqlAlchemyStore, *args: Any, **rest: Any) -> None:
+        if next(requests) > 1:
+            raise ConnectionError
+        log_batch(this, *args, **rest)
+
+    run = start(store)
+    rows = [{"epoch": float(epoch), "loss": 0.5, "val_miou": 0.5, "lr": 0.1} for epoch in range(700)]
+    with monkeypatch.context() as patch, pytest.raises(JobError):
+        patch.setattr(SqlAlchemyStore, "log_batch", breaks_off)
+        send_missing(run, rows)
+    arrived = len(history(run, "loss"))
+    assert len(history(run, "lr")) == arrived > 300
+    assert send_missing(run, rows) == 700 - arrived
+    assert history(run, "lr") == [(step, 0.1) for step in range(700)]
+
+
+def test_more_epochs_than_mlflow_takes_at_once(store: Store) -> None:
+    run = start(store)
+    rows = [{"epoch": float(epoch), "loss": 0.5, "val_miou": 0.5, "lr": 0.1} for epoch in range(700)]
+    assert send_missing(run, rows) == 700
+    assert [step for step, _ in history(run, "lr")] == list(range(700))
+
+
+def test_a_decision_has_a_run_of_its_own_that_goes_on(store: Store) -> None:
+    parent = start(store)
+    with decision_run(store, parent, key="a1b2", name="decide-v1", tags={"leaks": "no"}) as first:
+        first.set_tags({"answer": "promoted"})
+    found = store.client.get_run(first.run_id)
+    assert found.info.run_name == "decide-v1"
+    assert found.info.experiment_id == parent.experiment_id
+    assert found.data.tags.items() >= {
+        "mlflow.parentRunId": parent.run_id, "decision": "a1b2", "leaks": "no", "answer": "promoted",
+    }.items()  # fmt: skip
+    again = decision_run(store, parent, key="a1b2", name="decide-v1", tags={"leaks": "yes"})
+    assert again.run_id == first.run_id
+    assert store.client.get_run(again.run_id).data.tags["leaks"] == "yes"
+    other = decision_run(store, parent, key="c3d4", name="decide-v2", tags={})
+    assert other.run_id not in {first.run_id, parent.run_id}
+    store.client.delete_run(first.run_id)
+    assert decision_run(store, parent, key="a1b2", name="decide-v1", tags={}).run_id != first.run_id
+
+
 def test_a_failed_run_can_be_continued(store: Store) -> None:
     with pytest.raises(ZeroDivisionError), start(store) as run:
         _ = 1 / 0
@@ -158,7 +232,7 @@ def test_a_kill_while_the_tables_are_made_leaves_no_half_made_store(tmp_path: Pa
     script = (
         "import os, signal, sys, threading, time\n"
         "from pathlib import Path\n"
-        "from dbrnet.registry.tracking import Store\n"
+        "from dbrnet.registry.store import Store\n"
         "root = Path(sys.argv[1])\n"
         "fresh = root / f'.mlflow.db.{os.getpid()}.partial'\n"
         "def kill():\n"

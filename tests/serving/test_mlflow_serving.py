@@ -18,9 +18,10 @@ from dbrnet.data.dataset import Image
 from dbrnet.deployment.runtimes.catalogue import open_model
 from dbrnet.models.dbrnet import DBRNet
 from dbrnet.models.saved import ModelMeta
-from dbrnet.registry.gate import Criterion, Decision
-from dbrnet.registry.promotion import promote
-from dbrnet.registry.tracking import open_store, start_or_resume_run
+from dbrnet.registry.promotion import record
+from dbrnet.registry.store import open_store
+from dbrnet.registry.tracking import start_or_resume_run
+from dbrnet.registry.versions import register
 from tests.serving.service import png, running, serve, wait_until
 
 Exported = tuple[Path, DBRNet, ModelMeta]
@@ -33,8 +34,13 @@ def test_mlflow_serves_the_champion(
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     store = open_store(tmp_path)
     with start_or_resume_run(store, "strip", run_id=None, name="train", tags={}) as run:
-        passed = Decision((Criterion("miou", "mIoU", 0.9, 0.5, "at least"),))
-        promote(passed, exported[0], model_name="dbrnet", run=run, evidence={})
+        version = register(
+            store, run, "dbrnet", exported[0], files={}, tags={}, example=picture(48, 64)[None]
+        )
+        record(
+            store, "dbrnet", version, answer="promoted", reasons=[], compared_with=None, decision_id="first",
+            run_id=run.run_id, figures={},
+        )  # fmt: skip
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]

@@ -31,6 +31,7 @@ class Job:
     split: Path
     trained: Path
     exported: Path
+    champion: Path
     evaluated: Path
 
 
@@ -42,8 +43,9 @@ def job(
 ) -> Job:
     file, model, meta = exported
     root = tmp_path_factory.mktemp("job")
-    folders = Job(*(root / name for name in ("dataset", "split", "trained", "exported", "evaluated")))
-    for folder in (folders.split, folders.trained, folders.exported, folders.evaluated):
+    names = ("dataset", "split", "trained", "exported", "champion", "evaluated")
+    folders = Job(*(root / name for name in names))
+    for folder in (folders.split, folders.trained, folders.exported, folders.champion, folders.evaluated):
         folder.mkdir()
     save_model(folders.trained / "model.pt", model, meta)
     (folders.exported / "model.onnx").write_bytes(file.read_bytes())
@@ -51,6 +53,7 @@ def job(
         folders.exported / "export.json",
         {"model_sha256": sha256_file(file), "runtimes": ["onnxruntime-cpu", "onnxruntime-cuda"]},
     )
+    write_json(folders.champion / "champion.json", {"version": None, "sha256": None})
     write_json(folders.evaluated / "metrics.json", {"runtimes": {"onnxruntime-cpu": {"miou": 0.75}}})
     _dataset(folders.dataset, folders.split, meta, picture)
     return folders

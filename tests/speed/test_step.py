@@ -28,8 +28,9 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def run(job: Job, out: Path, params: BenchmarkParams = PARAMS, against: str | None = None) -> None:
     benchmark(
-        params, job.dataset, job.split, job.trained, job.exported, job.evaluated, against=against, out=out
-    )
+        params, job.dataset, job.split, job.trained, job.exported, job.champion, job.evaluated,
+        against=against, out=out,
+    )  # fmt: skip
 
 
 def test_all_figures_with_all_they_rest_on(
@@ -79,7 +80,23 @@ def test_without_accuracy_there_is_no_picture_of_it(job: Job, tmp_path: Path) ->
     run(replace(job, evaluated=tmp_path / "evaluated"), tmp_path / "out")
     figures = json.loads((tmp_path / "out/benchmark.json").read_text())
     assert figures["against"] is None
+    assert figures["champion"] is None
     assert not (tmp_path / "out/speed-accuracy.png").exists()
+
+
+def test_the_champion_takes_its_turn_beside_the_candidate(job: Job, tmp_path: Path) -> None:
+    holder = tmp_path / "champion"
+    holder.mkdir()
+    (holder / "model.onnx").write_bytes((job.exported / "model.onnx").read_bytes())
+    write_json(holder / "champion.json", {"version": 7, "sha256": "c" * 64})
+    run(replace(job, champion=holder), tmp_path / "out")
+    found = json.loads((tmp_path / "out/benchmark.json").read_text())["champion"]
+    assert (found["version"], found["sha256"], found["runtime"]) == (7, "c" * 64, "onnxruntime-cpu")
+    assert found["times_as_fast"]["low"] <= found["times_as_fast"]["median"] <= found["times_as_fast"]["high"]
+    assert found["times_as_fast"]["pairs"] == 10
+    with (tmp_path / "out/durations.csv").open(newline="") as file:
+        names = {row["runtime"] for row in csv.DictReader(file)}
+    assert names == {"pytorch-eager", "onnxruntime-cpu", "onnxruntime-cpu (champion)"}
 
 
 def test_pictures_are_of_the_test_part_and_brought_to_size(job: Job) -> None:

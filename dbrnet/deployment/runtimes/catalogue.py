@@ -43,6 +43,18 @@ def open_model(path: Path, runtime: str | None = None, threads: int | None = Non
     return OnnxModel(file, variant or "cpu", threads)
 
 
+def open_fitting(path: Path, runtime: str, threads: int | None = None) -> Model:
+    """The model file `path` in `runtime` if that takes a file of its kind, else in its kind's usual one."""
+    return open_model(path, runtime if file_of(runtime) == kind_of(path) else None, threads)
+
+
+def kind_of(path: Path) -> str:
+    """Which of the files that `file_of` names the model file `path` is, whatever it is called."""
+    if path.suffix == ".pt":
+        return "model.pt"
+    return "model-int8.onnx" if read_exported(path).precision == "int8" else "model.onnx"
+
+
 def file_of(runtime: str) -> str:
     """The name of the file that `runtime` takes, as the train and export steps write it."""
     if runtime.startswith("pytorch"):

@@ -1,0 +1,162 @@
+"""Every figure of an evaluation as a ratio of sums of counts, so that any weighting of groups gives it."""
+
+from collections.abc import Mapping, Sequence
+from math import prod
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dbrnet.evaluation.bootstrap import RESAMPLES, SEED, Estimate, estimate
+from dbrnet.evaluation.inspection import SIZES
+from dbrnet.evaluation.predictions import Evaluation, PictureResult
+
+Floats = NDArray[np.float64]
+
+
+def group_counts(evaluation: Evaluation) -> NDArray[np.int64]:
+    """The counts of each group's pictures added up, [G, K]; groups in the order of their names."""
+    rows: dict[str, NDArray[np.int64]] = {}
+    for picture in evaluation.pictures:
+        rows[picture.group] = rows.get(picture.group, 0) + _row(picture)
+    return np.stack([rows[group] for group in sorted(rows)])
+
+
+def figures(sums: Floats, classes: Sequence[str]) -> dict[str, Floats]:
+    """Figures by name, each [R], from sums of `group_counts` [R, K]; NaN where there is nothing to divide by.
+
+    The rules for absent classes are those of `metrics`: no figure, and left out of every mean.
+    """
+    of = _by_name(sums, len(classes))
+    hits = np.diagonal(of["confusion"], axis1=1, axis2=2)
+    true, predicted = of["confusion"].sum(axis=2), of["confusion"].sum(axis=1)
+    iou = _ratio(hits, true + predicted - hits)
+    boundary = _f1(*(of[f"{name}_boundary"] for name in ("correct", "predicted", "met", "true")))
+    recall = _ratio(of["found"].sum(axis=2), of["true"].sum(axis=2))
+    by_size = _ratio(of["found"].sum(axis=1), of["true"].sum(axis=1))
+    precision = _ratio(of["correct"], of["predicted"])
+    defects = classes[1:]
+    return {
+        "miou": _mean(iou),
+        "miou_defects": _mean(iou[:, 1:]),
+        "pixel_accuracy": _ratio(hits.sum(axis=1), true.sum(axis=1)),
+        **_named("iou", classes, iou),
+        "defect_recall": _ratio(of["found"].sum(axis=(1, 2)), of["true"].sum(axis=(1, 2))),
+        "defect_precision": _ratio(of["correct"].sum(axis=1), of["predicted"].sum(axis=1)),
+        **_named("defect_recall/class", defects, recall),
+        **_named("defect_recall/size", SIZES, by_size),
+        **_named("defect_precision/class", defects, precision),
+        "false_alarms": _ratio(of["alarms"], of["defect_free"]),
+        "flagged_share": _ratio(of["flagged"], of["defect_free"]),
+        "boundary_f1": _mean(boundary),
+        **_named("boundary_f1", defects, boundary),
+    }
+
+
+def estimates(evaluation: Evaluation, confidence: float) -> dict[str, Estimate]:
+    """Every figure of the evaluation with its interval."""
+    classes = evaluation.classes
+    return estimate(group_counts(evaluation), lambda sums: figures(sums, classes), confidence=confidence)
+
+
+def describe(evaluation: Evaluation, found: Mapping[str, Estimate], confidence: float) -> dict[str, Any]:
+    """What metrics.json says of one model's answers; `found` are its `estimates` at `confidence`."""
+    return {
+        "scores": evaluation.scores.to_dict(),
+        "figures": to_dicts(found),
+        "bootstrap": {
+            "resamples": RESAMPLES,
+            "confidence": confidence,
+            "groups": len({picture.group for picture in evaluation.pictures}),
+            "seed": SEED,
+        },
+        "defects": defect_counts(evaluation),
+        "confusion": evaluation.confusion.tolist(),
+        "pictures": len(evaluation.pictures),
+        "defect_free": len(evaluation.defect_free),
+        "false_alarms": len(evaluation.false_alarms),
+        "defective": len(evaluation.defective),
+        "missed": len(evaluation.missed),
+    }
+
+
+def to_dicts(found: Mapping[str, Estimate]) -> dict[str, dict[str, float | None]]:
+    """Figures with their intervals, for JSON."""
+    return {name: one.to_dict() for name, one in found.items()}
+
+
+def defect_counts(evaluation: Evaluation) -> dict[str, Any]:
+    """Defects by class and by size, for JSON."""
+    of = _by_name(group_counts(evaluation).sum(axis=0)[None], len(evaluation.classes))
+    true, found = of["true"][0], of["found"][0]
+    by_size = {"true": true.sum(axis=0), "found": found.sum(axis=0)}
+    by_class = {"true": true.sum(axis=1), "found": found.sum(axis=1)}
+    by_class |= {name: of[name][0] for name in ("predicted", "correct")}
+    return {
+        "by_class": _rows(evaluation.classes[1:], by_class),
+        "by_size": _rows(SIZES, by_size),
+    }
+
+
+def _rows(names: Sequence[str], columns: dict[str, NDArray[np.int64]]) -> dict[str, dict[str, int]]:
+    return {
+        name: {what: int(counts[index]) for what, counts in columns.items()}
+        for index, name in enumerate(names)
+    }
+
+
+def _shapes(classes: int) -> dict[str, tuple[int, ...]]:
+    """What is counted, in the order of a row's columns, and in which shape."""
+    defects = classes - 1
+    outlines = ("true_boundary", "met_boundary", "predicted_boundary", "correct_boundary")
+    return {
+        "confusion": (classes, classes),
+        **dict.fromkeys(("true", "found"), (defects, len(SIZES))),
+        **dict.fromkeys(("predicted", "correct", *outlines), (defects,)),
+        **dict.fromkeys(("defect_free", "alarms", "flagged"), ()),
+    }
+
+
+def _row(picture: PictureResult) -> NDArray[np.int64]:
+    """All that is counted of one picture, [K]."""
+    defect_free = picture.defect_pixels == 0
+    alarms = picture.predicted_defects if defect_free else 0
+    clean = {"defect_free": defect_free, "alarms": alarms, "flagged": alarms > 0}
+    counts = {"confusion": picture.confusion, **vars(picture.inspection), **clean}
+    return np.concatenate([np.ravel(counts[name]) for name in _shapes(len(picture.confusion))]).astype(
+        np.int64
+    )
+
+
+def _by_name(sums: NDArray[Any], classes: int) -> dict[str, NDArray[Any]]:
+    """The columns of `sums` [R, K] by what they count, each [R, *shape]."""
+    shapes = _shapes(classes)
+    ends = np.cumsum([prod(shape) for shape in shapes.values()])
+    parts = np.split(sums, ends[:-1], axis=1)
+    return {
+        name: part.reshape(len(sums), *shape)
+        for (name, shape), part in zip(shapes.items(), parts, strict=True)
+    }
+
+
+def _ratio(part: Floats, whole: Floats) -> Floats:
+    """Elementwise part / whole, NaN where the whole is 0."""
+    return np.divide(part, whole, out=np.full(part.shape, np.nan), where=whole > 0)
+
+
+def _f1(correct: Floats, predicted: Floats, met: Floats, true: Floats) -> Floats:
+    """2 p r / (p + r) with p = correct / predicted and r = met / true; 0 where either side has nothing."""
+    either = predicted + true > 0
+    doubled = np.where(either, correct * true + met * predicted, 0)
+    f1 = np.divide(2 * correct * met, doubled, out=np.zeros(doubled.shape), where=doubled > 0)
+    return np.where(either, f1, np.nan)
+
+
+def _mean(values: Floats) -> Floats:
+    """The mean over the classes [R, C] that have a value, [R]; NaN where none has."""
+    known = ~np.isnan(values)
+    return _ratio(np.where(known, values, 0).sum(axis=1), known.sum(axis=1))
+
+
+def _named(figure: str, names: Sequence[str], values: Floats) -> dict[str, Floats]:
+    return {f"{figure}/{name}": values[:, index] for index, name in enumerate(names)}

@@ -1,0 +1,158 @@
+"""The ledger in MLflow: an append-only log that decides who is champion.
+
+MLflow moves an alias without asking what it was (no compare-and-set), so two promotions at once could undo
+each other. But it numbers the versions of a registered model under its database's primary key: dense, in one
+order, none visible before those below it. So the ledger of NAME is the registered model NAME.ledger, and its
+versions are the entries. Who appends first comes first; `succession.replay` tells who is champion, and the
+aliases on NAME are a copy of that for those who load `models:/NAME@champion`. An entry is one atomic call:
+killed before it, nothing has happened; killed after it, whoever comes next sets the aliases.
+"""
+
+import json
+import logging
+from dataclasses import asdict, replace
+from datetime import UTC, datetime
+
+from mlflow import MlflowClient
+from mlflow.entities.model_registry import ModelVersion
+from mlflow.exceptions import MlflowException
+
+from dbrnet.errors import JobError
+from dbrnet.registry.store import Store, repeatable
+from dbrnet.registry.succession import Entry, State, replay
+from dbrnet.registry.versions import ensure_registered
+
+CHAMPION, CHALLENGER = "champion", "challenger"
+_PAGE = 1000
+
+log = logging.getLogger(__name__)
+
+
+class Ledger:
+    """The ledger of one registered model."""
+
+    def __init__(self, store: Store, model_name: str) -> None:
+        self.store = store
+        self.model_name = model_name
+        self.log_name = f"{model_name}.ledger"
+
+    def entries(self) -> list[Entry]:
+        """All of them, in order. Raises `JobError` where one is missing: somebody has deleted it."""
+        with self.store.asked() as client:
+            found = sorted(_versions(client, self.log_name), key=lambda version: int(version.version))
+        numbers = [int(version.version) for version in found]
+        if missing := sorted(set(range(1, len(numbers) + 1)) - set(numbers)):
+            raise JobError(
+                f"the ledger {self.log_name} in {self.store} lacks entry {missing[0]}: somebody has deleted "
+                "it, and who is champion cannot be told; restore the store from its backup"
+            )
+        return [_parse(version) for version in found]
+
+    def state(self, at: datetime | None = None) -> State:
+        """Where the entries have led to, now or at a time; an alias older than the ledger is adopted."""
+        entries = self._or_adopted(self.entries())
+        return replay(one for one in entries if at is None or (one.time is not None and one.time <= at))
+
+    def _or_adopted(self, entries: list[Entry]) -> list[Entry]:
+        if not entries and (adopted := self._adoption()) is not None:
+            return [adopted]
+        return entries
+
+    @repeatable
+    def append(self, entry: Entry) -> None:
+        """Append once, however often it is called: an entry whose id is there is there already."""
+        entries = self.entries()
+        if any(known.id == entry.id for known in entries):
+            return
+        if not entries and (adopted := self._adoption()) is not None:
+            self._write(adopted)
+        self._write(entry)
+
+    @repeatable
+    def settle(self) -> State:
+        """Bring the aliases to where the entries have led, until none has come in meanwhile; that state."""
+        while True:
+            entries = self.entries()
+            state = replay(self._or_adopted(entries))
+            if entries:
+                self._set_aliases(state)
+            if len(self.entries()) == len(entries):
+                return state
+
+    def aliases(self) -> dict[str, int]:
+        """The aliases as MLflow has them now."""
+        with self.store.asked() as client:
+            try:
+                found = client.get_registered_model(self.model_name).aliases
+            except MlflowException as error:
+                if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                    raise
+                return {}
+        return {alias: int(number) for alias, number in found.items()}
+
+    def _set_aliases(self, state: State) -> None:
+        now = self.aliases()
+        former = {event.champion_after for event in state.events}
+        if CHAMPION in now and now[CHAMPION] not in former:
+            log.warning("the alias %s of %s was moved to version %d by hand; the ledger says version %s",
+                        CHAMPION, self.model_name, now[CHAMPION], state.champion)  # fmt: skip
+        with self.store.asked() as client:
+            for alias, number in ((CHAMPION, state.champion), (CHALLENGER, state.challenger)):
+                if number is not None and now.get(alias) != number:
+                    client.set_registered_model_alias(self.model_name, alias, str(number))
+                elif number is None and alias in now:
+                    client.delete_registered_model_alias(self.model_name, alias)
+
+    def _adoption(self) -> Entry | None:
+        number = self.aliases().get(CHAMPION)
+        if number is None:
+            return None
+        return Entry(id="adoption", kind="adoption", version=number, by="ledger")
+
+    def _write(self, entry: Entry) -> None:
+        content = asdict(replace(entry, time=None))
+        content = {key: value for key, value in content.items() if key not in ("number", "time")}
+        with self.store.asked() as client:
+            ensure_registered(client, self.log_name)
+            client.create_model_version(
+                self.log_name,
+                f"models:/{self.model_name}/{entry.version}",
+                tags={"entry": json.dumps(content), "kind": entry.kind, "by": entry.by},
+                description=_describe(entry),
+            )
+
+
+def _versions(client: MlflowClient, name: str) -> list[ModelVersion]:
+    found: list[ModelVersion] = []
+    token = None
+    while True:
+        page = client.search_model_versions(f"name = '{name}'", max_results=_PAGE, page_token=token)
+        found += page
+        token = page.token
+        if not token:
+            return found
+
+
+def _parse(version: ModelVersion) -> Entry:
+    try:
+        content = json.loads(version.tags["entry"])
+        content["reasons"] = tuple(content["reasons"])
+        made = datetime.fromtimestamp(version.creation_timestamp / 1000, UTC)
+        return Entry(**content, number=int(version.version), time=made)
+    except (KeyError, TypeError, ValueError):
+        raise JobError(
+            f"entry {version.version} of the ledger {version.name} is none that was written by dbrnet; "
+            "who is champion cannot be told"
+        ) from None
+
+
+def _describe(entry: Entry) -> str:
+    """For a reader of MLflow's page."""
+    what = {
+        "decision": f"The gate on version {entry.version}: {entry.answer}",
+        "approval": f"{entry.by} approves version {entry.version}",
+        "rejection": f"{entry.by} rejects version {entry.version}",
+        "rollback": f"{entry.by} rolls back from version {entry.expected} to version {entry.version}",
+        "adoption": f"Version {entry.version} was champion before this ledger began",
+    }[entry.kind]
+    return "\n".join([f"**{what}**", "", *(f"- {reason}" for reason in entry.reasons)]).rstrip() + "\n"

@@ -1,0 +1,162 @@
+"""Which MLflow store: a server, or a database file beside the project. Its failures are one line each."""
+
+import logging
+import os
+import random
+import re
+import sqlite3
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from functools import cached_property, wraps
+from pathlib import Path
+from typing import ParamSpec, TypeVar
+from urllib.parse import unquote
+
+from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
+
+from dbrnet.errors import JobError, UserError
+
+_SERVERS = ("http://", "https://")
+_DATABASES = ("sqlite:", "postgresql", "mysql", "mssql")
+_BUSY = re.compile(  # what a database says when another process is in the way
+    r"locked|unique constraint|duplicate key|integrity ?error|could not serialize|deadlock|stale ?data", re.I
+)
+_ATTEMPTS = 8
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+# A server that is away is reported in seconds, not minutes, no bars are drawn, and a training's machine is
+# measured; the user's settings win.
+_SETTINGS = {
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3",
+    "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING": "true",
+}
+
+
+class Store:
+    """Where runs and model versions are kept: an MLflow server, or a database with a folder for artifacts."""
+
+    def __init__(self, uri: str, artifacts: Path) -> None:
+        self.uri = uri
+        self.artifacts = artifacts.absolute()
+
+    @property
+    def is_server(self) -> bool:
+        """Whether an MLflow server answers, which then decides where artifacts lie."""
+        return self.uri.startswith(_SERVERS)
+
+    @property
+    def artifact_location(self) -> str | None:
+        """Where a new experiment keeps its artifacts; None: the server's choice."""
+        return None if self.is_server else self.artifacts.as_uri()
+
+    def __str__(self) -> str:
+        return without_credentials(self.uri)
+
+    @cached_property
+    def client(self) -> MlflowClient:
+        """MLflow's client; the first use of a new SQLite file creates its tables (about 3 s)."""
+        for logger in ("mlflow.store.db.utils", "alembic"):
+            logging.getLogger(logger).setLevel(logging.WARNING)
+        if self.uri.startswith("sqlite:///"):
+            self._prepare_sqlite(Path(unquote(self.uri.removeprefix("sqlite:///").partition("?")[0])))
+        return MlflowClient(self.uri, self.uri)
+
+    def _prepare_sqlite(self, path: Path) -> None:
+        """Create the tables beside `path` and move them there whole: MLflow cannot mend half a schema.
+
+        A file that cannot be written fails at once, where SQLAlchemy would retry for minutes.
+        """
+        try:
+            if path.exists():
+                _probe_sqlite(path)
+                return
+            fresh = path.with_name(f".{path.name}.{os.getpid()}.partial")
+            try:
+                _probe_sqlite(fresh)
+                MlflowClient(f"sqlite:///{fresh}", f"sqlite:///{fresh}")
+                with suppress(FileExistsError):  # another process was quicker
+                    os.link(fresh, path)
+            finally:
+                fresh.unlink(missing_ok=True)
+        except sqlite3.Error as error:
+            raise JobError(f"the MLflow store {self} cannot be written: {error}") from None
+
+    @contextmanager
+    def asked(self) -> Iterator[MlflowClient]:
+        """Yield the client; whatever goes wrong with the store inside the block is a one-line `JobError`."""
+        try:
+            yield self.client
+        except MlflowException as error:
+            message = without_credentials(error.message)
+            if re.search(r"failed with (timeout )?exception", message):
+                raise self._away() from None
+            raise JobError(f"the MLflow store {self} refused: {' '.join(message.split())[:500]}") from None
+        except ConnectionError:
+            raise self._away() from None
+        except OSError as error:
+            detail = " ".join(without_credentials(str(error)).split())[:500]
+            raise JobError(f"the MLflow store {self} failed: {detail}") from None
+
+    def _away(self) -> JobError:
+        return JobError(
+            f"the MLflow store {self} cannot be reached; "
+            "start its server, or correct MLFLOW_TRACKING_URI, or unset it to use a local file"
+        )
+
+
+def _probe_sqlite(path: Path) -> None:
+    connection = sqlite3.connect(path, timeout=30)
+    try:
+        connection.execute("BEGIN IMMEDIATE")
+    finally:
+        connection.close()
+
+
+def open_store(root: Path) -> Store:
+    """The store MLFLOW_TRACKING_URI names, else `<root>/mlflow.db` with artifacts in `<root>/mlartifacts`.
+
+    Nothing is contacted or created yet. Raises `UserError` for an address of an unknown kind.
+    """
+    for name, value in _SETTINGS.items():
+        os.environ.setdefault(name, value)
+    os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"  # with the password that is in it
+    root = root.absolute()
+    uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{root / 'mlflow.db'}"
+    if not uri.startswith((*_SERVERS, *_DATABASES)):
+        raise UserError(
+            f"MLFLOW_TRACKING_URI is {without_credentials(uri)!r}; "
+            "it must be an http(s):// address of an MLflow server or a database such as sqlite:///mlflow.db"
+        )
+    return Store(uri, root / "mlartifacts")
+
+
+def without_credentials(text: str) -> str:
+    """`text` without the user:password@ of any address in it, and without what follows a question mark."""
+    return re.sub(r"\?\S+", "", re.sub(r"//[^/\s]*@", "//", text))
+
+
+def repeatable(function: Callable[P, R]) -> Callable[P, R]:
+    """For functions that do no harm when repeated: called again, ever more slowly, if others are in the way.
+
+    That is where a database is locked, or another process has written the same row at the same moment.
+    """
+
+    @wraps(function)
+    def call(*args: P.args, **kwargs: P.kwargs) -> R:
+        for attempt in range(1, _ATTEMPTS):
+            try:
+                return function(*args, **kwargs)
+            except JobError as error:
+                if not _BUSY.search(str(error)):
+                    raise
+                time.sleep(random.uniform(0.5, 1) * 0.05 * 2**attempt)  # noqa: S311
+        return function(*args, **kwargs)
+
+    return call

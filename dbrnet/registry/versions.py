@@ -1,0 +1,253 @@
+"""Versions in MLflow's registry: one for each model file, whoever registers it and however often.
+
+A version is keyed by its model file's SHA-256. Beside the model lie what it was trained on and how (its
+lineage) and its split, so that a later candidate can be compared with it fairly.
+"""
+
+import re
+import shutil
+import tempfile
+from collections.abc import Collection, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import mlflow.artifacts
+import mlflow.onnx
+import numpy as np
+import onnx
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+from mlflow import MlflowClient
+from mlflow.entities.model_registry import ModelVersion
+from mlflow.exceptions import MlflowException
+from mlflow.models import Model, ModelSignature
+from mlflow.types import Schema, TensorSpec
+from numpy.typing import NDArray
+
+from dbrnet.errors import JobError, UserError
+from dbrnet.files import sha256_file
+from dbrnet.registry.store import Store, repeatable
+from dbrnet.registry.tracking import TrackedRun
+
+MODEL, LINEAGE, SPLIT = "model.onnx", "lineage.json", "split.csv"
+EXAMPLE_SIDE = 96  # pixels: the input example is kept as text
+_URI = re.compile(r"models:/(?P<name>[^/@]+)(?:@(?P<alias>[^/@]+)|/(?P<version>\d+))")
+
+
+@repeatable
+def register(
+    store: Store,
+    run: TrackedRun,
+    model_name: str,
+    model: Path,
+    *,
+    files: Mapping[str, Path],
+    tags: Mapping[str, object],
+    example: NDArray[np.uint8],
+) -> int:
+    """The version of the ONNX file `model` under `model_name`, made if there is none yet; its number.
+
+    `files` (name -> path) are kept beside the model; `tags` say what it rests on; `example` is a raw picture
+    [1, H, W, 3], of which a corner becomes the input example. Safe to repeat, to kill, and to call from many
+    processes at once. Raises `UserError` where the file is no ONNX model, `JobError` when the store fails.
+    """
+    digest, proto = _read_model(model)
+    with store.asked() as client:
+        number = _find(client, model_name, digest)
+        if number is None:
+            uploaded = _upload(client, run, model_name, model, proto, digest, files, example)
+            number = _create(client, run, model_name, uploaded, digest)
+        known = client.get_model_version(model_name, str(number)).tags
+        for key, value in tags.items():
+            if known.get(key) != str(value):
+                client.set_model_version_tag(model_name, str(number), key, str(value))
+    return number
+
+
+def find_version(store: Store, model_name: str, digest: str) -> int | None:
+    """The version whose model file has the SHA-256 `digest`, or None."""
+    with store.asked() as client:
+        return _find(client, model_name, digest)
+
+
+def fetch_model(uri: str, destination: Path, *, store: Store) -> Path:
+    """Download the ONNX file of `models:/NAME@ALIAS` or `models:/NAME/VERSION` to `<destination>/model.onnx`.
+
+    The file's SHA-256 is checked against the version's tag. Raises `UserError` for an address that is not
+    one or names nothing in the store, `JobError` when the store fails or its file is not the registered one.
+    """
+    match = _URI.fullmatch(uri)
+    if match is None:
+        raise UserError(
+            f"{uri!r} is not a registered model; write models:/NAME@ALIAS or models:/NAME/VERSION"
+        )
+    with store.asked() as client:
+        version = _resolve(client, match, store)
+    fetch_files(store, version.name, int(version.version), destination, [MODEL])
+    return destination / MODEL
+
+
+def fetch_files(
+    store: Store, model_name: str, number: int, destination: Path, names: Collection[str]
+) -> dict[str, str]:
+    """Download files of a version into `destination`, the model checked; the version's tags.
+
+    A file that the version does not have is left out, but for the model: that is a `JobError`.
+    """
+    destination.mkdir(parents=True, exist_ok=True)
+    with (
+        tempfile.TemporaryDirectory(dir=destination, prefix=".fetch.", suffix=".partial") as partial,
+        store.asked() as client,
+    ):
+        version = client.get_model_version(model_name, str(number))
+        location = client.get_model_version_download_uri(model_name, str(number))
+        for name in names:
+            try:
+                fetched = Path(
+                    mlflow.artifacts.download_artifacts(
+                        artifact_uri=f"{location}/{name}", dst_path=partial, tracking_uri=store.uri
+                    )
+                )
+            except (MlflowException, OSError):
+                if name == MODEL:
+                    raise
+                continue
+            expected = version.tags.get("sha256")
+            if name == MODEL and expected is not None and sha256_file(fetched) != expected:
+                raise JobError(
+                    f"models:/{model_name}/{number}: the stored file is not the one that was registered "
+                    "(its SHA-256 differs)"
+                )
+            fetched.replace(destination / name)
+        return dict(version.tags)
+
+
+def describe_version(store: Store, model_name: str, number: int) -> dict[str, str]:
+    """What is known of a version: its tags, its training's figures; `UserError` where there is no such."""
+    with store.asked() as client:
+        try:
+            version = client.get_model_version(model_name, str(number))
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise
+            raise UserError(f"{model_name} has no version {number} in {store}") from None
+        run = client.get_run(version.run_id) if version.run_id else None
+    made = datetime.fromtimestamp(version.creation_timestamp / 1000, UTC)
+    figures = {} if run is None else {k: v for k, v in run.data.metrics.items() if k.startswith("test_")}
+    return {
+        "registered": f"{made:%Y-%m-%d %H:%M} UTC",
+        **dict(sorted(version.tags.items())),
+        **{name: f"{value:.4f}" for name, value in sorted(figures.items())},
+        "run": version.run_id or "-",
+    }
+
+
+def _read_model(path: Path) -> tuple[str, onnx.ModelProto]:
+    try:
+        proto = onnx.load(path)
+        onnx.checker.check_model(proto)
+    except FileNotFoundError:
+        raise UserError(f"{path} does not exist; run the export step first") from None
+    except (DecodeError, onnx.checker.ValidationError):
+        raise UserError(f"{path} is not a sound ONNX model; run the export step again") from None
+    return sha256_file(path), proto
+
+
+def _find(client: MlflowClient, name: str, digest: str) -> int | None:
+    """The lowest, so that all agree on it where two processes made one at the same time."""
+    versions = client.search_model_versions(f"name = '{name}' and tags.sha256 = '{digest}'")
+    return min((int(version.version) for version in versions), default=None)
+
+
+def _upload(
+    client: MlflowClient,
+    run: TrackedRun,
+    name: str,
+    path: Path,
+    proto: onnx.ModelProto,
+    digest: str,
+    files: Mapping[str, Path],
+    example: NDArray[np.uint8],
+) -> Any:
+    """The files in MLflow's store, as a logged model of the run; an upload a kill cut short is taken up."""
+    uploads = client.search_logged_models([run.experiment_id], f"tags.sha256 = '{digest}'")
+    logged = next((model for model in uploads if model.source_run_id == run.run_id), None)
+    if logged is None:
+        logged = client.create_logged_model(
+            run.experiment_id, name=name, source_run_id=run.run_id, tags={"sha256": digest}
+        )
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch) / "model"
+        mlflow.onnx.save_model(
+            proto,
+            folder,
+            mlflow_model=Model(run_id=run.run_id, model_id=logged.model_id, signature=_signature(proto)),
+            pip_requirements=mlflow.onnx.get_default_pip_requirements(),  # inferring them would run the model
+            input_example=example[:, :EXAMPLE_SIDE, :EXAMPLE_SIDE],
+            save_as_external_data=False,
+        )
+        shutil.copyfile(path, folder / MODEL)  # the very bytes, so that the digest holds
+        for file, source in files.items():
+            shutil.copyfile(source, folder / file)
+        client.log_model_artifacts(logged.model_id, str(folder))
+    client.finalize_logged_model(logged.model_id, "READY")
+    return logged
+
+
+def _create(client: MlflowClient, run: TrackedRun, name: str, uploaded: Any, digest: str) -> int:
+    """A version, tagged with its digest from its first moment; one that another process made goes first."""
+    ensure_registered(client, name)
+    created = client.create_model_version(
+        name,
+        uploaded.artifact_location,
+        run_id=run.run_id,
+        tags={"sha256": digest},
+        model_id=uploaded.model_id,
+    )
+    number = int(created.version)
+    first = _find(client, name, digest)
+    if first is not None and first < number:
+        client.delete_model_version(name, str(number))
+        return first
+    return number
+
+
+def ensure_registered(client: MlflowClient, name: str) -> None:
+    """Make the registered model `name` where it is not there yet."""
+    try:
+        client.create_registered_model(name)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+
+
+def _signature(proto: onnx.ModelProto) -> ModelSignature:
+    initializers = {tensor.name for tensor in proto.graph.initializer}
+    inputs = [value for value in proto.graph.input if value.name not in initializers]
+    return ModelSignature(Schema(_tensor_specs(inputs)), Schema(_tensor_specs(proto.graph.output)))
+
+
+def _tensor_specs(values: Any) -> list[TensorSpec]:
+    specs = []
+    for value in values:
+        tensor = value.type.tensor_type
+        dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type))
+        shape = [size.dim_value if size.HasField("dim_value") else -1 for size in tensor.shape.dim]
+        specs.append(TensorSpec(dtype, shape, value.name))
+    return specs
+
+
+def _resolve(client: MlflowClient, match: re.Match[str], store: Store) -> ModelVersion:
+    name, number = match["name"], match["version"]
+    try:
+        if number is None:
+            aliases = client.get_registered_model(name).aliases
+            number = aliases.get(match["alias"])
+            if number is None:
+                known = ", ".join(sorted(aliases)) or "none yet"
+                raise UserError(f"{match[0]}: {name} has no such alias in {store}; its aliases: {known}")
+        return client.get_model_version(name, str(number))
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        raise UserError(f"{match[0]}: there is no such model in {store}; promote one first") from None

@@ -1,0 +1,103 @@
+"""The intervals against a plain loop, against known truths, and for what must not change them."""
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from dbrnet.evaluation import bootstrap
+from dbrnet.evaluation.bootstrap import Estimate, estimate
+from dbrnet.evaluation.figures import estimates, figures, group_counts
+from dbrnet.evaluation.predictions import Evaluation
+from tests.evaluation.random_masks import NAMES, evaluation, width
+from tests.evaluation.test_figures import flat
+
+Counts = NDArray[np.int64]
+
+
+def share(sums: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
+    with np.errstate(invalid="ignore"):
+        return {"share": sums[:, 0] / sums[:, 1]}
+
+
+def test_equals_a_plain_loop_over_the_resamples() -> None:
+    whole = evaluation(range(20), groups=9)
+    rows = group_counts(whole)
+    found = estimate(rows, lambda sums: figures(sums, NAMES), confidence=0.8, resamples=400, seed=5)
+    draws = np.random.default_rng(5).integers(0, 9, (400, 9))
+    resamples = [flat(np.stack([rows[group] for group in draw])) for draw in draws]
+    assert flat(rows) == {name: one.value for name, one in found.items()}
+    seen = 0
+    for name, one in found.items():
+        values = [value for resample in resamples if (value := resample[name]) is not None]
+        if one.value is None or len(values) < 360:
+            assert (one.low, one.high) == (None, None)
+        else:
+            assert [one.low, one.high] == np.quantile(values, [(1 - 0.8) / 2, 0.9]).tolist()  # to the bit
+            seen += 1
+    assert seen > 20
+
+
+def test_the_same_bits_again_whatever_the_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = group_counts(evaluation(range(12), groups=7))
+
+    def run(seed: int) -> dict[str, Estimate]:
+        return estimate(rows, lambda sums: figures(sums, NAMES), confidence=0.95, resamples=500, seed=seed)
+
+    first = run(1)
+    assert run(1) == first
+    assert run(2) != first
+    monkeypatch.setattr(bootstrap, "CHUNK", 1)  # a resample at a time
+    assert run(1) == first
+
+
+def steel(random: np.random.Generator, groups: int, pictures: int) -> Counts:
+    """Hits and pixels [G, P, 2] of groups that differ in difficulty and size; E[hits] / E[pixels] is 0.6."""
+    skill = random.beta(3, 2, (groups, 1))
+    pixels = random.integers(200, 2000, (groups, 1)).repeat(pictures, 1)
+    return np.stack([random.binomial(pixels, skill), pixels], axis=2).astype(np.int64)
+
+
+def test_holds_the_truth_as_often_as_it_says_and_pictures_would_not() -> None:
+    random = np.random.default_rng(0)
+    held = np.zeros(2)
+    for seed in range(200):
+        counts = steel(random, groups=60, pictures=6)
+        for place, rows in enumerate((counts.sum(axis=1), counts.reshape(-1, 2))):
+            one = estimate(rows, share, confidence=0.95, resamples=1000, seed=seed)["share"]
+            assert one.low is not None
+            assert one.high is not None
+            held[place] += one.low <= 0.6 <= one.high
+    by_groups, by_pictures = held / 200
+    assert 0.91 <= by_groups <= 0.985
+    assert by_pictures < 0.75  # too sure of itself: six pictures of one thing are no six things
+
+
+def test_copies_within_a_group_change_nothing() -> None:
+    whole = evaluation(range(12), groups=6)
+    doubled = Evaluation(NAMES, tuple(one for picture in whole.pictures for one in (picture, picture)))
+    assert estimates(doubled, 0.95) == estimates(whole, 0.95)
+
+
+def test_the_interval_widens_with_confidence_and_narrows_with_groups() -> None:
+    random = np.random.default_rng(1)
+    few, many = steel(random, 40, 1)[:, 0], steel(random, 640, 1)[:, 0]
+    narrow, usual = (estimate(few, share, confidence=level)["share"] for level in (0.5, 0.95))
+    assert width(narrow) < width(usual)
+    assert width(usual) / width(estimate(many, share, confidence=0.95)["share"]) == pytest.approx(4, rel=0.3)
+
+
+def test_one_group_has_a_value_and_no_interval() -> None:
+    assert estimate(np.array([[3, 4]]), share, confidence=0.95)["share"] == Estimate(0.75, None, None)
+    with pytest.raises(ValueError, match="no group"):
+        estimate(np.zeros((0, 2), np.int64), share, confidence=0.95)
+
+
+@pytest.mark.parametrize(("holding", "has"), [(2, False), (3, True)])
+def test_no_interval_where_too_few_groups_hold_it(holding: int, has: bool) -> None:
+    """A resample lacks 2 of 60 groups with probability (58/60)^60 = 13 %, and 3 of them with 4.6 %."""
+    rows = np.zeros((60, 2), np.int64)
+    rows[:holding] = [1, 2]
+    one = estimate(rows, share, confidence=0.95)["share"]
+    assert one.value == 0.5
+    assert (one.low is not None) == has
+    assert estimate(rows * 0, share, confidence=0.95)["share"] == Estimate(None, None, None)

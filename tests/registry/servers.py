@@ -1,0 +1,85 @@
+"""Real servers for the tests: MLflow's, on SQLite or on PostgreSQL, with or without authentication."""
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+BINARIES = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@contextmanager
+def mlflow_server(
+    root: Path, database: str, words: Sequence[str] = (), environment: Mapping[str, str] | None = None
+) -> Iterator[str]:
+    """The address of an `mlflow server` on `database` that also serves the artifacts, which lie in `root`."""
+    port = free_port()
+    given = {key: value for key, value in os.environ.items() if not key.startswith("MLFLOW_TRACKING")}
+    given |= {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", **(environment or {})}
+    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port)]
+    command += ["--backend-store-uri", database, "--artifacts-destination", str(root / "artifacts")]
+    with (root / "log").open("wb") as log:
+        process = subprocess.Popen(
+            [*command, "--workers", "2", *words], cwd=root, env=given, stdout=log, stderr=log,
+            start_new_session=True,
+        )  # fmt: skip
+        try:
+            address = f"http://127.0.0.1:{port}"
+            deadline = time.monotonic() + 120
+            while not _answers(f"{address}/health"):
+                assert process.poll() is None, (root / "log").read_text()
+                assert time.monotonic() < deadline, (root / "log").read_text()
+                time.sleep(0.2)
+            yield address
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGTERM)
+            process.wait(30)
+
+
+def _answers(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(url, timeout=5):
+            return True
+    except OSError:
+        return False
+
+
+@contextmanager
+def postgresql(root: Path) -> Iterator[str]:
+    """A database of a fresh PostgreSQL as a URI; it runs as the user postgres where this is root."""
+    binaries, port = BINARIES[-1], free_port()
+    as_user = ["runuser", "-u", "postgres", "--"] if os.geteuid() == 0 else []
+    root.chmod(0o755)
+    data = root / "data"
+    data.mkdir()
+    if as_user:
+        shutil.chown(data, "postgres", "postgres")
+        for parent in root.parents:  # pytest's folders are for their owner alone
+            if parent.stat().st_uid == os.geteuid() and parent != Path("/"):
+                parent.chmod(parent.stat().st_mode | 0o011)
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.STDOUT, "cwd": data}
+    subprocess.run(
+        [*as_user, str(binaries / "initdb"), "-D", str(data), "-A", "trust", "-U", "mlflow", "--no-sync"],
+        check=True, **quiet,  # type: ignore[call-overload]
+    )  # fmt: skip
+    options = f"-p {port} -c listen_addresses=127.0.0.1 -c unix_socket_directories={data} -c fsync=off"
+    control = [*as_user, str(binaries / "pg_ctl"), "-D", str(data), "-w", "-o", options]
+    subprocess.run([*control, "start"], check=True, **quiet)  # type: ignore[call-overload]
+    try:
+        yield f"postgresql+psycopg2://mlflow@127.0.0.1:{port}/postgres"
+    finally:
+        subprocess.run([*control, "-m", "immediate", "stop"], check=True, **quiet)  # type: ignore[call-overload]

@@ -1,0 +1,137 @@
+"""`dbrnet registry`, as a person at a terminal uses it."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from dbrnet.cli import main
+from dbrnet.registry.gate import Answer
+from dbrnet.registry.promotion import Promotion, record
+from dbrnet.registry.store import Store
+
+NAME = "dbrnet-strip"
+Decide = Callable[..., Promotion]
+
+
+@pytest.fixture
+def decide(store: Store, monkeypatch: pytest.MonkeyPatch) -> Decide:
+    """The gate's decision on a version; versions are made as they are named. People act as ann."""
+    monkeypatch.chdir(store.artifacts.parent)
+    monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "ann")
+    client = store.client
+    client.create_registered_model(NAME)
+    made: set[int] = set()
+
+    def run(
+        version: int, answer: Answer = "promoted", against: int | None = None, why: str = ""
+    ) -> Promotion:
+        while len(made) < version:
+            made.add(int(client.create_model_version(NAME, "file:///nowhere", tags={"mark": "x"}).version))
+        return record(
+            store, NAME, version, answer=answer, reasons=[why] if why else [], compared_with=against,
+            decision_id=os.urandom(8).hex(), run_id="0" * 32, figures={"miou": 0.7 + version / 100},
+        )  # fmt: skip
+
+    return run
+
+
+def registry(capsys: pytest.CaptureFixture[str], *words: str, status: int = 0) -> str:
+    assert main(["registry", *words, "--model-name", NAME]) == status
+    shown = capsys.readouterr()
+    return shown.err if status else shown.out
+
+
+def test_the_history_names_everything(
+    decide: Decide, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    decide(1)
+    decide(2, "rejected", 1, "mIoU 0.61 is below 0.75")
+    decide(3, "needs review", 1, "mIoU minus the champion's 0.01 cannot be told from 0")
+    shown = registry(capsys, "history", "--html", str(tmp_path / "history.html"))
+    assert shown.startswith(f"{NAME}: version 1 is champion, since ")
+    assert "version 3 waits for a review" in shown
+    for words in ("mIoU 0.61 is below 0.75", "cannot be told from 0", "the gate", "mIoU 0.7100"):
+        assert words in " ".join(shown.split())
+    assert max(len(line) for line in shown.splitlines()) <= 110
+    assert "mIoU 0.61 is below 0.75" in (tmp_path / "history.html").read_text()
+
+
+def test_a_person_approves_rejects_and_rolls_back(decide: Decide, capsys: pytest.CaptureFixture[str]) -> None:
+    decide(1)
+    decide(2, "needs review", 1, "too close")
+    assert "version 2 is champion" in registry(capsys, "approve", "2")
+    shown = registry(capsys, "rollback", "--why", "coil 4711")
+    assert "ann rolled back from version 2 to version 1" not in shown  # the reason stands in its place
+    assert "coil 4711" in shown
+    assert f"{NAME}: version 1 is champion" in shown
+    decide(3, "needs review", 1, "too close")
+    assert "not now" in registry(capsys, "reject", "3", "--why", "not now")
+    outcome = decide(3, "promoted", 1)
+    assert outcome.answer == "rejected"
+    assert "withdrawn by ann" in outcome.reasons[0]
+    shown = registry(capsys, "show", "3")
+    assert "withdrawn by ann" in shown
+    assert "not now" in shown
+
+
+def test_who_was_champion_at_a_time(decide: Decide, capsys: pytest.CaptureFixture[str]) -> None:
+    decide(1)
+    assert "no champion at 2020-01-01" in registry(capsys, "history", "--at", "2020-01-01")
+    assert "version 1 is champion at 2100-01-01" in registry(capsys, "history", "--at", "2100-01-01")
+    assert "give a time" in registry(capsys, "history", "--at", "yesterday", status=2)
+
+
+def test_two_versions_side_by_side(decide: Decide, store: Store, capsys: pytest.CaptureFixture[str]) -> None:
+    decide(2, "rejected", None, "slow")
+    store.client.set_model_version_tag(NAME, "1", "dataset_hash", "aa")
+    store.client.set_model_version_tag(NAME, "2", "dataset_hash", "bb")
+    lines = registry(capsys, "diff", "1", "2").splitlines()
+    (differing,) = (line for line in lines if "dataset_hash" in line)
+    (equal,) = (line for line in lines if "mark" in line)
+    assert differing.split() == ["*", "dataset_hash", "aa", "bb"]
+    assert equal.split() == ["mark", "x", "x"]
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (["approve", "1"], "is the champion already"),
+        (["approve", "2"], "say --why"),
+        (["approve", "9", "--why", "x"], "has no version 9"),
+        (["reject", "1", "--why", "x"], "roll back instead"),
+        (["reject", "9", "--why", "x"], "has no version 9"),
+        (["rollback", "--why", "x"], "no champion before version 1"),
+        (["rollback", "--to", "2", "--why", "x"], "was never champion"),
+        (["rollback", "--to", "1", "--why", "x"], "is the champion already"),
+        (["show", "9"], "has no version 9"),
+        (["diff", "1", "9"], "has no version 9"),
+    ],
+)
+def test_what_cannot_be_done_is_one_line(
+    decide: Decide, capsys: pytest.CaptureFixture[str], words: list[str], expected: str
+) -> None:
+    decide(1)
+    decide(2, "rejected", 1, "slow")
+    shown = registry(capsys, *words, status=2)
+    assert shown.startswith("error: ")
+    assert shown.count("\n") == 1
+    assert expected in shown
+    assert "version 1 is champion" in registry(capsys, "history")
+
+
+def test_an_alias_moved_by_hand_is_told(
+    decide: Decide, store: Store, capsys: pytest.CaptureFixture[str]
+) -> None:
+    decide(1)
+    decide(2, "rejected", 1, "slow")
+    store.client.set_registered_model_alias(NAME, "champion", "2")
+    assert "points to version 2" in registry(capsys, "history")
+
+
+def test_no_ledger_yet(
+    store: Store, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(store.artifacts.parent)
+    assert f"{NAME}: no champion yet" in registry(capsys, "history")

@@ -1,0 +1,127 @@
+"""Many promotions at once, on a file, and on a real server over SQLite and over PostgreSQL."""
+
+import multiprocessing
+import os
+import shutil
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from multiprocessing.synchronize import Event
+from pathlib import Path
+
+import pytest
+
+from dbrnet.registry.ledger import Ledger
+from dbrnet.registry.store import open_store
+from tests.registry.acting import NAME, carry_out, enter, registry_state, start
+from tests.registry.conftest import ModelMaker
+from tests.registry.servers import BINARIES, mlflow_server, postgresql
+
+AT_ONCE = 8
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
+
+
+@pytest.fixture(scope="module", params=["file", "server on SQLite", "server on PostgreSQL"])
+def address(
+    request: pytest.FixtureRequest, migrated_database: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[str | None]:
+    """The tracking address; None: a file in the project's folder."""
+    root = tmp_path_factory.mktemp("store")
+    if request.param == "file":
+        yield None
+    elif request.param == "server on SQLite":
+        shutil.copyfile(migrated_database, root / "mlflow.db")
+        with mlflow_server(root, f"sqlite:///{root / 'mlflow.db'}") as found:
+            yield found
+    else:
+        if not BINARIES:
+            pytest.skip("needs PostgreSQL: apt-get install postgresql")
+        with postgresql(tmp_path_factory.mktemp("postgresql")) as uri, mlflow_server(root, uri) as found:
+            yield found
+
+
+@pytest.fixture
+def project(
+    address: str | None, migrated_database: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Path:
+    """A project's folder whose store is at the address, with no model of that name in it."""
+    if address is None:
+        monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        shutil.copyfile(migrated_database, tmp_path / "mlflow.db")
+        return tmp_path
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
+    client = open_store(tmp_path).client
+    for model in client.search_registered_models():
+        client.delete_registered_model(model.name)
+    return tmp_path
+
+
+def act(gate: Event, project: Path, address: str | None, run_id: str, model: Path, *, decide: bool) -> None:
+    """In a process of its own: open the store, wait for the others, then register, and decide too."""
+    os.environ.pop("MLFLOW_TRACKING_URI", None)
+    if address is not None:
+        os.environ["MLFLOW_TRACKING_URI"] = address
+    store = open_store(project)
+    run = start(store, run_id)
+    gate.wait()
+    if decide:
+        carry_out(store, run, model, against=None if model.name == "model1.onnx" else 1)
+    else:
+        enter(store, run, model)
+
+
+def at_once(project: Path, run_id: str, models: Sequence[Path], *, decide: bool) -> None:
+    """A process a model, which begin together; no forks of this one, whose connections are its own."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["tests.registry.acting"])
+    gate, address = context.Event(), os.environ.get("MLFLOW_TRACKING_URI")
+    processes = [
+        context.Process(target=act, args=(gate, project, address, run_id, model), kwargs={"decide": decide})
+        for model in models
+    ]
+    for process in processes:
+        process.start()
+    gate.set()
+    for process in processes:
+        process.join(100)
+    assert [process.exitcode for process in processes] == [0] * len(models)
+
+
+def test_eight_promotions_at_once_end_with_one_champion_and_no_decision_lost(
+    project: Path, make_model: ModelMaker
+) -> None:
+    store = open_store(project)
+    run = start(store)
+    carry_out(store, run, make_model(1))
+    at_once(project, run.run_id, [make_model(number + 2) for number in range(AT_ONCE)], decide=True)
+    state = registry_state(store)  # the aliases are as the ledger says
+    outcomes = Counter(outcome for _, outcome, _, _ in state["ledger"])
+    assert outcomes == {"promoted": 2, "void": AT_ONCE - 1}
+    champion = state["aliases"]["champion"]
+    assert champion != 1
+    decided = {version: tags["tags"]["decision"] for version, tags in state.items() if version.isdigit()}
+    assert len(decided) == AT_ONCE + 1
+    assert {version for version, answer in decided.items() if answer == "promoted"} == {"1", str(champion)}
+    for version, outcome, _, text in state["ledger"][1:]:
+        if outcome == "void":
+            assert text == f"version {champion} had become champion since the comparison with version 1"
+            assert state[str(version)]["tags"]["reasons"] == text
+
+
+def test_one_model_registered_eight_times_at_once_is_one_version(
+    project: Path, make_model: ModelMaker
+) -> None:
+    store = open_store(project)
+    run, model = start(store), make_model(1)
+    at_once(project, run.run_id, [model] * AT_ONCE, decide=False)
+    (version,) = store.client.search_model_versions(f"name = '{NAME}'")
+    assert enter(store, run, model) == int(version.version)
+
+
+def test_the_same_decision_eight_times_at_once_counts_once(project: Path, make_model: ModelMaker) -> None:
+    store = open_store(project)
+    run, model = start(store), make_model(1)
+    enter(store, run, model)
+    at_once(project, run.run_id, [model] * AT_ONCE, decide=True)
+    assert [event.outcome for event in Ledger(store, NAME).state().events] == ["promoted"]
+    assert registry_state(store)["aliases"] == {"champion": 1}

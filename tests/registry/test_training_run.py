@@ -1,0 +1,388 @@
+"""A real training of seconds, and what MLflow has of it when its server is killed, hangs or never returns."""
+
+import csv
+import getpass
+import itertools
+import logging
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import dbrnet.registry.feed
+from dbrnet.data.dataset import Dataset
+from dbrnet.data.split import split_samples
+from dbrnet.data.synthetic import generate
+from dbrnet.errors import JobError
+from dbrnet.files import read_json
+from dbrnet.params import load_params
+from dbrnet.registry.store import Store, open_store
+from dbrnet.registry.tracking import TrackedRun, send_missing, start_or_resume_run
+from dbrnet.steps.ingest import ingest
+from dbrnet.steps.train import train
+from dbrnet.training.loop import EpochRow
+from dbrnet.training.loop import train as run_training
+from tests.registry.conftest import free_port
+
+PARAMS = Path(__file__).parents[2] / "params.yaml"
+EPOCHS = 6
+PASSWORD = "correct-horse-battery"
+TOKEN, KEY = "tracking-pass-5c1f", "aws-secret-77ab"
+
+
+class Server:
+    """A real `mlflow server` on a port of its own, that can be killed, stopped and started again."""
+
+    def __init__(self, root: Path, database: Path) -> None:
+        self.root, self.port = root, free_port()
+        self.address = f"http://127.0.0.1:{self.port}"
+        shutil.copyfile(database, root / "mlflow.db")
+        self.start()
+
+    def start(self) -> None:
+        command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(self.port)]
+        command += ["--backend-store-uri", f"sqlite:///{self.root / 'mlflow.db'}", "--workers", "1"]
+        command += ["--artifacts-destination", str(self.root / "artifacts")]
+        environment = {key: value for key, value in os.environ.items() if not key.startswith("MLFLOW_")}
+        with (self.root / "log").open("ab") as log:
+            self.process = subprocess.Popen(
+                command, cwd=self.root, stdout=log, stderr=log, start_new_session=True,
+                env=environment | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
+            )  # fmt: skip
+        deadline = time.monotonic() + 90
+        while True:
+            try:
+                with urllib.request.urlopen(f"{self.address}/health", timeout=5):
+                    return
+            except OSError:
+                assert self.process.poll() is None, (self.root / "log").read_text()
+                assert time.monotonic() < deadline, (self.root / "log").read_text()
+                time.sleep(0.2)
+
+    def signal(self, number: signal.Signals) -> None:
+        os.killpg(self.process.pid, number)
+
+    def kill(self) -> None:
+        self.signal(signal.SIGKILL)
+        self.process.wait(30)
+
+
+@pytest.fixture
+def server(tmp_path: Path, migrated_database: Path) -> Iterator[Server]:
+    root = tmp_path / "server"
+    root.mkdir()
+    made = Server(root, migrated_database)
+    yield made
+    if made.process.poll() is None:
+        made.kill()
+
+
+@pytest.fixture(scope="session")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a `dataset` of 32 pictures and its `split`."""
+    root = tmp_path_factory.mktemp("prepared")
+    generate(root / "source", images=32)
+    ingest(
+        load_params(PARAMS).ingest.model_copy(update={"source": str(root / "source")}), out=root / "dataset"
+    )
+    data = Dataset.load(root / "dataset")
+    groups = {sample.id: sample.group for sample in data.samples}
+    made = split_samples(data, groups, kind="paper", fractions=(0.5, 0.25, 0.25), seed=4)
+    (root / "split").mkdir()
+    made.save(root / "split")
+    return root
+
+
+OnEpoch = Callable[[EpochRow], None]
+
+
+class Project:
+    """An empty folder to train in."""
+
+    def __init__(self, folder: Path, prepared: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.folder, self.prepared, self.monkeypatch = folder, prepared, monkeypatch
+        monkeypatch.chdir(folder)
+        for name in [name for name in os.environ if name.startswith("MLFLOW_")]:
+            monkeypatch.delenv(name)
+        torch.set_num_threads(1)
+
+    def use(self, server: str) -> None:
+        self.monkeypatch.setenv("MLFLOW_TRACKING_URI", server)
+
+    def after_epoch(self, act: Callable[[int], None]) -> None:
+        """Have `act` called with each epoch's number, from within the training."""
+
+        def run(*args: Any, on_epoch: OnEpoch, **rest: Any) -> Any:
+            def both(row: EpochRow) -> None:
+                on_epoch(row)
+                act(row.epoch)
+
+            return run_training(*args, on_epoch=both, **rest)
+
+        self.monkeypatch.setattr("dbrnet.steps.train.run_training", run)
+
+    def train(self, epochs: int = EPOCHS) -> dict[str, Any]:
+        """Train, and return train.json."""
+        small = {"epochs": epochs, "crop": (32, 32), "image_size": (32, 64), "batch_size": 8, "seed": 7}
+        params = load_params(PARAMS).train.model_copy(update=small)
+        train(params, self.prepared / "dataset", self.prepared / "split", out=self.folder / "train")
+        return read_json(self.folder / "train" / "train.json")
+
+    @property
+    def store(self) -> Store:
+        return open_store(self.folder)
+
+    @property
+    def history(self) -> list[dict[str, float]]:
+        with (self.folder / "train" / "history.csv").open(newline="") as file:
+            return [
+                {key: float(value) for key, value in row.items() if value} for row in csv.DictReader(file)
+            ]
+
+    def steps(self, run_id: str, key: str = "loss") -> list[int]:
+        """The steps that MLflow has, doubles and all."""
+        return [metric.step for metric in self.store.client.get_metric_history(run_id, key)]
+
+    def joined(self, lineage: dict[str, Any]) -> TrackedRun:
+        return start_or_resume_run(self.store, "steel-strip", run_id=lineage["run_id"], name="", tags={})
+
+
+@pytest.fixture
+def project(tmp_path: Path, prepared: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
+    folder = tmp_path / "project"
+    folder.mkdir()
+    return Project(folder, prepared, monkeypatch)
+
+
+@pytest.fixture
+def filed(project: Project, migrated_database: Path) -> Project:
+    """A project whose store is a file."""
+    shutil.copyfile(migrated_database, project.folder / "mlflow.db")
+    return project
+
+
+def test_a_training_as_mlflow_shows_it(filed: Project) -> None:
+    filed.monkeypatch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "0.2")
+    lineage = filed.train(epochs=3)
+    client, run_id = filed.store.client, lineage["run_id"]
+    run = client.get_run(run_id)
+    assert client.get_experiment(run.info.experiment_id).name == "steel-strip"
+    assert run.info.status == "FINISHED"
+    assert run.info.run_name.startswith("steel-strip paper seed 7 ")
+    assert run.data.tags["mlflow.user"] == getpass.getuser()
+    assert run.data.tags["mlflow.source.name"] == sys.argv[0]
+    assert run.data.tags["mlflow.source.git.commit"] == (lineage["origin"]["code_revision"] or "")
+    assert run.data.params["train.crop"] == "[32, 32]"
+    assert run.data.params["split.kind"] == "paper"
+    assert not [name for name in run.data.params if "counts" in name]
+    for row in filed.history:
+        for key, value in row.items():
+            if key != "epoch":
+                found = {one.step: one.value for one in client.get_metric_history(run_id, key)}
+                assert found[int(row["epoch"])] == value, key
+    assert filed.steps(run_id) == [1, 2, 3]
+    inputs = {
+        {tag.key: tag.value for tag in one.tags}["mlflow.data.context"]: one
+        for one in run.inputs.dataset_inputs
+    }
+    assert set(inputs) == {"training", "validation", "testing"}
+    card = Dataset.load(filed.prepared / "dataset").card
+    assert {one.dataset.digest for one in inputs.values()} == {card.content_hash[:36]}
+    assert {tag.key: tag.value for tag in inputs["training"].tags}["images"] == "16"
+    assert filed.steps(run_id, "system/cpu_utilization_percentage")[:2] == [0, 1]
+    assert lineage["dataset"]["images"] == 32
+    assert lineage["dataset"]["images_by_class"] == card.images_by_class
+    assert lineage["split"]["counts"]["test"]["images"] == 8
+    assert lineage["tracking"] == {"missing_epochs": []}
+
+
+def test_a_training_joins_the_run_it_is_given_without_system_metrics_if_told(filed: Project) -> None:
+    given = start_or_resume_run(filed.store, "of the cluster", run_id=None, name="its name", tags={})
+    filed.monkeypatch.setenv("MLFLOW_RUN_ID", given.run_id)
+    filed.monkeypatch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "0.02")
+    filed.monkeypatch.setenv("MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING", "false")
+    assert filed.train(epochs=1)["run_id"] == given.run_id
+    run = filed.store.client.get_run(given.run_id)
+    assert run.info.run_name == "its name"
+    assert not [name for name in run.data.metrics if name.startswith("system/")]
+    assert filed.steps(given.run_id) == [1]
+
+
+def test_the_address_of_the_data_is_told_without_its_secrets(filed: Project) -> None:
+    found = {
+        "source": f"https://ann:{PASSWORD}@store.example/raw.zip?X-Amz-Signature={KEY}",
+        "source_revision": f"https://{TOKEN}@git.example/data@0123abc",
+    }
+    told = {"source": "https://store.example/raw.zip", "source_revision": "https://git.example/data@0123abc"}
+    filed.monkeypatch.setattr("dbrnet.steps.train.data_revision", lambda *_: found)
+    lineage = filed.train(epochs=1)
+    assert lineage["dataset"]["dvc"] == told
+    tags = filed.store.client.get_run(lineage["run_id"]).data.tags
+    assert {name: tags[f"dvc_{name}"] for name in told} == told
+    assert not [secret for secret in (PASSWORD, TOKEN, KEY) if secret in str(tags)]
+
+
+@pytest.mark.parametrize("sent", [True, False], ids=["sent", "not sent, instead of a run that is not there"])
+def test_a_training_that_goes_on_has_every_epoch_once(filed: Project, *, sent: bool) -> None:
+    if not sent:
+        filed.monkeypatch.setenv("MLFLOW_RUN_ID", "0" * 32)
+
+    def interrupt(epoch: int) -> None:
+        if epoch == 2:
+            raise KeyboardInterrupt
+
+    with filed.monkeypatch.context() as patch:
+        if not sent:
+            patch.setattr(TrackedRun, "send", lambda run, steps: None)
+        filed.after_epoch(interrupt)  # before its checkpoint: the epoch is done again
+        with pytest.raises(KeyboardInterrupt):
+            filed.train(epochs=3)
+    filed.after_epoch(lambda epoch: None)
+    [begun] = filed.store.client.search_runs(
+        [filed.store.client.get_experiment_by_name("steel-strip").experiment_id]
+    )
+    assert begun.info.status == "FAILED"
+    lineage = filed.train(epochs=3)
+    assert lineage["run_id"] == begun.info.run_id
+    assert sorted(filed.steps(lineage["run_id"])) == [1, 2, 3]
+    assert filed.store.client.get_run(lineage["run_id"]).info.status == "FINISHED"
+
+
+def test_a_store_that_is_away_at_the_start_stops_before_training(project: Project, away_address: str) -> None:
+    project.use(f"http://{away_address}")
+    project.monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    project.after_epoch(lambda epoch: pytest.fail("it trained"))
+    with pytest.raises(JobError, match="cannot be reached"):
+        project.train()
+    assert not (project.folder / "train").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_a_server_killed_and_started_again_has_every_epoch_once(
+    project: Project, server: Server, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    project.monkeypatch.setattr(dbrnet.registry.feed, "RETRY", 0.5)
+    project.use(server.address)
+
+    def trouble(epoch: int) -> None:
+        if epoch == 2:
+            server.kill()
+        elif epoch == 5:
+            server.start()
+            deadline = time.monotonic() + 60
+            while "answers again" not in caplog.text and time.monotonic() < deadline:
+                time.sleep(0.1)
+            during.append("answers again" in caplog.text)
+
+    during: list[bool] = []
+    project.after_epoch(trouble)
+    lineage = project.train()
+    assert project.steps(lineage["run_id"]) == list(range(1, EPOCHS + 1))
+    assert project.store.client.get_run(lineage["run_id"]).info.status == "FINISHED"
+    assert lineage["tracking"] == {"missing_epochs": []}
+    assert caplog.text.count("cannot be reached") == 1
+    assert during == [True]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_a_server_that_never_comes_back_costs_the_training_nothing(
+    project: Project, server: Server, caplog: pytest.LogCaptureFixture
+) -> None:
+    project.use(server.address)
+
+    def trouble(epoch: int) -> None:
+        if epoch == 3:
+            time.sleep(1)  # what came before is there
+            server.kill()
+
+    project.after_epoch(trouble)
+    lineage = project.train()
+    assert (project.folder / "train" / "model.pt").exists()
+    assert lineage["tracking"] == {"missing_epochs": [4, 5, 6]}
+    assert "lacks the epochs 4, 5, 6" in caplog.text
+    server.start()
+    assert project.steps(lineage["run_id"]) == [1, 2, 3]
+    assert send_missing(project.joined(lineage), project.history) == 3
+    assert send_missing(project.joined(lineage), project.history) == 0
+    for key in ("loss", "val_miou", "learning_rate"):
+        found = project.store.client.get_metric_history(lineage["run_id"], key)
+        assert [(one.step, one.value) for one in found] == [
+            (row["epoch"], row[key]) for row in project.history
+        ]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_a_server_that_hangs_does_not_hold_training_up(project: Project, server: Server) -> None:
+    project.use(server.address)
+    project.monkeypatch.setattr(dbrnet.registry.feed, "PATIENCE", 2.0)
+    times: list[float] = []
+
+    def trouble(epoch: int) -> None:
+        times.append(time.monotonic())
+        if epoch == 2:
+            time.sleep(1)
+            server.signal(signal.SIGSTOP)
+
+    project.after_epoch(trouble)
+    lineage = project.train()
+    print("seconds between epochs", [round(b - a, 2) for a, b in itertools.pairwise(times)])
+    assert lineage["tracking"] == {"missing_epochs": [3, 4, 5, 6]}
+    server.signal(signal.SIGCONT)
+    send_missing(project.joined(lineage), project.history)
+    time.sleep(3)  # what it was sent while it hung is taken in
+    assert sorted(set(project.steps(lineage["run_id"]))) == list(range(1, EPOCHS + 1))
+    assert project.steps(lineage["run_id"]) == list(range(1, EPOCHS + 1))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("killed", [False, True], ids=["answers", "dies"])
+def test_secrets_stand_in_nothing_that_is_written(project: Project, server: Server, *, killed: bool) -> None:
+    """Run as a user does, through the command line, so that all that is printed is searched too."""
+    environment = dict(os.environ) | {
+        "MLFLOW_TRACKING_URI": server.address.replace("//", f"//trainer:{PASSWORD}@"),
+        "MLFLOW_TRACKING_USERNAME": "trainer",
+        "MLFLOW_TRACKING_PASSWORD": TOKEN,
+        "AWS_SECRET_ACCESS_KEY": KEY,
+        "MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL": "0.2",
+        "OMP_NUM_THREADS": "1",
+    }
+    params = PARAMS.read_text()
+    for old, new in {
+        "  epochs: 22": "  epochs: 8",
+        "crop: [128, 224]": "crop: [32, 32]",
+        "image_size: null": "image_size: [32, 64]",
+    }.items():
+        assert old in params
+        params = params.replace(old, new)
+    (project.folder / "params.yaml").write_text(params)
+    command = [sys.executable, "-m", "dbrnet", "train", str(project.prepared / "dataset")]
+    command += [str(project.prepared / "split"), "--out", "train"]
+    with (project.folder / "log").open("wb") as log:
+        process = subprocess.Popen(command, cwd=project.folder, env=environment, stdout=log, stderr=log)
+        if killed:
+            while "epoch 3 of" not in (project.folder / "log").read_text() and process.poll() is None:
+                time.sleep(0.05)
+            server.kill()
+        assert process.wait(120) == 0, (project.folder / "log").read_text()
+    printed = (project.folder / "log").read_text()
+    assert ("cannot be reached" in printed) == killed
+    files = [file for root in (project.folder, server.root) for file in root.rglob("*") if file.is_file()]
+    assert {file.name for file in files} >= {"train.json", "history.csv", "model.pt", "log", "mlflow.db"}
+    for file in files:
+        content = file.read_bytes()
+        for secret in (PASSWORD, TOKEN, KEY):
+            assert secret.encode() not in content, file

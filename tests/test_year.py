@@ -1,0 +1,287 @@
+"""A year on a line: twelve retrainings, good and bad, some at once, one killed, with people between them.
+
+Two networks are trained for real, the second on grown data. The other months' are those two again: with noise
+on the weights, at another size, or the same network under another digest.
+"""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import onnx
+import pytest
+import torch
+from onnx import numpy_helper
+from ruamel.yaml import YAML
+
+from dbrnet.cli import main
+from dbrnet.files import sha256_file, write_json
+from dbrnet.models.saved import load_model, save_model
+from dbrnet.registry.ledger import Ledger
+from dbrnet.registry.store import open_store
+
+ROOT = Path(__file__).parents[1]
+NAME = "dbrnet-steel-strip"
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(3000)]
+
+
+class Line:
+    """The pipeline of one factory line in one folder, run step by step through the command line."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.params = YAML(typ="safe").load((ROOT / "params.yaml").read_text())
+        self.set("train", epochs=12)
+        self.set("export", runtimes=["onnxruntime-cpu"])
+        self.set("evaluate", gallery=1)
+        self.set("benchmark", seconds=0.5)
+        self.set("promote", min_miou=0.4, min_iou=None, min_defect_recall=None, max_false_alarms=None,
+                 max_miou_loss=0.2, min_fps=1.0, max_p99_ms=None, min_speed_ratio=0.5)  # fmt: skip
+
+    def set(self, section: str, **values: Any) -> None:
+        self.params[section] |= values
+
+    def run(self, *words: object, status: int = 0) -> None:
+        assert main([*map(str, words)]) == status, words
+
+    def step(self, step: str, *words: object, out: Path) -> Path:
+        self.run(step, *words, "--out", out, "--params", self.written())
+        return out
+
+    def written(self) -> Path:
+        path = self.folder / f"params-{time.monotonic_ns()}.yaml"
+        with path.open("w") as file:
+            YAML(typ="safe").dump(self.params, file)
+        return path
+
+    def data(self, name: str, pictures: int, former: str | None = None) -> tuple[Path, Path]:
+        """Built-in pictures, ingested and split; the groups of the `former` data stay in their parts."""
+        self.run("generate", "--out", self.folder / name / "source", "--count", pictures)
+        self.set("ingest", source=str(self.folder / name / "source"))
+        self.set("split", former=None if former is None else str(self.folder / former / "split"))
+        dataset = self.step("ingest", out=self.folder / name / "dataset")
+        return dataset, self.step("split", dataset, out=self.folder / name / "split")
+
+    def measure(
+        self, data: tuple[Path, Path], trained: Path, month: str, exported: Path | None = None
+    ) -> Path:
+        """From the trained network (or its exported file) to all that the gate wants to know."""
+        folder = self.folder / month
+        exported = exported or self.step("export", *data, trained, out=folder / "export")
+        champion = self.step("champion", exported, out=folder / "champion")
+        words = (*data, trained, exported, champion)
+        evaluated = self.step("evaluate", *words, out=folder / "evaluate")
+        self.step("benchmark", *words, evaluated, out=folder / "benchmark")
+        write_json(folder / "words.json", [str(word) for word in (*words, evaluated, folder / "benchmark")])
+        return folder
+
+    def promotion(self, month: Path) -> list[str]:
+        """The words of the command that decides on the month's candidate."""
+        words = json.loads((month / "words.json").read_text())
+        return ["promote", *words, "--out", str(month / "promote"), "--params", str(self.written())]
+
+    def decide(self, month: Path) -> dict[str, Any]:
+        self.run(*self.promotion(month))
+        decision: dict[str, Any] = json.loads((month / "promote/decision.json").read_text())
+        return decision
+
+    def spawn(self, month: Path) -> subprocess.Popen[bytes]:
+        environment = {key: value for key, value in os.environ.items() if key != "MLFLOW_TRACKING_URI"}
+        words = [sys.executable, "-m", "dbrnet", *self.promotion(month)]
+        return subprocess.Popen(words, cwd=self.folder, env=environment | {"PYTHONPATH": str(ROOT)})
+
+    def registry(self, action: str, *words: object) -> None:
+        self.run("registry", action, *words, "--model-name", NAME)
+
+    @property
+    def ledger(self) -> Ledger:
+        return Ledger(open_store(self.folder), NAME)
+
+    @property
+    def aliases(self) -> dict[str, int]:
+        aliases = open_store(self.folder).client.get_registered_model(NAME).aliases
+        return {alias: int(version) for alias, version in aliases.items()}
+
+
+def retrained(trained: Path, out: Path, *, noise: float = 0.0, size: tuple[int, int] | None = None) -> Path:
+    """A trained folder again, with noise on its weights (in their deviations) or at another picture size."""
+    shutil.copytree(trained, out)
+    network, meta = load_model(out / "model.pt")
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for weights in network.parameters():
+            weights.add_(noise * weights.std(correction=0) * torch.randn_like(weights))
+    save_model(out / "model.pt", network, replace(meta, image_size=size or meta.image_size))
+    return out
+
+
+def reexported(exported: Path, out: Path, mark: str, *, broken: bool = False) -> Path:
+    """An export under another digest; broken: pictures are not normalised."""
+    shutil.copytree(exported, out)
+    model = onnx.load_model(out / "model.onnx")
+    entry = model.metadata_props.add()
+    entry.key, entry.value = "retraining", mark
+    for tensor in model.graph.initializer:
+        if broken and tensor.name == "average":
+            tensor.CopyFrom(numpy_helper.from_array(0 * numpy_helper.to_array(tensor), tensor.name))
+    onnx.save_model(model, out / "model.onnx")
+    facts = json.loads((out / "export.json").read_text())
+    write_json(out / "export.json", facts | {"model_sha256": sha256_file(out / "model.onnx")})
+    return out
+
+
+def leaking(split: Path, out: Path) -> Mapping[str, Any]:
+    """The lineage's words on a split, as the train step writes them."""
+    facts = json.loads((out / "train.json").read_text())
+    found = json.loads((split / "split.json").read_text())
+    facts["split"] = {key: found[key] for key in ("kind", "seed", "leaks", "leaking_share", "leak_note")}
+    write_json(out / "train.json", facts)
+    lineage: Mapping[str, Any] = facts
+    return lineage
+
+
+def outcome(decision: Mapping[str, Any]) -> tuple[str, int, int | None]:
+    """The answer, the version, and who is champion after it."""
+    promotion = decision["promotion"]
+    return promotion["answer"], promotion["version"], promotion["champion_after"]
+
+
+def test_a_year(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    line = Line(tmp_path)
+
+    # January: the first model.
+    first_data = line.data("january-data", 220)
+    first = line.step("train", *first_data, out=tmp_path / "january/train")
+    assert outcome(line.decide(line.measure(first_data, first, "january"))) == ("promoted", 1, 1)
+
+    # February: a bad one.
+    bad = retrained(first, tmp_path / "february/train", noise=0.8)
+    decision = line.decide(line.measure(first_data, bad, "february"))
+    assert outcome(decision) == ("rejected", 2, 1)
+    assert any("mIoU" in reason for reason in decision["promotion"]["reasons"])
+
+    # March: more data; the champion is scored anew on the grown test part.
+    data = line.data("march-data", 260, former="january-data")
+    second = line.step("train", *data, out=tmp_path / "march/train")
+    march = line.measure(data, second, "march")
+    compared = json.loads((march / "evaluate/metrics.json").read_text())
+    assert compared["champion"]["version"] == 1
+    assert compared["champion"]["seen"] == 0
+    assert (
+        compared["pictures"]
+        > json.loads((tmp_path / "january/evaluate/metrics.json").read_text())["pictures"]
+    )
+    assert outcome(line.decide(march)) == ("promoted", 3, 3)
+
+    # April: the very same model: no new version, and it is compared as before, with the one it replaced.
+    april = line.measure(data, second, "april", exported=march / "export")
+    assert json.loads((april / "champion/champion.json").read_text())["version"] == 1
+    assert outcome(line.decide(april)) == ("promoted", 3, 3)
+
+    # May: as accurate, and too slow.
+    slow = retrained(second, tmp_path / "may/train", size=(256, 1024))
+    decision = line.decide(line.measure(data, slow, "may"))
+    assert outcome(decision) == ("rejected", 4, 3)
+    assert any("multiple of the champion's" in reason for reason in decision["promotion"]["reasons"])
+
+    # June: scored on a split that leaks.
+    line.set("split", kind="paper", former=None)
+    leaky = line.step("split", data[0], out=tmp_path / "june/split")
+    trained = retrained(second, tmp_path / "june/train")
+    assert leaking(leaky, trained)["split"]["leaks"] == "yes"
+    june = reexported(march / "export", tmp_path / "june/export", "june")
+    decision = line.decide(line.measure((data[0], leaky), trained, "june", exported=june))
+    assert outcome(decision) == ("rejected", 5, 3)
+    assert any("training shows" in reason for reason in decision["promotion"]["reasons"])
+
+    # July: the export is broken.
+    july = reexported(march / "export", tmp_path / "july/export", "july", broken=True)
+    decision = line.decide(line.measure(data, second, "july", exported=july))
+    assert outcome(decision) == ("rejected", 6, 3)
+    assert any("logit difference" in reason for reason in decision["promotion"]["reasons"])
+
+    # August: a person is to decide, and approves.
+    line.set("promote", mode="review")
+    again = reexported(march / "export", tmp_path / "august/export", "august")
+    august = line.measure(data, second, "august", again)
+    assert outcome(line.decide(august)) == ("needs review", 7, 3)
+    assert line.aliases == {"champion": 3, "challenger": 7}
+    monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "ann")
+    line.registry("approve", 7)
+    assert line.aliases == {"champion": 7}
+    line.set("promote", mode="automatic")
+
+    # September: on the line it disappoints. Ben rolls it back, and the schedule cannot bring it in again.
+    monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "ben")
+    line.registry("rollback", "--why", "scratches missed on coil 4711")
+    assert line.aliases == {"champion": 3}
+    monkeypatch.delenv("MLFLOW_TRACKING_USERNAME")
+    september = line.measure(data, second, "september", again)
+    decision = line.decide(september)
+    assert decision["answer"] == "promoted"
+    assert outcome(decision) == ("rejected", 7, 3)
+    assert "withdrawn by ben" in decision["promotion"]["reasons"][0]
+
+    # October: two at once, both compared with version 3.
+    autumn = [
+        line.measure(data, second, month, reexported(march / "export", tmp_path / month / "export", month))
+        for month in ("october", "october-again")
+    ]
+    processes = [line.spawn(month) for month in autumn]
+    assert [process.wait(120) for process in processes] == [0, 0]
+    answers = [json.loads((month / "promote/decision.json").read_text()) for month in autumn]
+    assert sorted(outcome(one)[0] for one in answers) == ["promoted", "rejected"]
+    loser = next(one for one in answers if outcome(one)[0] == "rejected")
+    assert "had become champion" in loser["promotion"]["reasons"][0]
+    champion = line.aliases["champion"]
+    assert champion in (8, 9)
+
+    # November: killed while it decides, and run again.
+    november = line.measure(
+        data, second, "november", reexported(march / "export", tmp_path / "november/export", "november")
+    )
+    entries = len(line.ledger.entries())
+    process = line.spawn(november)
+    while len(line.ledger.entries()) == entries:
+        assert process.poll() is None
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert line.aliases["champion"] in (champion, 10)
+    assert not (november / "promote").exists()
+    assert outcome(line.decide(november)) == ("promoted", 10, 10)
+    assert len(line.ledger.entries()) == entries + 1
+
+    # December: too close to call, and a person says no.
+    line.set("promote", max_miou_loss=0.0)
+    noisy = retrained(second, tmp_path / "december/train", noise=0.02)
+    decision = line.decide(line.measure(data, noisy, "december"))
+    assert outcome(decision) == ("needs review", 11, 10)
+    assert line.aliases == {"champion": 10, "challenger": 11}
+    line.registry("reject", 11, "--why", "not worth a change before Christmas")
+    assert line.aliases == {"champion": 10}
+
+    state = line.ledger.state()
+    assert (state.champion, state.challenger, set(state.withdrawn)) == (10, None, {7, 11})
+    champions = [event.champion_after for event in state.events]
+    assert champions == [1, 1, 3, 3, 3, 3, 3, 3, 7, 3, 3, champion, champion, 10, 10, 10]
+    assert line.ledger.state(at=state.events[8].entry.time).champion == 7
+    assert line.ledger.state(at=datetime(2000, 1, 1, tzinfo=UTC)).champion is None
+
+    capsys.readouterr()
+    line.registry("history", "--html", tmp_path / "history.html")
+    shown = capsys.readouterr().out
+    for words in ("ben", "coil 4711", "had become champion", "not worth a change"):
+        assert words in shown
+        assert words in (tmp_path / "history.html").read_text()
