@@ -5,6 +5,7 @@ import errno
 import importlib
 import inspect
 import logging
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -103,6 +104,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail(f"failed: {error}", 1)
     except KeyboardInterrupt:
         return _fail("interrupted", 130)
+    except BrokenPipeError:  # whoever read our output, such as `head`, has had enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except OSError as error:
         if error.errno in _ENVIRONMENT:
             return _fail(f"error: {error.strerror}: {error.filename or options.get('out', '')}", 2)
