@@ -135,11 +135,9 @@ def _date(time: datetime, apart: timedelta) -> str:
     """A date as short as its neighbours, so far `apart`, allow."""
     if apart >= timedelta(days=28):
         return f"{time:%b %Y}" if time.month == 1 else f"{time:%b}"
-    return (
-        f"{time:%H:%M}"
-        if apart < timedelta(days=1) and (time.hour or time.minute)
-        else f"{time:%b} {time.day}"
-    )
+    if apart >= timedelta(days=1) or not (time.hour or time.minute or time.second):
+        return f"{time:%b} {time.day}"
+    return f"{time:%H:%M}" if apart >= timedelta(minutes=1) else f"{time:%H:%M:%S}"
 
 
 def _entries(rows: Sequence[Mapping[str, Any]], scale: _Scale) -> list[Entry]:
