@@ -99,7 +99,7 @@ class Store:
                 raise self._away() from None
             if error.error_code == "PERMISSION_DENIED" or "error code 403" in message:
                 who = os.environ.get("MLFLOW_TRACKING_USERNAME", "this user")
-                raise JobError(f"{who} may not do this in the MLflow store {self}; ask for the right") from None
+                raise JobError(f"{who} may not do this in the MLflow store {self}; ask its keeper") from None
             raise JobError(f"the MLflow store {self} refused: {' '.join(message.split())[:500]}") from None
         except ConnectionError:
             raise self._away() from None
