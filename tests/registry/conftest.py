@@ -1,11 +1,4 @@
-import os
 import shutil
-import signal
-import socket
-import subprocess
-import sys
-import time
-import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -14,6 +7,8 @@ import pytest
 from onnx import TensorProto, helper
 
 from dbrnet.registry.store import Store, open_store
+from tests.registry import servers
+from tests.registry.servers import free_port
 
 ModelMaker = Callable[[int], Path]
 
@@ -65,12 +60,6 @@ def make_model(tmp_path: Path) -> ModelMaker:
     return make
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 @pytest.fixture
 def away_address() -> str:
     return f"127.0.0.1:{free_port()}"
@@ -81,32 +70,5 @@ def mlflow_server(migrated_database: Path, tmp_path_factory: pytest.TempPathFact
     """The address of a real `mlflow server` that also serves the artifacts."""
     root = tmp_path_factory.mktemp("server")
     shutil.copyfile(migrated_database, root / "mlflow.db")
-    port = free_port()
-    environment = {key: value for key, value in os.environ.items() if key != "MLFLOW_TRACKING_URI"}
-    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port)]
-    command += ["--backend-store-uri", f"sqlite:///{root / 'mlflow.db'}", "--workers", "1"]
-    command += ["--artifacts-destination", str(root / "artifacts")]
-    with (root / "log").open("wb") as log:
-        process = subprocess.Popen(
-            command,
-            cwd=root,
-            env=environment | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
-            stdout=log,
-            stderr=log,
-            start_new_session=True,
-        )
-        try:
-            address = f"http://127.0.0.1:{port}"
-            deadline = time.monotonic() + 90
-            while True:
-                try:
-                    with urllib.request.urlopen(f"{address}/health", timeout=5):
-                        break
-                except OSError:
-                    assert process.poll() is None, (root / "log").read_text()
-                    assert time.monotonic() < deadline, (root / "log").read_text()
-                    time.sleep(0.2)
-            yield address
-        finally:
-            os.killpg(process.pid, signal.SIGTERM)
-            process.wait(30)
+    with servers.mlflow_server(root, f"sqlite:///{root / 'mlflow.db'}") as address:
+        yield address

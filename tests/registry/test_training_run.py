@@ -31,7 +31,7 @@ from dbrnet.steps.ingest import ingest
 from dbrnet.steps.train import train
 from dbrnet.training.loop import EpochRow
 from dbrnet.training.loop import train as run_training
-from tests.registry.conftest import free_port
+from tests.registry.servers import free_port
 
 PARAMS = Path(__file__).parents[2] / "params.yaml"
 EPOCHS = 6
