@@ -30,6 +30,8 @@ TOOLS = {
     "serve": "answer pictures over HTTP, with a page to try it on",
     "predict": "write masks, overlays, RLE or COCO files for pictures and videos of your own",
     "registry": "who is champion, since when and why; approve, reject, roll back",
+    "revision": "tell whether the data's source has changed, without reading it",
+    "notify": "tell a webhook how a scheduled run ended, and who is champion",
     "generate": "make the built-in dataset: steel-strip pictures in Severstal's layout",
     "use": "set params.yaml to the recipe of a dataset",
 }
@@ -45,7 +47,7 @@ ACTIONS = {  # of tools that have more than one: their functions
 }
 ARGUMENTS = {
     "params": "the parameters' file (default: params.yaml)",
-    "checkpoints": "where to keep the checkpoint while training (default: a hidden folder beside --out)",
+    "checkpoints": "where to keep checkpoints, each training its own (default: a hidden folder beside --out)",
     "out": "the folder to write; a step replaces it whole when it has succeeded",
     "dataset": "the folder that `dbrnet ingest` wrote",
     "split": "the folder that `dbrnet split` wrote",
@@ -68,6 +70,9 @@ ARGUMENTS = {
     "at": "a time, such as 2026-11-01 or 2026-11-01T06:00 (UTC unless it says otherwise)",
     "html": "a file to write the history's page to",
     "to": "the version to go back to (default: the champion before)",
+    "run": "what ran, such as the name of a pipeline",
+    "state": "how it ended, such as SUCCEEDED or FAILED",
+    "error": "what went wrong, if anything did",
     "why": "the reason, for those who come after",
     "count": "how many pictures",
     "seed": "the random seed: the same seed makes the same pictures",
@@ -91,27 +96,56 @@ mlflow.db in this folder.
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
-    logging.basicConfig(format="%(message)s", stream=sys.stderr)
-    logging.getLogger("dbrnet").setLevel(logging.INFO)  # ours alone: the exporter tells of every node
     words = list(sys.argv[1:] if arguments is None else arguments)
     options = vars(_parser(words).parse_args(words))
     function = _function(options.pop("command"), options.pop("action", None))
+    status, _ = _tell(lambda: function(**_with_section(function, options)), options.get("out"))
+    return status
+
+
+def call(command: str, section: str, **arguments: Any) -> Any:
+    """Run a command from a program, as a Kubeflow component does; what its function returns.
+
+    `section` is its section of params.yaml as text; paths may be text too. What goes wrong ends the process
+    as it ends the command: with one line, and exit status 1 or 2.
+    """
+
+    def run() -> Any:
+        from dbrnet.params import parse_section
+
+        function = _function(command)
+        paths = {
+            name: Path(arguments[name])
+            for name, asked in inspect.signature(function).parameters.items()
+            if "Path" in str(asked.annotation) and isinstance(arguments.get(name), str)
+        }
+        return function(parse_section(_section_of(function), section), **arguments | paths)
+
+    status, result = _tell(run, arguments.get("out"))
+    if status:
+        sys.exit(status)
+    return result
+
+
+def _tell(run: Callable[[], Any], out: object) -> tuple[int, Any]:
+    """Call `run`; the exit status, and what it returned. What a user can mend is told in one line."""
+    logging.basicConfig(format="%(message)s", stream=sys.stderr)
+    logging.getLogger("dbrnet").setLevel(logging.INFO)  # ours alone: the exporter tells of every node
     try:
-        function(**_with_section(function, options))
+        return 0, run()
     except UserError as error:
-        return _fail(f"error: {error}", 2)
+        return _fail(f"error: {error}", 2), None
     except JobError as error:
-        return _fail(f"failed: {error}", 1)
+        return _fail(f"failed: {error}", 1), None
     except KeyboardInterrupt:
-        return _fail("interrupted", 130)
+        return _fail("interrupted", 130), None
     except BrokenPipeError:  # whoever read our output, such as `head`, has had enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+        return 0, None
     except OSError as error:
         if error.errno in _ENVIRONMENT:
-            return _fail(f"error: {error.strerror}: {error.filename or options.get('out', '')}", 2)
+            return _fail(f"error: {error.strerror}: {error.filename or out or ''}", 2), None
         raise
-    return 0
 
 
 _ENVIRONMENT = {
@@ -187,12 +221,19 @@ def _add_arguments(command: argparse.ArgumentParser, function: Callable[..., Any
 
 
 def _with_section(function: Callable[..., Any], options: dict[str, Any]) -> dict[str, Any]:
-    """Replace the parameters' file by the section that the step's signature asks for."""
-    if "params" in options and function.__name__ in STEPS:
+    """Replace the parameters' file by the section that the function's signature asks for."""
+    if "params" in options:
         from dbrnet.params import load_params
 
-        options["params"] = getattr(load_params(options["params"]), function.__name__)
+        options["params"] = getattr(load_params(options["params"]), _section_of(function))
     return options
+
+
+def _section_of(function: Callable[..., Any]) -> str:
+    from dbrnet.params import Params
+
+    asked = inspect.signature(function).parameters["params"].annotation
+    return next(name for name, section in Params.model_fields.items() if section.annotation is asked)
 
 
 def _fail(message: str, status: int) -> int:

@@ -1,7 +1,7 @@
 """params.yaml, typed: one section a step. An unknown or ill-typed key is an error that names it."""
 
 from pathlib import Path
-from typing import Annotated, Any, Literal, cast
+from typing import Annotated, Any, Literal, TypeVar, cast
 
 from pydantic import (
     AfterValidator,
@@ -242,27 +242,43 @@ def load_params(path: Path) -> Params:
         raise UserError(f"{path} does not exist; give the parameters' file with --params") from None
     except (YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
+    return _checked(Params, raw, str(path))
+
+
+def parse_section(name: str, text: str) -> Any:
+    """One section of params.yaml, given as text (JSON or YAML); a `UserError` as from `load_params`."""
+    section = Params.model_fields[name].annotation
     try:
-        return Params.model_validate(raw)
+        raw = YAML(typ="safe").load(text)
+    except YAMLError as error:
+        raise UserError(f"the parameter {name} is not valid JSON: {' '.join(str(error).split())}") from None
+    return _checked(cast("type[BaseModel]", section), raw, f"the parameter {name}")
+
+
+Section = TypeVar("Section", bound=BaseModel)
+
+
+def _checked(model: type[Section], raw: object, name: str) -> Section:
+    try:
+        return model.model_validate(raw)
     except ValidationError as error:
-        raise UserError(f"{path}: {_explain(error)}") from None
+        raise UserError(f"{name}: {_explain(error, model)}") from None
 
 
-def _explain(error: ValidationError) -> str:
+def _explain(error: ValidationError, model: type[BaseModel]) -> str:
     # An unknown key first: it explains why the key it was meant to be is missing.
     first = min(error.errors(), key=lambda one: one["type"] != "extra_forbidden")
-    where = ".".join(str(part) for part in first["loc"]) or "the file"
+    where = ".".join(str(part) for part in first["loc"]) or "the whole"
     more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
     if first["type"] == "extra_forbidden":
-        allowed = ", ".join(_allowed_keys(first["loc"][:-1]))
+        allowed = ", ".join(_allowed_keys(model, first["loc"][:-1]))
         return f"{where}: unknown parameter; allowed here: {allowed}{more}"
     if first["type"] == "missing":
         return f"{where}: missing{more}"
     return f"{where}: {first['msg'][0].lower()}{first['msg'][1:]}, got {first['input']!r}{more}"
 
 
-def _allowed_keys(section: tuple[Any, ...]) -> list[str]:
-    model: type[BaseModel] = Params
+def _allowed_keys(model: type[BaseModel], section: tuple[Any, ...]) -> list[str]:
     for name in section:
         model = cast("type[BaseModel]", model.model_fields[name].annotation)
     return list(model.model_fields)

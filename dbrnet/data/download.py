@@ -4,7 +4,11 @@ import shutil
 import urllib.error
 import urllib.parse
 import urllib.request
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from dbrnet.errors import JobError, UserError
 
@@ -27,16 +31,37 @@ def download(url: str, folder: Path) -> Path:
     if not name:
         raise UserError(f"{url}: the address names no file")
     target = folder / name
+    with _asked(urllib.request.Request(url)) as answer, target.open("wb") as file:  # noqa: S310
+        expected = int(answer.headers.get("Content-Length") or -1)
+        if expected > MAX_BYTES:
+            raise UserError(f"{url}: {expected} bytes are more than the bound of {MAX_BYTES}")
+        shutil.copyfileobj(answer, file, 1 << 20)
+    if expected >= 0 and target.stat().st_size != expected:
+        raise JobError(f"{url}: the connection broke off; {target.stat().st_size} of {expected} bytes came")
+    return target
+
+
+def url_revision(url: str) -> list[str]:
+    """What the server says of the version of `url`; something new each time where it says nothing.
+
+    Raises as `download` does.
+    """
+    with _asked(urllib.request.Request(url, method="HEAD")) as answer:  # noqa: S310
+        headers = answer.headers
+    said = [headers.get(name) for name in ("ETag", "Last-Modified")]
+    if not any(said):
+        return [uuid.uuid4().hex]
+    return [str(one) for one in (*said, headers.get("Content-Length"))]
+
+
+@contextmanager
+def _asked(request: urllib.request.Request) -> Iterator[Any]:
+    """The server's answer; its failures in one line."""
+    url = request.full_url
     try:
-        with urllib.request.urlopen(url, timeout=TIMEOUT_SECONDS) as answer, target.open("wb") as file:  # noqa: S310
-            expected = int(answer.headers.get("Content-Length") or -1)
-            if expected > MAX_BYTES:
-                raise UserError(f"{url}: {expected} bytes are more than the bound of {MAX_BYTES}")
-            shutil.copyfileobj(answer, file, 1 << 20)
+        with urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS) as answer:  # noqa: S310
+            yield answer
     except urllib.error.HTTPError as error:
         raise UserError(f"{url}: the server answers {error.code} {error.reason}") from None
     except urllib.error.URLError as error:
         raise JobError(f"{url}: cannot be reached ({error.reason})") from None
-    if expected >= 0 and target.stat().st_size != expected:
-        raise JobError(f"{url}: the connection broke off; {target.stat().st_size} of {expected} bytes came")
-    return target

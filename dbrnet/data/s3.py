@@ -60,11 +60,7 @@ def fetch_s3(source: str, target: Path, *, progress: Progress | None = None) -> 
     wrong, nothing is there, or a key would leave the folder; `JobError` where the server is away or the
     connection breaks off. After an error `target` may hold some of the files.
     """
-    bucket, _, key = source.removeprefix("s3://").partition("/")
-    if not bucket or {"@", ":"} & set(bucket):
-        raise UserError("an S3 address is s3://BUCKET/PREFIX/; credentials go into the environment")
-    client = _connect(source)
-    server = urlsplit(client.meta.endpoint_url).netloc.rpartition("@")[2]  # without a password before the @
+    bucket, key, client, server = _opened(source)
     with _explained(source, bucket, server):
         found = _find(client, bucket, key, source)
         if len(found) == 1 and found[0].key == key:
@@ -74,11 +70,28 @@ def fetch_s3(source: str, target: Path, *, progress: Progress | None = None) -> 
     return target
 
 
+def s3_revision(source: str) -> list[str]:
+    """The names, sizes and ETags of all that `fetch_s3` would fetch. Raises as that does."""
+    bucket, key, client, server = _opened(source)
+    with _explained(source, bucket, server):
+        return [f"{item.name}\0{item.size}\0{item.etag}" for item in _find(client, bucket, key, source)]
+
+
+def _opened(source: str) -> tuple[str, str, Any, str]:
+    """Bucket and key of an address, a client for it, and its server's name without a password."""
+    bucket, _, key = source.removeprefix("s3://").partition("/")
+    if not bucket or {"@", ":"} & set(bucket):
+        raise UserError("an S3 address is s3://BUCKET/PREFIX/; credentials go into the environment")
+    client = _connect(source)
+    return bucket, key, client, urlsplit(client.meta.endpoint_url).netloc.rpartition("@")[2]
+
+
 @dataclass(frozen=True)
 class _Object:
     key: str
     name: str  # below the prefix
     size: int  # bytes
+    etag: str
 
 
 def _find(client: Any, bucket: str, key: str, source: str) -> list[_Object]:
@@ -86,13 +99,13 @@ def _find(client: Any, bucket: str, key: str, source: str) -> list[_Object]:
     if key and not key.endswith("/"):
         first = client.list_objects_v2(Bucket=bucket, Prefix=key, MaxKeys=1).get("Contents", [])
         if first and first[0]["Key"] == key:
-            return [_Object(key, key, first[0]["Size"])]
+            return [_Object(key, key, first[0]["Size"], first[0]["ETag"])]
         key += "/"
     found, total = [], 0
     for item in _listed(client, bucket, key):
         if item["Key"].endswith("/"):
             continue
-        found.append(_Object(item["Key"], item["Key"][len(key) :], item["Size"]))
+        found.append(_Object(item["Key"], item["Key"][len(key) :], item["Size"], item["ETag"]))
         total += item["Size"]
         if len(found) > MAX_MEMBERS or total > MAX_BYTES:
             raise UserError(f"{source} holds more than {MAX_MEMBERS} objects or {MAX_BYTES} bytes")

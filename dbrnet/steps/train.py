@@ -40,7 +40,6 @@ def train(
     train_ids, val_ids = ([sample.id for sample in parts.samples(data, part)] for part in ("train", "val"))
     values = params.model_dump(exclude={"model"}) | params.model.model_dump()
     recipe = Recipe(**values)
-    workdir = checkpoints or out.with_name(f".{out.name}.checkpoint")
     card = data.card
     known = {"name": card.name, "title": card.title, "content_hash": card.content_hash}
     divided = {
@@ -61,6 +60,7 @@ def train(
         "origin": origin(),
     }  # fmt: skip
     fingerprint = recipe.fingerprint(card.content_hash, train_ids, val_ids)
+    workdir = checkpoints / fingerprint[:16] if checkpoints else out.with_name(f".{out.name}.checkpoint")
     name = f"{card.name} {parts.kind} seed {params.seed} {fingerprint[:8]}"
     with Feed(_tracked(workdir, fingerprint, card.name, name)) as feed:
         run = feed.run
