@@ -18,6 +18,7 @@ from dbrnet.deployment.export import export_onnx
 from dbrnet.models.dbrnet import DBRNet
 from dbrnet.models.saved import ModelMeta
 from tests.data.s3_server import BINARY, S3Server, find_binary, running_server
+from tests.registry.servers import free_port
 
 Exported = tuple[Path, DBRNet, ModelMeta]  # the file, and the network that it was made of
 
@@ -108,6 +109,12 @@ def picture() -> Callable[..., Image]:
         return np.clip(light + random.normal(0, 12, light.shape), 0, 255).astype(np.uint8)
 
     return make
+
+
+@pytest.fixture
+def away_address() -> str:
+    """Where nothing answers."""
+    return f"127.0.0.1:{free_port()}"
 
 
 @pytest.fixture(scope="session")

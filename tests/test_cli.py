@@ -207,7 +207,7 @@ def test_each_command_explains_itself(name: str, capsys: pytest.CaptureFixture[s
     assert caught.value.code == 0
     text = capsys.readouterr().out
     assert len(text.splitlines()) >= 8
-    assert "Writes" in text or name in {"predict", "registry", "serve", "use"}
+    assert "Writes" in text or name in {"notify", "predict", "registry", "revision", "serve", "use"}
 
 
 @pytest.mark.parametrize(("tool", "action"), [(tool, action) for tool in ACTIONS for action in ACTIONS[tool]])

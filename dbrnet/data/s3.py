@@ -99,19 +99,24 @@ def _find(client: Any, bucket: str, key: str, source: str) -> list[_Object]:
     if key and not key.endswith("/"):
         first = client.list_objects_v2(Bucket=bucket, Prefix=key, MaxKeys=1).get("Contents", [])
         if first and first[0]["Key"] == key:
-            return [_Object(key, key, first[0]["Size"], first[0]["ETag"])]
+            return [_Object(key, key, first[0]["Size"], _etag(first[0]))]
         key += "/"
     found, total = [], 0
     for item in _listed(client, bucket, key):
         if item["Key"].endswith("/"):
             continue
-        found.append(_Object(item["Key"], item["Key"][len(key) :], item["Size"], item["ETag"]))
+        found.append(_Object(item["Key"], item["Key"][len(key) :], item["Size"], _etag(item)))
         total += item["Size"]
         if len(found) > MAX_MEMBERS or total > MAX_BYTES:
             raise UserError(f"{source} holds more than {MAX_MEMBERS} objects or {MAX_BYTES} bytes")
     if not found:
         raise UserError(f"{source}: there is nothing there; check the spelling of the address")
     return found
+
+
+def _etag(item: dict[str, Any]) -> str:
+    """What changes with an object's content; not every server has it."""
+    return str(item.get("ETag", item.get("LastModified")))
 
 
 def _listed(client: Any, bucket: str, prefix: str) -> Iterator[dict[str, Any]]:

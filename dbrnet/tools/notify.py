@@ -17,6 +17,7 @@ log = logging.getLogger(__name__)
 
 ADDRESS = "DBRNET_NOTIFY_URL"
 ATTEMPTS = 4
+PAUSE_SECONDS = 2.0  # before the second attempt, and twice as long before each further one
 TIMEOUT_SECONDS = 20
 
 
@@ -36,10 +37,10 @@ def notify(params: ChampionParams, *, run: str, state: str, error: str = "") -> 
         raise UserError(f"{ADDRESS} must be an http(s) address")
     body = json.dumps({"text": text}).encode()
     request = urllib.request.Request(address, body, {"Content-Type": "application/json"})  # noqa: S310
-    for attempt in range(1, ATTEMPTS):
+    for attempt in range(ATTEMPTS - 1):
         if _post(request) is None:
             return
-        time.sleep(2.0**attempt)
+        time.sleep(PAUSE_SECONDS * 2**attempt)
     if reason := _post(request):
         raise JobError(f"the webhook in {ADDRESS} did not take the message: {reason}")
 

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from dbrnet.data.s3 import fetch_s3
+from dbrnet.data.source import revision
 from dbrnet.errors import JobError, UserError
 from dbrnet.params import IngestParams
 from dbrnet.steps.ingest import ingest
@@ -236,3 +237,21 @@ def test_a_server_that_lies_or_refuses(
         fetch_s3(f"s3://{bucket}/set/", tmp_path / "inner" / "here")
     assert "s3cret" not in str(caught.value)
     assert [path.name for path in tmp_path.rglob("*") if path.is_file()] in ([], ["a"])
+
+
+@pytest.mark.usefixtures("s3")
+def test_a_revision_changes_with_the_content_alone(s3_server: S3Server) -> None:
+    client, address = s3_server.client(), f"s3://{BUCKET}/revisions/"
+    client.put_object(Bucket=BUCKET, Key="revisions/a.jpg", Body=b"one")
+    first = revision(address)
+    assert len(first) == 64
+    assert revision(address) == first
+    client.put_object(Bucket=BUCKET, Key="revisions/a.jpg", Body=b"two")  # of the same size
+    second = revision(address)
+    client.put_object(Bucket=BUCKET, Key="revisions/b.jpg", Body=b"")
+    third = revision(address)
+    client.delete_object(Bucket=BUCKET, Key="revisions/b.jpg")
+    assert len({first, second, third}) == 3
+    assert revision(address) == second
+    with pytest.raises(UserError, match="there is nothing there"):
+        revision(f"s3://{BUCKET}/nowhere/")

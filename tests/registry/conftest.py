@@ -8,7 +8,6 @@ from onnx import TensorProto, helper
 
 from dbrnet.registry.store import Store, open_store
 from tests.registry import servers
-from tests.registry.servers import free_port
 
 ModelMaker = Callable[[int], Path]
 
@@ -58,11 +57,6 @@ def make_model(tmp_path: Path) -> ModelMaker:
         return path
 
     return make
-
-
-@pytest.fixture
-def away_address() -> str:
-    return f"127.0.0.1:{free_port()}"
 
 
 @pytest.fixture(scope="session")

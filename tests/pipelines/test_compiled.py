@@ -1,0 +1,214 @@
+"""The committed YAML: what the code compiles to, sound, and the same graph as dvc.yaml's."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from google.protobuf import json_format
+from kfp.kubernetes import kubernetes_executor_config_pb2 as kubernetes_pb
+from kfp.pipeline_spec import pipeline_spec_pb2 as spec_pb
+from ruamel.yaml import YAML
+
+import components
+from dbrnet.cli import STEPS
+from dbrnet.errors import UserError
+from dbrnet.params import Params
+from pipelines.compiling import PIPELINES, compile_all, compile_pipeline
+from pipelines.placing import NEEDS, SECRET_KEYS, SETTINGS_KEYS
+
+ROOT = Path(__file__).parents[2]
+COMPILED = sorted((ROOT / "pipelines/compiled").glob("*.yaml"))
+COMPONENTS = sorted((ROOT / "components/compiled").glob("*.yaml"))
+ALONE = {
+    "revision",
+    "drift",
+    "notify",
+}  # no stages: DVC and a person do this on a laptop
+
+Document = dict[str, Any]
+
+
+def documents(path: Path) -> list[Document]:
+    """The pipeline spec and, where there is one, the platform's."""
+    return list(YAML(typ="safe").load_all(path.read_text()))
+
+
+def dags(spec: Document) -> Iterator[Document]:
+    """Each graph: the root's, those of the exit handler and the condition."""
+    for component in (spec["root"], *spec["components"].values()):
+        if "dag" in component:
+            yield component
+
+
+def tasks(spec: Document) -> dict[str, Document]:
+    """Every task that runs something, by the step that it runs and, run twice, its number."""
+    return {
+        name: task
+        for component in dags(spec)
+        for name, task in component["dag"]["tasks"].items()
+        if "dag" not in spec["components"][task["componentRef"]["name"]]
+    }
+
+
+def test_what_is_committed_is_what_the_code_compiles_to(tmp_path: Path) -> None:
+    made = {path.relative_to(tmp_path): path.read_text() for path in compile_all(tmp_path)}
+    kept = {path.relative_to(ROOT): path.read_text() for path in (*COMPILED, *COMPONENTS)}
+    stale = sorted(str(name) for name in made.keys() | kept.keys() if made.get(name) != kept.get(name))
+    assert not stale, f"run `python -m pipelines compile` and commit: {stale}"
+
+
+@pytest.mark.parametrize("path", [*COMPILED, *COMPONENTS], ids=lambda path: path.stem)
+def test_it_parses_strictly(path: Path) -> None:
+    spec, *platform = documents(path)
+    json_format.ParseDict(spec, spec_pb.PipelineSpec())
+    for document in platform:
+        json_format.ParseDict(document, spec_pb.PlatformSpec())
+        executors = document["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
+        for settings in executors.values():
+            json_format.ParseDict(settings, kubernetes_pb.KubernetesExecutorConfig())
+    with pytest.raises(json_format.ParseError):
+        json_format.ParseDict(spec | {"rooot": {}}, spec_pb.PipelineSpec())
+
+
+@pytest.mark.parametrize("path", [*COMPILED, *COMPONENTS], ids=lambda path: path.stem)
+def test_nothing_refers_to_what_is_not_there(path: Path) -> None:
+    spec, *platform = documents(path)
+    executors = spec["deploymentSpec"]["executors"]
+    for component in spec["components"].values():
+        assert ("dag" in component) != (component.get("executorLabel") in executors)
+    for component in dags(spec):
+        dag, inputs = component["dag"]["tasks"], component.get("inputDefinitions", {})
+        for task in dag.values():
+            called = spec["components"][task["componentRef"]["name"]]
+            assert set(task.get("dependentTasks", [])) <= set(dag)
+            for kind, word in (("parameters", "Parameter"), ("artifacts", "Artifact")):
+                known = called.get("inputDefinitions", {}).get(kind, {})
+                given = task.get("inputs", {}).get(kind, {})
+                needed = {name for name, one in known.items() if not one.get("isOptional")}
+                assert needed <= set(given) <= set(known)
+                for value in given.values():
+                    if produced := value.get(f"taskOutput{word}"):
+                        maker = spec["components"][dag[produced["producerTask"]]["componentRef"]["name"]]
+                        assert produced[f"output{word}Key"] in maker["outputDefinitions"][kind]
+                    if name := value.get(f"componentInput{word}"):
+                        assert name in inputs[kind]
+    for document in platform:
+        assert set(document["platforms"]["kubernetes"]["deploymentSpec"]["executors"]) <= set(executors)
+
+
+def edges(spec: Document) -> set[tuple[str, str]]:
+    """Which step reads what another wrote. What a graph takes from the one round it is followed there."""
+    found = set()
+    for component in dags(spec):
+        for name, task in component["dag"]["tasks"].items():
+            for artifact in task.get("inputs", {}).get("artifacts", {}).values():
+                if produced := artifact.get("taskOutputArtifact"):
+                    found.add((produced["producerTask"], name))
+                else:  # pipelinechannel--TASK-OUTPUT, the compiler's name for what comes from outside
+                    outside = artifact["componentInputArtifact"].removeprefix("pipelinechannel--")
+                    found.add((outside.rpartition("-")[0], name))
+    return {edge for edge in found if edge[1] in tasks(spec)}
+
+
+def dvc_edges() -> set[tuple[str, str]]:
+    stages = YAML(typ="safe").load((ROOT / "dvc.yaml").read_text())["stages"]
+    maker = {out: name for name, stage in stages.items() for out in stage["outs"]}
+    return {(maker[dep], name) for name, stage in stages.items() for dep in stage["deps"] if dep in maker}
+
+
+@pytest.mark.parametrize("variant", ["cpu", "gpu"])
+def test_training_is_the_graph_of_dvc(variant: str) -> None:
+    spec = documents(ROOT / f"pipelines/compiled/training-{variant}.yaml")[0]
+    assert set(tasks(spec)) - ALONE == {step for step in STEPS if step != "drift"}
+    assert edges(spec) == dvc_edges()
+
+
+@pytest.mark.parametrize("variant", ["cpu", "gpu"])
+def test_retraining_is_the_same_behind_the_question(variant: str) -> None:
+    spec = documents(ROOT / f"pipelines/compiled/retraining-{variant}.yaml")[0]
+    question = {("ingest", "drift"), ("champion", "drift"), ("champion", "split")}
+    second = {
+        (a.replace("champion", "champion-2"), b.replace("champion", "champion-2")) for a, b in dvc_edges()
+    }
+    assert edges(spec) == second | question
+    asked = next(one for one in dags(spec) if "split" in one["dag"]["tasks"])
+    assert set(asked["dag"]["tasks"]) == {
+        "split", "train", "export", "champion-2", "evaluate", "benchmark", "promote",
+    }  # fmt: skip
+    [condition] = [
+        task["triggerPolicy"]["condition"]
+        for one in dags(spec)
+        for task in one["dag"]["tasks"].values()
+        if "condition" in task.get("triggerPolicy", {})
+    ]
+    assert condition == "inputs.parameter_values['pipelinechannel--drift-Output'] == 'yes'"
+    assert (
+        spec["root"]["dag"]["tasks"]["notify"]["triggerPolicy"]["strategy"] == "ALL_UPSTREAM_TASKS_COMPLETED"
+    )
+
+
+@pytest.mark.parametrize("path", COMPILED, ids=lambda path: path.stem)
+def test_parameters_are_the_sections(path: Path) -> None:
+    spec = documents(path)[0]
+    asked = spec["root"]["inputDefinitions"]["parameters"]
+    sections = set(Params.model_fields) - ({"drift"} if path.stem.startswith("training") else set())
+    assert set(asked) == sections | {"checkpoints"}
+    assert all(one["parameterType"] == "STRING" for one in asked.values())
+    assert {name for name, one in asked.items() if one.get("isOptional")} == {"checkpoints"}
+
+
+@pytest.mark.parametrize("path", COMPILED, ids=lambda path: path.stem)
+def test_how_tasks_are_placed(path: Path) -> None:
+    spec, platform = documents(path)
+    settings = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
+    for name, task in tasks(spec).items():
+        step = name.removesuffix("-2")
+        label = spec["components"][task["componentRef"]["name"]]["executorLabel"]
+        container, on_kubernetes = spec["deploymentSpec"]["executors"][label]["container"], settings[label]
+        assert re.fullmatch(r"registry\.example/dbrnet@sha256:[0-9a-f]{64}", container["image"])
+        assert task.get("cachingOptions", {}).get("enableCache", False) is NEEDS[step].cached
+        assert task["retryPolicy"]["maxRetryCount"] >= 1
+        assert task["retryPolicy"]["backoffFactor"] > 1
+        assert container["resources"].keys() >= {"resourceCpuLimit", "resourceMemoryLimit"}
+        assert ("accelerator" in container["resources"]) is (path.stem.endswith("gpu") and NEEDS[step].gpu)
+        assert int(on_kubernetes["activeDeadlineSeconds"]) > 0
+        assert on_kubernetes["securityContext"] == {
+            "runAsUser": "10001", "runAsGroup": "10001", "runAsNonRoot": True,
+        }  # fmt: skip
+        given = {
+            one["secretName"]: {pair["envVar"] for pair in one["keyToEnv"]}
+            for one in on_kubernetes.get("secretAsEnv", [])
+        }
+        assert given == {secret: set(SECRET_KEYS[secret]) for secret in NEEDS[step].secrets}
+        if given:
+            [addresses] = on_kubernetes["configMapAsEnv"]
+            assert {pair["envVar"] for pair in addresses["keyToEnv"]} == set(SETTINGS_KEYS)
+        assert ("pvcMount" in on_kubernetes) is (step == "train")
+        assert ("emptyDirMounts" in on_kubernetes) is (step == "train")
+
+
+def test_only_promotion_can_promote_and_it_is_never_cached() -> None:
+    assert {step for step, needs in NEEDS.items() if "dbrnet-promoter" in needs.secrets} == {"promote"}
+    assert {step for step, needs in NEEDS.items() if not needs.cached} == {
+        "revision", "champion", "benchmark", "promote", "drift", "notify",
+    }  # fmt: skip
+    assert set(NEEDS) == set(components.__all__)
+
+
+@pytest.mark.parametrize(
+    "image", ["dbrnet", "registry.example/dbrnet:1.2", "dbrnet@sha256:12", "a b@sha256:" + 64 * "0"]
+)
+def test_an_image_without_its_digest_is_refused(image: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="must be named by its digest"):
+        compile_pipeline("training", gpu=False, image=image, path=tmp_path / "training.yaml")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", PIPELINES)
+def test_yours_is_in_every_task(name: str, tmp_path: Path) -> None:
+    image = "harbor.mill.example/vision/dbrnet@sha256:" + 64 * "a"
+    compile_pipeline(name, gpu=True, image=image, path=tmp_path / "pipeline.yaml")
+    executors = documents(tmp_path / "pipeline.yaml")[0]["deploymentSpec"]["executors"]
+    assert {executor["container"]["image"] for executor in executors.values()} == {image}
