@@ -198,7 +198,7 @@ def test_the_gate_refuses_a_faulty_export(
 
 
 def test_the_champion_is_all_that_drift_and_the_next_split_need(workspace: Workspace) -> None:
-    """Not its dataset, of which the registry keeps the tables: the same pictures come again, and 50 others."""
+    """Not its dataset, of which the registry keeps the tables: its pictures come again, and 50 others."""
     workspace.run("dbrnet", "champion", "--out", "former")
     former = Split.load(workspace.folder / "former")
     assert former == Split.load(workspace.folder / "data/split")

@@ -65,7 +65,7 @@ class Line:
         return path
 
     def data(self, name: str, pictures: int, former: Path | None = None) -> tuple[Path, Path]:
-        """Built-in pictures, ingested and split; the groups that a `former` split knew stay in their parts."""
+        """Built-in pictures, ingested and split; the groups of a `former` split stay in their parts."""
         self.run("generate", "--out", self.folder / name / "source", "--count", pictures)
         self.set("ingest", source=str(self.folder / name / "source"))
         self.set("split", former=None if former is None else str(former))

@@ -66,9 +66,7 @@ def test_too_much_in_quarantine_writes_nothing(project: Path, capsys: pytest.Cap
 
 
 def test_the_appearance_of_each_picture_is_written_beside_it(project: Path) -> None:
-    write_image(
-        project / "batch/images/5.bmp", texture(32, 40, 5)
-    )  # the others are too small for the network
+    write_image(project / "batch/images/5.bmp", texture(32, 40, 5))  # the others are too small
     write_image(project / "batch/masks/5.png", square(32, 40, 1))
     assert main(["ingest", "--out", "one"]) == 0
     dataset = Dataset.load(Path("one"))
@@ -85,7 +83,7 @@ def test_of_the_former_dataset_nothing_is_measured_again(project: Path) -> None:
     assert main(["ingest", "--out", "one"]) == 0
     table = project / "one/appearance.csv"
     rows = table.read_text().splitlines()
-    rows[1] = f"0,{','.join('12345')}"
+    rows[1] = "0,1.0,2.0,3.0,4.0,5.0"
     table.write_text("\n".join([*rows, ""]))
     _set("former: null", "former: one")
     write_image(project / "batch/images/5.bmp", texture(40, 40, 5))
