@@ -7,8 +7,9 @@ row of run-length encoded defect in every second), and times, in turns within ea
 
     decoding alone   every picture read and decoded to RGB by as many threads as ingestion takes
     ingestion        `build_dataset`: decoded, checked, hashed, masks decoded and encoded, everything written
+    with appearance  the same, then each picture's features for `dbrnet drift`, as the ingest step does it
 
-Both as pictures a second of wall time and of the process's CPU time on all its threads: other work on the
+All as pictures a second of wall time and of the process's CPU time on all its threads: other work on the
 machine takes from the first alone, so on a busy machine the second is the one to compare. Then each is run in
 a process of its own on a quarter of the pictures and on all of them: the peak of memory should not differ.
 """
@@ -33,6 +34,7 @@ from dbrnet.data.building import build_dataset
 from dbrnet.data.conversion import in_order
 from dbrnet.data.dataset import decode_image
 from dbrnet.data.synthetic import generate
+from dbrnet.drift.appearance import write_appearance
 
 HEIGHT, WIDTH = 256, 1600
 
@@ -69,11 +71,22 @@ def decode_alone(source: Path) -> int:
 
 
 def ingest(source: Path) -> int:
-    """The whole of ingestion; how many pictures there are."""
+    """Ingestion alone; how many pictures there are."""
     return build_dataset("severstal", source, Path(tempfile.mkdtemp(dir=source))).card.images
 
 
-WAYS: dict[str, Callable[[Path], int]] = {"decoding alone": decode_alone, "ingestion": ingest}
+def ingest_and_measure(source: Path) -> int:
+    """Ingestion and the table of the pictures' appearance; how many pictures there are."""
+    dataset = build_dataset("severstal", source, Path(tempfile.mkdtemp(dir=source)))
+    write_appearance(dataset, {})
+    return dataset.card.images
+
+
+WAYS: dict[str, Callable[[Path], int]] = {
+    "decoding alone": decode_alone,
+    "ingestion": ingest,
+    "with appearance": ingest_and_measure,
+}
 
 
 def peak_mib(way: str, source: Path) -> float:
@@ -118,11 +131,9 @@ def main() -> None:
                 f"{way:15} {statistics.median(wall[way]):7.0f} pictures/s of wall time, "
                 f"{statistics.median(cpu[way]):6.0f} per CPU second; peak {peaks}"
             )
-        shares = [
-            statistics.median(took["ingestion"]) / statistics.median(took["decoding alone"])
-            for took in (wall, cpu)
-        ]
-        print(f"ingestion / decoding alone: {shares[0]:.2f} by wall time, {shares[1]:.2f} by CPU time")
+        for one, other in (("ingestion", "decoding alone"), ("with appearance", "ingestion")):
+            shares = [statistics.median(took[one]) / statistics.median(took[other]) for took in (wall, cpu)]
+            print(f"{one} / {other}: {shares[0]:.2f} by wall time, {shares[1]:.2f} by CPU time")
 
 
 if __name__ == "__main__":

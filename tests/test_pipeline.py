@@ -1,5 +1,6 @@
 """The whole job through DVC in a clone of its own, on a few built-in pictures and a training of seconds."""
 
+import csv
 import json
 import os
 import shutil
@@ -7,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -14,6 +16,7 @@ import pytest
 from onnx import numpy_helper
 
 from dbrnet.cli import STEPS, main
+from dbrnet.data.split import Split
 from dbrnet.files import sha256_file
 
 ROOT = Path(__file__).parents[1]
@@ -75,8 +78,8 @@ class Workspace:
         output = self.run("dvc", "repro")
         return [step for step in STAGES if f"Running stage '{step}'" in output]
 
-    def json(self, path: str) -> dict[str, dict[str, object]]:
-        loaded: dict[str, dict[str, object]] = json.loads((self.folder / path).read_text())
+    def json(self, path: str) -> dict[str, Any]:
+        loaded: dict[str, Any] = json.loads((self.folder / path).read_text())
         return loaded
 
 
@@ -184,7 +187,7 @@ def test_the_gate_refuses_a_faulty_export(
     names = ("champion", "evaluate", "benchmark", "promote")
     champion, evaluated, benchmarked, out = (str(tmp_path / name) for name in names)
     data = ["data/dataset", "data/split", "artifacts/train", str(exported), champion]
-    workspace.run("dbrnet", "champion", str(exported), "--out", champion)
+    workspace.run("dbrnet", "champion", "--exported", str(exported), "--out", champion)
     workspace.run("dbrnet", "evaluate", *data, "--out", evaluated)
     workspace.run("dbrnet", "benchmark", *data, evaluated, "--out", benchmarked)
     workspace.run("dbrnet", "promote", *data, evaluated, benchmarked, "--out", out)
@@ -192,6 +195,27 @@ def test_the_gate_refuses_a_faulty_export(
     assert decision["answer"] == "rejected"
     assert any("onnxruntime-cpu: largest logit difference" in reason for reason in decision["reasons"])
     assert decision["promotion"]["champion_after"] == 1
+
+
+def test_the_champion_is_all_that_drift_and_the_next_split_need(workspace: Workspace) -> None:
+    """Not its dataset, of which the registry keeps the tables: its pictures come again, and 50 others."""
+    workspace.run("dbrnet", "champion", "--out", "former")
+    former = Split.load(workspace.folder / "former")
+    assert former == Split.load(workspace.folder / "data/split")
+    workspace.run("dbrnet", "generate", "--out", "line", "--count", "50", "--seed", "7")
+    answers = {}
+    for current in ("data/dataset", "line/train_images"):
+        workspace.run("dbrnet", "drift", current, "former", "--out", "drift")
+        answers[current] = workspace.json("drift/drift.json")
+    same, others = answers.values()
+    assert (same["answer"], same["reasons"]) == ("no", [])
+    assert same["pictures"].items() >= {"reference": 60, "known": 60, "new": 0}.items()
+    assert others["pictures"].items() >= {"reference": 60, "known": 0, "new": 50}.items()
+    checks = {check["name"]: check for check in others["checks"]}
+    with (workspace.folder / "artifacts/evaluate/pictures.csv").open(newline="") as file:
+        confidences = [float(row["confidence"]) for row in csv.DictReader(file)]
+    assert min(confidences) <= checks["confidence"]["before"] <= max(confidences)
+    assert 0 < checks["confidence"]["now"] < 1
 
 
 def test_the_champion_predicts_pictures(workspace: Workspace) -> None:

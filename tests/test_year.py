@@ -64,11 +64,11 @@ class Line:
             YAML(typ="safe").dump(self.params, file)
         return path
 
-    def data(self, name: str, pictures: int, former: str | None = None) -> tuple[Path, Path]:
-        """Built-in pictures, ingested and split; the groups of the `former` data stay in their parts."""
+    def data(self, name: str, pictures: int, former: Path | None = None) -> tuple[Path, Path]:
+        """Built-in pictures, ingested and split; the groups of a `former` split stay in their parts."""
         self.run("generate", "--out", self.folder / name / "source", "--count", pictures)
         self.set("ingest", source=str(self.folder / name / "source"))
-        self.set("split", former=None if former is None else str(self.folder / former / "split"))
+        self.set("split", former=None if former is None else str(former))
         dataset = self.step("ingest", out=self.folder / name / "dataset")
         return dataset, self.step("split", dataset, out=self.folder / name / "split")
 
@@ -78,7 +78,7 @@ class Line:
         """From the trained network (or its exported file) to all that the gate wants to know."""
         folder = self.folder / month
         exported = exported or self.step("export", *data, trained, out=folder / "export")
-        champion = self.step("champion", exported, out=folder / "champion")
+        champion = self.step("champion", "--exported", exported, out=folder / "champion")
         words = (*data, trained, exported, champion)
         evaluated = self.step("evaluate", *words, out=folder / "evaluate")
         self.step("benchmark", *words, evaluated, out=folder / "benchmark")
@@ -172,8 +172,13 @@ def test_a_year(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.
     assert outcome(decision) == ("rejected", 2, 1)
     assert any("mIoU" in reason for reason in decision["promotion"]["reasons"])
 
-    # March: more data; the champion is scored anew on the grown test part.
-    data = line.data("march-data", 260, former="january-data")
+    # March: more data, enough to train again; the champion is scored anew on the grown test part.
+    champion_then = line.step("champion", out=tmp_path / "march/former")
+    data = line.data("march-data", 260, former=champion_then)
+    line.set("drift", min_new_images=40)
+    drift = line.step("drift", data[0], champion_then, out=tmp_path / "march/drift")
+    found = json.loads((drift / "drift.json").read_text())
+    assert (found["answer"], found["pictures"]["known"], found["pictures"]["new"]) == ("yes", 220, 40)
     second = line.step("train", *data, out=tmp_path / "march/train")
     march = line.measure(data, second, "march")
     compared = json.loads((march / "evaluate/metrics.json").read_text())

@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,19 +13,18 @@ from dbrnet.data.conversion import in_order, picture_digest
 from dbrnet.data.dataset import CARD_FILE, Dataset, Image, Sample, decode_image
 from dbrnet.data.pictures import read_whole
 from dbrnet.data.readers.reader import IMAGE_SUFFIXES
-from dbrnet.drift.appearance import FEATURES, measure_appearance
+from dbrnet.drift.appearance import FEATURES, Features, measure_appearance, read_appearance
 from dbrnet.errors import UserError
 from dbrnet.progress import progress
 
 
 @dataclass(frozen=True)
 class Pictures:
-    """Pictures that were looked at once; their pixels are not kept."""
+    """Pictures as tables describe them, or as they were looked at once; their pixels are not kept."""
 
-    paths: tuple[Path, ...]
+    paths: tuple[Path, ...]  # the champion's may be gone
     groups: tuple[str, ...]
     features: NDArray[np.float64]  # [N, F], FEATURES in their order
-    digests: tuple[bytes, ...]
     labels: tuple[tuple[int, ...], ...] | None  # defect ids in each; None: nobody has labelled them
 
     def __len__(self) -> int:
@@ -37,7 +36,6 @@ class Pictures:
             tuple(self.paths[i] for i in indices),
             tuple(self.groups[i] for i in indices),
             self.features[list(indices)],
-            tuple(self.digests[i] for i in indices),
             None if self.labels is None else tuple(self.labels[i] for i in indices),
         )
 
@@ -54,16 +52,28 @@ class Arrivals:
     content_hash: str  # of all current pictures
 
 
-def find_arrivals(reference: Dataset, current: Path) -> Arrivals:
-    """Compare `current`, a canonical dataset or a plain folder of unlabelled pictures, with `reference`.
+def open_current(current: Path) -> Dataset | Path:
+    """The canonical dataset in the folder `current`, or the folder itself where plain pictures lie in it."""
+    if (current / CARD_FILE).exists():
+        return Dataset.load(current)
+    if not current.is_dir():
+        raise UserError(f"{current} does not exist; give an ingested dataset or a folder of pictures")
+    if not _pictures_in(current):
+        raise UserError(
+            f"{current} holds neither {CARD_FILE} nor pictures ({', '.join(sorted(IMAGE_SUFFIXES))}); "
+            "give an ingested dataset or a folder of pictures"
+        )
+    return current
+
+
+def find_arrivals(reference: Dataset, current: Dataset | Path) -> Arrivals:
+    """Compare what `open_current` found with `reference`, of which the tables are enough.
 
     Pictures are known by their pixels, whatever they are called. In a dataset a picture that cannot be read
     is a `UserError`; in a plain folder, where anything may lie, it is left out and listed.
     """
-    if (current / CARD_FILE).exists():
-        return _compare_datasets(reference, Dataset.load(current))
-    if not current.is_dir():
-        raise UserError(f"{current} does not exist; give an ingested dataset or a folder of pictures")
+    if isinstance(current, Dataset):
+        return _compare_datasets(reference, current)
     return _compare_folder(reference, current)
 
 
@@ -76,36 +86,25 @@ def read_picture(path: Path) -> Image:
 
 
 def _compare_datasets(reference: Dataset, current: Dataset) -> Arrivals:
-    before, after = ([info.name for info in data.card.classes] for data in (reference, current))
-    if before != after:
-        raise UserError(
-            f"{current.root} has the classes {', '.join(after)}, and {reference.root} {', '.join(before)}; "
-            "a network of other classes is trained anew"
-        )
-    seen = _look_at_samples(reference, reference.samples, "champion's pictures")
+    if not all(sample.picture_sha256 for sample in current.samples):
+        raise UserError(f"{current.root} was ingested by an earlier version; ingest it again")
     hashes = {sample.sha256 for sample in reference.samples}
     others = [sample for sample in current.samples if sample.sha256 not in hashes]  # new picture or new mask
-    looked_at = _look_at_samples(current, others, "current pictures")
-    new = _unseen(looked_at, seen)
-    digests = set(seen.digests)
+    pictures = [sample.picture_sha256 for sample in others]
+    known = _digests(reference)
+    new = [others[index] for index in _unseen(pictures, known)]
     return Arrivals(
-        reference=seen,
-        new=new,
+        reference=_learned(reference),
+        new=_describe(current, new, _appearance(current, new)),
         known=len(current.samples) - len(others),
-        relabelled=sum(digest in digests for digest in looked_at.digests),
+        relabelled=sum(picture in known for picture in pictures),
         unusable=(),
         content_hash=current.card.content_hash,
     )
 
 
 def _compare_folder(reference: Dataset, folder: Path) -> Arrivals:
-    paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
-    if not paths:
-        raise UserError(
-            f"{folder} holds neither {CARD_FILE} nor pictures ({', '.join(sorted(IMAGE_SUFFIXES))}); "
-            "give an ingested dataset or a folder of pictures"
-        )
-    seen = _look_at_samples(reference, reference.samples, "champion's pictures")
+    paths = _pictures_in(folder)
     looks = _look_at_all(paths, "current pictures")
     unusable = tuple(
         str(look).replace(f"{folder}{os.sep}", "") for look in looks if isinstance(look, UserError)
@@ -113,45 +112,78 @@ def _compare_folder(reference: Dataset, folder: Path) -> Arrivals:
     usable = [(path, look) for path, look in zip(paths, looks, strict=True) if isinstance(look, _Look)]
     if not usable:
         raise UserError(f"{folder}: none of its {len(paths)} pictures is usable; {unusable[0]}")
-    names = tuple(path.name for path, _ in usable)  # nothing is known of groups: each its own
-    pictures = _gather([path for path, _ in usable], names, [look for _, look in usable], None)
-    digests = set(seen.digests)
+    digests = [look.digest for _, look in usable]
+    known = _digests(reference)
+    new = [usable[index] for index in _unseen(digests, known)]
     return Arrivals(
-        reference=seen,
-        new=_unseen(pictures, seen),
-        known=sum(digest in digests for digest in pictures.digests),
+        reference=_learned(reference),
+        new=Pictures(
+            tuple(path for path, _ in new),
+            tuple(path.name for path, _ in new),  # nothing is known of groups: each its own
+            _stacked([look.features for _, look in new]),
+            None,
+        ),
+        known=sum(digest in known for digest in digests),
         relabelled=None,
         unusable=unusable,
-        content_hash=hashlib.sha256(b"".join(sorted(pictures.digests))).hexdigest(),
+        content_hash=hashlib.sha256(bytes.fromhex("".join(sorted(digests)))).hexdigest(),
     )
 
 
-def _unseen(pictures: Pictures, seen: Pictures) -> Pictures:
-    """Those that are not among `seen`, each once."""
-    taken = set(seen.digests)
-    indices = []
-    for index, digest in enumerate(pictures.digests):
-        if digest not in taken:
-            taken.add(digest)
-            indices.append(index)
-    return pictures.take(indices)
+def _pictures_in(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
+
+
+def _digests(dataset: Dataset) -> set[str]:
+    return {sample.picture_sha256 for sample in dataset.samples}
+
+
+def _unseen(digests: Sequence[str], known: Collection[str]) -> list[int]:
+    """The places of those that are not `known`, each once."""
+    places: dict[str, int] = {}
+    for place, digest in enumerate(digests):
+        if digest not in known:
+            places.setdefault(digest, place)
+    return list(places.values())
+
+
+def _learned(reference: Dataset) -> Pictures:
+    """The reference's pictures, by its tables alone."""
+    features = read_appearance(reference)
+    return _describe(
+        reference, [one for one in reference.samples if one.picture_sha256 in features], features
+    )
+
+
+def _appearance(dataset: Dataset, samples: Sequence[Sample]) -> dict[str, Features]:
+    """By `picture_sha256`: from the dataset's table, and measured where it has none."""
+    found = read_appearance(dataset)
+    rest = [sample for sample in samples if sample.picture_sha256 not in found]
+    looks = _look_at_all([dataset.root / sample.image for sample in rest], "new pictures")
+    for sample, look in zip(rest, looks, strict=True):
+        if isinstance(look, UserError):
+            raise look
+        found[sample.picture_sha256] = look.features
+    return found
+
+
+def _describe(dataset: Dataset, samples: Sequence[Sample], features: dict[str, Features]) -> Pictures:
+    return Pictures(
+        tuple(dataset.root / sample.image for sample in samples),
+        tuple(sample.group for sample in samples),
+        _stacked([features[sample.picture_sha256] for sample in samples]),
+        tuple(sample.classes for sample in samples),
+    )
+
+
+def _stacked(features: Sequence[Features]) -> NDArray[np.float64]:
+    return np.array(features, np.float64).reshape(len(features), len(FEATURES))
 
 
 @dataclass(frozen=True)
 class _Look:
-    features: NDArray[np.float64]
-    digest: bytes
-
-
-def _look_at_samples(dataset: Dataset, samples: Sequence[Sample], label: str) -> Pictures:
-    paths = [dataset.root / sample.image for sample in samples]
-    looks = []
-    for look in _look_at_all(paths, label):
-        if isinstance(look, UserError):
-            raise look
-        looks.append(look)
-    groups = tuple(sample.group for sample in samples)
-    return _gather(paths, groups, looks, tuple(sample.classes for sample in samples))
+    features: Features
+    digest: str
 
 
 def _look_at_all(paths: Sequence[Path], label: str) -> list["_Look | UserError"]:
@@ -161,17 +193,7 @@ def _look_at_all(paths: Sequence[Path], label: str) -> list["_Look | UserError"]
 def _look_at(path: Path) -> "_Look | UserError":
     try:
         image = read_picture(path)
-        return _Look(measure_appearance(image), picture_digest(image))
+        return _Look(measure_appearance(image), picture_digest(image).hex())
     except UserError as error:
         message = str(error)
         return UserError(message if message.startswith(str(path)) else f"{path}: {message}")
-
-
-def _gather(
-    paths: Sequence[Path],
-    groups: tuple[str, ...],
-    looks: Sequence[_Look],
-    labels: tuple[tuple[int, ...], ...] | None,
-) -> Pictures:
-    features = np.array([look.features for look in looks], np.float64).reshape(len(looks), len(FEATURES))
-    return Pictures(tuple(paths), groups, features, tuple(look.digest for look in looks), labels)

@@ -18,6 +18,7 @@ from dbrnet.progress import progress
 # RGB pictures uint8 [N, H, W, 3] in; class ids uint8 [N, H, W] and their confidences float32 [N, H, W] out.
 Predict = Callable[[NDArray[np.uint8]], tuple[NDArray[np.uint8], NDArray[np.float32]]]
 
+PICTURES_TABLE = "pictures.csv"
 TABLE_COLUMNS = (
     *("id", "group", "miou", "miou_defects", "pixel_accuracy"),
     *("defect_pixels", "missed_pixels", "false_pixels", "confused_pixels"),

@@ -1,7 +1,8 @@
 """Versions in MLflow's registry: one for each model file, whoever registers it and however often.
 
 A version is keyed by its model file's SHA-256. Beside the model lie what it was trained on and how (its
-lineage) and its split, so that a later candidate can be compared with it fairly.
+lineage), its split, and what its pictures were like (the tables), so that a later candidate can be compared
+with it fairly, and later pictures with those that it knows, without the pictures themselves.
 """
 
 import re
@@ -29,7 +30,8 @@ from dbrnet.files import sha256_file
 from dbrnet.registry.store import Store, repeatable
 from dbrnet.registry.tracking import TrackedRun
 
-MODEL, LINEAGE, SPLIT = "model.onnx", "lineage.json", "split.csv"
+MODEL, LINEAGE = "model.onnx", "lineage.json"
+TABLES = ("split.csv", "split.json", "card.json", "samples.csv", "appearance.csv", "pictures.csv")
 EXAMPLE_SIDE = 96  # pixels: the input example is kept as text
 _URI = re.compile(r"models:/(?P<name>[^/@]+)(?:@(?P<alias>[^/@]+)|/(?P<version>\d+))")
 
@@ -101,17 +103,16 @@ def fetch_files(
     ):
         version = client.get_model_version(model_name, str(number))
         location = client.get_model_version_download_uri(model_name, str(number))
+        kept = mlflow.artifacts.list_artifacts(artifact_uri=location, tracking_uri=store.uri)
+        there = {Path(file.path).name for file in kept}
         for name in names:
-            try:
-                fetched = Path(
-                    mlflow.artifacts.download_artifacts(
-                        artifact_uri=f"{location}/{name}", dst_path=partial, tracking_uri=store.uri
-                    )
-                )
-            except (MlflowException, OSError):
-                if name == MODEL:
-                    raise
+            if name != MODEL and name not in there:
                 continue
+            fetched = Path(
+                mlflow.artifacts.download_artifacts(
+                    artifact_uri=f"{location}/{name}", dst_path=partial, tracking_uri=store.uri
+                )
+            )
             expected = version.tags.get("sha256")
             if name == MODEL and expected is not None and sha256_file(fetched) != expected:
                 raise JobError(

@@ -1,4 +1,4 @@
-"""Step 5: the model that the candidate will be compared with, from the registry."""
+"""Step 5: the champion, and what it was trained on, from the registry."""
 
 import logging
 from pathlib import Path
@@ -7,31 +7,31 @@ from dbrnet.files import atomic_directory, read_json, write_json
 from dbrnet.params import ChampionParams
 from dbrnet.registry.ledger import Ledger
 from dbrnet.registry.store import open_store
-from dbrnet.registry.versions import LINEAGE, MODEL, SPLIT, fetch_files, find_version
+from dbrnet.registry.versions import LINEAGE, MODEL, TABLES, fetch_files, find_version
 
 log = logging.getLogger(__name__)
 
 
-def champion(params: ChampionParams, exported: Path, *, out: Path) -> None:
-    """Fetch the champion, of which the candidate must not fall short on the same pictures and machine.
+def champion(params: ChampionParams, exported: Path | None = None, *, out: Path) -> None:
+    """Fetch the champion, of which a candidate must not fall short on the same pictures and machine.
 
-    Where the candidate is the champion already, that is the one whose place it took, so that a second run of
-    the pipeline compares the same two. Writes champion.json and, where there is a champion, its model.onnx,
-    lineage.json and split.csv under --out.
+    With --exported, the candidate, where that is the champion already it is the one whose place it took, so
+    that a second run of the pipeline compares the same two. Writes champion.json and, where there is a
+    champion, its model.onnx, its lineage.json, and the tables of its split, its dataset and its test pictures
+    (a version that was registered without some lacks them) under --out: enough for `dbrnet drift`, and for
+    split.former.
     """
     name, store = params.model_name, open_store(Path.cwd())
     state = Ledger(store, name).state()
-    candidate = find_version(store, name, read_json(exported / "export.json")["model_sha256"])
-    number = state.opponent(candidate)
+    digest = read_json(exported / "export.json")["model_sha256"] if exported else None
+    number = state.opponent(find_version(store, name, digest) if digest else None)
     sha256 = since = lineage = None
     with atomic_directory(out) as folder:
         if number is not None:
-            sha256 = fetch_files(store, name, number, folder, [MODEL, LINEAGE, SPLIT])["sha256"]
+            sha256 = fetch_files(store, name, number, folder, [MODEL, LINEAGE, *TABLES])["sha256"]
             since = state.since(number)
             lineage = read_json(folder / LINEAGE) if (folder / LINEAGE).exists() else None
         facts = {"model_name": name, "version": number, "sha256": sha256,
                  "since": since and since.isoformat(timespec="seconds"), "lineage": lineage}  # fmt: skip
         write_json(folder / "champion.json", facts)
-    log.info(
-        "%s: the champion to compare with is %s", name, "none yet" if number is None else f"version {number}"
-    )
+    log.info("%s: the champion is %s", name, "none yet" if number is None else f"version {number}")

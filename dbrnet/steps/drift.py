@@ -1,100 +1,151 @@
 """Before a scheduled run: has enough changed since the champion was trained to train again?"""
 
+import csv
 import logging
-import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from dbrnet.data.dataset import Dataset
-from dbrnet.deployment.runtimes.base import Model
+from dbrnet.data.dataset import CARD_FILE, SAMPLES_FILE, Dataset
+from dbrnet.deployment.runtimes.base import Model, NotAvailableError
 from dbrnet.deployment.runtimes.catalogue import open_model
-from dbrnet.drift.appearance import FEATURES
-from dbrnet.drift.arrivals import Arrivals, Pictures, find_arrivals, read_picture
+from dbrnet.drift.appearance import APPEARANCE_FILE, FEATURES
+from dbrnet.drift.arrivals import Arrivals, Pictures, find_arrivals, open_current, read_picture
 from dbrnet.drift.checks import Check, Feature, check_classes, check_count, check_feature
 from dbrnet.drift.distances import FALSE_ALARMS
 from dbrnet.drift.plot import Panel, drift_plot
-from dbrnet.errors import UserError
-from dbrnet.files import atomic_directory, write_atomically, write_json
+from dbrnet.evaluation.predictions import PICTURES_TABLE
+from dbrnet.files import atomic_directory, read_json, write_atomically, write_json
 from dbrnet.params import DriftParams
 from dbrnet.progress import progress
 from dbrnet.provenance import origin
-from dbrnet.registry.model_file import find_model_file
 
 log = logging.getLogger(__name__)
 
+NEEDED = (CARD_FILE, SAMPLES_FILE, APPEARANCE_FILE, PICTURES_TABLE)  # of what is kept beside the champion
 CONFIDENCE = "confidence"
-CONFIDENCE_PICTURES = 500  # of each side the network sees so many at most, drawn at random
+CONFIDENCE_PICTURES = 500  # of the new ones the network sees so many at most, drawn at random
 UNITS = FEATURES | {CONFIDENCE: "the network's mean confidence, 0 to 1"}
 
 Sides = tuple[Feature, Feature]  # the champion's pictures and the new ones
 
 
-def drift(
-    params: DriftParams, reference: Path, current: Path, *, model: str | None = None, out: Path
-) -> None:
+def drift(params: DriftParams, current: Path, champion: Path, *, out: Path) -> None:
     """Answer whether retraining is warranted: yes or no, with each reason, its figure and its threshold.
 
-    Pictures of CURRENT (an ingested dataset, or a plain folder of unlabelled pictures) that the champion's
-    dataset REFERENCE does not hold are compared with it: how many are labelled, the balance of classes, light
-    and texture and, with --model, the network's own confidence. Both answers are exit status 0. Writes
-    drift.json and drift.png (each feature's distributions) under --out.
+    Pictures of CURRENT (an ingested dataset, or a plain folder of unlabelled pictures) that CHAMPION does not
+    know are compared with those that it learned, by the tables that it came with: how many are labelled, the
+    balance of classes, light and texture, and the network's confidence. Yes too where nothing can be
+    compared: no champion, one without tables, other classes. Both answers are exit status 0. Writes
+    drift.json and, where there was a comparison, drift.png (each feature's distributions) under --out.
     """
-    champion = Dataset.load(reference)
-    network = _open(model, champion) if model else None
-    arrivals = find_arrivals(champion, current)
-    features = _features(arrivals, network)
-    checks = [
-        check_count(arrivals, params.min_new_images),
-        check_classes(arrivals, champion.card.classes, params.max_class_shift),
-        *(
-            check_feature(name, UNITS[name], *sides, limit=params.max_image_drift, comparisons=len(features))
-            for name, sides in features.items()
-        ),
-    ]
-    answer = "yes" if any(check.warrants for check in checks) else "no"
-    notes = _notes(arrivals, checks, params.max_image_drift, has_model=network is not None)
+    now, holder = open_current(current), read_json(champion / "champion.json")
+    hindrance = _hindrance(holder, champion, now)
+    found = _Findings([hindrance]) if hindrance else _compare(params, now, champion)
+    answer = "yes" if found.reasons else "no"
     with atomic_directory(out) as folder:
         write_json(
             folder / "drift.json",
             {
                 "answer": answer,
-                "reasons": [check.text for check in checks if check.warrants],
-                "notes": notes,
-                "checks": [asdict(check) for check in checks],
-                "pictures": _counts(arrivals),
-                "unusable": arrivals.unusable,
-                "reference": {"name": champion.card.name, "content_hash": champion.card.content_hash},
-                "current": {"path": str(current), "content_hash": arrivals.content_hash},
-                "model": {"name": model, **network.metadata} if network else None,
+                "reasons": found.reasons,
+                "notes": found.notes,
+                "checks": [asdict(check) for check in found.checks],
+                "pictures": found.pictures,
+                "unusable": found.unusable,
+                "reference": found.reference,
+                "current": {"path": str(current), "content_hash": found.content_hash},
+                "model": {key: holder[key] for key in ("model_name", "version", "sha256")} | found.model,
                 "params": params.model_dump() | {"false_alarms": FALSE_ALARMS},
                 "origin": origin(),
             },
         )
-        write_atomically(folder / "drift.png", _plot(features, checks, answer))
+        if found.features:
+            write_atomically(folder / "drift.png", _plot(found.features, found.checks, answer))
     log.info("is retraining warranted? %s", answer)
-    for check in sorted(checks, key=lambda check: not check.warrants):
-        log.info("  %s  %s", "YES" if check.warrants else "no ", check.text)
-    for note in notes:
+    for reason in found.reasons:
+        log.info("  YES  %s", reason)
+    for check in found.checks:
+        if not check.warrants:
+            log.info("  no   %s", check.text)
+    for note in found.notes:
         log.info("note: %s", note)
-    log.info("the distributions: %s", out / "drift.png")
+    if found.features:
+        log.info("the distributions: %s", out / "drift.png")
 
 
-def _open(model: str, champion: Dataset) -> Model:
-    with tempfile.TemporaryDirectory() as scratch:
-        network = open_model(find_model_file(model, Path(scratch)))
-    trained_on, given = network.metadata.get("dataset_content_hash", "unknown"), champion.card.content_hash
-    if trained_on != given:
-        raise UserError(
-            f"{model} was trained on other data (content {trained_on[:12]}) than {champion.root} holds "
-            f"({given[:12]}); give the dataset that it was trained on"
+@dataclass(frozen=True)
+class _Findings:
+    """What speaks for a retraining, and, where there was a comparison, what it rests on."""
+
+    reasons: list[str]
+    notes: list[str] = field(default_factory=list)
+    checks: list[Check] = field(default_factory=list)
+    features: dict[str, Sides] = field(default_factory=dict)
+    pictures: dict[str, int | None] | None = None
+    unusable: tuple[str, ...] = ()
+    content_hash: str | None = None
+    reference: dict[str, str] | None = None
+    model: dict[str, str] = field(default_factory=dict)
+
+
+def _hindrance(holder: Mapping[str, Any], champion: Path, now: Dataset | Path) -> str | None:
+    """Why nothing can be compared, which warrants a retraining: to skip one on no evidence would be worse."""
+    number = holder["version"]
+    if number is None:
+        return "there is no champion yet"
+    if missing := [name for name in NEEDED if not (champion / name).exists()]:
+        return (
+            f"the champion, version {number}, was registered without {', '.join(missing)}, which drift "
+            "compares with; the next champion will have them"
         )
-    return network
+    learned = [info["name"] for info in read_json(champion / CARD_FILE)["classes"]]
+    if isinstance(now, Dataset) and (asked := [info.name for info in now.card.classes]) != learned:
+        return (
+            f"the classes are {', '.join(asked)}, and the champion, version {number}, knows "
+            f"{', '.join(learned)}; a network of other classes is trained anew"
+        )
+    return None
 
 
-def _features(arrivals: Arrivals, network: Model | None) -> dict[str, Sides]:
+def _compare(params: DriftParams, now: Dataset | Path, champion: Path) -> _Findings:
+    reference = Dataset.load(champion)
+    arrivals = find_arrivals(reference, now)
+    network, notes = _open(champion / "model.onnx")
+    features = _features(arrivals, network, champion)
+    checks = [
+        check_count(arrivals, params.min_new_images),
+        check_classes(arrivals, reference.card.classes, params.max_class_shift),
+        *(
+            check_feature(name, UNITS[name], *sides, limit=params.max_image_drift, comparisons=len(features))
+            for name, sides in features.items()
+        ),
+    ]
+    return _Findings(
+        reasons=[check.text for check in checks if check.warrants],
+        notes=notes + _notes(arrivals, checks, params.max_image_drift),
+        checks=checks,
+        features=features,
+        pictures=_counts(arrivals),
+        unusable=arrivals.unusable,
+        content_hash=arrivals.content_hash,
+        reference={"name": reference.card.name, "content_hash": reference.card.content_hash},
+        model=network.metadata if network else {},
+    )
+
+
+def _open(model: Path) -> tuple[Model | None, list[str]]:
+    """The champion, or the note that this machine cannot run it."""
+    try:
+        return open_model(model), []
+    except NotAvailableError as error:
+        return None, [f"confidence was not measured: {error}"]
+
+
+def _features(arrivals: Arrivals, network: Model | None, champion: Path) -> dict[str, Sides]:
     before, new = arrivals.reference, arrivals.new
     found = {
         name: (
@@ -104,31 +155,34 @@ def _features(arrivals: Arrivals, network: Model | None) -> dict[str, Sides]:
         for index, name in enumerate(FEATURES)
     }
     if network and len(new):
-        found[CONFIDENCE] = (
-            _confidence(network, before, "confidence, champion's pictures"),
-            _confidence(network, new, "confidence, new pictures"),
-        )
+        found[CONFIDENCE] = _tested(champion / PICTURES_TABLE), _confidence(network, new)
     return found
 
 
-def _confidence(network: Model, pictures: Pictures, label: str) -> Feature:
+def _tested(table: Path) -> Feature:
+    """The champion's confidence in each of its test pictures, which it had not learned either."""
+    with table.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    values = np.array([float(row["confidence"]) for row in rows], np.float64)
+    return Feature(values, tuple(row["group"] for row in rows))
+
+
+def _confidence(network: Model, pictures: Pictures) -> Feature:
     drawn = np.random.default_rng(0).permutation(len(pictures))[:CONFIDENCE_PICTURES]
     chosen = pictures.take(sorted(drawn.tolist()))
     values = [
         float(network.predict(read_picture(path)[None])[1].mean())
-        for path in progress(chosen.paths, len(chosen), label)
+        for path in progress(chosen.paths, len(chosen), CONFIDENCE)
     ]
     return Feature(np.array(values, np.float64), chosen.groups)
 
 
-def _notes(arrivals: Arrivals, checks: Sequence[Check], limit: float, *, has_model: bool) -> list[str]:
+def _notes(arrivals: Arrivals, checks: Sequence[Check], limit: float) -> list[str]:
     """What a reader must know to weigh the answer."""
     notes = []
     blunt = max((check.threshold for check in checks if check.name in FEATURES), default=limit)
     if blunt > limit:
         notes.append(f"with so few groups of pictures, a shift of a feature up to {blunt:.2f} may be chance")
-    if not has_model:
-        notes.append("confidence was not measured; give the champion with --model")
     if arrivals.relabelled is None:
         notes.append("nothing is known of near-copies among pictures without masks: each counts by itself")
     if arrivals.unusable:

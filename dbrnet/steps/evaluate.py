@@ -17,6 +17,7 @@ from dbrnet.evaluation.figures import describe, estimates
 from dbrnet.evaluation.gallery import build_gallery
 from dbrnet.evaluation.inspection import Rules
 from dbrnet.evaluation.parity import Parity, measure_parity
+from dbrnet.evaluation.predictions import PICTURES_TABLE
 from dbrnet.evaluation.predictions import evaluate as run_evaluation
 from dbrnet.evaluation.report import render_report
 from dbrnet.files import atomic_directory, read_json, write_atomically, write_json
@@ -85,7 +86,7 @@ def evaluate(
             "origin": origin(),
         }
         write_json(folder / "metrics.json", metrics)
-        write_atomically(folder / "pictures.csv", evaluation.table())
+        write_atomically(folder / PICTURES_TABLE, evaluation.table())
         report = render_report(
             evaluation,
             figures=figures,

@@ -8,6 +8,7 @@ from dbrnet.data.building import build_dataset
 from dbrnet.data.dataset import Dataset
 from dbrnet.data.growing import build_factory_dataset
 from dbrnet.data.source import fetch
+from dbrnet.drift.appearance import read_appearance, write_appearance
 from dbrnet.errors import UserError
 from dbrnet.files import atomic_directory
 from dbrnet.params import IngestParams
@@ -20,9 +21,10 @@ def ingest(params: IngestParams, *, out: Path) -> None:
     """Read the dataset that params.yaml names, from its folder, archive, URL or S3 prefix,
     into one canonical form.
 
-    Every picture is decoded and every mask checked. Writes images/, masks/ (8-bit class ids), samples.csv
-    and card.json under --out. The same content gives the same bytes, wherever it came from. Own data
-    (factory) adds quarantine.csv: what could not be used, and why.
+    Every picture is decoded and every mask checked. Writes images/, masks/ (8-bit class ids), samples.csv,
+    card.json and appearance.csv (each picture's light and texture, for `dbrnet drift`) under --out. The same
+    content gives the same bytes, wherever it came from. Own data (factory) adds quarantine.csv: what could
+    not be used, and why.
     """
     if params.former and Path(params.former).resolve() == out.resolve():
         raise UserError(f"--out {out} is ingest.former, which is only read; write the new dataset elsewhere")
@@ -32,6 +34,8 @@ def ingest(params: IngestParams, *, out: Path) -> None:
             dataset = _build(params, source, folder)
         except UserError as error:  # name the source as the user does, not where it was fetched to
             raise UserError(str(error).replace(str(source), params.source)) from None
+        known = read_appearance(Dataset.load(Path(params.former))) if params.former else {}
+        write_appearance(dataset, known, progress)
     card = dataset.card
     log.info(
         "%s: %d pictures in %d groups, content %s",

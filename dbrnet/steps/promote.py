@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from dbrnet.data.dataset import Dataset, Image
-from dbrnet.data.split import SPLIT_TABLE, Split
+from dbrnet.data.split import Split
 from dbrnet.errors import UserError
 from dbrnet.files import atomic_directory, read_json, sha256_file, write_atomically, write_json
 from dbrnet.params import PromoteParams
@@ -20,7 +20,7 @@ from dbrnet.registry.gate import Decision, decide
 from dbrnet.registry.promotion import Promotion, describe, record
 from dbrnet.registry.store import Store, open_store
 from dbrnet.registry.tracking import TrackedRun, decision_run, send_missing, start_or_resume_run
-from dbrnet.registry.versions import LINEAGE, SPLIT, register
+from dbrnet.registry.versions import LINEAGE, TABLES, register
 from dbrnet.review.card import model_card
 from dbrnet.review.facts import Facts
 from dbrnet.review.page import render_review
@@ -55,7 +55,7 @@ def promote(
         run.log_metrics(_metrics(files), step=0)
         version = register(
             store, run, name, files.model,
-            files={LINEAGE: trained / "train.json", SPLIT: split / SPLIT_TABLE},
+            files={LINEAGE: trained / "train.json", **_tables(dataset, split, evaluated)},
             tags=_evidence(files), example=_example(dataset, split),
         )  # fmt: skip
     with decision_run(store, run, key=key, name=f"decide-v{version}", tags=_evidence(files)) as own:
@@ -149,6 +149,15 @@ def _evidence(files: _Files) -> dict[str, object]:
         "code_revision": files.lineage["origin"]["code_revision"],
         **{f"dvc_{name}": value for name, value in dataset.get("dvc", {}).items()},
     }
+
+
+def _tables(*folders: Path) -> dict[str, Path]:
+    """What a later run will want to know of the version, by name, in the folders that the steps wrote."""
+    found = {name: folder / name for name in TABLES for folder in folders if (folder / name).exists()}
+    if missing := [name for name in TABLES if name not in found]:  # an earlier version ingested the dataset
+        log.warning("the version is registered without %s, and drift will not know what to compare with; "
+                    "ingest the dataset again", ", ".join(missing))  # fmt: skip
+    return found
 
 
 def _example(dataset: Path, split: Path) -> Image:

@@ -1,12 +1,16 @@
+import os
 from collections.abc import Callable
+from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 
+from dbrnet.data.building import build_dataset
 from dbrnet.data.conversion import picture_digest
-from dbrnet.data.dataset import Image
-from dbrnet.drift.appearance import FEATURES, measure_appearance
+from dbrnet.data.dataset import Dataset, Image
+from dbrnet.data.synthetic import generate
+from dbrnet.drift.appearance import FEATURES, measure_appearance, read_appearance, write_appearance
 from dbrnet.errors import UserError
 
 
@@ -70,6 +74,37 @@ def test_a_black_picture_has_no_direction() -> None:
 def test_a_picture_too_small_is_refused() -> None:
     with pytest.raises(UserError, match="31x40 is too small"):
         measure_appearance(np.zeros((31, 40, 3), np.uint8))
+
+
+@pytest.fixture(scope="module")
+def strips(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    folder = tmp_path_factory.mktemp("strips")
+    generate(folder / "source", images=40)
+    (folder / "dataset").mkdir()
+    return build_dataset("steel-strip", folder / "source", folder / "dataset")
+
+
+def test_the_table_is_exact(strips: Dataset) -> None:
+    write_appearance(strips, {})
+    found = read_appearance(strips)
+    assert len(found) == 40
+    for sample in strips.samples:
+        image = strips.image(sample)
+        assert found[sample.picture_sha256].tolist() == measure_appearance(image).tolist()
+        assert picture_digest(image).hex() == sample.picture_sha256
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="needs Linux, to give the process one core")
+def test_the_table_is_the_same_on_one_core(strips: Dataset) -> None:
+    table = Path(strips.root, "appearance.csv")
+    write_appearance(strips, {})
+    before, cores = table.read_bytes(), os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(cores)})
+    try:
+        write_appearance(strips, {})
+    finally:
+        os.sched_setaffinity(0, cores)
+    assert table.read_bytes() == before
 
 
 def test_the_digest_is_of_pixels_and_shape() -> None:

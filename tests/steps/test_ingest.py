@@ -2,10 +2,12 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from dbrnet.cli import main
 from dbrnet.data.dataset import Dataset
+from dbrnet.drift.appearance import FEATURES, measure_appearance, read_appearance
 from dbrnet.tools.use import use
 from tests.data.conftest import square, texture, write_image
 
@@ -61,3 +63,36 @@ def test_too_much_in_quarantine_writes_nothing(project: Path, capsys: pytest.Cap
     _set("max_quarantine: 0.05", "max_quarantine: 0.2")
     assert main(["ingest", "--out", "one"]) == 0
     assert "images/3.bmp,not a readable image" in (project / "one/quarantine.csv").read_text()
+
+
+def test_the_appearance_of_each_picture_is_written_beside_it(project: Path) -> None:
+    write_image(project / "batch/images/5.bmp", texture(32, 40, 5))  # the others are too small
+    write_image(project / "batch/masks/5.png", square(32, 40, 1))
+    assert main(["ingest", "--out", "one"]) == 0
+    dataset = Dataset.load(Path("one"))
+    header, row = (project / "one/appearance.csv").read_text().splitlines()
+    expected = measure_appearance(dataset.image(dataset.by_id["5"]))
+    assert header.split(",") == ["id", *FEATURES]
+    assert row.split(",") == ["5", *(repr(float(value)) for value in expected)]
+
+
+def test_of_the_former_dataset_nothing_is_measured_again(project: Path) -> None:
+    for number in range(5):
+        write_image(project / f"batch/images/{number}.bmp", texture(40, 40, number))
+        write_image(project / f"batch/masks/{number}.png", square(40, 40, number % 3))
+    assert main(["ingest", "--out", "one"]) == 0
+    table = project / "one/appearance.csv"
+    rows = table.read_text().splitlines()
+    rows[1] = "0,1.0,2.0,3.0,4.0,5.0"
+    table.write_text("\n".join([*rows, ""]))
+    _set("former: null", "former: one")
+    write_image(project / "batch/images/5.bmp", texture(40, 40, 5))
+    write_image(project / "batch/masks/5.png", square(40, 40, 1))
+    assert main(["ingest", "--out", "two"]) == 0
+    grown = (project / "two/appearance.csv").read_text().splitlines()
+    assert grown[:-1] == rows
+    two = Dataset.load(Path("two"))
+    new = two.by_id["5"]
+    np.testing.assert_array_equal(
+        read_appearance(two)[new.picture_sha256], measure_appearance(two.image(new))
+    )
