@@ -2,85 +2,23 @@
 
 import csv
 import json
-import os
 import shutil
-import subprocess
-import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
 import pytest
 from onnx import numpy_helper
 
-from dbrnet.cli import STEPS, main
+from dbrnet.cli import main
 from dbrnet.data.split import Split
-from dbrnet.files import sha256_file
-
-ROOT = Path(__file__).parents[1]
-STAGES = [step for step in STEPS if step != "drift"]  # drift asks whether to run the others
-QUICK = {
-    "  epochs: ": "  epochs: 2 #",
-    "  crop: [128, 224] ": "  crop: [64, 64] #",
-    "  seconds: 1.0 ": "  seconds: 0.2 #",
-    ", openvino-int8]": "]",
-    "  gallery: 4 ": "  gallery: 1 #",
-    "  min_miou: 0.75": "  min_miou: 0.0",
-    "  min_iou: 0.5 ": "  min_iou: null #",
-    "  min_defect_recall: 0.6 ": "  min_defect_recall: null #",
-    "  max_false_alarms: 0.5 ": "  max_false_alarms: null #",
-    "  min_fps: 10.0": "  min_fps: 0.01",
-}
+from dbrnet.files import read_json, sha256_file
+from dbrnet.registry.store import open_store
+from dbrnet.registry.tracking import start_or_resume_run
+from tests.workspace import STAGES, Workspace, tasks_run
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
-
-
-class Workspace:
-    """A copy of what the pipeline needs, with DVC's state of its own."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        for name in ("dbrnet", "recipes", ".dvc/config"):
-            source, target = ROOT / name, folder / name
-            target.parent.mkdir(parents=True, exist_ok=True)
-            if source.is_dir():
-                shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__"))
-            else:
-                shutil.copy(source, target)
-        for name in ("dvc.yaml", "params.yaml", ".dvcignore", ".gitignore"):
-            shutil.copy(ROOT / name, folder / name)
-        subprocess.run(["git", "init", "-q", str(folder)], check=True)
-        self.set_params(QUICK)
-
-    def set_params(self, changes: Mapping[str, str]) -> None:
-        path = self.folder / "params.yaml"
-        text = path.read_text()
-        for old, new in changes.items():
-            assert old in text
-            text = text.replace(old, new, 1)
-        path.write_text(text)
-
-    def run(self, *words: str) -> str:
-        environment = {key: value for key, value in os.environ.items() if key != "MLFLOW_TRACKING_URI"}
-        environment |= {
-            "PYTHONPATH": str(self.folder),
-            "PATH": f"{Path(sys.executable).parent}:{environment['PATH']}",
-            "OMP_NUM_THREADS": "2",
-        }
-        done = subprocess.run(words, cwd=self.folder, capture_output=True, text=True, env=environment)
-        assert done.returncode == 0, done.stdout + done.stderr
-        return done.stdout + done.stderr
-
-    def repro(self) -> list[str]:
-        """Run the pipeline; the steps that ran."""
-        output = self.run("dvc", "repro")
-        return [step for step in STAGES if f"Running stage '{step}'" in output]
-
-    def json(self, path: str) -> dict[str, Any]:
-        loaded: dict[str, Any] = json.loads((self.folder / path).read_text())
-        return loaded
 
 
 @pytest.fixture(scope="module")
@@ -235,3 +173,31 @@ def test_changed_content_and_only_that_is_ingested_again(workspace: Workspace) -
     before = workspace.json("data/dataset/card.json")["content_hash"]
     assert workspace.repro()[0] == "ingest"
     assert workspace.json("data/dataset/card.json")["content_hash"] != before
+
+
+def test_kubeflow_gives_the_same_figures_and_joins_the_run_it_is_given(
+    workspace: Workspace,
+) -> None:
+    """To the digit: the same parameters, data and seed by Kubeflow's local runner, into the same registry."""
+    store = open_store(workspace.folder)
+    given = start_or_resume_run(store, "of the cluster", run_id=None, name="its name", tags={})
+    output = workspace.run("python", "-m", "pipelines", "run", "--local", MLFLOW_RUN_ID=given.run_id)
+    assert tasks_run(output) == ["revision", *STAGES]
+    evaluated = workspace.artifact("evaluate/evaluated")
+    by_dvc, by_kubeflow = (
+        read_json(folder / "metrics.json") for folder in (workspace.folder / "artifacts/evaluate", evaluated)
+    )
+    for what in ("scores", "figures", "confusion", "defects", "look_up", "bootstrap"):
+        assert by_kubeflow[what] == by_dvc[what], what
+    rows = [
+        (folder / "pictures.csv").read_text()
+        for folder in (workspace.folder / "artifacts/evaluate", evaluated)
+    ]
+    assert rows[0] == rows[1]
+    assert read_json(workspace.artifact("train/trained") / "train.json")["run_id"] == given.run_id
+    run = store.client.get_run(given.run_id)
+    assert run.info.run_name == "its name"
+    assert run.data.metrics["test_miou"] == by_dvc["figures"]["miou"]["value"]
+    decision = read_json(workspace.artifact("promote/decision") / "decision.json")
+    assert decision["promotion"]["model_name"] == "dbrnet-steel-strip"
+    assert decision["promotion"]["champion_before"] is not None

@@ -1,0 +1,175 @@
+"""The life of a line on Kubeflow's local runner: data in S3, a schedule, batches good and bad."""
+
+import json
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import cv2
+import numpy as np
+import psutil
+import pytest
+
+from dbrnet.cli import main
+from dbrnet.files import read_json
+from dbrnet.registry.ledger import Ledger
+from dbrnet.registry.store import open_store
+from tests.data.s3_server import BUCKET, S3Server
+from tests.workspace import STAGES, Workspace, tasks_run
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
+
+NAME = "dbrnet-steel-strip"
+COMMAND = ("python", "-m", "pipelines", "run", "--local")
+ASKED = ["revision", "champion", "ingest", "drift"]  # in either order, the first three
+LOOSE = {
+    "source: data/steel-strip": f"source: s3://{BUCKET}/line3/",
+    "min_new_images: 50": "min_new_images: 20",
+    "max_miou_loss: 0.05": "max_miou_loss: 1.0",
+    "min_speed_ratio: 0.7": "min_speed_ratio: 0.01",
+}
+
+
+class Line:
+    """A factory's line: its pictures in S3, its pipelines, and the channel in which people are told."""
+
+    def __init__(self, folder: Path, server: S3Server, webhook: str) -> None:
+        self.folder, self.server = folder, server
+        self.space = Workspace(folder / "clone")
+        self.space.set_params(LOOSE)
+        self.environment = server.environment() | {"DBRNET_NOTIFY_URL": webhook}
+
+    def batch(self, pictures: int, *, gain: float) -> None:
+        """Let the line have `pictures` in all; those that are new under `gain` times the light."""
+        source, client = self.folder / "source", self.server.client()
+        known = {path.name for path in source.rglob("*.jpg")}
+        main(["generate", "--out", str(self.folder / "made"), "--count", str(pictures)])
+        for path in (self.folder / "made").rglob("*.jpg"):
+            if path.name not in known and gain != 1:
+                darker = (gain * np.asarray(cv2.imread(str(path)))).astype(np.uint8)
+                cv2.imwrite(str(path), darker)
+        for path in sorted(path for path in (self.folder / "made").rglob("*") if path.is_file()):
+            name = path.relative_to(self.folder / "made")
+            if path.name not in known:
+                client.put_object(Bucket=BUCKET, Key=f"line3/{name}", Body=path.read_bytes())
+                (source / name).parent.mkdir(parents=True, exist_ok=True)
+                path.replace(source / name)
+
+    def run(self, *words: str, status: int = 0) -> str:
+        return self.space.run(*COMMAND, *words, status=status, **self.environment)
+
+    @property
+    def champion(self) -> int | None:
+        return Ledger(open_store(self.space.folder), NAME).state().champion
+
+
+class Channel(ThreadingHTTPServer):
+    """The webhook of a chat, and what was said in it."""
+
+    said: list[str]
+
+
+class Handler(BaseHTTPRequestHandler):
+    server: Channel
+
+    def do_POST(self) -> None:
+        self.server.said.append(json.loads(self.rfile.read(int(self.headers["Content-Length"])))["text"])
+        self.send_response(200)
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def channel() -> Iterator[Channel]:
+    with Channel(("127.0.0.1", 0), Handler) as server:
+        server.said = []
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield server
+        server.shutdown()
+
+
+def kill_the_training(after: str, output: list[str]) -> None:
+    """SIGKILL the process of the task train as soon as its log says `after`."""
+    deadline = time.monotonic() + 600
+    while after not in "".join(output) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    [task] = [
+        process
+        for process in psutil.process_iter(["cmdline"])
+        if "kfp.dsl.executor_main" in (words := process.info["cmdline"] or []) and "train" in words
+    ]
+    task.send_signal(signal.SIGKILL)
+
+
+def test_the_life_of_a_line(tmp_path: Path, s3_server: S3Server, channel: Channel) -> None:
+    line = Line(tmp_path, s3_server, f"http://127.0.0.1:{channel.server_port}/")
+
+    # The first training, by hand.
+    line.batch(60, gain=1)
+    assert tasks_run(line.run()) == ["revision", *STAGES]
+    assert line.champion == 1
+    assert not channel.said
+
+    # The schedule finds nothing new, and ends with the reason.
+    output = line.run("--retraining")
+    assert sorted(tasks_run(output)) == sorted([*ASKED, "notify"])
+    assert "is retraining warranted? no" in output
+    reasons = line.space.artifact("drift/reasons").read_text()
+    assert "0 new labelled pictures" in reasons
+    assert channel.said[-1].startswith("dbrnet-retraining: succeeded\n")
+    assert "version 1 is champion" in channel.said[-1]
+
+    # A new batch under half the light. The training is killed, and goes on where it was.
+    line.batch(90, gain=0.5)
+    process = line.space.start(*COMMAND, "--retraining", **line.environment)
+    assert process.stdout is not None
+    lines: list[str] = []
+    killer = threading.Thread(target=kill_the_training, args=("epoch 1 of 2", lines))
+    killer.start()
+    lines.extend(iter(process.stdout.readline, ""))
+    killer.join()
+    output = "".join(lines)
+    assert process.wait() == 0, output
+    assert tasks_run(output).count("train") == 2
+    assert output.count("epoch 1 of 2") == 1
+    assert "going on from epoch 2" in output
+    assert [one for one in tasks_run(output) if one not in ASKED] == [
+        "split", "train", "train", "export", "champion-2", "evaluate", "benchmark", "promote", "notify",
+    ]  # fmt: skip
+    assert "is retraining warranted? yes" in output
+    assert any(check["warrants"] for check in drift_checks(line) if check["name"] == "brightness")
+    metrics = read_json(line.space.artifact("evaluate/evaluated") / "metrics.json")
+    assert metrics["champion"]["version"] == 1
+    assert metrics["champion"]["seen"] == 0  # what it learned is tested on by nobody
+    assert line.champion == 2
+    assert "version 2 promoted" in channel.said[-1]
+
+    # A bad batch: a picture cut short on its way. Nothing of it is taken, and it is said.
+    whole = next(path for path in sorted((tmp_path / "source").rglob("*.jpg")))
+    key = f"line3/{whole.relative_to(tmp_path / 'source')}"
+    s3_server.client().put_object(Bucket=BUCKET, Key=key, Body=whole.read_bytes()[:2000])
+    output = line.run("--retraining", status=1)
+    assert set(tasks_run(output)) - {"champion"} == {"revision", "ingest", "notify"}
+    assert f"error: s3://{BUCKET}/line3/" in output
+    assert whole.name in output
+    assert "Traceback" not in output
+    assert channel.said[-1].startswith("dbrnet-retraining: failed")
+    assert line.champion == 2
+    s3_server.client().put_object(Bucket=BUCKET, Key=key, Body=whole.read_bytes())
+
+    # A candidate that falls short is rejected, and the champion stays.
+    line.space.set_params({"min_miou: 0.0": "min_miou: 0.999", "  seed: 0\n  epochs": "  seed: 1\n  epochs"})
+    assert tasks_run(line.run()) == ["revision", *STAGES]
+    decision = read_json(line.space.artifact("promote/decision") / "decision.json")
+    assert decision["answer"] == "rejected"
+    assert line.champion == 2
+
+
+def drift_checks(line: Line) -> list[dict[str, object]]:
+    checks: list[dict[str, object]] = read_json(line.space.artifact("drift/drifted") / "drift.json")["checks"]
+    return checks
