@@ -24,7 +24,7 @@ from dbrnet.errors import JobError, UserError
 TIMEOUT = (10.0, 60.0)  # seconds to connect, and to wait for an answer
 PAUSES = (1.0, 2.0, 4.0, 8.0, 16.0, 30.0)  # seconds between tries: a minute's outage is survived
 BUSY = {429, 500, 502, 503, 504}
-TOKEN, COOKIES = "KF_PIPELINES_TOKEN", "KF_PIPELINES_COOKIES"  # noqa: S105  (names of variables)
+TOKEN, COOKIES, UI = "KF_PIPELINES_TOKEN", "KF_PIPELINES_COOKIES", "KF_PIPELINES_UI_ENDPOINT"
 LOG_IN = f"log in again and set {TOKEN} (or {COOKIES}, or {KF_PIPELINES_SA_TOKEN_ENV} to a file) anew"
 
 
@@ -66,7 +66,7 @@ class Cluster:
         if not host.startswith(("http://", "https://")):
             raise UserError(f"the host {host!r} must begin with http:// or https://")
         self.host, self.namespace = host.rstrip("/"), namespace
-        with self._told():
+        with self._told(), _quiet():
             self._kfp = _Client(host=self.host, namespace=namespace, **_credentials())
             api = self._kfp._run_api.api_client  # one for all of kfp's APIs
             api.configuration.retries = False  # ours, and no redirect to a page to log in
@@ -77,7 +77,7 @@ class Cluster:
 
     def experiment(self, name: str) -> str:
         """The id of the experiment `name`, which is made where there is none."""
-        with self._told():
+        with self._told(), _quiet():
             try:
                 return self._kfp.create_experiment(name, namespace=self.namespace).experiment_id
             except ApiException as error:
@@ -87,7 +87,7 @@ class Cluster:
 
     def start(self, package: Path, name: str, experiment: str, parameters: Mapping[str, str]) -> Run:
         """Start a run `name` of the compiled pipeline. It is not tried twice: there could be two runs."""
-        with self._told():
+        with self._told(), _quiet():
             run = self._kfp.run_pipeline(
                 experiment, name, pipeline_package_path=str(package), params=dict(parameters)
             )
@@ -109,9 +109,7 @@ class Cluster:
 
     def link(self, run: Run) -> str:
         """Where a browser shows the run."""
-        return (
-            f"{os.environ.get(kfp.client.KF_PIPELINES_UI_ENDPOINT_ENV) or self.host}/#/runs/details/{run.id}"
-        )
+        return f"{os.environ.get(UI) or self.host}/#/runs/details/{run.id}"
 
     def schedules(self, name: str | None = None) -> list[Schedule]:
         """All schedules of the namespace, or those called `name`."""
@@ -152,11 +150,9 @@ class Cluster:
 
     @contextmanager
     def _told(self) -> Iterator[None]:
-        """Say in one line what went wrong, and not what kfp prints."""
+        """Say in one line what went wrong."""
         try:
-            with warnings.catch_warnings(), redirect_stdout(io.StringIO()):
-                warnings.simplefilter("ignore", FutureWarning)
-                yield
+            yield
         except ApiException as error:
             raise self._explained(error) from None
         except TimeoutError:
@@ -176,8 +172,8 @@ class Cluster:
             return UserError(f"{self.host} refuses us{where} ({error.status}): {why}; {LOG_IN}")
         if error.status == 404:
             return UserError(
-                f"{self.host} is not the API of Kubeflow Pipelines: {message}; give the address before /apis, "
-                "which beside Kubeflow's dashboard is https://NAME/pipeline"
+                f"{self.host} is not the API of Kubeflow Pipelines: {message}; give the address "
+                "before /apis, which beside Kubeflow's dashboard is https://NAME/pipeline"
             )
         if error.status == 0:  # by kfp's client: TLS
             return UserError(
@@ -189,14 +185,14 @@ class Cluster:
         return UserError(f"{self.host} refuses the request ({error.status}): {message}")
 
 
-class _Client(kfp.Client):  # type: ignore[misc]
+class _Client(kfp.Client):
     """kfp's client, which asks nothing while it is made: it would try for half a minute, with tracebacks."""
 
     def get_kfp_healthz(self, sleep_duration: int = 5) -> V2beta1GetHealthzResponse:
         return V2beta1GetHealthzResponse(multi_user=False)
 
 
-class _Connection(RESTClientObject):  # type: ignore[misc]
+class _Connection(RESTClientObject):
     """kfp's HTTP connection with a time limit, and with repeats where a repeat cannot do a thing twice."""
 
     def request(self, method: str, url: str, **options: Any) -> Any:
@@ -220,6 +216,14 @@ class _Connection(RESTClientObject):  # type: ignore[misc]
                 return answer
             time.sleep(pause)
         raise AssertionError("the last try returns or raises")
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without what kfp prints: its links are ours to print, and its warnings nobody's."""
+    with warnings.catch_warnings(), redirect_stdout(io.StringIO()):
+        warnings.simplefilter("ignore", FutureWarning)
+        yield
 
 
 def _credentials() -> dict[str, Any]:

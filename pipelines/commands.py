@@ -37,7 +37,7 @@ def add_commands(commands: Any) -> None:
     command.add_argument("--cron", required=True, metavar="'S M H D MON DOW'",
                          help="seconds, minutes, hours, day of month, month, day of week")  # fmt: skip
     command.add_argument("--timezone", default="UTC", metavar="ZONE",
-                         help="the zone in which the cluster reads cron (default: UTC, Kubeflow's own)")  # fmt: skip
+                         help="the zone in which the cluster reads cron (default: UTC)")  # fmt: skip
     command = _command(commands, "unschedule", unschedule, "remove a schedule")
     command.add_argument("name", metavar="NAME", help="the schedule's name")
     _command(commands, "list", list_, "show the schedules: when they run next, and how the last run ended")
@@ -49,7 +49,7 @@ def _command(
     command: argparse.ArgumentParser = commands.add_parser(name, help=summary, description=summary)
     command.set_defaults(function=function)
     command.add_argument("--host", required=True, metavar="URL",
-                         help="Kubeflow Pipelines' address, such as https://kubeflow.example/pipeline")  # fmt: skip
+                         help="the server's address, such as https://kubeflow.example/pipeline")  # fmt: skip
     command.add_argument("--namespace", help="your profile's namespace, where Kubeflow serves many users")
     return command
 

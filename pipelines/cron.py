@@ -1,8 +1,8 @@
 """The times of a schedule, as Kubeflow's scheduler reads them: six fields, the seconds first.
 
-Kubeflow Pipelines parses cron with robfig/cron 1.2. Its client checks nothing, and its server takes five fields
-too, but reads them as seconds, minutes, hours, day and month: `30 2 * * *`, meant as half past two each night,
-would start a run every hour. So the check is here.
+Kubeflow Pipelines parses cron with robfig/cron 1.2. Its client checks nothing, and its server takes five
+fields too, but reads them as seconds, minutes, hours, day and month: `30 2 * * *`, meant as half past two
+each night, would start a run every hour. So the check is here.
 """
 
 from collections.abc import Iterator
@@ -53,7 +53,7 @@ class Cron:
         if len(words) != len(FIELDS):
             names = ", ".join(field.name for field in FIELDS)
             raise UserError(f"cron {text!r} has {len(words)} fields and Kubeflow wants six: {names}")
-        if not words[0].isdecimal():
+        if words[0][0] in "*?" or not words[0].isalnum():
             raise UserError(
                 f"cron {text!r}, seconds: {words[0]!r} would start several runs a minute; write 0"
             )
@@ -101,7 +101,7 @@ def _values(word: str, field: _Field, text: str) -> Iterator[int]:
         try:
             start, stop = (field.low, field.high) if span in {"*", "?"} else _span(low, high or low, field)
             stop = field.high if slash and not hyphen else stop
-            every = int(step) if slash and step.isdecimal() else 0 if slash else 1
+            every = _number(step) if slash else 1
             if not field.low <= start <= stop <= field.high or every < 1 or (hyphen and not high):
                 raise ValueError
         except ValueError:
@@ -112,10 +112,16 @@ def _values(word: str, field: _Field, text: str) -> Iterator[int]:
 def _span(low: str, high: str, field: _Field) -> tuple[int, int]:
     """The two ends as numbers; raises `ValueError`."""
     start, stop = (
-        field.low + field.names.index(end.lower()) if end.lower() in field.names else int(end)
+        field.low + field.names.index(end.lower()) if end.lower() in field.names else _number(end)
         for end in (low, high)
     )
     return start, stop
+
+
+def _number(text: str) -> int:
+    if not (text.isascii() and text.isdecimal()):
+        raise ValueError
+    return int(text)
 
 
 def _allowed(field: _Field) -> str:

@@ -29,7 +29,7 @@ def compiled(pipeline: str, *, image: str | None, gpu: bool) -> Iterator[Path]:
         return
     if image is None:
         raise UserError(f"{pipeline} needs --image: the image that its tasks run in")
-    from pipelines.compiling import compile_pipeline  # type: ignore[import-not-found, unused-ignore]
+    from pipelines.compiling import compile_pipeline  # type: ignore[import-not-found, import-untyped, unused-ignore]
 
     with TemporaryDirectory() as folder:
         path = Path(folder) / f"{pipeline}.yaml"

@@ -1,16 +1,16 @@
 """Schedules by name: replaced such that never two of one name are enabled.
 
-Kubeflow changes a schedule in nothing but whether it is enabled, lets many have one name, and has no lock. So a
-schedule is put in another's place in four steps:
+Kubeflow changes a schedule in nothing but whether it is enabled, lets many have one name, and has no lock. So
+a schedule is put in another's place in four steps:
 
 1. make the new one, not enabled;
 2. read all of that name; if one was made later, withdraw the new one and say so;
 3. remove the others;
 4. enable the new one, which fails if somebody has removed it meanwhile.
 
-Two that do this at once cannot both pass: whoever made its own later sees the other's in step 2, and enables its
-own only after it has removed the other's, which then can no longer be enabled. Killed between the steps, the old
-one is still enabled, or for the moment none; what is left over goes when the command is run again.
+Two that do this at once cannot both pass: whoever made its own later sees the other's in step 2, and enables
+its own only after it has removed the other's, which then can no longer be enabled. Killed between the steps,
+the old one is still enabled, or for the moment none; what is left over goes when the command is run again.
 """
 
 from collections.abc import Mapping
