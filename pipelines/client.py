@@ -155,9 +155,9 @@ class Cluster:
             yield
         except ApiException as error:
             raise self._explained(error) from None
-        except TimeoutError:
-            raise JobError(f"{self.host} did not answer in {TIMEOUT[1]:g} s") from None
         except HTTPError as error:
+            if isinstance(error, TimeoutError) and not isinstance(error, NewConnectionError):  # which is one
+                raise JobError(f"{self.host} did not answer in {TIMEOUT[1]:g} s") from None
             raise JobError(f"{self.host} cannot be reached: {_last_part(str(error))}") from None
         except OSError as error:
             raise UserError(f"cannot read {error.filename or 'a file'}: {error.strerror or error}") from None
@@ -171,10 +171,7 @@ class Cluster:
             where = f" in the namespace {self.namespace}" if self.namespace else ""
             return UserError(f"{self.host} refuses us{where} ({error.status}): {why}; {LOG_IN}")
         if error.status == 404:
-            return UserError(
-                f"{self.host} is not the API of Kubeflow Pipelines: {message}; give the address "
-                "before /apis, which beside Kubeflow's dashboard is https://NAME/pipeline"
-            )
+            return _not_the_api(self.host, message)
         if error.status == 0:  # by kfp's client: TLS
             return UserError(
                 f"{self.host} has no certificate that we trust: {_last_part(message)}; for one of your own "
@@ -202,6 +199,7 @@ class _Connection(RESTClientObject):
             try:
                 answer = super().request(method, url, **options)
             except ApiException as error:
+                error.body = error.body or b""  # kfp's client decodes it, also where there is none
                 if pause is None or not harmless or error.status not in BUSY:
                     raise
             except (NewConnectionError, ConnectTimeoutError):  # nothing has arrived there
@@ -212,7 +210,7 @@ class _Connection(RESTClientObject):
                     raise
             else:
                 if "json" not in answer.urllib3_response.headers.get("Content-Type", ""):
-                    raise ApiException(status=404, reason="it answers with a page")
+                    raise _not_the_api(url.partition("/apis/")[0], "it answers with a page")
                 return answer
             time.sleep(pause)
         raise AssertionError("the last try returns or raises")
@@ -240,6 +238,13 @@ def _credentials() -> dict[str, Any]:
     elif path or Path(KF_PIPELINES_SA_TOKEN_PATH).exists():
         given["credentials"] = ServiceAccountTokenVolumeCredentials(path)
     return given
+
+
+def _not_the_api(host: str, why: str) -> UserError:
+    return UserError(
+        f"{host} is not the API of Kubeflow Pipelines: {why}; give the address before /apis, which beside "
+        "Kubeflow's dashboard is https://NAME/pipeline"
+    )
 
 
 def _there(call: Any) -> bool:
@@ -285,4 +290,4 @@ def _message(error: ApiException) -> str:
 
 def _last_part(message: str) -> str:
     """Without the names of the classes and objects that urllib3 puts in front."""
-    return message.splitlines()[-1].rsplit(">: ", 1)[-1]
+    return message.splitlines()[-1].rsplit(": ", 1)[-1]

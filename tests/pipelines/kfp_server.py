@@ -161,9 +161,9 @@ class _Handler(BaseHTTPRequestHandler):
     def _serve(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         who = self.headers.get("Authorization", "").removeprefix("Bearer ")
-        state = self.state
-        if state.turns:
-            state.turns.enter(who)
+        state, turns = self.state, self.state.turns
+        if turns:
+            turns.enter(who)
         try:
             path = urlsplit(self.path).path
             state.requests.append(f"{self.command} {path}")
@@ -197,8 +197,8 @@ class _Handler(BaseHTTPRequestHandler):
                 return
             self._send(200, json.dumps(answer).encode())
         finally:
-            if state.turns:
-                state.turns.leave(who)
+            if turns:
+                turns.leave(who)
 
     def _fault(self, path: str) -> int | str | None:
         with self.state.lock:
