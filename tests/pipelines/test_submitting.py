@@ -148,3 +148,14 @@ def test_a_parameter_that_params_does_not_have(
     assert told.status == 2
     assert "other.yaml asks for season" in told.error
     assert not cluster.requests
+
+
+def test_a_pipeline_is_compiled_for_the_image(cluster: KfpServer, command: Command) -> None:
+    pytest.importorskip("pipelines.compiling", reason="the pipelines are not here yet")
+    image = "registry.example/line@sha256:" + "1" * 64
+    assert command("submit", "training", "--image", image, "--params", str(PARAMS)).status == 0
+    (run,) = cluster.runs.values()
+    spec = run["pipeline_spec"]["pipeline_spec"]
+    executors = spec["deploymentSpec"]["executors"].values()
+    assert {one["container"]["image"] for one in executors} == {image}
+    assert run["display_name"].startswith("training ")
