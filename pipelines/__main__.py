@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dbrnet.errors import JobError, UserError
+from pipelines.commands import add_commands
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -35,6 +36,7 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--root", type=Path, default=Path("artifacts/kubeflow"), metavar="FOLDER",
                          help="where the artifacts come to lie (default: artifacts/kubeflow)")  # fmt: skip
     command.set_defaults(function=_run)
+    add_commands(commands)
     return parser
 
 

@@ -1,0 +1,49 @@
+"""A Kubeflow Pipelines server, a small compiled pipeline, and the command line that talks to them."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from kfp import compiler
+
+from pipelines import __main__, client
+from tests.pipelines.command import PARAMS, Command, Told, small
+from tests.pipelines.kfp_server import KfpServer, kfp_server
+
+
+@pytest.fixture(scope="session")
+def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("compiled") / "small.yaml"
+    compiler.Compiler().compile(small, str(path))
+    return path
+
+
+@pytest.fixture
+def cluster() -> Iterator[KfpServer]:
+    with kfp_server() as server:
+        yield server
+
+
+@pytest.fixture(autouse=True)
+def _alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """No settings of this machine's user, and no minutes of waiting."""
+    for name in [name for name in os.environ if name.startswith("KF_PIPELINES_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setattr("kfp.Client._LOCAL_KFP_CONTEXT", str(tmp_path / "none.json"))
+    monkeypatch.setattr(client, "PAUSES", (0.0, 0.0, 0.0))
+
+
+@pytest.fixture
+def command(cluster: KfpServer, package: Path, capsys: pytest.CaptureFixture[str]) -> Command:
+    """Runs `python -m pipelines WORDS --host ...`; PACKAGE among the words is the small pipeline."""
+
+    def run(*words: str, host: str = cluster.address) -> Told:
+        given = [str(package) if word == "PACKAGE" else word for word in words]
+        if "PACKAGE" in words and "--params" not in words:
+            given += ["--params", str(PARAMS)]
+        status = __main__.main([*given, "--host", host])
+        told = capsys.readouterr()
+        return Told(status, told.out, told.err)
+
+    return run

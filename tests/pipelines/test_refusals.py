@@ -1,0 +1,190 @@
+"""A server that is away, slow, wrong or unwilling: one line for a person, and nothing secret in it."""
+
+import socket
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+from pipelines import client
+from tests.pipelines.command import Command, Told
+from tests.pipelines.kfp_server import Fault, KfpServer, kfp_server
+
+SECRET = "eyJhbGciOi.secret"
+
+
+def one_line(told: Told, status: int, words: str) -> None:
+    assert told.status == status, told
+    assert told.error.startswith("error: " if status == 2 else "failed: ")
+    assert words in told.error
+    assert len(told.error.splitlines()) == 1
+    assert SECRET not in told.error + told.out
+    assert "Traceback" not in told.error
+
+
+def test_nobody_listens(command: Command) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    told = command("list", host=f"http://127.0.0.1:{port}")
+    one_line(told, 1, f"http://127.0.0.1:{port} cannot be reached: ")
+    assert "Connection refused" in told.error
+
+
+def test_there_is_no_such_host(command: Command) -> None:
+    one_line(command("list", host="https://kubeflow.invalid/pipeline"), 1, "cannot be reached: ")
+
+
+def test_a_host_needs_its_protocol(command: Command) -> None:
+    one_line(command("list", host="kubeflow.example"), 2, "must begin with http:// or https://")
+
+
+def test_no_answer_in_time(cluster: KfpServer, command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client, "TIMEOUT", (5.0, 0.1))
+    cluster.faults.append(Fault("hang"))
+    one_line(command("list"), 1, "did not answer in 0.1 s")
+    assert len(cluster.requests) == 1 + len(client.PAUSES)
+
+
+@pytest.mark.parametrize("status", [500, 502, 503, 504, 429])
+def test_a_sick_server_is_asked_again_and_then_told_of(
+    status: int, cluster: KfpServer, command: Command
+) -> None:
+    cluster.faults.append(Fault(status, times=3))
+    assert command("list").status == 0
+    cluster.faults.append(Fault(status))
+    one_line(command("list"), 1, f"answers {status} and does not recover: made to fail")
+
+
+def test_a_run_is_not_asked_for_again(cluster: KfpServer, command: Command) -> None:
+    cluster.faults.append(Fault(503, "POST", ".*/runs"))
+    one_line(command("submit", "PACKAGE"), 1, "answers 503 and does not recover")
+    assert cluster.requests.count("POST /apis/v2beta1/runs") == 1
+
+
+def test_tokens(
+    cluster: KfpServer, command: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    cluster.tokens = {"good": True, SECRET: False}
+    one_line(command("list", "--namespace", "north"), 2, "refuses us in the namespace north (403): the token")
+    monkeypatch.setenv("KF_PIPELINES_TOKEN", SECRET)
+    one_line(command("list"), 2, "(401): the token has expired; log in again and set KF_PIPELINES_TOKEN")
+    monkeypatch.setenv("KF_PIPELINES_TOKEN", "good\n")
+    assert command("list").status == 0
+    monkeypatch.delenv("KF_PIPELINES_TOKEN")
+    token = tmp_path / "token"
+    monkeypatch.setenv("KF_PIPELINES_SA_TOKEN_PATH", str(token))
+    one_line(command("list"), 2, f"KF_PIPELINES_SA_TOKEN_PATH names {token}, which is no file")
+    token.write_text("good")
+    assert command("list").status == 0
+
+
+def test_a_token_that_expires_while_we_wait(
+    cluster: KfpServer, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("KF_PIPELINES_TOKEN", SECRET)
+    cluster.tokens = {SECRET: True}
+
+    def expire(request: str) -> None:
+        cluster.tokens = {SECRET: not request.startswith("POST /apis/v2beta1/runs")}
+
+    cluster.on_request = expire
+    told = command("submit", "PACKAGE", "--wait")
+    one_line(told, 2, "the token has expired")
+    assert told.error.endswith("; the run itself goes on\n")
+    assert "/#/runs/details/" in told.out
+
+
+def test_a_token_file_is_read_anew(
+    cluster: KfpServer, command: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """As kubelet renews it, during a command."""
+    token = tmp_path / "token"
+    token.write_text("first")
+    monkeypatch.setenv("KF_PIPELINES_SA_TOKEN_PATH", str(token))
+    cluster.tokens = {"first": True}
+
+    def renew(request: str) -> None:
+        if request.startswith("POST /apis/v2beta1/experiments"):
+            token.write_text("second")
+            cluster.tokens = {"second": True}
+
+    cluster.on_request = renew
+    assert command("submit", "PACKAGE").status == 0
+    assert len(cluster.runs) == 1
+
+
+def test_a_session_of_the_browser(
+    cluster: KfpServer, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cluster.tokens, cluster.cookie = {}, "authservice_session=abc"
+    monkeypatch.setenv("KF_PIPELINES_COOKIES", "authservice_session=abc")
+    assert command("list").status == 0
+
+
+def test_a_page_to_log_in(cluster: KfpServer, command: Command) -> None:
+    cluster.faults.append(Fault("login"))
+    one_line(command("list"), 2, "refuses us (302): the token has expired or may not do this; log in again")
+
+
+def test_another_server(cluster: KfpServer, command: Command) -> None:
+    told = command("list", host=f"{cluster.address}/elsewhere")
+    one_line(
+        told, 2, "is not the API of Kubeflow Pipelines: 404 page not found; give the address before /apis"
+    )
+    cluster.faults.append(Fault("page"))
+    one_line(command("list"), 2, "is not the API of Kubeflow Pipelines: it answers with a page")
+
+
+def test_a_slash_at_the_end(cluster: KfpServer, command: Command) -> None:
+    assert f"{cluster.address}/#/runs/" in command("submit", "PACKAGE", host=f"{cluster.address}/").out
+
+
+def test_what_the_server_refuses_is_in_its_words(cluster: KfpServer, command: Command) -> None:
+    cluster.faults.append(Fault(400, "POST", ".*/recurringruns"))
+    told = command("schedule", "nightly", "PACKAGE", "--cron", "0 0 2 * * *")
+    one_line(told, 2, "refuses the request (400): made to fail")
+
+
+def test_certificates(
+    cluster: KfpServer, command: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.delenv("SSL_CERT_FILE", raising=False)
+    certificate = self_signed(tmp_path / "server.pem")
+    with kfp_server(certificate) as server:
+        one_line(command("list", host=server.address), 2, "has no certificate that we trust")
+        monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+        assert command("list", host=server.address).out == "no schedules\n"
+        other = server.address.replace("localhost", "127.0.0.1")
+        one_line(command("list", host=other), 2, "has no certificate that we trust")
+    wrong = cluster.address.replace("http:", "https:")
+    one_line(command("list", host=wrong), 2, "has no certificate that we trust")
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "none.pem"))
+    assert command("list", host=wrong).status == 2
+
+
+def self_signed(path: Path) -> Path:
+    """A certificate for localhost with its key, as one PEM file."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
+    now = datetime.now(UTC)
+    made = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(1)
+        .not_valid_before(now - timedelta(days=1))
+        .not_valid_after(now + timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    secret = key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    path.write_bytes(secret + made.public_bytes(serialization.Encoding.PEM))
+    return path

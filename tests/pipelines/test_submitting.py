@@ -1,0 +1,160 @@
+"""`submit`: what arrives at the server, and what is told of the run."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from dbrnet.params import load_params
+from pipelines import commands
+from tests.pipelines.command import PARAMS, Command
+from tests.pipelines.kfp_server import Fault, KfpServer
+
+
+def test_a_run_has_the_pipeline_and_its_sections(cluster: KfpServer, command: Command) -> None:
+    told = command("submit", "PACKAGE")
+    (run,) = cluster.runs.values()
+    (experiment,) = cluster.experiments.values()
+    assert (told.status, told.error) == (0, "")
+    assert told.out == f"{cluster.address}/#/runs/details/{run['run_id']}\n"
+    assert experiment["display_name"] == "dbrnet"
+    assert run["experiment_id"] == experiment["experiment_id"]
+    assert run["display_name"].startswith("small ")
+    assert run["pipeline_spec"]["pipeline_spec"]["pipelineInfo"]["name"] == "small"
+    assert "dbrnet-s3" in json.dumps(run["pipeline_spec"]["platform_spec"])
+    values = run["runtime_config"]["parameters"]
+    assert set(values) == {"train", "drift"}  # what the pipeline declares, less what has a default
+    params = load_params(PARAMS)
+    assert json.loads(values["train"]) == params.train.model_dump(mode="json")
+    assert json.loads(values["drift"]) == params.drift.model_dump(mode="json")
+
+
+def test_the_experiment_is_made_once(cluster: KfpServer, command: Command) -> None:
+    for _ in range(2):
+        assert command("submit", "PACKAGE", "--experiment", "strip").status == 0
+    assert [one["display_name"] for one in cluster.experiments.values()] == ["strip"]
+    assert len({one["experiment_id"] for one in cluster.runs.values()}) == 1
+
+
+def test_an_experiment_that_another_makes_meanwhile(cluster: KfpServer, command: Command) -> None:
+    made = cluster.stamp("experiment_id") | {"display_name": "dbrnet"}
+
+    def meanwhile(request: str) -> None:
+        if request.startswith("POST") and request.endswith("/experiments"):
+            cluster.experiments[made["experiment_id"]] = made
+
+    cluster.on_request = meanwhile
+    assert command("submit", "PACKAGE").status == 0
+    assert [one["experiment_id"] for one in cluster.runs.values()] == [made["experiment_id"]]
+
+
+@pytest.mark.parametrize(
+    ("state", "status", "words"),
+    [
+        ("SUCCEEDED", 0, "SUCCEEDED"),
+        ("FAILED", 1, "the run ended FAILED in train: it diverged"),
+        ("CANCELED", 1, "the run ended CANCELED"),
+        ("SKIPPED", 1, "the run ended SKIPPED"),
+    ],
+)
+def test_wait_ends_as_the_run_does(
+    state: str, status: int, words: str, cluster: KfpServer, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(commands, "SECONDS", 0.01)
+    states = iter(["PENDING", "RUNNING", "RUNNING", state])
+
+    def go_on(request: str) -> None:
+        if "GET" not in request or "/runs/" not in request:
+            return
+        (run,) = cluster.runs.values()
+        run["state"] = next(states)
+        if run["state"] == "FAILED":
+            tasks = [
+                {"display_name": "train", "state": "FAILED"},
+                {"display_name": "split", "state": "SUCCEEDED"},
+            ]
+            run |= {"error": {"code": 2, "message": "it diverged"}, "run_details": {"task_details": tasks}}
+
+    cluster.on_request = go_on
+    told = command("submit", "PACKAGE", "--wait")
+    assert told.status == status
+    assert words in told.out + told.error
+    assert len(told.error.splitlines()) == (status != 0)
+    assert next(states, None) is None
+
+
+def test_a_server_that_goes_away_while_we_wait(
+    cluster: KfpServer, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A short outage is survived; a long one ends the waiting, not the run."""
+    monkeypatch.setattr(commands, "SECONDS", 0.0)
+    cluster.faults.append(Fault(503, "GET", ".*/runs/.*", times=3))
+
+    def end(request: str) -> None:
+        for run in cluster.runs.values():
+            run["state"] = "SUCCEEDED"
+
+    cluster.on_request = end
+    assert command("submit", "PACKAGE", "--wait").status == 0
+    cluster.faults.append(Fault("drop", "GET", ".*/runs/.*"))
+    told = command("submit", "PACKAGE", "--wait")
+    assert told.status == 1
+    assert told.error.endswith("; the run itself goes on\n")
+
+
+def test_a_run_is_never_started_twice(cluster: KfpServer, command: Command) -> None:
+    """The answer was lost, so nobody knows: it is said, and not tried again."""
+    cluster.faults.append(Fault("lost", "POST", ".*/runs"))
+    told = command("submit", "PACKAGE")
+    assert told.status == 1
+    assert len(cluster.runs) == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (("submit", "small"), "error: 'small' is neither training nor retraining nor a compiled .yaml"),
+        (("submit", "training"), "error: training needs --image: the image that its tasks run in"),
+        (("submit", "PACKAGE", "--gpu"), "is compiled already: --image and --gpu are for training"),
+        (("submit", "PACKAGE", "--params", "none.yaml"), "error: none.yaml does not exist"),
+        (("submit", str(PARAMS)), "is not a compiled pipeline"),
+    ],
+)  # fmt: skip
+def test_wrong_input_is_one_line_before_anything_is_sent(
+    words: tuple[str, ...], line: str, cluster: KfpServer, command: Command
+) -> None:
+    told = command(*words)
+    assert told.status == 2
+    assert line in told.error
+    assert len(told.error.splitlines()) == 1
+    assert not cluster.requests
+
+
+def test_a_wrong_parameter_is_one_line(cluster: KfpServer, command: Command, tmp_path: Path) -> None:
+    wrong = tmp_path / "params.yaml"
+    wrong.write_text(PARAMS.read_text().replace("epochs: 22", "epochs: many"))
+    told = command("submit", "PACKAGE", "--params", str(wrong))
+    assert told.status == 2
+    assert "train.epochs: input should be a valid integer" in told.error
+    assert not cluster.requests
+
+
+def test_a_parameter_that_params_does_not_have(
+    command: Command, package: Path, tmp_path: Path, cluster: KfpServer
+) -> None:
+    other = tmp_path / "other.yaml"
+    other.write_text(package.read_text().replace("drift", "season"))
+    told = command("submit", str(other), "--params", str(PARAMS))
+    assert told.status == 2
+    assert "other.yaml asks for season" in told.error
+    assert not cluster.requests
+
+
+def test_a_pipeline_is_compiled_for_the_image(cluster: KfpServer, command: Command) -> None:
+    image = "registry.example/line@sha256:" + "1" * 64
+    assert command("submit", "training", "--image", image, "--params", str(PARAMS)).status == 0
+    (run,) = cluster.runs.values()
+    spec = run["pipeline_spec"]["pipeline_spec"]
+    executors = spec["deploymentSpec"]["executors"].values()
+    assert {one["container"]["image"] for one in executors} == {image}
+    assert run["display_name"].startswith("training ")
