@@ -90,14 +90,14 @@ def receive_folder(address: str, out: Path) -> Path:
     source = S3Folder(address)
     digests = _manifest(source)
     with atomic_directory(out) as folder:
+        places = {name: folder / safe_path(name, source.address) for name in digests}
 
         def fetch(name: str) -> None:
             content = source.read(name)
             if hashlib.sha256(content).hexdigest() != digests[name]:
                 raise JobError(f"{source.address}{name} is not what its {MANIFEST} says; send it again")
-            place = folder / safe_path(name, source.address)
-            place.parent.mkdir(parents=True, exist_ok=True)
-            place.write_bytes(content)
+            places[name].parent.mkdir(parents=True, exist_ok=True)
+            places[name].write_bytes(content)
 
         side_by_side(fetch, digests)
     return out

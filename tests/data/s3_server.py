@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -101,19 +102,20 @@ def running_server(binary: str, folder: Path) -> Iterator[S3Server]:
 
 
 @contextmanager
-def breaking_way(port: int, after: int) -> Iterator[int]:
-    """A port that leads to `port`, and each of whose connections is cut after `after` bytes."""
+def breaking_way(port: int, after: int, times: int = sys.maxsize) -> Iterator[int]:
+    """A port that leads to `port`, and whose first `times` connections are each cut after `after` bytes."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
 
         def accept() -> None:
-            while True:
+            for number in count():
                 try:
                     client, _ = listener.accept()
                 except OSError:
                     return
                 server = socket.create_connection(("127.0.0.1", port))
+                room = after if number < times else sys.maxsize
                 for pair in ((client, server), (server, client)):
-                    threading.Thread(target=_pass_on, args=(*pair, after), daemon=True).start()
+                    threading.Thread(target=_pass_on, args=(*pair, room), daemon=True).start()
 
         threading.Thread(target=accept, daemon=True).start()
         yield listener.getsockname()[1]
