@@ -31,6 +31,7 @@ TOOLS = {
     "predict": "write masks, overlays, RLE or COCO files for pictures and videos of your own",
     "registry": "who is champion, since when and why; approve, reject, roll back",
     "generate": "make the built-in dataset: steel-strip pictures in Severstal's layout",
+    "node": "one process of a training on several machines; TrainJobs run it",
     "use": "set params.yaml to the recipe of a dataset",
 }
 ACTIONS = {  # of tools that have more than one: their functions
@@ -49,6 +50,7 @@ ARGUMENTS = {
     "out": "the folder to write; a step replaces it whole when it has succeeded",
     "dataset": "the folder that `dbrnet ingest` wrote",
     "split": "the folder that `dbrnet split` wrote",
+    "errand": "what the training is given, at s3://BUCKET/PREFIX/jobs/NAME/",
     "trained": "the folder that `dbrnet train` wrote",
     "exported": "the folder that `dbrnet export` wrote",
     "champion": "the folder that `dbrnet champion` wrote",
