@@ -21,6 +21,7 @@ from dbrnet.errors import JobError, UserError
 log = logging.getLogger(__name__)
 
 SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")  # in every pod
+POD_LABEL = "jobset.sigs.k8s.io/jobset-name"  # of a TrainJob's pods: its name
 AWAY_SECONDS = 600.0  # the API may be away for so long
 PAUSES = (1.0, 2.0, 4.0, 8.0, 16.0, 30.0)  # between tries; the last is repeated
 _TIMEOUT = (10, 60)  # seconds to connect, to answer
@@ -99,7 +100,7 @@ class Cluster:
 
     def pods(self, name: str) -> list[Any]:
         """The TrainJob's pods, as the client library's V1Pod."""
-        selector = f"jobset.sigs.k8s.io/jobset-name={name}"
+        selector = f"{POD_LABEL}={name}"
         listed = self._asked(
             lambda: self._core.list_namespaced_pod(
                 self.namespace, label_selector=selector, _request_timeout=_TIMEOUT
@@ -132,8 +133,8 @@ class Cluster:
                 reason = type(error).__name__
             if time.monotonic() - began > AWAY_SECONDS:
                 raise JobError(
-                    f"the Kubernetes API has been away for {AWAY_SECONDS / 60:.0f} minutes ({reason}); the train "
-                    "job goes on without: run it again to join it"
+                    f"the Kubernetes API has been away for {AWAY_SECONDS / 60:.0f} minutes ({reason}); run it "
+                    "again: a train job that was submitted goes on, and is joined"
                 )
             pause = PAUSES[min(tries, len(PAUSES) - 1)] * random.uniform(0.5, 1)  # noqa: S311
             log.info("the Kubernetes API is away (%s); trying again in %.0f s", reason, pause)
@@ -150,12 +151,12 @@ class Cluster:
             )
         if error.status == 403:
             return UserError(
-                f"the service account of namespace {self.namespace} may not {right}; give it the role for that: "
-                f"{said}"
+                f"the service account of namespace {self.namespace} may not {right}; give it the role for "
+                f"that: {said}"
             )
         if error.status == 404:
             return UserError(
-                f"the cluster knows no {PLURAL} of {GROUP}/{VERSION}; have Kubeflow Trainer installed, or set "
-                "train.nodes to 1"
+                f"the cluster knows no {PLURAL} of {GROUP}/{VERSION}; have Kubeflow Trainer installed, or "
+                "set train.nodes to 1"
             )
         return UserError(f"the Kubernetes API refuses to {right} ({error.status}): {said}")

@@ -5,23 +5,19 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-from dbrnet.cluster.api import Cluster
+from dbrnet.cluster.api import POD_LABEL, Cluster
 from dbrnet.cluster.trainjob import DEADLINE_HOURS
 from dbrnet.errors import JobError
 
 log = logging.getLogger(__name__)
 
+# A job that does not start is given up after so many seconds:
+MISSING_SECONDS = 300.0  # while an image or a secret is missing, for a registry may be away for a moment
+ROOM_SECONDS = 3600.0  # while the cluster has no room for the pods
+POLL_SECONDS = 15.0  # between two looks, at most
+
 _UNUSABLE_IMAGE = {"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull"}
 _UNUSABLE_SETTINGS = {"CreateContainerConfigError", "CreateContainerError"}
-
-
-@dataclass(frozen=True)
-class Patience:
-    """How many seconds may pass before a job that does not start is given up."""
-
-    image: float = 300.0  # while an image or a secret is missing: a registry may be away for a moment
-    room: float = 3600.0  # while the cluster has no room for the pods
-    poll: float = 15.0  # between two looks, at most
 
 
 @dataclass(frozen=True)
@@ -31,14 +27,19 @@ class _Obstacle:
     line: str
     may_pass: bool
 
+    @property
+    def patience(self) -> float:
+        return ROOM_SECONDS if self.may_pass else MISSING_SECONDS
 
-def follow(cluster: Cluster, name: str, patience: Patience) -> None:
+
+def follow(cluster: Cluster, name: str) -> None:
     """Return when the TrainJob is complete.
 
     Raises `JobError` with the reason when it failed, was deleted, or does not start: then it is deleted, so
     that it holds no place in the cluster.
     """
-    pause, since, last = min(1.0, patience.poll), time.monotonic(), None
+    last: _Obstacle | None = None
+    pause, since = min(1.0, POLL_SECONDS), time.monotonic()
     while True:
         job = cluster.job(name)
         if job is None:
@@ -54,11 +55,11 @@ def follow(cluster: Cluster, name: str, patience: Patience) -> None:
         if obstacle and (last is None or obstacle.line != last.line):
             log.info("the train job %s waits: %s", name, obstacle.line)
         last = obstacle
-        if obstacle and time.monotonic() - since >= (patience.room if obstacle.may_pass else patience.image):
+        if obstacle and time.monotonic() - since >= obstacle.patience:
             cluster.delete(name)
             raise JobError(f"the train job {name} did not start: {obstacle.line}")
         time.sleep(pause)
-        pause = min(1.5 * pause, patience.poll)
+        pause = min(1.5 * pause, POLL_SECONDS)
 
 
 def has_failed(job: dict[str, Any]) -> bool:
@@ -73,10 +74,12 @@ def _conditions(job: dict[str, Any]) -> dict[str, dict[str, Any]]:
 
 def _why_failed(name: str, condition: dict[str, Any], pods: list[Any]) -> str:
     if condition.get("reason") == "DeadlineExceeded":
-        return f"the train job {name} was ended after {DEADLINE_HOURS} hours, its deadline; run it again to go on"
+        return (
+            f"the train job {name} was ended at its deadline of {DEADLINE_HOURS} hours; run it again to go on"
+        )
     words = [word for pod in pods if (word := _last_words(pod))]
     said = words[0] if words else f"{condition.get('reason')}: {condition.get('message')}"
-    return f"the train job {name} failed: {said}; its logs: kubectl logs -l jobset.sigs.k8s.io/jobset-name={name}"
+    return f"the train job {name} failed: {said}; its logs: kubectl logs -l {POD_LABEL}={name}"
 
 
 def _last_words(pod: Any) -> str | None:
@@ -113,8 +116,8 @@ def _pod_obstacle(pod: Any, image: str) -> _Obstacle | None:
             continue
         if waiting.reason in _UNUSABLE_IMAGE:
             return _Obstacle(
-                f"the image {image} cannot be pulled ({waiting.reason}: {waiting.message}); check its name and "
-                "digest, and the registry's credentials",
+                f"the image {image} cannot be pulled ({waiting.reason}: {waiting.message}); check its name "
+                "and digest, and the registry's credentials",
                 may_pass=False,
             )
         if waiting.reason in _UNUSABLE_SETTINGS:

@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 
 from dbrnet.cluster.api import Cluster
-from dbrnet.cluster.following import Patience, follow, has_failed
+from dbrnet.cluster.following import follow, has_failed
 from dbrnet.cluster.trainjob import Nodes, render
 from dbrnet.data.dataset import CARD_FILE, SAMPLES_FILE, Dataset
 from dbrnet.data.linked import link_dataset, send_dataset
@@ -39,9 +39,8 @@ def train_on_nodes(
     out: Path,
     nodes: int,
     processes: int,
-    patience: Patience = Patience(),
 ) -> None:
-    """Run `dbrnet train` with `params` (its section, as JSON) in a TrainJob; the folder it writes becomes `out`.
+    """Run `dbrnet train` with `params` (its section, as JSON) in a TrainJob; what it writes becomes `out`.
 
     The job is named after all that it is given, image included: killed and run again, this joins the job that
     runs, or fetches what it wrote; one that failed goes on from its checkpoint. The environment says
@@ -64,16 +63,21 @@ def train_on_nodes(
         shutil.copytree(split, Path(given) / _SPLIT)
         send_folder(Path(given), f"{errand}given/")
     _submit(cluster, name, render(name, errand, asked, passed_on))
-    follow(cluster, name, patience)
+    follow(cluster, name)
     receive_folder(f"{errand}trained/", out)
     cluster.delete(name)
 
 
 def fetch_errand(errand: str, folder: Path) -> tuple[str, Path, Path]:
-    """On a node: the parameters, the dataset (whose pictures come when they are used) and the split."""
+    """On a node: the parameters, the dataset (whose pictures come when they are used) and the split.
+
+    A node's processes share what they fetch of the dataset.
+    """
     given = receive_folder(f"{errand}given/", folder / "given")
-    link_dataset(read_json(given / _ERRAND_FILE)["dataset"], folder / "dataset")
-    return (given / _PARAMS_FILE).read_text(), folder / "dataset", given / _SPLIT
+    source = read_json(given / _ERRAND_FILE)["dataset"]
+    dataset = Path(tempfile.gettempdir()) / f"dbrnet-{_digest(source)}"
+    link_dataset(source, dataset)
+    return (given / _PARAMS_FILE).read_text(), dataset, given / _SPLIT
 
 
 def send_result(trained: Path, errand: str) -> None:
@@ -101,7 +105,7 @@ def _image() -> str:
     image = os.environ.get("DBRNET_IMAGE", "")
     if "@sha256:" not in image:
         raise UserError(
-            f"DBRNET_IMAGE must name the image to train in by its digest, NAME@sha256:..., and it is {image!r}"
+            f"DBRNET_IMAGE must name the image to train in by its digest, NAME@sha256:..., and is {image!r}"
         )
     return image
 

@@ -98,10 +98,12 @@ def _pod_patch() -> dict[str, Any]:
 def _environment(values: dict[str, str]) -> list[dict[str, Any]]:
     """Addresses and credentials by reference, as the single-node task has them, and `values` as they are."""
     entries: list[dict[str, Any]] = [{"name": key, "value": value} for key, value in values.items()]
-    for kind, objects in {"configMapKeyRef": SETTINGS, "secretKeyRef": SECRETS}.items():
-        for name, keys in objects.items():
-            optional = {"optional": True} if kind == "configMapKeyRef" else {}
-            entries += [
-                {"name": key, "valueFrom": {kind: {"name": name, "key": key, **optional}}} for key in keys
-            ]
+    for name, keys in SETTINGS.items():
+        entries += [_reference("configMapKeyRef", name, key, optional=True) for key in keys]
+    for name, keys in SECRETS.items():
+        entries += [_reference("secretKeyRef", name, key, optional=False) for key in keys]
     return entries
+
+
+def _reference(kind: str, name: str, key: str, *, optional: bool) -> dict[str, Any]:
+    return {"name": key, "valueFrom": {kind: {"name": name, "key": key, "optional": optional}}}
