@@ -133,8 +133,8 @@ class Cluster:
                 reason = type(error).__name__
             if time.monotonic() - began > AWAY_SECONDS:
                 raise JobError(
-                    f"the Kubernetes API has been away for {AWAY_SECONDS / 60:.0f} minutes ({reason}); run it "
-                    "again: a train job that was submitted goes on, and is joined"
+                    f"the Kubernetes API has been away for {AWAY_SECONDS / 60:.0f} minutes ({reason}); run "
+                    "it again: a train job that was submitted goes on, and is joined"
                 )
             pause = PAUSES[min(tries, len(PAUSES) - 1)] * random.uniform(0.5, 1)  # noqa: S311
             log.info("the Kubernetes API is away (%s); trying again in %.0f s", reason, pause)

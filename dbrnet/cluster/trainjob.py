@@ -100,8 +100,8 @@ def _environment(values: dict[str, str]) -> list[dict[str, Any]]:
     entries: list[dict[str, Any]] = [{"name": key, "value": value} for key, value in values.items()]
     for name, keys in SETTINGS.items():
         entries += [_reference("configMapKeyRef", name, key, optional=True) for key in keys]
-    for name, keys in SECRETS.items():
-        entries += [_reference("secretKeyRef", name, key, optional=False) for key in keys]
+    for secret, secret_keys in SECRETS.items():
+        entries += [_reference("secretKeyRef", secret, key, optional=False) for key in secret_keys]
     return entries
 
 

@@ -1,0 +1,23 @@
+"""A stub of the Kubernetes API, and this process made a pod of its cluster."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.cluster.kubernetes_stub import Stub
+
+IMAGE = "registry.example/dbrnet@sha256:" + 64 * "a"
+
+
+@pytest.fixture
+def stub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Stub]:
+    (tmp_path / "account").mkdir()
+    stub = Stub(tmp_path / "account")
+    with stub.running():
+        monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "127.0.0.1")
+        monkeypatch.setenv("KUBERNETES_SERVICE_PORT", str(stub.port))
+        monkeypatch.setattr("dbrnet.cluster.api.SERVICE_ACCOUNT", stub.folder)
+        monkeypatch.setattr("dbrnet.cluster.api.PAUSES", (0.01,))
+        monkeypatch.setattr("dbrnet.cluster.following.POLL_SECONDS", 0.01)
+        yield stub
