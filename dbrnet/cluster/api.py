@@ -126,9 +126,9 @@ class Cluster:
             try:
                 return action()
             except ApiException as error:
-                if error.status < 500 and error.status != 429:
+                if 0 < error.status < 500 and error.status != 429:
                     raise self._refused(error, right) from None
-                reason = f"it answers {error.status}"
+                reason = f"it answers {error.status}" if error.status else str(error.reason)  # of TLS
             except (HTTPError, OSError) as error:
                 reason = type(error).__name__
             if time.monotonic() - began > AWAY_SECONDS:

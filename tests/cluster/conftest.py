@@ -11,13 +11,22 @@ IMAGE = "registry.example/dbrnet@sha256:" + 64 * "a"
 
 
 @pytest.fixture
-def stub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Stub]:
+def away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Stub:
+    """An API that does not run yet."""
     (tmp_path / "account").mkdir()
     stub = Stub(tmp_path / "account")
-    with stub.running():
-        monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "127.0.0.1")
-        monkeypatch.setenv("KUBERNETES_SERVICE_PORT", str(stub.port))
-        monkeypatch.setattr("dbrnet.cluster.api.SERVICE_ACCOUNT", stub.folder)
-        monkeypatch.setattr("dbrnet.cluster.api.PAUSES", (0.01,))
-        monkeypatch.setattr("dbrnet.cluster.following.POLL_SECONDS", 0.01)
-        yield stub
+    with stub.running():  # which finds a port
+        pass
+    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "127.0.0.1")
+    monkeypatch.setenv("KUBERNETES_SERVICE_PORT", str(stub.port))
+    monkeypatch.setattr("dbrnet.cluster.api.SERVICE_ACCOUNT", stub.folder)
+    monkeypatch.setattr("dbrnet.cluster.api.PAUSES", (0.01,))
+    monkeypatch.setattr("dbrnet.cluster.following.POLL_SECONDS", 0.01)
+    return stub
+
+
+@pytest.fixture
+def stub(away: Stub) -> Iterator[Stub]:
+    """An API that runs."""
+    with away.running():
+        yield away

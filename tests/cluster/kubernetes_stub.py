@@ -96,10 +96,11 @@ class _Handler(BaseHTTPRequestHandler):
             return
         name = job["metadata"]["name"]
         if name in self.stub.jobs:
-            return self._answer(409, _status(409, "AlreadyExists", f'trainjobs "{name}" already exists'))
-        self.stub.jobs[name] = strictly(job)
-        self._answer(201, job)
-        self.stub.on_create(job)
+            self._answer(409, _status(409, "AlreadyExists", f'trainjobs "{name}" already exists'))
+        else:
+            self.stub.jobs[name] = strictly(job)
+            self._answer(201, job)
+            self.stub.on_create(job)
 
     def do_GET(self) -> None:
         if self._refused():
@@ -107,11 +108,12 @@ class _Handler(BaseHTTPRequestHandler):
         path, query = urlsplit(self.path).path, parse_qs(urlsplit(self.path).query)
         if path == f"/api/v1/namespaces/{NAMESPACE}/pods":
             assert query["labelSelector"][0].startswith("jobset.sigs.k8s.io/jobset-name=dbrnet-")
-            return self._answer(200, {"kind": "PodList", "items": self.stub.pods})
-        if path == f"/api/v1/namespaces/{NAMESPACE}/events":
+            self._answer(200, {"kind": "PodList", "items": self.stub.pods})
+        elif path == f"/api/v1/namespaces/{NAMESPACE}/events":
             assert query["fieldSelector"] == ["reason=FailedCreate"]
-            return self._answer(200, {"kind": "EventList", "items": self.stub.events})
-        self._answer_job(path, lambda name: self.stub.jobs[name])
+            self._answer(200, {"kind": "EventList", "items": self.stub.events})
+        else:
+            self._answer_job(path, lambda name: self.stub.jobs[name])
 
     def do_DELETE(self) -> None:
         if not self._refused():
@@ -120,8 +122,9 @@ class _Handler(BaseHTTPRequestHandler):
     def _answer_job(self, path: str, of: Callable[[str], Json]) -> None:
         name = path.removeprefix(f"{JOBS}/")
         if name in self.stub.jobs:
-            return self._answer(200, of(name))
-        self._answer(404, _status(404, "NotFound", f'trainjobs "{name}" not found'))
+            self._answer(200, of(name))
+        else:
+            self._answer(404, _status(404, "NotFound", f'trainjobs "{name}" not found'))
 
     def _refused(self) -> bool:
         self.stub.asked.append(f"{self.command} {urlsplit(self.path).path}")

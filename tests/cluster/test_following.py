@@ -2,7 +2,6 @@
 
 import threading
 import time
-from typing import Any
 
 import pytest
 
@@ -35,7 +34,7 @@ def complete(stub: Stub) -> None:
 def test_outside_of_a_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
     with pytest.raises(
-        UserError, match="this is none of its pods; run the pipeline there, or set train.nodes"
+        UserError, match=r"this is none of its pods; run the pipeline there, or set train\.nodes"
     ):
         Cluster()
 
@@ -56,22 +55,24 @@ def test_an_api_that_fails_for_a_while(cluster: Cluster, stub: Stub, statuses: l
     assert stub.refusals == []
 
 
-def test_an_api_that_is_away_for_a_while(stub: Stub, caplog: pytest.LogCaptureFixture) -> None:
+def test_an_api_that_is_away_for_a_while(away: Stub, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO", "dbrnet")
-    cluster = Cluster()
-    away = Stub(stub.folder)
     away.on_create = away.end("Complete")
-    with away.running():
-        pass
-    cluster._objects.api_client.configuration.host = f"https://127.0.0.1:{away.port}"
-    made: list[Any] = []
-    thread = threading.Thread(target=lambda: (made.append(cluster.create(job())), follow(cluster, NAME)))
+    cluster = Cluster()
+    done = threading.Event()
+
+    def run() -> None:
+        assert cluster.create(job())
+        follow(cluster, NAME)
+        done.set()
+
+    thread = threading.Thread(target=run)
     thread.start()
     while "trying again" not in caplog.text:
         time.sleep(0.01)
     with away.running():
         thread.join()
-    assert made == [True]
+    assert done.is_set()
 
 
 def test_an_api_that_stays_away(stub: Stub, monkeypatch: pytest.MonkeyPatch) -> None:
