@@ -23,7 +23,7 @@ from tests.cluster.kubernetes_stub import JOBS, Json, Stub, condition
 from tests.data.conftest import texture, write_image
 from tests.data.s3_server import BUCKET
 
-PARAMS = TrainParams(epochs=1, batch_size=4, crop=(32, 32), nodes=2, processes_per_node=1, amp=False)
+PARAMS = TrainParams.model_validate({"epochs": 1, "batch_size": 4, "crop": (32, 32), "nodes": 2})
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +31,7 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     source, out = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("dataset")
     for seed in range(20):
         write_image(source / f"train_images/p{seed:02}.jpg", texture(64, 96, seed))
-    rows = [f"p{number:02}.jpg,1,{number + 1} 9" for number in range(0, 20, 2)]
+    rows = [f"p{number:02}.jpg,{1 + number % 4},{number + 1} 9" for number in range(16)]
     (source / "train.csv").write_text("\n".join(("ImageId,ClassId,EncodedPixels", *rows, "")))
     return build_dataset("severstal", source, out)
 
@@ -39,7 +39,7 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
 @pytest.fixture(scope="module")
 def split(dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("parts") / "split"
-    split_step(SplitParams(), dataset.root, out=out)
+    split_step(SplitParams.model_validate({}), dataset.root, out=out)
     return out
 
 
@@ -73,7 +73,12 @@ def test_the_job_gets_what_it_needs_and_gives_back_what_it_wrote(
 ) -> None:
     jobs: list[Json] = []
     work = working(pod, tmp_path)
-    pod.on_create = lambda job: (jobs.append(job), work(job))[-1]
+
+    def take(job: Json) -> None:
+        jobs.append(job)
+        work(job)
+
+    pod.on_create = take
     train(PARAMS, dataset.root, split, out=tmp_path / "out")
     assert (tmp_path / "out/model.pt").read_bytes() == b"weights"
     (job,) = jobs
@@ -126,7 +131,7 @@ def test_another_image_is_another_job(
     pod: Stub, dataset: Dataset, split: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pod.on_create = pod.end("Failed", "JobsFailed")
-    for image in (IMAGE, IMAGE, IMAGE.replace("a", "b")):
+    for image in (IMAGE, IMAGE, IMAGE.replace(64 * "a", 64 * "b")):
         monkeypatch.setenv("DBRNET_IMAGE", image)
         with pytest.raises(JobError):
             train(PARAMS, dataset.root, split, out=tmp_path / "out")
