@@ -17,7 +17,7 @@ def node(errand: str, *, checkpoints: Path) -> None:
     """Do this process's share of a training that `dbrnet train` submitted, as its TrainJob runs it.
 
     Fetches the small things that the errand at s3://BUCKET/PREFIX/ is made of, and pictures as they are used;
-    the first process sends back what the training wrote.
+    the first process sends back what the training wrote. Writes why it failed to where Kubernetes looks.
     """
     try:
         with tempfile.TemporaryDirectory() as folder:
