@@ -33,6 +33,7 @@ TOOLS = {
     "revision": "tell whether the data's source has changed, without reading it",
     "notify": "tell a webhook how a scheduled run ended, and who is champion",
     "generate": "make the built-in dataset: steel-strip pictures in Severstal's layout",
+    "node": "one process of a training on several machines; TrainJobs run it",
     "use": "set params.yaml to the recipe of a dataset",
 }
 ACTIONS = {  # of tools that have more than one: their functions
@@ -51,6 +52,7 @@ ARGUMENTS = {
     "out": "the folder to write; a step replaces it whole when it has succeeded",
     "dataset": "the folder that `dbrnet ingest` wrote",
     "split": "the folder that `dbrnet split` wrote",
+    "errand": "what the training is given, at s3://BUCKET/PREFIX/jobs/NAME/",
     "trained": "the folder that `dbrnet train` wrote",
     "exported": "the folder that `dbrnet export` wrote",
     "champion": "the folder that `dbrnet champion` wrote",

@@ -142,6 +142,8 @@ class TrainParams(_Section):
     amp: bool = True  # used where the device has it
     workers: int = Field(0, ge=0, le=64)
     checkpoint_seconds: Positive = 60.0
+    nodes: Count = 1  # machines of a Kubernetes cluster; without effect on the result
+    processes_per_node: Count = 1  # GPUs of each of these machines
     model: ModelParams = ModelParams()
 
 

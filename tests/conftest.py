@@ -128,7 +128,8 @@ def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
 
 @pytest.fixture
 def s3(s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> S3Server:
-    """The server, and this process's environment set to write to it."""
+    """The server, this process's environment set to write to it, and no waiting for one that is away."""
+    monkeypatch.setattr("dbrnet.data.s3.PAUSES", (0.0, 0.0))
     for name in [name for name in os.environ if name.startswith("AWS_")]:
         monkeypatch.delenv(name)
     nowhere = {"AWS_CONFIG_FILE": os.devnull, "AWS_SHARED_CREDENTIALS_FILE": os.devnull}  # not this user's

@@ -13,7 +13,7 @@ from dbrnet.params import Params
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "dbrnet"
 ROOMS = {"audit", "data", "drift", "models", "training", "evaluation", "deployment", "registry", "speed"}
-ROOMS |= {"prediction", "serving", "review"}
+ROOMS |= {"prediction", "serving", "review", "cluster"}
 MAY_USE = {
     "audit": {"data", "evaluation.metrics"},
     "drift": {"data", "evaluation.plots"},
@@ -26,6 +26,7 @@ MAY_USE = {
     "prediction": {"data", "deployment.runtimes"},
     "serving": {"data.dataset", "deployment.runtimes", "prediction"},
     "speed": {"data.dataset", "models", "deployment", "evaluation.plots"},
+    "cluster": {"data.dataset", "data.linked", "data.s3_folder"},
     "review": {"speed.plots", "speed.table"},
 }
 DOORS = {
@@ -33,6 +34,7 @@ DOORS = {
     "albumentations": ["training/augmentation.py"],
     "PIL": ["data/pictures.py"],
     "boto3": ["data/s3.py"],
+    "kubernetes": ["cluster/api.py"],
     "fastapi": ["serving/"],
     "uvicorn": ["serving/server.py"],
     "prometheus_client": ["serving/metrics.py"],

@@ -76,7 +76,7 @@ def convert(raw: RawSample, read_picture: ReadPicture, classes: int) -> Converte
         found = " x ".join(map(str, mask.ids.shape))
         raise UserError(f"{raw.image} is {height} x {width} (height x width) and its mask {found}")
     pixels = count_classes(mask.ids, classes, raw.image)
-    picture_sha256, sha256 = _hash_pixels(picture.pixels, mask.ids)
+    picture_sha256, sha256 = pixel_hashes(picture.pixels, mask.ids)
     return Converted(
         raw=raw,
         picture=picture.data,
@@ -115,8 +115,8 @@ def _hashed(image: Image) -> "hashlib._Hash":
     return digest
 
 
-def _hash_pixels(image: Image, mask: Mask) -> tuple[str, str]:
-    """The picture's hash, and both's."""
+def pixel_hashes(image: Image, mask: Mask) -> tuple[str, str]:
+    """The SHA-256 of the pixels [H, W, 3], and of these with the mask's [H, W]: what samples.csv holds."""
     digest = _hashed(image)
     picture = digest.hexdigest()
     digest.update(np.ascontiguousarray(mask).data)

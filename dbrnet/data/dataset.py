@@ -10,7 +10,7 @@ masks/<id>.png  single-channel 8-bit class ids; 0 is the background
 import csv
 import hashlib
 import io
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
@@ -28,6 +28,7 @@ Mask = NDArray[np.uint8]  # [H, W], class ids
 
 CARD_FILE = "card.json"
 SAMPLES_FILE = "samples.csv"
+LINK_FILE = "link.json"  # in a folder whose pictures lie elsewhere: see linked.py
 
 
 @dataclass(frozen=True)
@@ -89,8 +90,12 @@ class Dataset:
     samples: tuple[Sample, ...]
 
     @classmethod
-    def load(cls, root: Path) -> Self:
+    def load(cls, root: Path) -> "Dataset":
         """Read the card and the table under `root`; raises `UserError` where one is missing or broken."""
+        if (root / LINK_FILE).exists():
+            from dbrnet.data.linked import LinkedDataset  # which brings boto3
+
+            cls = LinkedDataset
         raw = read_json(root / CARD_FILE)
         try:
             classes = tuple(ClassInfo(item["name"], tuple(item["color"])) for item in raw.pop("classes"))
@@ -141,6 +146,13 @@ class Dataset:
     def mask(self, sample: Sample) -> Mask:
         """The class ids, uint8, [H, W]."""
         return decode_grey((self.root / sample.mask).read_bytes(), self.root / sample.mask)
+
+    def pair(self, sample: Sample) -> tuple[Image, Mask]:
+        """The picture and its mask."""
+        return self.image(sample), self.mask(sample)
+
+    def prefetch(self, samples: Iterable[Sample]) -> None:
+        """Be told what will be read next, in this order. Here all is at hand."""
 
 
 def decode_image(data: bytes, name: Path | str) -> Image:

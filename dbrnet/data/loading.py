@@ -5,7 +5,7 @@ place in the training part), so that a resumed run sees what the uninterrupted o
 any number of workers.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -60,7 +60,7 @@ class Pictures:
         if self._cache is not None and index in self._cache:
             return self._cache[index]
         sample = self.samples[index]
-        image, mask = self._dataset.image(sample), self._dataset.mask(sample)
+        image, mask = self._dataset.pair(sample)
         if image.shape[:2] != mask.shape:
             raise UserError(
                 f"{sample.id}: the mask is {mask.shape}, the picture {image.shape[:2]}; ingest again"
@@ -76,8 +76,14 @@ class Pictures:
     def warm(self) -> None:
         """Fill the cache, if there is one, so that worker processes share it instead of filling their own."""
         if self._cache is not None:
+            self.prefetch(range(len(self)))
             for index in progress(range(len(self)), len(self), "decoding"):
                 self[index]
+
+    def prefetch(self, indices: Iterable[int]) -> None:
+        """Be told which pictures will be read next, in this order, so that they can be on their way."""
+        kept = {} if self._cache is None else self._cache
+        self._dataset.prefetch(self.samples[index] for index in indices if index not in kept)
 
     def size(self, index: int) -> tuple[int, int]:
         """Height and width of the picture as the network sees it."""
@@ -88,6 +94,7 @@ class Pictures:
         """Mean and standard deviation of each channel's pixels / 255, on evenly spaced pictures."""
         count, total, squares = 0, np.zeros(3, np.int64), np.zeros(3, np.int64)
         chosen = range(0, len(self), -(-len(self) // STATISTICS_PICTURES))
+        self.prefetch(chosen)
         for index in progress(chosen, len(chosen), "measuring the pixels"):
             pixels = self[index][0].reshape(-1, 3)
             count += len(pixels)
@@ -155,9 +162,11 @@ def epoch_batches(
 
 
 def load_batches(
-    samples: data.Dataset[tuple[Tensor, Tensor]], batches: list[list[int]], workers: int
+    samples: Augmented, batches: list[list[int]], workers: int
 ) -> data.DataLoader[tuple[Tensor, Tensor]]:
     """A loader of `batches`, in their order, images uint8 [N, H, W, 3] and masks uint8 [N, H, W]."""
+    if not workers:  # else each worker process fetches what it reads
+        samples.pictures.prefetch(index for batch in batches for index in batch)
     return data.DataLoader(
         samples,
         batch_sampler=batches,

@@ -3,15 +3,20 @@
 Endpoint, region and credentials come by the environment alone, as boto3 reads it: AWS_ENDPOINT_URL,
 AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE. No message repeats what a server or boto3 says in
 words: their words can hold keys.
+
+A server that is away for a minute or two is waited for; what its user has to mend is told at once.
 """
 
 import errno
-from collections.abc import Iterator
+import logging
+import random
+import time
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 import boto3
@@ -36,7 +41,11 @@ from dbrnet.data.archive import MAX_BYTES, MAX_MEMBERS, safe_path
 from dbrnet.errors import JobError, UserError
 from dbrnet.progress import Progress
 
+log = logging.getLogger(__name__)
+
 PARALLEL = 8  # connections at a time
+# Seconds before each new try; a random half is taken off, so that many workers do not come back as one.
+PAUSES: tuple[float, ...] = (1, 2, 4, 8, 16, 32, 32, 32)
 
 _CONFIG = Config(
     connect_timeout=10,
@@ -44,12 +53,20 @@ _CONFIG = Config(
     retries={"mode": "standard", "total_max_attempts": 3},
     max_pool_connections=PARALLEL,
 )
-_WRONG_CREDENTIALS = {"InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken", "InvalidToken"}
+_WRONG_CREDENTIALS = {"InvalidAccessKeyId", "SignatureDoesNotMatch", "InvalidToken"}
+_EXPIRED = {"ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired"}
 _NO_CREDENTIALS = (NoCredentialsError, PartialCredentialsError)
 _SET_CREDENTIALS = "no credentials; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"
 _REFUSED = {"AccessDenied", "AllAccessDisabled", "403"}
 _BROKEN = (RetriesExceededError, IncompleteReadError, ResponseStreamingError, ConnectionClosedError,
            ReadTimeoutError)  # fmt: skip
+_BUSY = {"SlowDown", "RequestTimeout", "Throttling", "TooManyRequests"}
+
+Result = TypeVar("Result")
+
+
+class MissingObjectError(JobError):
+    """The object that was asked for by its name is not there."""
 
 
 def fetch_s3(source: str, target: Path, *, progress: Progress | None = None) -> Path:
@@ -57,12 +74,12 @@ def fetch_s3(source: str, target: Path, *, progress: Progress | None = None) -> 
 
     An address without the last slash is an object if there is one of that name, else a prefix. Every size is
     checked against the server's list. Raises `UserError` where the address, the credentials or the rights are
-    wrong, nothing is there, or a key would leave the folder; `JobError` where the server is away or the
-    connection breaks off. After an error `target` may hold some of the files.
+    wrong, nothing is there, or a key would leave the folder; `JobError` where the server stays away or the
+    connection goes on breaking off. After an error `target` may hold some of the files.
     """
-    bucket, key, client, server = _opened(source)
-    with _explained(source, bucket, server):
-        found = _find(client, bucket, key, source)
+    bucket, key, client, server = connected(source)
+    with explained(source, bucket, server):
+        found = patiently(lambda: _find(client, bucket, key, source), source)
         if len(found) == 1 and found[0].key == key:
             _download(client, bucket, found[0], target, TransferConfig(max_concurrency=PARALLEL))
         else:
@@ -72,12 +89,13 @@ def fetch_s3(source: str, target: Path, *, progress: Progress | None = None) -> 
 
 def s3_revision(source: str) -> list[str]:
     """The names, sizes and ETags of all that `fetch_s3` would fetch. Raises as that does."""
-    bucket, key, client, server = _opened(source)
-    with _explained(source, bucket, server):
-        return [f"{item.name}\0{item.size}\0{item.etag}" for item in _find(client, bucket, key, source)]
+    bucket, key, client, server = connected(source)
+    with explained(source, bucket, server):
+        found = patiently(lambda: _find(client, bucket, key, source), source)
+    return [f"{item.name}\0{item.size}\0{item.etag}" for item in found]
 
 
-def _opened(source: str) -> tuple[str, str, Any, str]:
+def connected(source: str) -> tuple[str, str, Any, str]:
     """Bucket and key of an address, a client for it, and its server's name without a password."""
     bucket, _, key = source.removeprefix("s3://").partition("/")
     if not bucket or {"@", ":"} & set(bucket):
@@ -102,7 +120,7 @@ def _find(client: Any, bucket: str, key: str, source: str) -> list[_Object]:
             return [_Object(key, key, first[0]["Size"], _etag(first[0]))]
         key += "/"
     found, total = [], 0
-    for item in _listed(client, bucket, key):
+    for item in listed(client, bucket, key):
         if item["Key"].endswith("/"):
             continue
         found.append(_Object(item["Key"], item["Key"][len(key) :], item["Size"], _etag(item)))
@@ -119,7 +137,8 @@ def _etag(item: dict[str, Any]) -> str:
     return str(item.get("ETag", item.get("LastModified")))
 
 
-def _listed(client: Any, bucket: str, prefix: str) -> Iterator[dict[str, Any]]:
+def listed(client: Any, bucket: str, prefix: str) -> Iterator[dict[str, Any]]:
+    """What the server says of each object whose key begins with `prefix`."""
     for page in client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix):
         yield from page.get("Contents", [])
 
@@ -151,8 +170,11 @@ def _download_all(
 
 
 def _download(client: Any, bucket: str, item: _Object, place: Path, config: TransferConfig) -> None:
-    with place.open("xb") as file:
-        client.download_fileobj(bucket, item.key, file, Config=config)
+    def fetch() -> None:
+        with place.open("wb") as file:
+            client.download_fileobj(bucket, item.key, file, Config=config)
+
+    patiently(fetch, f"s3://{bucket}/{item.key}")
     if (size := place.stat().st_size) != item.size:
         raise JobError(
             f"s3://{bucket}/{item.key}: {size} bytes came and {item.size} were listed; run it again"
@@ -170,8 +192,35 @@ def _connect(source: str) -> Any:
         ) from None
 
 
+def patiently(action: Callable[[], Result], source: str) -> Result:
+    """What `action` returns; it is done again where the connection was lost or the server failed.
+
+    After the last of `PAUSES` what boto3 raised is raised, as is at once what waiting does not mend.
+    """
+    for pause in PAUSES:
+        try:
+            return action()
+        except (*_BROKEN, UnreachableError, ClientError) as error:
+            if isinstance(error, ClientError) and not _may_pass(error):
+                raise
+            seconds = pause * random.uniform(0.5, 1)  # noqa: S311
+            log.info("%s: %s; trying again in %.0f s", source, type(error).__name__, seconds)
+            time.sleep(seconds)
+    return action()
+
+
+def _may_pass(error: ClientError) -> bool:
+    code, status = _code_and_status(error)
+    return status >= 500 or status == 429 or code in _BUSY or code == "500"  # the last for a list cut short
+
+
+def _code_and_status(error: ClientError) -> tuple[str, int]:
+    code = str(error.response.get("Error", {}).get("Code", "?"))
+    return code, int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+
+
 @contextmanager
-def _explained(source: str, bucket: str, server: str) -> Iterator[None]:
+def explained(source: str, bucket: str, server: str) -> Iterator[None]:
     """Turn what boto3 raises into one line that says what to do."""
     try:
         yield
@@ -194,17 +243,25 @@ def _explained(source: str, bucket: str, server: str) -> Iterator[None]:
 
 
 def _of_answer(error: ClientError, source: str, bucket: str, server: str) -> UserError | JobError:
-    code = str(error.response.get("Error", {}).get("Code", "?"))
-    status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+    code, status = _code_and_status(error)
+    if code in _EXPIRED:
+        return UserError(
+            f"{source}: the credentials have expired ({code}); put new ones into the environment"
+        )
     if code in _WRONG_CREDENTIALS:
         return UserError(
             f"{source}: {server} does not accept the credentials ({code}); check AWS_ACCESS_KEY_ID and "
             "AWS_SECRET_ACCESS_KEY"
         )
     if code in _REFUSED:
-        return UserError(f"{source}: access refused ({code}); the credentials need to list and to read there")
+        return UserError(
+            f"{source}: access refused ({code}); the credentials need to list and to read there, and "
+            "to write what is sent there"
+        )
+    if code == "NoSuchKey":
+        return MissingObjectError(f"{source} is missing: it was not sent, or not to its end; send it again")
     if code == "NoSuchBucket":
         return UserError(f"{source}: {server} has no bucket {bucket!r}; check its name and AWS_ENDPOINT_URL")
-    if status >= 500 or code == "500":  # boto3's code, too, for a list that is cut short
+    if _may_pass(error):
         return JobError(f"{source}: {server} failed to answer ({code}); run it again")
     return UserError(f"{source}: {server} answers {status} {code}")

@@ -35,10 +35,20 @@ def train(
     Runs on the GPU if there is one. Killed at any moment and started again, it goes on from its last
     checkpoint and, on the CPU, ends in the same weights. Writes model.pt, history.csv and train.json (the
     lineage that later steps carry on) under --out.
+
+    Where train.nodes is above 1 it does all this in a TrainJob on a Kubernetes cluster, and waits for it.
     """
+    if params.nodes > 1 and "WORLD_SIZE" not in os.environ:  # which torchrun sets in the job's processes
+        from dbrnet.cluster.training import train_on_nodes  # which brings Kubernetes' client
+
+        train_on_nodes(
+            params.model_dump_json(), dataset, split,
+            out=out, nodes=params.nodes, processes=params.processes_per_node,
+        )  # fmt: skip
+        return
     data, parts = Dataset.load(dataset), Split.load(split)
     train_ids, val_ids = ([sample.id for sample in parts.samples(data, part)] for part in ("train", "val"))
-    values = params.model_dump(exclude={"model"}) | params.model.model_dump()
+    values = params.model_dump(exclude={"model", "nodes", "processes_per_node"}) | params.model.model_dump()
     recipe = Recipe(**values)
     card = data.card
     known = {"name": card.name, "title": card.title, "content_hash": card.content_hash}

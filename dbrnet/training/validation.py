@@ -24,6 +24,7 @@ def validate(
     model.eval()
     confusion = np.zeros((len(names), len(names)), np.int64)
     batches = _batches_of_one_size(pictures, batch_size)
+    pictures.prefetch(index for batch in batches for index in batch)
     for batch in progress(batches, len(batches), "validating"):
         images, masks = zip(*(pictures[index] for index in batch), strict=True)
         inputs = normalise(torch.from_numpy(np.stack(images)).to(mean.device), mean, std)

@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,26 @@ class S3Server:
     """Where it listens. `writer` may do all, `reader` may only read; BUCKET is there."""
 
     port: int
+    command: tuple[str, ...] = ()
+    folder: Path = Path()
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Run it, in the state in which it was last, and kill it at the end."""
+        with (self.folder / "log").open("ab") as log:
+            process = subprocess.Popen(
+                self.command, cwd=self.folder, stdout=log, stderr=log, start_new_session=True
+            )
+        try:
+            deadline = time.monotonic() + 60
+            while not _answers(self.port):
+                assert process.poll() is None, (self.folder / "log").read_text()[-2000:]
+                assert time.monotonic() < deadline, (self.folder / "log").read_text()[-2000:]
+                time.sleep(0.1)
+            yield
+        finally:
+            os.killpg(process.pid, signal.SIGKILL)  # it takes half a minute to end of itself
+            process.wait(30)
 
     def environment(self, user: str = "writer", *, secret: str = "", port: int = 0) -> dict[str, str]:
         return {
@@ -55,9 +76,8 @@ def find_binary() -> str | None:
     return shutil.which("weed", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
 
 
-@contextmanager
-def running_server(binary: str, folder: Path) -> Iterator[S3Server]:
-    """Start the server with its files under `folder`, wait until it answers, and stop it at the end."""
+def installed_server(binary: str, folder: Path) -> S3Server:
+    """A server whose files will lie under `folder`; it does not run yet, and BUCKET is not there."""
     ports = {name: _free_port() for name in PORTS}
     identities = [
         {"name": user, "credentials": [{"accessKey": user, "secretKey": f"{user}-secret"}], "actions": may}
@@ -69,36 +89,33 @@ def running_server(binary: str, folder: Path) -> Iterator[S3Server]:
                "-s3.config=s3.json", "-s3.port.iceberg=0", "-s3.port.lance=0", "-master.telemetry=false",
                "-master.volumeSizeLimitMB=64", "-volume.max=50"]  # fmt: skip
     command += [f"-{name}={port}" for name, port in ports.items()]
-    with (folder / "log").open("wb") as log:
-        process = subprocess.Popen(command, cwd=folder, stdout=log, stderr=log, start_new_session=True)
-        try:
-            deadline = time.monotonic() + 60
-            while not _answers(ports["s3.port"]):
-                assert process.poll() is None, (folder / "log").read_text()[-2000:]
-                assert time.monotonic() < deadline, (folder / "log").read_text()[-2000:]
-                time.sleep(0.1)
-            server = S3Server(ports["s3.port"])
-            server.client().create_bucket(Bucket=BUCKET)
-            yield server
-        finally:
-            os.killpg(process.pid, signal.SIGKILL)  # it takes half a minute to end of itself
-            process.wait(30)
+    return S3Server(ports["s3.port"], tuple(command), folder)
 
 
 @contextmanager
-def breaking_way(port: int, after: int) -> Iterator[int]:
-    """A port that leads to `port`, and each of whose connections is cut after `after` bytes."""
+def running_server(binary: str, folder: Path) -> Iterator[S3Server]:
+    """Start a server with its files under `folder`, wait until it answers, and stop it at the end."""
+    server = installed_server(binary, folder)
+    with server.running():
+        server.client().create_bucket(Bucket=BUCKET)
+        yield server
+
+
+@contextmanager
+def breaking_way(port: int, after: int, times: int = sys.maxsize) -> Iterator[int]:
+    """A port that leads to `port`, and whose first `times` connections are each cut after `after` bytes."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
 
         def accept() -> None:
-            while True:
+            for number in count():
                 try:
                     client, _ = listener.accept()
                 except OSError:
                     return
                 server = socket.create_connection(("127.0.0.1", port))
+                room = after if number < times else sys.maxsize
                 for pair in ((client, server), (server, client)):
-                    threading.Thread(target=_pass_on, args=(*pair, after), daemon=True).start()
+                    threading.Thread(target=_pass_on, args=(*pair, room), daemon=True).start()
 
         threading.Thread(target=accept, daemon=True).start()
         yield listener.getsockname()[1]

@@ -1,0 +1,123 @@
+"""Training on several nodes: the data sent to S3, a TrainJob run to its end, the result fetched.
+
+Below DBRNET_EXCHANGE, an s3:// prefix:
+
+datasets/HASH/      each dataset once, named after its tables
+jobs/NAME/given/    what a training is given: its parameters, the split, where the dataset lies
+jobs/NAME/trained/  what it wrote
+"""
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+import tempfile
+import time
+from pathlib import Path
+
+from dbrnet.cluster.api import Cluster
+from dbrnet.cluster.following import follow, has_failed
+from dbrnet.cluster.trainjob import Nodes, render
+from dbrnet.data.dataset import CARD_FILE, SAMPLES_FILE, Dataset
+from dbrnet.data.linked import link_dataset, send_dataset
+from dbrnet.data.s3_folder import receive_folder, send_folder
+from dbrnet.errors import UserError
+from dbrnet.files import read_json, sha256_file, write_json
+
+log = logging.getLogger(__name__)
+
+PASSED_ON = ("MLFLOW_RUN_ID",)  # to the job, where they are set
+_PARAMS_FILE, _ERRAND_FILE, _SPLIT = "params.json", "errand.json", "split"
+
+
+def train_on_nodes(
+    params: str,
+    dataset: Path,
+    split: Path,
+    *,
+    out: Path,
+    nodes: int,
+    processes: int,
+) -> None:
+    """Run `dbrnet train` with `params` (its section, as JSON) in a TrainJob; what it writes becomes `out`.
+
+    The job is named after all that it is given, image included: killed and run again, this joins the job that
+    runs, or fetches what it wrote; one that failed goes on from its checkpoint. The environment says
+    DBRNET_IMAGE (by digest), DBRNET_EXCHANGE and, to train on GPUs, DBRNET_ACCELERATOR=nvidia.com/gpu.
+    Raises `UserError` and `JobError` as `Cluster`, `follow` and `S3Folder` do.
+    """
+    cluster = Cluster()
+    asked = Nodes(nodes, processes, _image(), os.environ.get("DBRNET_ACCELERATOR", ""))
+    exchange = _exchange()
+    tables = _digest(sha256_file(dataset / SAMPLES_FILE), sha256_file(dataset / CARD_FILE))
+    source = f"{exchange}datasets/{tables}/"
+    passed_on = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
+    parts = [sha256_file(path) for path in sorted(split.iterdir())]
+    name = f"dbrnet-{_digest(params, tables, *parts, str(asked), json.dumps(passed_on))}"
+    errand = f"{exchange}jobs/{name}/"
+    send_dataset(Dataset.load(dataset), source)
+    with tempfile.TemporaryDirectory() as given:
+        (Path(given) / _PARAMS_FILE).write_text(params)
+        write_json(Path(given) / _ERRAND_FILE, {"dataset": source})
+        shutil.copytree(split, Path(given) / _SPLIT)
+        send_folder(Path(given), f"{errand}given/")
+    _submit(cluster, name, render(name, errand, asked, passed_on))
+    follow(cluster, name)
+    receive_folder(f"{errand}trained/", out)
+    cluster.delete(name)
+
+
+def fetch_errand(errand: str, folder: Path) -> tuple[str, Path, Path]:
+    """On a node: the parameters, the dataset (whose pictures come when they are used) and the split.
+
+    A node's processes share what they fetch of the dataset.
+    """
+    given = receive_folder(f"{errand}given/", folder / "given")
+    source = read_json(given / _ERRAND_FILE)["dataset"]
+    dataset = Path(tempfile.gettempdir()) / f"dbrnet-{_digest(source)}"
+    link_dataset(source, dataset)
+    return (given / _PARAMS_FILE).read_text(), dataset, given / _SPLIT
+
+
+def send_result(trained: Path, errand: str) -> None:
+    """On a node: what `dbrnet train` wrote goes back."""
+    send_folder(trained, f"{errand}trained/")
+
+
+def _submit(cluster: Cluster, name: str, job: dict[str, object]) -> None:
+    """See to it that the TrainJob runs or has run; one that failed makes place for a new one."""
+    while not cluster.create(job):
+        former = cluster.job(name)
+        if former is None:
+            continue
+        leaving = "deletionTimestamp" in former["metadata"]
+        if not leaving and not has_failed(former):
+            log.info("joining the train job %s, which was submitted before", name)
+            return
+        if not leaving:
+            cluster.delete(name)
+        time.sleep(1)
+    log.info("submitted the train job %s; see it with: kubectl get trainjob %s", name, name)
+
+
+def _image() -> str:
+    image = os.environ.get("DBRNET_IMAGE", "")
+    if "@sha256:" not in image:
+        raise UserError(
+            f"DBRNET_IMAGE must name the image to train in by its digest, NAME@sha256:..., and is {image!r}"
+        )
+    return image
+
+
+def _exchange() -> str:
+    exchange = os.environ.get("DBRNET_EXCHANGE", "")
+    if not exchange.startswith("s3://"):
+        raise UserError(
+            "training on several nodes needs a place to send data to: set DBRNET_EXCHANGE to an s3:// prefix"
+        )
+    return exchange.rstrip("/") + "/"
+
+
+def _digest(*parts: str) -> str:
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]

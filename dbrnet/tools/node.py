@@ -1,0 +1,34 @@
+"""`dbrnet node`: one process of a training on several machines, under torchrun."""
+
+import os
+import tempfile
+from contextlib import suppress
+from pathlib import Path
+
+from dbrnet.cluster.training import fetch_errand, send_result
+from dbrnet.errors import JobError, UserError
+from dbrnet.params import TrainParams
+from dbrnet.steps.train import train
+
+TERMINATION_LOG = Path("/dev/termination-log")  # what is written there the pod's status shows
+
+
+def node(errand: str, *, checkpoints: Path) -> None:
+    """Do this process's share of a training that `dbrnet train` submitted, as its TrainJob runs it.
+
+    Fetches the small things that the errand at s3://BUCKET/PREFIX/ is made of, and pictures as they are used;
+    the first process sends back what the training wrote. Writes why it failed to where Kubernetes looks.
+    """
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            params, dataset, split = fetch_errand(errand, Path(folder))
+            trained = Path(folder) / "trained"
+            train(
+                TrainParams.model_validate_json(params), dataset, split, out=trained, checkpoints=checkpoints
+            )
+            if os.environ.get("RANK", "0") == "0":
+                send_result(trained, errand)
+    except (UserError, JobError) as error:
+        with suppress(OSError):
+            TERMINATION_LOG.write_text(str(error))
+        raise

@@ -1,0 +1,198 @@
+"""`train` with nodes above 1, from the pod of the component to S3 and back."""
+
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from dbrnet.cluster.training import fetch_errand, send_result, train_on_nodes
+from dbrnet.data.building import build_dataset
+from dbrnet.data.dataset import Dataset
+from dbrnet.data.split import Split
+from dbrnet.errors import JobError, UserError
+from dbrnet.models.saved import load_model
+from dbrnet.params import SplitParams, TrainParams
+from dbrnet.steps.split import split as split_step
+from dbrnet.steps.train import train
+from tests.cluster.conftest import IMAGE
+from tests.cluster.kubernetes_stub import JOBS, Json, Stub, condition
+from tests.data.conftest import texture, write_image
+from tests.data.s3_server import BUCKET
+
+PARAMS = TrainParams.model_validate({"epochs": 1, "batch_size": 4, "crop": (32, 32), "nodes": 2})
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    source, out = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("dataset")
+    for seed in range(20):
+        write_image(source / f"train_images/p{seed:02}.jpg", texture(64, 96, seed))
+    rows = [f"p{number:02}.jpg,{1 + number % 4},{number + 1} 9" for number in range(16)]
+    (source / "train.csv").write_text("\n".join(("ImageId,ClassId,EncodedPixels", *rows, "")))
+    return build_dataset("severstal", source, out)
+
+
+@pytest.fixture(scope="module")
+def split(dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("parts") / "split"
+    split_step(SplitParams.model_validate({}), dataset.root, out=out)
+    return out
+
+
+@pytest.fixture
+def pod(stub: Stub, s3: object, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Stub:
+    """The component's pod, whose exchange is the test's own."""
+    monkeypatch.setenv("DBRNET_IMAGE", IMAGE)
+    monkeypatch.setenv("DBRNET_EXCHANGE", f"s3://{BUCKET}/exchange/{abs(hash(request.node.name))}")
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    return stub
+
+
+def errand_of(job: Json) -> str:
+    return str(job["spec"]["trainer"]["command"][4])
+
+
+def working(stub: Stub, tmp_path: Path) -> Callable[[Json], None]:
+    """Nodes that give back one file, for `on_create`."""
+
+    def work(job: Json) -> None:
+        (tmp_path / "trained").mkdir(exist_ok=True)
+        (tmp_path / "trained/model.pt").write_bytes(b"weights")
+        send_result(tmp_path / "trained", errand_of(job))
+        job["status"] = {"conditions": [condition("Complete")]}
+
+    return work
+
+
+def test_the_job_gets_what_it_needs_and_gives_back_what_it_wrote(
+    pod: Stub, dataset: Dataset, split: Path, tmp_path: Path
+) -> None:
+    jobs: list[Json] = []
+    work = working(pod, tmp_path)
+
+    def take(job: Json) -> None:
+        jobs.append(job)
+        work(job)
+
+    pod.on_create = take
+    train(PARAMS, dataset.root, split, out=tmp_path / "out")
+    assert (tmp_path / "out/model.pt").read_bytes() == b"weights"
+    (job,) = jobs
+    assert (job["spec"]["trainer"]["numNodes"], job["spec"]["trainer"]["image"]) == (2, IMAGE)
+    params, linked, parts = fetch_errand(errand_of(job), tmp_path / "node")
+    assert TrainParams.model_validate_json(params) == PARAMS
+    assert Dataset.load(linked).samples == dataset.samples
+    assert Split.load(parts) == Split.load(split)
+    assert pod.jobs == {}  # done with
+
+
+def test_run_again_it_joins_the_job_that_runs(
+    pod: Stub, dataset: Dataset, split: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "dbrnet")
+    killed = threading.Thread(
+        target=train, args=(PARAMS, dataset.root, split), kwargs={"out": tmp_path / "never"}, daemon=True
+    )
+    killed.start()
+    while not pod.jobs:
+        pass
+    ((name, job),) = pod.jobs.items()
+    again = threading.Thread(
+        target=train, args=(PARAMS, dataset.root, split), kwargs={"out": tmp_path / "out"}
+    )
+    again.start()
+    while f"joining the train job {name}" not in caplog.text:
+        pass
+    working(pod, tmp_path)(job)
+    again.join()
+    assert (tmp_path / "out/model.pt").read_bytes() == b"weights"
+    assert pod.asked.count(f"POST {JOBS}") == 2
+    assert caplog.text.count("submitted the train job") == 1
+
+
+def test_one_that_failed_makes_place_for_another(
+    pod: Stub, dataset: Dataset, split: Path, tmp_path: Path
+) -> None:
+    pod.on_create = pod.end("Failed", "JobsFailed", "1 job failed")
+    with pytest.raises(JobError, match="failed: JobsFailed: 1 job failed"):
+        train(PARAMS, dataset.root, split, out=tmp_path / "out")
+    (former,) = pod.jobs
+    pod.on_create = working(pod, tmp_path)
+    train(PARAMS, dataset.root, split, out=tmp_path / "out")
+    assert f"DELETE {JOBS}/{former}" in pod.asked
+    assert (tmp_path / "out/model.pt").exists()
+
+
+def test_another_image_is_another_job(
+    pod: Stub, dataset: Dataset, split: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pod.on_create = pod.end("Failed", "JobsFailed")
+    for image in (IMAGE, IMAGE, IMAGE.replace(64 * "a", 64 * "b")):
+        monkeypatch.setenv("DBRNET_IMAGE", image)
+        with pytest.raises(JobError):
+            train(PARAMS, dataset.root, split, out=tmp_path / "out")
+    assert len(pod.jobs) == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        ("DBRNET_IMAGE", "registry.example/dbrnet:latest", "by its digest, NAME@sha256:.*dbrnet:latest"),
+        ("DBRNET_EXCHANGE", "", "set DBRNET_EXCHANGE to an s3:// prefix"),
+    ],
+)
+def test_what_the_pod_lacks(
+    pod: Stub, dataset: Dataset, split: Path, tmp_path: Path, name: str, value: str, expected: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setenv(name, value)
+    with pytest.raises(UserError, match=expected):
+        train_on_nodes("{}", dataset.root, split, out=tmp_path / "out", nodes=2, processes=1)
+    assert pod.asked == []
+
+
+def nodes_of(job: Json, folder: Path) -> None:
+    """Kubeflow Trainer, in small: a process a node, with the variables that its torch plugin sets."""
+    trainer = job["spec"]["trainer"]
+    processes = []
+    for rank in range(trainer["numNodes"]):
+        command = [
+            str(folder / f"node{rank}") if word == "/checkpoints" else word for word in trainer["command"]
+        ]
+        launcher = {
+            "PET_NNODES": str(trainer["numNodes"]), "PET_NPROC_PER_NODE": str(trainer["numProcPerNode"]),
+            "PET_NODE_RANK": str(rank), "PET_MASTER_ADDR": "127.0.0.1", "PET_MASTER_PORT": "29511",
+        }  # fmt: skip
+        temporary = folder / f"tmp{rank}"  # a pod has its own
+        temporary.mkdir()
+        processes.append(
+            subprocess.Popen(
+                [sys.executable, "-m", "torch.distributed.run", *command[1:]],
+                env=os.environ | launcher | {"TMPDIR": str(temporary)},
+            )
+        )
+    ended = [process.wait() for process in processes]
+    job["status"] = {
+        "conditions": [condition("Failed" if any(ended) else "Complete", "JobsEnded", str(ended))]
+    }
+
+
+@pytest.mark.slow
+def test_two_nodes_train_for_real(
+    pod: Stub, dataset: Dataset, split: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setattr("dbrnet.cluster.following.POLL_SECONDS", 1.0)
+    pod.on_create = lambda job: threading.Thread(target=nodes_of, args=(job, tmp_path)).start()
+    train(PARAMS, dataset.root, split, out=tmp_path / "out")
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "history.csv", "model.pt", "train.json"
+    ]  # fmt: skip
+    model, meta = load_model(tmp_path / "out/model.pt")
+    assert meta.classes == dataset.card.classes
+    assert not model.training
