@@ -1,28 +1,22 @@
 """How each task runs on a cluster: its image, resources, time, retries, secrets, and whether it is cached."""
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from kfp import kubernetes
 from kfp.dsl import PipelineTask
 
+from dbrnet.cluster.trainjob import SECRETS, SETTINGS, USER, VOLUMES
+
 Place = Callable[[PipelineTask, str], PipelineTask]  # puts the task of a step where it belongs
 
-USER = 10001  # the image's
-CHECKPOINTS = "/checkpoints"  # where the volume of that name is mounted
-
-# What the cluster has to hold, by name; docs/cluster.md tells how it comes there.
-SETTINGS = "dbrnet"
-SETTINGS_KEYS = ("MLFLOW_TRACKING_URI", "AWS_ENDPOINT_URL", "AWS_DEFAULT_REGION")
-S3, TRAINER, PROMOTER, NOTIFY = "dbrnet-s3", "dbrnet-trainer", "dbrnet-promoter", "dbrnet-notify"
-_MLFLOW_KEYS = ("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD")
-SECRET_KEYS = {
-    S3: ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"),
-    TRAINER: _MLFLOW_KEYS,
-    PROMOTER: _MLFLOW_KEYS,
-    NOTIFY: ("DBRNET_NOTIFY_URL",),
-}
-VOLUME = "dbrnet-checkpoints"
+# What the cluster has to hold, by name; docs/cluster.md tells how it comes there. Training on several nodes
+# is given the same.
+S3, TRAINER = SECRETS
+PROMOTER, NOTIFY = "dbrnet-promoter", "dbrnet-notify"
+SECRET_KEYS = SECRETS | {PROMOTER: SECRETS[TRAINER], NOTIFY: ("DBRNET_NOTIFY_URL",)}
+EXCHANGE = "DBRNET_EXCHANGE"  # where in S3 several nodes find what they train on
+GPU = "nvidia.com/gpu"
 
 
 @dataclass(frozen=True)
@@ -36,14 +30,13 @@ class Needs:
     retries: int = 2
     cached: bool = False  # safe where the inputs alone decide the outputs
     gpu: bool = False  # in the GPU variant
-    environment: dict[str, str] = field(default_factory=dict)
 
 
 NEEDS = {
     "revision": Needs("1", "1G", 10, (S3,)),
     "ingest": Needs("2", "4G", 180, (S3,), cached=True),
     "split": Needs("4", "8G", 120, cached=True),
-    "train": Needs("8", "32G", 48 * 60, (TRAINER,), retries=3, cached=True, gpu=True),
+    "train": Needs("8", "32G", 48 * 60, (S3, TRAINER), retries=3, cached=True, gpu=True),
     "export": Needs("4", "8G", 60, cached=True),
     "champion": Needs("1", "2G", 10, (TRAINER,)),
     "evaluate": Needs("4", "8G", 120, cached=True, gpu=True),
@@ -68,7 +61,7 @@ def on_cluster(image: str, *, gpu: bool) -> Place:
         task.set_cpu_request(needs.cpu).set_cpu_limit(needs.cpu)
         task.set_memory_request(needs.memory).set_memory_limit(needs.memory)
         if gpu and needs.gpu:
-            task.set_accelerator_type("nvidia.com/gpu").set_accelerator_limit(1)
+            task.set_accelerator_type(GPU).set_accelerator_limit(1)
         task.set_caching_options(needs.cached)
         task.set_retry(needs.retries, backoff_duration="60s", backoff_factor=2, backoff_max_duration="900s")
         kubernetes.set_timeout(task, 60 * needs.minutes)
@@ -77,9 +70,7 @@ def on_cluster(image: str, *, gpu: bool) -> Place:
         kubernetes.add_pod_label(task, "app.kubernetes.io/component", step)
         _give_settings(task, needs)
         if step == "train":
-            kubernetes.mount_pvc(task, VOLUME, CHECKPOINTS)
-            # PyTorch's loading processes hand pictures over through shared memory; a pod has 64 MB of it.
-            kubernetes.empty_dir_mount(task, "shared-memory", "/dev/shm", medium="Memory", size_limit="8Gi")  # noqa: S108
+            _prepare_training(task, image, gpu=gpu)
         return task
 
     return place
@@ -89,7 +80,28 @@ def _give_settings(task: PipelineTask, needs: Needs) -> None:
     """Addresses from the ConfigMap, credentials from those secrets alone that the step needs."""
     if not needs.secrets:
         return
-    kubernetes.use_config_map_as_env(task, SETTINGS, {key: key for key in SETTINGS_KEYS}, optional=True)
+    for settings, names in SETTINGS.items():
+        _use_settings(task, settings, names)
     for secret in needs.secrets:
         keys = {key: key for key in SECRET_KEYS[secret]}
         kubernetes.use_secret_as_env(task, secret, keys, optional=secret == NOTIFY)
+
+
+def _use_settings(task: PipelineTask, settings: str, names: Sequence[str]) -> None:
+    kubernetes.use_config_map_as_env(task, settings, {name: name for name in names}, optional=True)
+
+
+def _prepare_training(task: PipelineTask, image: str, *, gpu: bool) -> None:
+    """Checkpoints that outlive the pod, shared memory, and what a training on several nodes needs."""
+    place, volume = VOLUMES["checkpoints"]
+    kubernetes.mount_pvc(task, volume["persistentVolumeClaim"]["claimName"], place)
+    # PyTorch's loading processes hand pictures over through shared memory, of which a pod has 64 MB.
+    place, volume = VOLUMES["shared-memory"]
+    kubernetes.empty_dir_mount(
+        task, "shared-memory", place, volume["emptyDir"]["medium"], volume["emptyDir"]["sizeLimit"]
+    )
+    task.set_env_variable("DBRNET_IMAGE", image)
+    if gpu:
+        task.set_env_variable("DBRNET_ACCELERATOR", GPU)
+    for settings in SETTINGS:
+        _use_settings(task, settings, [EXCHANGE])

@@ -4,7 +4,8 @@ from kfp import dsl
 from kfp.dsl.base_component import BaseComponent
 
 import components
-from pipelines.placing import CHECKPOINTS, Place
+from dbrnet.cluster.trainjob import CHECKPOINTS
+from pipelines.placing import Place
 from pipelines.training import Sections, make_candidate, read_data
 
 NAME = "dbrnet-retraining"

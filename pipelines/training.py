@@ -8,7 +8,8 @@ from kfp.dsl.base_component import BaseComponent
 from kfp.dsl.pipeline_channel import PipelineChannel
 
 import components
-from pipelines.placing import CHECKPOINTS, Place
+from dbrnet.cluster.trainjob import CHECKPOINTS
+from pipelines.placing import Place
 
 NAME = "dbrnet-training"
 

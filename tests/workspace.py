@@ -25,6 +25,7 @@ QUICK = {
     "  min_defect_recall: 0.6 ": "  min_defect_recall: null #",
     "  max_false_alarms: 0.5 ": "  max_false_alarms: null #",
     "  min_fps: 10.0": "  min_fps: 0.01",
+    "  max_p99_ms: 500.0": "  max_p99_ms: null",
 }
 
 

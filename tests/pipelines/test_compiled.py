@@ -13,10 +13,11 @@ from ruamel.yaml import YAML
 
 import components
 from dbrnet.cli import STEPS
+from dbrnet.cluster.trainjob import SETTINGS
 from dbrnet.errors import UserError
 from dbrnet.params import Params
 from pipelines.compiling import PIPELINES, compile_all, compile_pipeline
-from pipelines.placing import NEEDS, SECRET_KEYS, SETTINGS_KEYS
+from pipelines.placing import NEEDS, SECRET_KEYS
 
 ROOT = Path(__file__).parents[2]
 COMPILED = sorted((ROOT / "pipelines/compiled").glob("*.yaml"))
@@ -183,10 +184,14 @@ def test_how_tasks_are_placed(path: Path) -> None:
         }
         assert given == {secret: set(SECRET_KEYS[secret]) for secret in NEEDS[step].secrets}
         if given:
-            [addresses] = on_kubernetes["configMapAsEnv"]
-            assert {pair["envVar"] for pair in addresses["keyToEnv"]} == set(SETTINGS_KEYS)
+            addresses = [
+                pair["envVar"] for one in on_kubernetes["configMapAsEnv"] for pair in one["keyToEnv"]
+            ]
+            assert addresses == [*SETTINGS["dbrnet"], *(["DBRNET_EXCHANGE"] if step == "train" else [])]
         assert ("pvcMount" in on_kubernetes) is (step == "train")
         assert ("emptyDirMounts" in on_kubernetes) is (step == "train")
+        given = {one["name"]: one["value"] for one in container.get("env", [])}
+        assert given.get("DBRNET_IMAGE") == (container["image"] if step == "train" else None)
 
 
 def test_only_promotion_can_promote_and_it_is_never_cached() -> None:
