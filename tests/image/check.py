@@ -1,7 +1,8 @@
 """`make image-check`: build the CPU image without a Docker engine, and run the whole demo in it.
 
-Each step runs in a container of its own, as in Kubeflow: with the network off, another user than root, and nothing
-to write to but /tmp and the working directory. Needs root, and Debian's buildah, podman, runc and debootstrap.
+Each step runs in a container of its own, as in Kubeflow: with the network off, another user than root, and
+nothing to write to but /tmp and the working directory. Needs root, and Debian's buildah, podman, runc and
+debootstrap.
 """
 
 import json
