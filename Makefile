@@ -61,5 +61,31 @@ $(VENV)/.installed: constraints.txt pyproject.toml
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt --editable '.[dev]'
 	@touch $@
 
+# The image. ENGINE is what there is of docker, podman and buildah; PIP_CONF a pip.conf for the build alone.
+TARGET ?= cpu
+ENGINE ?= $(firstword $(foreach engine,docker podman buildah,$(shell command -v $(engine))))
+REVISION = $(shell git describe --always --dirty --abbrev=40 --exclude='*')
+
+.PHONY: image image-check sbom vulnerabilities
+## image TARGET=cpu|cuda: the container image dbrnet:TARGET (docs/image.md)
+image:
+	@test -n "$(ENGINE)" || { echo "make image needs docker, podman or buildah; none is installed" >&2; exit 2; }
+	$(ENGINE) build --target $(TARGET) --tag dbrnet:$(TARGET) --build-arg REVISION=$(REVISION) \
+		$(if $(BASE),--build-arg BASE=$(BASE)) $(if $(PIP_CONF),--secret id=pip$(comma)src=$(PIP_CONF)) $(IMAGE_FLAGS) .
+
+comma := ,
+
+## image-check: build it with buildah, and run the whole demo in it with the network off
+image-check: $(VENV)/.installed
+	python -m tests.image.check
+
+## sbom: what is installed, as CycloneDX: sbom.cdx.json
+sbom: $(VENV)/.installed
+	cyclonedx-py environment --output-reproducible --output-file sbom.cdx.json $(VENV)
+
+## vulnerabilities: whether any of the pinned set is known to be vulnerable
+vulnerabilities: $(VENV)/.installed
+	python -m tests.image.vulnerabilities
+
 clean:
 	rm -rf $(VENV) artifacts data/*/

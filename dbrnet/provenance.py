@@ -15,7 +15,7 @@ from ruamel.yaml.error import YAMLError
 
 LIBRARIES = (
     *("dbrnet", "torch", "onnx", "onnxruntime", "openvino"),
-    *("numpy", "opencv-python-headless", "mlflow"),
+    *("numpy", "opencv-python-headless", "mlflow-skinny"),
 )
 REVISION_VARIABLE = "DBRNET_REVISION"  # set where the code runs without its repository, as in an image
 
