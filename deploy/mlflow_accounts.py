@@ -62,7 +62,7 @@ def set_up(mlflow: MLflow, model: str, experiment: str, passwords: dict[str, str
         mlflow.make("2.0/mlflow/registered-models/create", name=name)
         grants.append(("promoter", "registered_model", name))
     for name, kind, what in grants:
-        mlflow.ask(
+        mlflow.make(
             "3.0/mlflow/users/permissions/grant",
             username=name, resource_type=kind, resource_id=what, permission="EDIT",
         )  # fmt: skip
