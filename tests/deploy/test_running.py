@@ -31,7 +31,7 @@ from tests.data.s3_server import BUCKET, S3Server
 from tests.deploy.manifests import DEPLOY, command, environment, overlay, pod
 from tests.registry.servers import BINARIES, free_port, postgresql
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 DEMO = overlay("demo")
 PASSWORDS = {name: randomness.token_hex(12) for name in ("database", "admin", "trainer", "promoter", "line")}
