@@ -1,0 +1,232 @@
+"""The manifests render, validate strictly, hold to the house's rules, and name nothing that is not there."""
+
+import copy
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.deploy.manifests import DEPLOY, OVERLAYS, Object, Pod, named, overlay, pod, pods, render
+
+kubernetes_validate = pytest.importorskip("kubernetes_validate", reason="pip install kubernetes-validate")
+
+VERSION = "1.37"
+PAGE = (DEPLOY.parent / "docs" / "cluster.md").read_text()
+ELSEWHERE = {  # pods that others make, which a policy may name
+    "pipelines.kubeflow.org/v2_component": "true",
+    "k8s-app": "kube-dns",
+}
+KIND_OF_REFERENCE = {
+    "secretKeyRef": ("Secret", "name"),
+    "secretRef": ("Secret", "name"),
+    "configMapRef": ("ConfigMap", "name"),
+    "configMap": ("ConfigMap", "name"),
+    "persistentVolumeClaim": ("PersistentVolumeClaim", "claimName"),
+}
+CASES = [
+    pytest.param(name, each.owner, id=f"{name}-{each.owner}")
+    for name in OVERLAYS
+    for each in pods(overlay(name))
+]
+
+
+@pytest.mark.parametrize("name", OVERLAYS)
+def test_every_object_validates_strictly(name: str) -> None:
+    assert len(overlay(name)) > 20
+    for each in overlay(name):
+        kubernetes_validate.validate(each, VERSION, strict=True)
+
+
+def test_an_unknown_field_is_found() -> None:
+    broken = copy.deepcopy(named(overlay("demo"), "Deployment", "mlflow"))
+    broken["spec"]["template"]["spec"]["containers"][0]["redinessProbe"] = {}
+    with pytest.raises(kubernetes_validate.ValidationError):
+        kubernetes_validate.validate(broken, VERSION, strict=True)
+
+
+@pytest.mark.parametrize(("name", "owner"), CASES)
+def test_every_container_is_bounded_and_unprivileged(name: str, owner: str) -> None:
+    of = pod(overlay(name), owner)
+    container, security = of.container, of.spec["securityContext"]
+    assert set(container["resources"]["limits"]) >= {"cpu", "memory"}
+    assert set(container["resources"]["requests"]) == {"cpu", "memory"}
+    assert security["runAsNonRoot"] is True
+    assert security["runAsUser"] > 0
+    assert security["seccompProfile"] == {"type": "RuntimeDefault"}
+    assert container["securityContext"] == {
+        "allowPrivilegeEscalation": False,
+        "readOnlyRootFilesystem": True,
+        "capabilities": {"drop": ["ALL"]},
+    }
+    assert re.fullmatch(r"[\w./-]+@sha256:[0-9a-f]{64}", container["image"])
+    assert not of.spec.get("initContainers")
+
+
+@pytest.mark.parametrize(("name", "owner"), CASES)
+def test_a_token_only_where_the_api_is_asked(name: str, owner: str) -> None:
+    of = pod(overlay(name), owner)
+    assert of.spec.get("automountServiceAccountToken", True) is ("serviceAccountName" in of.spec)
+    assert ("serviceAccountName" in of.spec) is (owner == "champion")
+
+
+@pytest.mark.parametrize(("name", "owner"), CASES)
+def test_what_serves_has_its_probes_on_its_ports(name: str, owner: str) -> None:
+    container = pod(overlay(name), owner).container
+    ports = {port["name"]: port["containerPort"] for port in container.get("ports", [])}
+    kinds = ("startupProbe", "readinessProbe", "livenessProbe")
+    probes = [container[kind] for kind in kinds if kind in container]
+    assert len(probes) == (3 if ports else 0)
+    for probe in probes:
+        assert "exec" in probe or probe["httpGet"]["port"] in ports
+
+
+@pytest.mark.parametrize("name", OVERLAYS)
+def test_services_lead_to_ports_of_pods(name: str) -> None:
+    services = [each for each in overlay(name) if each["kind"] == "Service"]
+    assert services
+    for service in services:
+        (behind,) = selected(name, service["spec"]["selector"])
+        named_ports = {port["name"] for port in behind.container["ports"]}
+        assert {port["targetPort"] for port in service["spec"]["ports"]} <= named_ports
+
+
+def references(node: Any) -> Iterator[tuple[str, str]]:
+    """Whatever a pod's spec refers to, as kind and name."""
+    if isinstance(node, dict):
+        for key, value in node.items():
+            if key in KIND_OF_REFERENCE and isinstance(value, dict):
+                kind, field = KIND_OF_REFERENCE[key]
+                yield kind, value[field]
+            elif key == "serviceAccountName":
+                yield "ServiceAccount", value
+            yield from references(value)
+    elif isinstance(node, list):
+        for each in node:
+            yield from references(each)
+
+
+@pytest.mark.parametrize(("name", "owner"), CASES)
+def test_what_a_pod_refers_to_is_there_or_the_page_says_how_to_make_it(name: str, owner: str) -> None:
+    of = pod(overlay(name), owner)
+    there = {
+        (each["kind"], each["metadata"]["name"])
+        for each in overlay(name)
+        if each["metadata"].get("namespace") == of.namespace
+    }
+    for kind, what in references(of.spec):
+        if kind == "Secret":
+            assert re.search(rf"-n dbrnet create secret generic {what} ", PAGE), what
+        else:
+            assert (kind, what) in there
+
+
+def test_no_secret_is_written_down() -> None:
+    for name in OVERLAYS:
+        assert "Secret" not in {each["kind"] for each in overlay(name)}
+
+
+def test_the_page_makes_the_secrets_of_the_pipelines() -> None:
+    for secret in ("dbrnet-s3", "dbrnet-trainer", "dbrnet-promoter", "dbrnet-notify"):
+        assert re.search(rf'-n "?\$PROFILE"? create secret generic {secret} ', PAGE), secret
+
+
+def selected(name: str, labels: dict[str, str]) -> list[Pod]:
+    return [each for each in pods(overlay(name)) if labels.items() <= each.labels.items()]
+
+
+def peers(policy: Object) -> Iterator[Object]:
+    for rules, key in ((policy["spec"].get("ingress", []), "from"), (policy["spec"].get("egress", []), "to")):
+        for rule in rules:
+            yield from rule.get(key, [])
+
+
+def may(name: str, direction: str, of: Pod) -> list[tuple[Object, set[int]]]:
+    """What policies let the pod do: peers (empty: anywhere) and ports."""
+    key, found = {"ingress": "from", "egress": "to"}[direction], []
+    for policy in (each for each in overlay(name) if each["kind"] == "NetworkPolicy"):
+        if policy["spec"]["podSelector"].get("matchLabels", {}).items() <= of.labels.items():
+            for rule in policy["spec"].get(direction, []):
+                ports = {port["port"] for port in rule["ports"]}
+                found += [(peer, ports) for peer in rule.get(key, [{}])]
+    return found
+
+
+@pytest.mark.parametrize("name", OVERLAYS)
+def test_policies_name_pods_that_exist(name: str) -> None:
+    policies = [each for each in overlay(name) if each["kind"] == "NetworkPolicy"]
+    denial = named(overlay(name), "NetworkPolicy", "nothing-else")
+    assert denial["spec"] == {"podSelector": {}, "policyTypes": ["Ingress", "Egress"]}
+    for policy in policies:
+        if labels := policy["spec"]["podSelector"].get("matchLabels"):
+            assert selected(name, labels), policy["metadata"]["name"]
+        for peer in peers(policy):
+            labels = peer.get("podSelector", {}).get("matchLabels", {})
+            if not labels.items() <= ELSEWHERE.items():
+                assert selected(name, labels), labels
+
+
+@pytest.mark.parametrize("name", OVERLAYS)
+def test_who_reaches_whom(name: str) -> None:
+    def by_name(peer: Object) -> str:
+        labels = {
+            label: value
+            for selector in ("namespaceSelector", "podSelector")
+            for label, value in peer.get(selector, {}).get("matchLabels", {}).items()
+        }
+        return str(labels.get("app.kubernetes.io/name") or labels["kubernetes.io/metadata.name"])
+
+    def who(direction: str, owner: str, port: int) -> set[str]:
+        found = may(name, direction, pod(overlay(name), owner))
+        return {by_name(peer) for peer, ports in found if port in ports}
+
+    profile = named(overlay(name), "PersistentVolumeClaim", "dbrnet-checkpoints", "factory")
+    assert who("ingress", "mlflow", 5000) == {profile["metadata"]["namespace"], "inference", "champion"}
+    assert who("ingress", "postgres", 5432) == {"mlflow"}
+    assert who("ingress", "inference", 8080) == {"istio-system"}
+    assert not may(name, "ingress", pod(overlay(name), "champion"))
+    for owner in ("inference", "champion"):
+        assert who("egress", owner, 5000) == {"mlflow"}
+    assert who("egress", "mlflow", 5432) == {"postgres"}
+    outward = may(name, "egress", pod(overlay(name), "postgres"))
+    assert [ports for _, ports in outward] == [{53}]
+
+
+def test_the_profiles_namespace_is_written_once(tmp_path: Path) -> None:
+    """Another name in profile/kustomization.yaml reaches the policies that let its pods in."""
+    shutil.copytree(DEPLOY, tmp_path / "deploy")
+    file = tmp_path / "deploy" / "profile" / "kustomization.yaml"
+    file.write_text(file.read_text().replace("namespace: factory", "namespace: press-shop"))
+    for name in OVERLAYS:
+        text = str(render(tmp_path / "deploy" / "overlays" / name))
+        assert "press-shop" in text
+        assert "'factory'" not in text
+        assert "PROFILE" not in text
+
+
+def test_a_gpu_is_one_line(tmp_path: Path) -> None:
+    shutil.copytree(DEPLOY, tmp_path / "deploy")
+    file = tmp_path / "deploy" / "overlays" / "factory" / "kustomization.yaml"
+    file.write_text(file.read_text().replace("# components:", "components:"))
+    objects = render(file.parent)
+    for each in objects:
+        kubernetes_validate.validate(each, VERSION, strict=True)
+    line = pod(objects, "inference").container
+    assert re.fullmatch(r"registry.example/dbrnet-cuda@sha256:[0-9a-f]{64}", line["image"])
+    assert line["resources"]["limits"]["nvidia.com/gpu"] == "1"
+    assert line["args"][-1] == "--runtime=onnxruntime-cuda"
+
+
+def test_the_follower_may_patch_one_deployment() -> None:
+    role = named(overlay("demo"), "Role", "champion")
+    assert role["rules"] == [
+        {
+            "apiGroups": ["apps"],
+            "resources": ["deployments"],
+            "resourceNames": ["inference"],
+            "verbs": ["patch"],
+        }
+    ]
+    assert pod(overlay("demo"), "champion").container["args"] == ["$(MODEL)", "inference"]
