@@ -13,6 +13,7 @@ from typing import Any
 
 from dbrnet import __version__
 from dbrnet.errors import JobError, UserError
+from dbrnet.launch import first_to_fail, launch
 
 STEPS = {
     "ingest": "read a dataset from a folder, an archive, a URL or S3 into one canonical form",
@@ -92,7 +93,8 @@ mlflow.db in this folder.
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
     logging.basicConfig(format="%(message)s", stream=sys.stderr)
-    logging.getLogger("dbrnet").setLevel(logging.INFO)  # ours alone: the exporter tells of every node
+    # Ours alone: the exporter tells of every node. And of several processes the first speaks.
+    logging.getLogger("dbrnet").setLevel(logging.INFO if launch().first else logging.CRITICAL)
     words = list(sys.argv[1:] if arguments is None else arguments)
     options = vars(_parser(words).parse_args(words))
     function = _function(options.pop("command"), options.pop("action", None))
@@ -196,7 +198,8 @@ def _with_section(function: Callable[..., Any], options: dict[str, Any]) -> dict
 
 
 def _fail(message: str, status: int) -> int:
-    print(message, file=sys.stderr)  # noqa: T201
+    if first_to_fail():
+        print(message, file=sys.stderr)  # noqa: T201
     return status
 
 

@@ -12,6 +12,7 @@ from typing import Any
 from dbrnet.data.dataset import Dataset
 from dbrnet.data.split import Split
 from dbrnet.files import atomic_directory, read_json, write_atomically, write_json
+from dbrnet.launch import launch
 from dbrnet.models.saved import save_model
 from dbrnet.params import TrainParams
 from dbrnet.provenance import data_revision, origin
@@ -32,15 +33,19 @@ def train(
 ) -> None:
     """Train DBRNet on the train part; the best weights are chosen on val, and test is never looked at.
 
-    Runs on the GPU if there is one. Killed at any moment and started again, it goes on from its last
-    checkpoint and, on the CPU, ends in the same weights. Writes model.pt, history.csv and train.json (the
-    lineage that later steps carry on) under --out.
+    Runs on the GPU if there is one, and under torchrun on all that it starts processes for, on one machine or
+    more. Killed at any moment and started again, it goes on from its last checkpoint and, on the CPU, ends in
+    the same weights. Writes model.pt, history.csv and train.json (the lineage that later steps carry on) under
+    --out.
     """
     data, parts = Dataset.load(dataset), Split.load(split)
     train_ids, val_ids = ([sample.id for sample in parts.samples(data, part)] for part in ("train", "val"))
     values = params.model_dump(exclude={"model"}) | params.model.model_dump()
     recipe = Recipe(**values)
     workdir = checkpoints or out.with_name(f".{out.name}.checkpoint")
+    if not launch().first:  # it lends its processor; the first tracks and writes
+        run_training(data, train_ids, val_ids, recipe, workdir)
+        return
     card = data.card
     known = {"name": card.name, "title": card.title, "content_hash": card.content_hash}
     divided = {
@@ -114,6 +119,7 @@ def _training(params: TrainParams, result: TrainResult) -> dict[str, Any]:
         "best_val_miou": result.best_miou,
         "seconds": result.seconds,
         "device": result.device,
+        "processes": result.processes,
     }
 
 
