@@ -33,10 +33,10 @@ def train(
 ) -> None:
     """Train DBRNet on the train part; the best weights are chosen on val, and test is never looked at.
 
-    Runs on the GPU if there is one, and under torchrun on all that it starts processes for, on one machine or
-    more. Killed at any moment and started again, it goes on from its last checkpoint and, on the CPU, ends in
-    the same weights. Writes model.pt, history.csv and train.json (the lineage that later steps carry on) under
-    --out.
+    Runs on the GPU if there is one, and under torchrun on all those that it starts processes for, of one
+    machine or more. Killed at any moment and started again, it goes on from its last checkpoint and, on the
+    CPU, ends in the same weights. Writes model.pt, history.csv and train.json (the lineage that later steps
+    carry on) under --out.
     """
     data, parts = Dataset.load(dataset), Split.load(split)
     train_ids, val_ids = ([sample.id for sample in parts.samples(data, part)] for part in ("train", "val"))
