@@ -3,7 +3,7 @@ set -eu
 pip() { /opt/tools/bin/pip --python /opt/venv/bin/python "$@"; }
 touch README.md
 pip install -c constraints.txt "$1"
-pip install -c constraints.txt '.[openvino,serve]'
+pip install -c constraints.txt '.[nodes,openvino,serve]'
 pip uninstall --yes dbrnet # its code comes in a layer of its own
 pip install -c constraints.txt --no-deps kfp==2.17.0 # its executor, which needs no other library in a pod
 /opt/tools/bin/cyclonedx-py environment --output-reproducible --output-file /opt/venv/sbom.cdx.json /opt/venv
