@@ -16,7 +16,7 @@ kubernetes_validate = pytest.importorskip("kubernetes_validate", reason="pip ins
 VERSION = "1.37"
 PAGE = (DEPLOY.parent / "docs" / "cluster.md").read_text()
 ELSEWHERE = {  # pods that others make, which a policy may name
-    "pipelines.kubeflow.org/v2_component": "true",
+    "app.kubernetes.io/part-of": "dbrnet",  # pipelines.placing, cluster.trainjob
     "k8s-app": "kube-dns",
 }
 KIND_OF_REFERENCE = {
