@@ -10,6 +10,7 @@ from typing import Any
 import cv2
 
 from dbrnet.data.dataset import Dataset, Sample
+from dbrnet.data.lineage import require_trained_on
 from dbrnet.data.split import Split
 from dbrnet.deployment.runtimes.base import Model, NotAvailableError
 from dbrnet.deployment.runtimes.catalogue import open_all, open_fitting
@@ -49,7 +50,9 @@ def benchmark(
     """
     threads = params.threads or available_cores()
     accuracy = read_json(evaluated / "metrics.json").get("runtimes", {})
-    files = _pictures(dataset, split, params.size)
+    data = Dataset.load(dataset)
+    require_trained_on(read_json(trained / "train.json"), data, split)
+    files = _pictures(data, Split.load(split), params.size)
     network, meta = load_model(trained / "model.pt")
     inner_size = meta.image_size or params.size
     work = count_work(network, *inner_size)
@@ -125,10 +128,9 @@ def _side_by_side(models: Mapping[str, Model], *opponents: Mapping[str, Model]) 
     return ordered
 
 
-def _pictures(dataset: Path, split: Path, size: tuple[int, int]) -> list[bytes]:
+def _pictures(data: Dataset, split: Split, size: tuple[int, int]) -> list[bytes]:
     """Pictures from all over the test part, encoded as their files are, at [height, width] `size`."""
-    data = Dataset.load(dataset)
-    samples = Split.load(split).samples(data, "test")
+    samples = split.samples(data, "test")
     number = min(PICTURES, len(samples))
     return [_at_size(data, samples[place * len(samples) // number], size) for place in range(number)]
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from dbrnet.audit.findings import AUDIT_FILE
 from dbrnet.data.dataset import Dataset
+from dbrnet.data.lineage import require_trained_on
 from dbrnet.data.split import SPLIT_FILE, SPLIT_TABLE, Split
 from dbrnet.deployment.runtimes.base import Model, NotAvailableError
 from dbrnet.deployment.runtimes.catalogue import open_all, open_fitting, open_model
@@ -44,6 +45,7 @@ def evaluate(
     data = parts.regrouped(Dataset.load(dataset))
     look_up = read_json(split / AUDIT_FILE)["look_up"]
     lineage = read_json(trained / "train.json")
+    require_trained_on(lineage, data, split)
     export_info = read_json(exported / "export.json")
     ids = [sample.id for sample in parts.samples(data, "test")]
     models, missing = open_all(export_info["runtimes"], trained, exported)

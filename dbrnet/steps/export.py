@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from dbrnet.data.dataset import Dataset, Sample
+from dbrnet.data.lineage import require_trained_on
 from dbrnet.data.split import Split
 from dbrnet.deployment.export import OPSET, count_batch_norms, export_onnx
 from dbrnet.deployment.quantising import quantise
@@ -32,6 +33,7 @@ def export(params: ExportParams, dataset: Path, split: Path, trained: Path, *, o
     """
     data, parts = Dataset.load(dataset), Split.load(split)
     lineage = read_json(trained / "train.json")
+    require_trained_on(lineage, data, split)
     model, meta = load_model(trained / "model.pt")
     with atomic_directory(out) as folder:
         path = folder / "model.onnx"

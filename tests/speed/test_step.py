@@ -10,6 +10,8 @@ import cv2
 import numpy as np
 import pytest
 
+from dbrnet.data.dataset import Dataset
+from dbrnet.data.split import Split
 from dbrnet.errors import UserError
 from dbrnet.files import write_json
 from dbrnet.params import BenchmarkParams
@@ -102,7 +104,7 @@ def test_the_champion_takes_its_turn_beside_the_candidate(job: Job, tmp_path: Pa
 def test_pictures_are_of_the_test_part_and_brought_to_size(job: Job) -> None:
     from dbrnet.steps.benchmark import PICTURES, _pictures
 
-    files = _pictures(job.dataset, job.split, (64, 96))
+    files = _pictures(Dataset.load(job.dataset), Split.load(job.split), (64, 96))
     assert 8 <= len(files) <= PICTURES
     test = {line.split(",")[0] for line in (job.split / "split.csv").read_text().split() if ",test," in line}
     own = [(job.dataset / "images").glob(f"{name}.*").__next__().read_bytes() for name in test]
