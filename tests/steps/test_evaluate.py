@@ -208,11 +208,11 @@ def test_a_champion_of_other_classes_is_not_compared(
     assert metrics["disagreements"] == []
 
 
-MEASURING: dict[str, Callable[..., None]] = {
-    "export": lambda data, _, out: export(ASKED.export, *data[:3], out=out),
-    "evaluate": lambda data, holder, out: evaluate(PARAMS, *data, holder, out=out),
-    "benchmark": lambda data, holder, out: benchmark(ASKED.benchmark, *data, holder, holder, out=out),
-    "promote": lambda data, holder, out: promote(ASKED.promote, *data, holder, holder, holder, out=out),
+MEASURING: dict[str, tuple[Callable[..., None], Any, int, int]] = {  # its parameters, and how many folders
+    "export": (export, ASKED.export, 3, 0),
+    "evaluate": (evaluate, PARAMS, 4, 1),
+    "benchmark": (benchmark, ASKED.benchmark, 4, 2),
+    "promote": (promote, ASKED.promote, 4, 3),
 }
 
 
@@ -221,6 +221,7 @@ def test_no_step_takes_another_split_or_dataset_than_the_training_s(
     folders: dict[str, Path], tmp_path: Path, step: str
 ) -> None:
     """Of which a picture that was learned from may be in the test part."""
+    measure, params, first, others = MEASURING[step]
     holder = champion(tmp_path / "champion", None)
     known = {"champion": None, "model_sha256": sha256_file(folders["export"] / "model.onnx")}
     write_json(holder / "metrics.json", known)
@@ -239,6 +240,7 @@ def test_no_step_takes_another_split_or_dataset_than_the_training_s(
         ((folders["dataset"], split), r"split\.csv \(SHA-256 \w+\) is not the split"),
         ((dataset, folders["split"]), r"dataset holds other pictures \(content cd\)"),
     ):
+        words = [*changed_data, folders["train"], exported]
         with pytest.raises(UserError, match=message):
-            MEASURING[step]([*changed_data, folders["train"], exported], holder, tmp_path / "out")
+            measure(params, *words[:first], *[holder] * others, out=tmp_path / "out")
     assert not (tmp_path / "out").exists()
