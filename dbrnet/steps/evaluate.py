@@ -52,6 +52,12 @@ def evaluate(
     deployed = export_info["runtimes"][0]
     if deployed in missing:
         raise UserError(f"{missing[deployed]}; it is the first of export.runtimes, which the line runs")
+    own, asked = ([one.name for one in classes] for classes in (models[deployed].classes, data.card.classes))
+    if own != asked:
+        raise UserError(
+            f"{exported}: the model knows the classes {', '.join(own)}, and {dataset} has "
+            f"{', '.join(asked)}; give the dataset that it was trained on"
+        )
     holder, holder_facts = _open_champion(champion, deployed, data, ids)
     rules = Rules(params.min_overlap, params.boundary_tolerance)
     predict = models[deployed].predict

@@ -244,3 +244,15 @@ def test_no_step_takes_another_split_or_dataset_than_the_training_s(
         with pytest.raises(UserError, match=message):
             measure(params, *words[:first], *[holder] * others, out=tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_a_candidate_of_other_classes_is_refused(
+    folders: dict[str, Path], exported: Exported, tmp_path: Path
+) -> None:
+    (tmp_path / "export").mkdir()
+    changed(exported[0], tmp_path / "export/model.onnx", other_classes)
+    shutil.copy(folders["export"] / "export.json", tmp_path / "export")
+    with pytest.raises(UserError, match=r"knows the classes background, pit, crack, scratch, and .*"):
+        run(
+            folders | {"export": tmp_path / "export"}, champion(tmp_path / "champion", None), tmp_path / "out"
+        )
