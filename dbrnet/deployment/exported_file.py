@@ -13,7 +13,6 @@ from dbrnet.data.dataset import ClassInfo
 from dbrnet.deployment.export import LOGITS, PRODUCER
 from dbrnet.errors import UserError
 
-
 INPUTS = {"image": onnx.TensorProto.UINT8}
 OUTPUTS = {"mask": onnx.TensorProto.UINT8, "confidence": onnx.TensorProto.FLOAT}
 
