@@ -14,6 +14,7 @@ from dbrnet.data.lineage import require_trained_on
 from dbrnet.data.split import Split
 from dbrnet.deployment.runtimes.base import Model, NotAvailableError
 from dbrnet.deployment.runtimes.catalogue import open_all, open_fitting
+from dbrnet.errors import UserError
 from dbrnet.files import atomic_directory, read_json, sha256_file, write_atomically, write_json
 from dbrnet.models.complexity import measure as measure_complexity
 from dbrnet.models.saved import load_model
@@ -59,6 +60,8 @@ def benchmark(
     export = read_json(exported / "export.json")
     models, missing = open_all(["pytorch-eager", *export["runtimes"]], trained, exported, threads)
     deployed = export["runtimes"][0]
+    if deployed in missing:
+        raise UserError(f"{missing[deployed]}; it is the first of export.runtimes, which the line runs")
     rivals, rival_digest = _open_rivals(against, list(models), threads)
     holder, holder_facts = _open_champion(champion, deployed, threads)
     start = machine_state()

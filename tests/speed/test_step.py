@@ -3,6 +3,7 @@
 import csv
 import json
 import logging
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -121,4 +122,18 @@ def test_pictures_are_of_the_test_part_and_brought_to_size(job: Job) -> None:
 def test_a_rival_that_is_not_there_is_one_clear_line(job: Job, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"nowhere\.onnx: cannot be read"):
         run(job, tmp_path / "out", against=str(tmp_path / "nowhere.onnx"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_the_line_runs_must_be_there(job: Job, tmp_path: Path) -> None:
+    """Not a speed without it, nor a champion with no one to be compared with."""
+    exported, holder = tmp_path / "exported", tmp_path / "champion"
+    shutil.copytree(job.exported, exported)
+    holder.mkdir()
+    shutil.copy(job.exported / "model.onnx", holder / "model.onnx")
+    write_json(holder / "champion.json", {"version": 7, "sha256": "c" * 64})
+    facts = json.loads((exported / "export.json").read_text())
+    write_json(exported / "export.json", facts | {"runtimes": ["openvino-int8", "onnxruntime-cpu"]})
+    with pytest.raises(UserError, match=r"openvino-int8 is not available.*first of export\.runtimes"):
+        run(replace(job, exported=exported, champion=holder), tmp_path / "out")
     assert not (tmp_path / "out").exists()
