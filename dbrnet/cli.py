@@ -19,7 +19,7 @@ STEPS = {
     "ingest": "read a dataset from a folder, an archive, a URL or S3 into one canonical form",
     "split": "divide the samples into train, val and test, so that near-copies stay together",
     "train": "train DBRNet; killed and started again, it goes on where it was",
-    "export": "write the trained network as one ONNX file and check it against PyTorch",
+    "export": "write the trained network as one ONNX file, and in int8 as another",
     "champion": "fetch the champion that a candidate is compared with, and what it was trained on",
     "evaluate": "score the exported model on the test part and write the HTML report",
     "benchmark": "measure the model's speed on this machine, in every runtime that it has",

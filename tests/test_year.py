@@ -141,10 +141,11 @@ def reexported(exported: Path, out: Path, mark: str, *, broken: bool = False) ->
 
 
 def leaking(split: Path, out: Path) -> Mapping[str, Any]:
-    """The lineage's words on a split, as the train step writes them."""
+    """The lineage's words on a split, as the train step that had it would have written them."""
     facts = json.loads((out / "train.json").read_text())
     found = json.loads((split / "split.json").read_text())
     facts["split"] = {key: found[key] for key in ("kind", "seed", "leaks", "leaking_share", "leak_note")}
+    facts["split"]["sha256"] = sha256_file(split / "split.csv")
     write_json(out / "train.json", facts)
     lineage: Mapping[str, Any] = facts
     return lineage

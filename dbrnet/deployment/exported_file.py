@@ -5,12 +5,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
 
+import numpy as np
 import onnx
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
 from dbrnet.data.dataset import ClassInfo
 from dbrnet.deployment.export import LOGITS, PRODUCER
 from dbrnet.errors import UserError
+
+INPUTS = {"image": onnx.TensorProto.UINT8}
+OUTPUTS = {"mask": onnx.TensorProto.UINT8, "confidence": onnx.TensorProto.FLOAT}
 
 
 @dataclass(frozen=True)
@@ -35,7 +39,7 @@ class ExportedFile:
 
 
 def read_exported(path: Path) -> ExportedFile:
-    """Read `path`; `UserError` where it is missing, broken or not an export of ours."""
+    """Read `path`; `UserError` where it is missing, broken, belies itself or is not an export of ours."""
     try:
         data = path.read_bytes()
     except OSError as error:
@@ -56,4 +60,47 @@ def read_exported(path: Path) -> ExportedFile:
         )
     except (KeyError, TypeError, ValueError):
         raise UserError(f"{path}: it does not say which classes it knows; export the model again") from None
+    _require_answers(path, model.graph)
+    _require_finite(path, model.graph)
+    channels = _logit_channels(model)
+    if channels is not None and channels != len(classes):
+        raise UserError(
+            f"{path}: it names {len(classes)} classes and its network tells {channels} apart; "
+            "export the model again"
+        )
     return ExportedFile(path, data, metadata, classes)
+
+
+def _require_answers(path: Path, graph: onnx.GraphProto) -> None:
+    """Its input and its answer are named and typed as `export_onnx` writes them."""
+    for values, wanted in ((graph.input, INPUTS), (graph.output, OUTPUTS)):
+        found = {value.name: value.type.tensor_type.elem_type for value in values}
+        if found != wanted:
+            raise UserError(
+                f"{path}: its inputs and outputs are not those that `dbrnet export` writes "
+                f"({', '.join(found) or 'none'} in place of {', '.join(wanted)}, or of other types); "
+                "export the model again"
+            )
+
+
+def _require_finite(path: Path, graph: onnx.GraphProto) -> None:
+    """A damaged weight would answer "no defects" with a confidence of nan."""
+    for tensor in graph.initializer:
+        if tensor.data_location == onnx.TensorProto.EXTERNAL:  # nothing of ours, nor to be read unasked
+            raise UserError(f"{path}: {tensor.name} lies in another file; export the model again")
+        try:
+            values = onnx.numpy_helper.to_array(tensor)
+        except (TypeError, ValueError):
+            raise UserError(f"{path}: {tensor.name} is damaged; export the model again") from None
+        if values.dtype.kind == "f" and not np.isfinite(values).all():
+            raise UserError(f"{path}: {tensor.name} holds values that are not finite; export the model again")
+
+
+def _logit_channels(model: onnx.ModelProto) -> int | None:
+    """How many classes the logits have, where the graph tells."""
+    inferred = onnx.shape_inference.infer_shapes(model).graph
+    for value in inferred.value_info:
+        dimensions = value.type.tensor_type.shape.dim
+        if value.name == LOGITS and len(dimensions) == 4 and dimensions[1].HasField("dim_value"):
+            return int(dimensions[1].dim_value)
+    return None

@@ -20,12 +20,17 @@ from dbrnet.data.dataset import Image
 from dbrnet.deployment.exported_file import read_exported
 from dbrnet.deployment.runtimes.base import Model, NotAvailableError
 from dbrnet.deployment.runtimes.openvino_model import OpenVinoModel, require_openvino
+from dbrnet.errors import UserError
 from dbrnet.files import write_atomically
 
 RANKING_PICTURES = 100  # on so many of the val part is each convolution's share in the loss estimated
 
 # The mIoU of a model over the pictures of these ids, and a figure for each of them, such as its accuracy.
 Score = Callable[[Model, Sequence[str]], tuple[float, list[float]]]
+
+
+class TooLossyError(UserError):
+    """No file in int8 keeps within the budget of accuracy."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +58,8 @@ def quantise(
     `calibration`: pictures of the train part, whose activations set the ranges. `validation`: ids of the val
     part, on which `score` measures. Where all convolutions in int8 lose more than `max_loss` of mIoU, those
     that cost most are put back into higher precision, one after the other, until the loss is within it.
-    Raises `NotAvailableError` where OpenVINO or NNCF is not installed.
+    Raises `NotAvailableError` where OpenVINO or NNCF is not installed, and `TooLossyError`, with no file
+    written, where the budget is not met (NNCF says so in its log alone) or only with nothing in int8.
     """
     nncf = _nncf()
     file = read_exported(exported)
@@ -88,10 +94,8 @@ def quantise(
             ),
         )
     after, _ = validate(quantised, validation)
-    onnx.helper.set_model_props(quantised, metadata)
-    write_atomically(out, quantised.SerializeToString(deterministic=True))
     weights = {node.name: node.input[1] for node in plain.graph.node if node.op_type == "Conv"}
-    return Quantised(
+    found = Quantised(
         miou=whole[0],
         loss_of_all=whole[0] - whole[1],
         loss=whole[0] - after,
@@ -101,6 +105,15 @@ def quantise(
         ),
         convolutions=len(weights),
     )
+    if found.loss > max_loss or len(found.kept) == len(weights):
+        raise TooLossyError(
+            f"int8 loses {found.loss_of_all:.4f} of mIoU on val with all {len(weights)} convolutions, "
+            f"{found.loss:.4f} with {len(weights) - len(found.kept)} of them, and may lose {max_loss:g}; "
+            "allow more by export.max_int8_loss, or leave openvino-int8 out of export.runtimes"
+        )
+    onnx.helper.set_model_props(quantised, metadata)
+    write_atomically(out, quantised.SerializeToString(deterministic=True))
+    return found
 
 
 def _nncf() -> Any:

@@ -10,9 +10,11 @@ from typing import Any
 import cv2
 
 from dbrnet.data.dataset import Dataset, Sample
+from dbrnet.data.lineage import require_trained_on
 from dbrnet.data.split import Split
 from dbrnet.deployment.runtimes.base import Model, NotAvailableError
 from dbrnet.deployment.runtimes.catalogue import open_all, open_fitting
+from dbrnet.errors import UserError
 from dbrnet.files import atomic_directory, read_json, sha256_file, write_atomically, write_json
 from dbrnet.models.complexity import measure as measure_complexity
 from dbrnet.models.saved import load_model
@@ -49,13 +51,17 @@ def benchmark(
     """
     threads = params.threads or available_cores()
     accuracy = read_json(evaluated / "metrics.json").get("runtimes", {})
-    files = _pictures(dataset, split, params.size)
+    data = Dataset.load(dataset)
+    require_trained_on(read_json(trained / "train.json"), data, split)
+    files = _pictures(data, Split.load(split), params.size)
     network, meta = load_model(trained / "model.pt")
     inner_size = meta.image_size or params.size
     work = count_work(network, *inner_size)
     export = read_json(exported / "export.json")
     models, missing = open_all(["pytorch-eager", *export["runtimes"]], trained, exported, threads)
     deployed = export["runtimes"][0]
+    if deployed in missing:
+        raise UserError(f"{missing[deployed]}; it is the first of export.runtimes, which the line runs")
     rivals, rival_digest = _open_rivals(against, list(models), threads)
     holder, holder_facts = _open_champion(champion, deployed, threads)
     start = machine_state()
@@ -125,10 +131,9 @@ def _side_by_side(models: Mapping[str, Model], *opponents: Mapping[str, Model]) 
     return ordered
 
 
-def _pictures(dataset: Path, split: Path, size: tuple[int, int]) -> list[bytes]:
+def _pictures(data: Dataset, split: Split, size: tuple[int, int]) -> list[bytes]:
     """Pictures from all over the test part, encoded as their files are, at [height, width] `size`."""
-    data = Dataset.load(dataset)
-    samples = Split.load(split).samples(data, "test")
+    samples = split.samples(data, "test")
     number = min(PICTURES, len(samples))
     return [_at_size(data, samples[place * len(samples) // number], size) for place in range(number)]
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from dbrnet.audit.findings import AUDIT_FILE
 from dbrnet.data.dataset import Dataset
+from dbrnet.data.lineage import require_trained_on
 from dbrnet.data.split import SPLIT_FILE, SPLIT_TABLE, Split
 from dbrnet.deployment.runtimes.base import Model, NotAvailableError
 from dbrnet.deployment.runtimes.catalogue import open_all, open_fitting, open_model
@@ -44,12 +45,19 @@ def evaluate(
     data = parts.regrouped(Dataset.load(dataset))
     look_up = read_json(split / AUDIT_FILE)["look_up"]
     lineage = read_json(trained / "train.json")
+    require_trained_on(lineage, data, split)
     export_info = read_json(exported / "export.json")
     ids = [sample.id for sample in parts.samples(data, "test")]
     models, missing = open_all(export_info["runtimes"], trained, exported)
     deployed = export_info["runtimes"][0]
     if deployed in missing:
         raise UserError(f"{missing[deployed]}; it is the first of export.runtimes, which the line runs")
+    own, asked = ([one.name for one in classes] for classes in (models[deployed].classes, data.card.classes))
+    if own != asked:
+        raise UserError(
+            f"{exported}: the model knows the classes {', '.join(own)}, and {dataset} has "
+            f"{', '.join(asked)}; give the dataset that it was trained on"
+        )
     holder, holder_facts = _open_champion(champion, deployed, data, ids)
     rules = Rules(params.min_overlap, params.boundary_tolerance)
     predict = models[deployed].predict

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from dbrnet.data.dataset import Dataset, Sample
+from dbrnet.data.lineage import require_trained_on
 from dbrnet.data.split import Split
 from dbrnet.deployment.export import OPSET, count_batch_norms, export_onnx
-from dbrnet.deployment.quantising import quantise
+from dbrnet.deployment.quantising import TooLossyError, quantise
 from dbrnet.deployment.runtimes.base import Model, NotAvailableError
 from dbrnet.deployment.runtimes.catalogue import file_of
 from dbrnet.errors import UserError
@@ -32,6 +33,7 @@ def export(params: ExportParams, dataset: Path, split: Path, trained: Path, *, o
     """
     data, parts = Dataset.load(dataset), Split.load(split)
     lineage = read_json(trained / "train.json")
+    require_trained_on(lineage, data, split)
     model, meta = load_model(trained / "model.pt")
     with atomic_directory(out) as folder:
         path = folder / "model.onnx"
@@ -81,7 +83,7 @@ def _quantise(params: ExportParams, data: Dataset, parts: Split, folder: Path) -
             score=score,
             max_loss=params.max_int8_loss,
         )
-    except NotAvailableError as error:
+    except (NotAvailableError, TooLossyError) as error:
         log.info("no int8: %s", error)
         return {"not_available": str(error)}
     log.info("model-int8.onnx: %d of %d convolutions in int8; mIoU on the val part %+.4f (%+.4f with all)",

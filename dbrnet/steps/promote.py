@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from dbrnet.data.dataset import Dataset, Image
+from dbrnet.data.lineage import require_trained_on
 from dbrnet.data.split import Split
 from dbrnet.errors import UserError
 from dbrnet.files import atomic_directory, read_json, sha256_file, write_atomically, write_json
@@ -43,6 +44,8 @@ def promote(
     """
     files = _Files(trained, exported, champion, evaluated, benchmarked)
     files.require_one_model()
+    data = Dataset.load(dataset)
+    require_trained_on(files.lineage, data, split)
     measured = files.measurements
     thresholds = measured.thresholds(params.model_dump())
     decision = decide(measured.figures(params.fps_hardware), thresholds, params.mode)
@@ -56,7 +59,7 @@ def promote(
         version = register(
             store, run, name, files.model,
             files={LINEAGE: trained / "train.json", **_tables(dataset, split, evaluated)},
-            tags=_evidence(files), example=_example(dataset, split),
+            tags=_evidence(files), example=_example(data, split),
         )  # fmt: skip
     with decision_run(store, run, key=key, name=f"decide-v{version}", tags=_evidence(files)) as own:
         promotion = record(
@@ -160,9 +163,8 @@ def _tables(*folders: Path) -> dict[str, Path]:
     return found
 
 
-def _example(dataset: Path, split: Path) -> Image:
+def _example(data: Dataset, split: Path) -> Image:
     """One raw picture of the test part, [1, H, W, 3]."""
-    data = Dataset.load(dataset)
     return data.image(Split.load(split).samples(data, "test")[0])[None]
 
 

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from dbrnet.data.dataset import Dataset
-from dbrnet.data.split import Split
-from dbrnet.files import atomic_directory, read_json, write_atomically, write_json
+from dbrnet.data.split import SPLIT_TABLE, Split
+from dbrnet.files import atomic_directory, read_json, sha256_file, write_atomically, write_json
 from dbrnet.launch import launch
 from dbrnet.models.saved import save_model
 from dbrnet.params import TrainParams
@@ -73,7 +73,10 @@ def train(
             **known, "images": card.images, "groups": card.groups, "images_by_class": card.images_by_class,
             "dvc": revision,
         },
-        "split": {**divided, "counts": {part: asdict(counts) for part, counts in parts.counts.items()}},
+        "split": {
+            **divided, "sha256": sha256_file(split / SPLIT_TABLE),
+            "counts": {part: asdict(counts) for part, counts in parts.counts.items()},
+        },
         "origin": origin(),
     }  # fmt: skip
     name = f"{card.name} {parts.kind} seed {params.seed} {fingerprint[:8]}"

@@ -3,6 +3,16 @@
 import os
 import subprocess
 import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+
+from dbrnet.data.dataset import Image
+from dbrnet.deployment.quantising import Quantised, TooLossyError, quantise
+from dbrnet.deployment.runtimes.base import Model
+from dbrnet.deployment.runtimes.catalogue import open_model
+from tests.conftest import Exported
 
 SCRIPT = """
 import dbrnet
@@ -17,3 +27,40 @@ def test_nncf_does_not_phone_home() -> None:
     done = subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, text=True, check=True,
                           env=environment)  # fmt: skip
     assert done.stdout.split()[-1] != "NNCFTelemetry"  # but a stub that does nothing
+
+
+@pytest.fixture
+def within(exported: Exported, picture: Callable[..., Image], tmp_path: Path) -> Callable[[float], Quantised]:
+    """Quantises by a budget of pixels that answer as in float32."""
+    reference = open_model(exported[0])
+    pictures = {str(seed): picture(64, 96, seed) for seed in range(2)}
+    expected = {id_: reference.predict(image[None])[0] for id_, image in pictures.items()}
+
+    def score(candidate: Model, ids: Sequence[str]) -> tuple[float, list[float]]:
+        equal = [float((candidate.predict(pictures[id_][None])[0] == expected[id_]).mean()) for id_ in ids]
+        return sum(equal) / len(equal), equal
+
+    return lambda budget: quantise(
+        exported[0], tmp_path / "int8.onnx", calibration=list(pictures.values()), validation=list(pictures),
+        score=score, max_loss=budget,
+    )  # fmt: skip
+
+
+@pytest.mark.slow
+def test_a_tight_budget_keeps_some_convolutions_in_higher_precision(
+    within: Callable[[float], Quantised], tmp_path: Path
+) -> None:
+    all_of_them = within(0.9).loss_of_all
+    found = within(all_of_them / 2)
+    assert 0 < len(found.kept) < found.convolutions
+    assert found.loss <= all_of_them / 2 < found.loss_of_all
+    assert (tmp_path / "int8.onnx").is_file()
+
+
+@pytest.mark.slow
+def test_a_budget_that_cannot_be_met_writes_nothing(
+    within: Callable[[float], Quantised], tmp_path: Path
+) -> None:
+    with pytest.raises(TooLossyError, match=r"int8 loses 0\.\d+ of mIoU .* and may lose -1; allow more"):
+        within(-1.0)
+    assert not (tmp_path / "int8.onnx").exists()

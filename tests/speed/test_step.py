@@ -3,6 +3,7 @@
 import csv
 import json
 import logging
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,6 +11,8 @@ import cv2
 import numpy as np
 import pytest
 
+from dbrnet.data.dataset import Dataset
+from dbrnet.data.split import Split
 from dbrnet.errors import UserError
 from dbrnet.files import write_json
 from dbrnet.params import BenchmarkParams
@@ -102,7 +105,7 @@ def test_the_champion_takes_its_turn_beside_the_candidate(job: Job, tmp_path: Pa
 def test_pictures_are_of_the_test_part_and_brought_to_size(job: Job) -> None:
     from dbrnet.steps.benchmark import PICTURES, _pictures
 
-    files = _pictures(job.dataset, job.split, (64, 96))
+    files = _pictures(Dataset.load(job.dataset), Split.load(job.split), (64, 96))
     assert 8 <= len(files) <= PICTURES
     test = {line.split(",")[0] for line in (job.split / "split.csv").read_text().split() if ",test," in line}
     own = [(job.dataset / "images").glob(f"{name}.*").__next__().read_bytes() for name in test]
@@ -119,4 +122,18 @@ def test_pictures_are_of_the_test_part_and_brought_to_size(job: Job) -> None:
 def test_a_rival_that_is_not_there_is_one_clear_line(job: Job, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"nowhere\.onnx: cannot be read"):
         run(job, tmp_path / "out", against=str(tmp_path / "nowhere.onnx"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_the_line_runs_must_be_there(job: Job, tmp_path: Path) -> None:
+    """Not a speed without it, nor a champion with no one to be compared with."""
+    exported, holder = tmp_path / "exported", tmp_path / "champion"
+    shutil.copytree(job.exported, exported)
+    holder.mkdir()
+    shutil.copy(job.exported / "model.onnx", holder / "model.onnx")
+    write_json(holder / "champion.json", {"version": 7, "sha256": "c" * 64})
+    facts = json.loads((exported / "export.json").read_text())
+    write_json(exported / "export.json", facts | {"runtimes": ["openvino-int8", "onnxruntime-cpu"]})
+    with pytest.raises(UserError, match=r"openvino-int8 is not available.*first of export\.runtimes"):
+        run(replace(job, exported=exported, champion=holder), tmp_path / "out")
     assert not (tmp_path / "out").exists()

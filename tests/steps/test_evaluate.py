@@ -4,6 +4,7 @@ import csv
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +16,19 @@ import pytest
 from dbrnet.data.dataset import Card, Dataset, Image, Sample
 from dbrnet.data.split import PartCounts, Split
 from dbrnet.deployment.runtimes.catalogue import open_model
+from dbrnet.errors import UserError
 from dbrnet.evaluation.metrics import confusion_matrix
 from dbrnet.files import sha256_file, write_json
 from dbrnet.models.saved import save_model
-from dbrnet.params import EvaluateParams
+from dbrnet.params import EvaluateParams, load_params
+from dbrnet.steps.benchmark import benchmark
 from dbrnet.steps.evaluate import evaluate
+from dbrnet.steps.export import export
+from dbrnet.steps.promote import promote
 from tests.conftest import CLASSES, Exported
 
 PARAMS = EvaluateParams(gallery=1)
+ASKED = load_params(Path(__file__).parents[2] / "params.yaml")
 ORIGIN = {"hardware": {"cpu": "x", "cores": 2, "gpus": []}, "versions": {}, "code_revision": None}
 PARTS = {"train": ("p0", "p1"), "val": ("p2",), "test": ("p3", "p4", "p5", "p6", "p7")}
 
@@ -49,7 +55,8 @@ def folders(
     save_model(folders["train"] / "model.pt", model, meta)
     (folders["train"] / "history.csv").write_text("epoch,loss,val_miou,learning_rate\n1,0.5,0.4,0.1\n")
     training = {"params": {"seed": 0, "epochs": 1}, "best_epoch": 1, "seconds": 60, "device": "cpu"}
-    about = {"dataset": {"title": "Tiny", "content_hash": "ab"}, "split": {"kind": "groups", "seed": 0}}
+    divided = {"kind": "groups", "seed": 0, "sha256": sha256_file(folders["split"] / "split.csv")}
+    about = {"dataset": {"title": "Tiny", "content_hash": "ab"}, "split": divided}
     write_json(folders["train"] / "train.json", {**about, "origin": ORIGIN, "training": training})
     shutil.copy(file, folders["export"] / "model.onnx")
     info = {"runtimes": ["onnxruntime-cpu"], "model_sha256": sha256_file(file)}
@@ -199,3 +206,53 @@ def test_a_champion_of_other_classes_is_not_compared(
         "background, crack, pit, scratch",
     }
     assert metrics["disagreements"] == []
+
+
+MEASURING: dict[str, tuple[Callable[..., None], Any, int, int]] = {  # its parameters, and how many folders
+    "export": (export, ASKED.export, 3, 0),
+    "evaluate": (evaluate, PARAMS, 4, 1),
+    "benchmark": (benchmark, ASKED.benchmark, 4, 2),
+    "promote": (promote, ASKED.promote, 4, 3),
+}
+
+
+@pytest.mark.parametrize("step", MEASURING)
+def test_no_step_takes_another_split_or_dataset_than_the_training_s(
+    folders: dict[str, Path], tmp_path: Path, step: str
+) -> None:
+    """Of which a picture that was learned from may be in the test part."""
+    measure, params, first, others = MEASURING[step]
+    holder = champion(tmp_path / "champion", None)
+    known = {"champion": None, "model_sha256": sha256_file(folders["export"] / "model.onnx")}
+    write_json(holder / "metrics.json", known)
+    write_json(holder / "benchmark.json", known)
+    export_info = json.loads((folders["export"] / "export.json").read_text())
+    exported = shutil.copytree(folders["export"], tmp_path / "export")
+    write_json(exported / "export.json", export_info | {"model_file": "model.onnx"})
+    split, dataset = tmp_path / "split", tmp_path / "dataset"
+    moved = PARTS | {"train": ("p3", "p1"), "test": ("p0", *PARTS["test"][1:])}
+    shutil.copytree(folders["split"], split)
+    replace(Split.load(split), parts=moved).save(split)
+    shutil.copytree(folders["dataset"], dataset)
+    data = Dataset.load(dataset)
+    replace(data, card=replace(data.card, content_hash="cd")).save_tables()
+    for changed_data, message in (
+        ((folders["dataset"], split), r"split\.csv \(SHA-256 \w+\) is not the split"),
+        ((dataset, folders["split"]), r"dataset holds other pictures \(content cd\)"),
+    ):
+        words = [*changed_data, folders["train"], exported]
+        with pytest.raises(UserError, match=message):
+            measure(params, *words[:first], *[holder] * others, out=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_candidate_of_other_classes_is_refused(
+    folders: dict[str, Path], exported: Exported, tmp_path: Path
+) -> None:
+    (tmp_path / "export").mkdir()
+    changed(exported[0], tmp_path / "export/model.onnx", other_classes)
+    shutil.copy(folders["export"] / "export.json", tmp_path / "export")
+    with pytest.raises(UserError, match=r"knows the classes background, pit, crack, scratch, and .*"):
+        run(
+            folders | {"export": tmp_path / "export"}, champion(tmp_path / "champion", None), tmp_path / "out"
+        )
