@@ -70,12 +70,11 @@ def build() -> None:
     for line in listed:
         name, _, value = line.partition("=")
         settings.setdefault(name.rpartition(".")[2], []).extend(value.strip("'").split())
-    folders = {
-        path if path.is_dir() else path.parent
-        for values in settings.values()
-        for value in values
-        if (path := Path(value.removeprefix("file://"))).is_absolute() and path.exists()
-    }
+    folders: set[Path] = set()
+    for value in (value for values in settings.values() for value in values):
+        path = Path(value.removeprefix("file://"))
+        if path.is_absolute() and path.exists():  # an index's files lie beside it, others in the folder named
+            folders.add(path if path.is_dir() and path == Path(value) else path.parent)
     with tempfile.TemporaryDirectory() as folder:
         configuration = Path(folder, "pip.conf")
         lines = [f"{name} = {' '.join(dict.fromkeys(values))}" for name, values in settings.items()]
@@ -187,7 +186,8 @@ def _canonical(name: str) -> str:
 
 
 def _run(*command: str) -> None:
-    subprocess.run(command, cwd=ROOT, check=True)
+    if status := subprocess.run(command, cwd=ROOT).returncode:
+        sys.exit(f"exit status {status}: {shlex.join(command)[:300]}")
 
 
 def _output(*command: str) -> str:
