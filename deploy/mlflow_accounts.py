@@ -43,8 +43,8 @@ class MLflow:
         try:
             self.ask(path, **values)
         except HTTPError as error:
-            if json.loads(error.read() or b"{}").get("error_code") != "RESOURCE_ALREADY_EXISTS":
-                raise
+            if error.code != 400 or json.load(error)["error_code"] != "RESOURCE_ALREADY_EXISTS":
+                raise  # a refused login is answered in plain text
             return False
         return True
 

@@ -30,8 +30,12 @@ def find_champion(model: str) -> str | None:
     try:
         answer = _ask(request)
     except HTTPError as error:
-        reason = json.loads(error.read() or b"{}").get("error_code")
-        if reason in {"RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"}:  # no such model; no such alias
+        if error.code not in {400, 404}:  # a refused login is answered in plain text
+            raise
+        if json.load(error)["error_code"] in {
+            "RESOURCE_DOES_NOT_EXIST",
+            "INVALID_PARAMETER_VALUE",
+        }:  # no such model; no such alias
             return None
         raise
     return str(answer["model_version"]["version"])

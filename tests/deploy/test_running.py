@@ -205,6 +205,9 @@ def test_from_empty_servers_to_a_champion_on_the_line(
             made = set_accounts(address, model)
             assert made.returncode == 0, made.stderr
         assert "trainer, promoter, line" in made.stdout
+        refused = set_accounts(address, model, ADMIN_PASSWORD="wrong")
+        assert refused.returncode == 1
+        assert re.fullmatch(r"failed: \S+/create: 401 .+\n", refused.stderr)
         follow = follower(address, model, login, api)
         assert (follow.returncode, follow.stdout) == (0, f"{model} has no champion yet\n")
         assert not api.patches
@@ -255,11 +258,11 @@ def become(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", PASSWORDS[name])
 
 
-def set_accounts(address: str, model: str) -> "subprocess.CompletedProcess[str]":
+def set_accounts(address: str, model: str, **changed: str) -> "subprocess.CompletedProcess[str]":
     given = {f"{name.upper()}_PASSWORD": password for name, password in PASSWORDS.items()}
     return subprocess.run(
         [sys.executable, str(DEPLOY / "mlflow_accounts.py"), address, model, "steel-strip"],
-        env=given, capture_output=True, text=True, check=False,
+        env=given | changed, capture_output=True, text=True, check=False,
     )  # fmt: skip
 
 
