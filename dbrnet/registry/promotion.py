@@ -16,7 +16,7 @@ from dbrnet.errors import JobError, UserError
 from dbrnet.registry.gate import Answer
 from dbrnet.registry.ledger import Ledger
 from dbrnet.registry.store import Store, repeatable
-from dbrnet.registry.succession import Entry, Event
+from dbrnet.registry.succession import Entry, Event, name_of
 
 MAX_TAG = 5000
 
@@ -89,7 +89,10 @@ def describe(store: Store, model_name: str, version: int, text: str) -> None:
 
 
 def approve(store: Store, model_name: str, version: int, *, why: str | None) -> Event:
-    """Make `version` champion, as a person's decision; unless it waits for one, that needs a why."""
+    """Make `version` champion, as a person's decision.
+
+    That needs a why, unless the version waits for a review and was compared with the present champion.
+    """
     ledger = Ledger(store, model_name)
     state = ledger.state()
     _require_version(store, model_name, version)
@@ -97,6 +100,12 @@ def approve(store: Store, model_name: str, version: int, *, why: str | None) -> 
         raise UserError(f"{model_name} version {version} is the champion already")
     if state.challenger != version and not why:
         raise UserError(f"{model_name} version {version} is not waiting for a review: say --why all the same")
+    compared = state.compared_with(version)
+    if compared != state.champion and not why:
+        raise UserError(
+            f"{model_name} version {version} was compared with {name_of(compared)}, not with "
+            f"{name_of(state.champion)}, the champion now: run the pipeline on it again, or say --why all the same"
+        )
     return _enter(
         ledger, Entry(_new_id(), "approval", version, person(), state.champion, reasons=_reasons(why))
     )

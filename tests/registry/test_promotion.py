@@ -102,6 +102,22 @@ def test_a_person_decides(store: Store, make_model: ModelMaker, monkeypatch: pyt
     assert registry_state(store)["aliases"] == {"champion": 2}
 
 
+def test_one_that_waits_since_another_champion_needs_a_reason(store: Store, make_model: ModelMaker) -> None:
+    run = start(store)
+    carry_out(store, run, make_model(1))
+    carry_out(store, run, make_model(2), "needs review", 1)
+    carry_out(store, run, make_model(3), against=1)
+    with pytest.raises(UserError, match="version 2 was compared with version 1, not with version 3"):
+        approve(store, NAME, 2, why=None)
+    assert registry_state(store)["aliases"] == {"champion": 3, "challenger": 2}
+    carry_out(store, run, make_model(2), "needs review", 3)
+    approve(store, NAME, 2, why=None)
+    carry_out(store, run, make_model(4), "needs review", 2)
+    rollback(store, NAME, to=None, why="coil 4711")
+    approve(store, NAME, 4, why="better than both")
+    assert registry_state(store)["aliases"] == {"champion": 4}
+
+
 def test_an_alias_older_than_the_ledger_is_adopted(store: Store, make_model: ModelMaker) -> None:
     run = start(store)
     store.client.create_registered_model(NAME)
