@@ -60,6 +60,9 @@ def _first_is_deployed(runtimes: tuple[str, ...]) -> tuple[str, ...]:
     return runtimes
 
 
+MODEL_NAME = r"^[A-Za-z0-9._-]+$"
+
+
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -160,7 +163,7 @@ class ExportParams(_Section):
 class ChampionParams(_Section):
     """Whom a candidate is compared with."""
 
-    model_name: str = Field(pattern=r"^[A-Za-z0-9._-]+$", max_length=200)  # in MLflow's registry
+    model_name: str = Field(pattern=MODEL_NAME, max_length=200)  # in MLflow's registry
 
 
 class EvaluateParams(_Section):

@@ -38,8 +38,8 @@ class Measurements:
         found |= {f"champion/{name}": figure for name, figure in compared.get("difference", {}).items()}
         if ratio := timed.get("times_as_fast"):
             found["champion/speed"] = {"value": ratio["median"], "low": ratio["low"], "high": ratio["high"]}
-        if fps_hardware == "any" or fps_hardware.casefold() in self.machine.casefold():
-            latency = self.benchmark["runtimes"].get(self.deployed, {})
+        latency = self.benchmark["runtimes"].get(self.deployed, {})
+        if latency and (fps_hardware == "any" or fps_hardware.casefold() in self.hardware.casefold()):
             found |= {"fps": latency.get("fps"), "p99_ms": latency.get("p99_ms")}
         for name, parity in self.metrics["runtimes"].items():
             losses = [-change for change in parity["iou_change"].values() if change is not None]
@@ -53,10 +53,11 @@ class Measurements:
         return found
 
     @property
-    def machine(self) -> str:
-        """The CPU and the GPUs that the speed was measured on."""
+    def hardware(self) -> str:
+        """What the deployed runtime computed on: the CPU, or the first GPU."""
         hardware = self.benchmark["origin"]["hardware"]
-        return ", ".join([hardware["cpu"], *hardware["gpus"]])
+        on_cpu = self.benchmark["runtimes"][self.deployed]["device"] == "cpu"
+        return str(hardware["cpu"]) if on_cpu else ", ".join(hardware["gpus"][:1])
 
     def thresholds(self, limits: Mapping[str, Any]) -> list[Threshold]:
         """Everything that is asked; `limits` is the promote section of params.yaml, None: not asked."""

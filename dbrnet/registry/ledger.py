@@ -4,8 +4,9 @@ MLflow moves an alias without asking what it was (no compare-and-set), so two pr
 each other. But it numbers the versions of a registered model under its database's primary key: dense, in one
 order, none visible before those below it. So the ledger of NAME is the registered model NAME.ledger, and its
 versions are the entries. Who appends first comes first; `succession.replay` tells who is champion, and the
-aliases on NAME are a copy of that for those who load `models:/NAME@champion`. An entry is one atomic call:
-killed before it, nothing has happened; killed after it, whoever comes next sets the aliases.
+aliases and tags on NAME are a copy of that, for those who load `models:/NAME@champion` or look at a version.
+An entry is one atomic call: killed before it, nothing has happened; killed after it, whoever comes next sets
+aliases and tags.
 """
 
 import json
@@ -23,6 +24,8 @@ from dbrnet.registry.succession import Entry, State, replay
 from dbrnet.registry.versions import ensure_registered
 
 CHAMPION, CHALLENGER = "champion", "challenger"
+ENTRY_TAG = "ledger_entry"  # of a version: the number of the latest entry on it
+MAX_TAG = 5000
 _PAGE = 1000
 
 log = logging.getLogger(__name__)
@@ -37,11 +40,17 @@ class Ledger:
         self.log_name = f"{model_name}.ledger"
 
     def entries(self) -> list[Entry]:
-        """All of them, in order. Raises `JobError` where one is missing: somebody has deleted it."""
+        """All of them, in order. Raises `JobError` where one is missing: somebody has deleted it.
+
+        That the newest is missing is told by the versions' tags, which are read first: they name no entry
+        that comes in afterwards.
+        """
         with self.store.asked() as client:
+            told = [version.tags.get(ENTRY_TAG, "") for version in _versions(client, self.model_name)]
             found = sorted(_versions(client, self.log_name), key=lambda version: int(version.version))
         numbers = [int(version.version) for version in found]
-        if missing := sorted(set(range(1, len(numbers) + 1)) - set(numbers)):
+        newest = max([*numbers, *(int(number) for number in told if number.isdecimal())], default=0)
+        if missing := sorted(set(range(1, newest + 1)) - set(numbers)):
             raise JobError(
                 f"the ledger {self.log_name} in {self.store} lacks entry {missing[0]}: somebody has deleted "
                 "it, and who is champion cannot be told; restore the store from its backup"
@@ -70,12 +79,13 @@ class Ledger:
 
     @repeatable
     def settle(self) -> State:
-        """Bring the aliases to where the entries have led, until none has come in meanwhile; that state."""
+        """Bring aliases and tags to where the entries have led, until none has come in since; that state."""
         while True:
             entries = self.entries()
             state = replay(self._or_adopted(entries))
             if entries:
                 self._set_aliases(state)
+                self._set_tags(state)
             if len(self.entries()) == len(entries):
                 return state
 
@@ -102,6 +112,15 @@ class Ledger:
                     client.set_registered_model_alias(self.model_name, alias, str(number))
                 elif number is None and alias in now:
                     client.delete_registered_model_alias(self.model_name, alias)
+
+    def _set_tags(self, state: State) -> None:
+        with self.store.asked() as client:
+            for version in _versions(client, self.model_name):
+                for key, value in _tags(state, int(version.version)).items():
+                    if value is None and key in version.tags:
+                        client.delete_model_version_tag(self.model_name, str(version.version), key)
+                    elif value is not None and version.tags.get(key) != value:
+                        client.set_model_version_tag(self.model_name, str(version.version), key, value)
 
     def _adoption(self) -> Entry | None:
         number = self.aliases().get(CHAMPION)
@@ -131,6 +150,32 @@ def _versions(client: MlflowClient, name: str) -> list[ModelVersion]:
         token = page.token
         if not token:
             return found
+
+
+def _tags(state: State, version: int) -> dict[str, str | None]:
+    """What a version says of itself: the latest decision on it, and, of a champion, how it did since.
+
+    A rollback withdraws the version that it leaves. None: no such tag; a version on which nothing was decided
+    has none of them.
+    """
+    tags: dict[str, str | None] = {}
+    for event in state.events:
+        entry, told = event.entry, event.why
+        if event.outcome == "rolled back" and entry.expected == version:
+            tags |= {"decision": "withdrawn", "decided_by": entry.by, "reasons": told, "recheck": None}
+        elif entry.version != version or (event.outcome == "void" and entry.kind != "decision"):
+            continue
+        elif event.champion_before == event.champion_after == version:
+            said = "failed" if event.outcome == "rejected" else event.outcome
+            tags |= {"recheck": None if event.outcome == "promoted" else f"{said}: {told}"}
+        else:
+            outcome = "rejected" if event.outcome == "void" else event.outcome
+            why = told if entry.reasons or event.outcome == "void" else None
+            tags |= {"decision": outcome, "decided_by": entry.by, "reasons": why, "recheck": None}
+        tags[ENTRY_TAG] = str(entry.number)
+        if entry.run_id is not None:
+            tags["review"] = f"runs:/{entry.run_id}/review.html"
+    return {key: value and value[:MAX_TAG] for key, value in tags.items()}
 
 
 def _parse(version: ModelVersion) -> Entry:

@@ -16,9 +16,7 @@ from dbrnet.errors import JobError, UserError
 from dbrnet.registry.gate import Answer
 from dbrnet.registry.ledger import Ledger
 from dbrnet.registry.store import Store, repeatable
-from dbrnet.registry.succession import Entry, Event
-
-MAX_TAG = 5000
+from dbrnet.registry.succession import Entry, Event, name_of
 
 
 @dataclass(frozen=True)
@@ -30,6 +28,7 @@ class Promotion:
     version: int
     champion_before: int | None
     champion_after: int | None
+    champion_now: int | None  # another than after it, where the decision is an old one, told again
     challenger: int | None
     reasons: tuple[str, ...]
     entry: int  # its number in the ledger
@@ -66,17 +65,17 @@ def record(
             answer=answer, reasons=tuple(reasons), run_id=run_id, figures=dict(figures),
         )
     )  # fmt: skip
-    event = ledger.settle().event(decision_id)
+    state = ledger.settle()
+    event = state.event(decision_id)
     if event is None:
         raise JobError(f"the ledger {ledger.log_name} has lost the entry {decision_id}; run the step again")
     became: Answer = "rejected" if event.outcome == "void" else answer
     told = (event.text,) if event.outcome == "void" else tuple(reasons)
     if became == "rejected" and event.champion_after == version:
         told = (*told, event.text)
-    _tag(store, model_name, version, _tags(became, told, event, run_id))
     return Promotion(
-        became, model_name, version, event.champion_before, event.champion_after, event.challenger_after,
-        told, event.entry.number, _iso(event), event.entry.by,
+        became, model_name, version, event.champion_before, event.champion_after, state.champion,
+        event.challenger_after, told, event.entry.number, _iso(event), event.entry.by,
     )  # fmt: skip
 
 
@@ -89,7 +88,10 @@ def describe(store: Store, model_name: str, version: int, text: str) -> None:
 
 
 def approve(store: Store, model_name: str, version: int, *, why: str | None) -> Event:
-    """Make `version` champion, as a person's decision; unless it waits for one, that needs a why."""
+    """Make `version` champion, as a person's decision.
+
+    That needs a why, unless the version waits for a review and was compared with the present champion.
+    """
     ledger = Ledger(store, model_name)
     state = ledger.state()
     _require_version(store, model_name, version)
@@ -97,6 +99,12 @@ def approve(store: Store, model_name: str, version: int, *, why: str | None) -> 
         raise UserError(f"{model_name} version {version} is the champion already")
     if state.challenger != version and not why:
         raise UserError(f"{model_name} version {version} is not waiting for a review: say --why all the same")
+    compared = state.compared_with(version)
+    if compared != state.champion and not why:
+        raise UserError(
+            f"{model_name} version {version} was compared with {name_of(compared)}, not with "
+            f"{name_of(state.champion)}, the champion now: run the pipeline again, or say --why all the same"
+        )
     return _enter(
         ledger, Entry(_new_id(), "approval", version, person(), state.champion, reasons=_reasons(why))
     )
@@ -133,6 +141,7 @@ def rollback(store: Store, model_name: str, *, to: int | None, why: str) -> Even
         raise UserError(
             f"{model_name} version {target} was never champion; `dbrnet registry approve` makes it one"
         )
+    _require_version(store, model_name, target)
     entry = Entry(_new_id(), "rollback", target, person(), state.champion, reasons=_reasons(why))
     return _enter(ledger, entry)
 
@@ -146,7 +155,7 @@ def person() -> str:
 
 
 def _enter(ledger: Ledger, entry: Entry) -> Event:
-    """Append a person's decision and set the aliases; raises `JobError` where somebody else was quicker."""
+    """Append a person's decision and carry it out; raises `JobError` where somebody else was quicker."""
     ledger.append(entry)
     event = ledger.settle().event(entry.id)
     if event is None or event.outcome == "void":
@@ -159,27 +168,6 @@ def _require_version(store: Store, model_name: str, version: int) -> None:
         found = client.search_model_versions(f"name = '{model_name}'")
     if str(version) not in {str(one.version) for one in found}:
         raise UserError(f"{model_name} has no version {version} in {store}")
-
-
-def _tags(answer: Answer, reasons: Sequence[str], event: Event, run_id: str) -> dict[str, str | None]:
-    """What the version says of its latest decision; a champion is never tagged rejected."""
-    told = "; ".join(reasons)[:MAX_TAG] or None
-    review = {"review": f"runs:/{run_id}/review.html", "ledger_entry": str(event.entry.number)}
-    if answer == "rejected" and event.champion_after == event.entry.version:
-        return {"recheck": f"failed: {told}", **review}
-    return {"decision": answer, "reasons": told, "recheck": None, **review}
-
-
-@repeatable
-def _tag(store: Store, model_name: str, version: int, tags: Mapping[str, str | None]) -> None:
-    """Bring the version's tags up to date; None removes one."""
-    with store.asked() as client:
-        known = client.get_model_version(model_name, str(version)).tags
-        for key, value in tags.items():
-            if value is None and key in known:
-                client.delete_model_version_tag(model_name, str(version), key)
-            elif value is not None and known.get(key) != value:
-                client.set_model_version_tag(model_name, str(version), key, value)
 
 
 def _new_id() -> str:

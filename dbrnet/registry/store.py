@@ -52,6 +52,15 @@ class Store:
         return self.uri.startswith(_SERVERS)
 
     @property
+    def is_begun(self) -> bool:
+        """Whether it is there already; only a SQLite file is made by its first use."""
+        return not self.uri.startswith("sqlite:///") or self._sqlite.exists()
+
+    @property
+    def _sqlite(self) -> Path:
+        return Path(unquote(self.uri.removeprefix("sqlite:///").partition("?")[0]))
+
+    @property
     def artifact_location(self) -> str | None:
         """Where a new experiment keeps its artifacts; None: the server's choice."""
         return None if self.is_server else self.artifacts.as_uri()
@@ -65,7 +74,7 @@ class Store:
         for logger in ("mlflow.store.db.utils", "alembic"):
             logging.getLogger(logger).setLevel(logging.WARNING)
         if self.uri.startswith("sqlite:///"):
-            self._prepare_sqlite(Path(unquote(self.uri.removeprefix("sqlite:///").partition("?")[0])))
+            self._prepare_sqlite(self._sqlite)
         return MlflowClient(self.uri, self.uri)
 
     def _prepare_sqlite(self, path: Path) -> None:

@@ -85,6 +85,11 @@ class State:
             return self.champion
         return self.replaced.get(version)
 
+    def compared_with(self, version: int) -> int | None:
+        """The champion that `version` was compared with when the gate last decided on it."""
+        decided = (e.entry for e in self.events if e.entry.kind == "decision" and e.entry.version == version)
+        return max(decided, key=lambda entry: entry.number).expected
+
     def since(self, version: int) -> datetime | None:
         """When `version` last became champion."""
         moved = (e for e in self.events if e.champion_after == version != e.champion_before)
@@ -198,14 +203,15 @@ def _next(
 
 
 def _overtaken(champion: int | None, expected: int | None) -> str:
-    return f"{_name(champion)} had become champion since the comparison with {_name(expected)}"
+    return f"{name_of(champion)} had become champion since the comparison with {name_of(expected)}"
 
 
 def _in_place_of(former: int | None) -> str:
     return "became the first champion" if former is None else f"took over from version {former}"
 
 
-def _name(version: int | None) -> str:
+def name_of(version: int | None) -> str:
+    """A version, or none, in a sentence."""
     return "none" if version is None else f"version {version}"
 
 

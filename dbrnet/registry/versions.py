@@ -66,6 +66,15 @@ def register(
     return number
 
 
+def registered_models(store: Store) -> list[str]:
+    """The names of the models in the store, without their ledgers; a store that is not there has none."""
+    if not store.is_begun:
+        return []
+    with store.asked() as client:
+        found = {model.name for model in client.search_registered_models(max_results=1000)}
+    return sorted(name for name in found if name.removesuffix(".ledger") not in found - {name})
+
+
 def find_version(store: Store, model_name: str, digest: str) -> int | None:
     """The version whose model file has the SHA-256 `digest`, or None."""
     with store.asked() as client:

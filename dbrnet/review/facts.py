@@ -82,9 +82,9 @@ class Verdict:
 def verdict(facts: Facts) -> Verdict:
     """What became of the candidate, why in one sentence, and who is champion now."""
     outcome, criteria = facts.outcome, facts.decision["criteria"]
-    version, before, after = (outcome[key] for key in ("version", "champion_before", "champion_after"))
-    now = "There is no champion." if after is None else f"Champion now: version {after}."
-    if before == after == version:
+    version, before, champion = (outcome[key] for key in ("version", "champion_before", "champion_now"))
+    now = "There is no champion." if champion is None else f"Champion now: version {champion}."
+    if before == champion == version:
         now = f"Version {version} is the champion already and stays."
     reasons, gate = _sentence(outcome["reasons"]), facts.decision["answer"]
     met = f"All {len(criteria)} criteria are met" if gate == "promoted" else "No criterion failed"

@@ -38,13 +38,21 @@ def outcome_line(outcome: Json) -> str:
     """What became of the candidate, and who is champion now, in one line."""
     name, version = outcome["model_name"], outcome["version"]
     before, after = outcome["champion_before"], outcome["champion_after"]
-    own = f"{name} version {version}"
-    stays = "there is no champion" if after is None else f"version {after} stays champion"
+    own, now = f"{name} version {version}", outcome["champion_now"]
+    stays = (
+        "there is no champion"
+        if now is None
+        else f"version {now} {'stays' if now == after else 'is'} champion"
+    )
     if outcome["answer"] == "promoted":
+        if now != after:
+            return f"promoted before, and not again: {own} is champion no more ({stays} now)"
         if before == version:
             return f"promoted: {own} was the champion already and stays"
         return f"promoted: {own} is the champion now (before: {_version(before)})"
     if outcome["answer"] == "needs review":
+        if version in (before, now):
+            return f"needs review: {own}: {'; '.join(outcome['reasons'])} ({stays})"
         advice = f"`dbrnet registry approve {version}` or `reject {version} --why ...`"
         return f"needs review: {own}: {'; '.join(outcome['reasons'])} ({stays}); {advice}"
     return f"rejected: {own}: {'; '.join(outcome['reasons'])} ({stays})"

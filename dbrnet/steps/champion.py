@@ -3,7 +3,7 @@
 import logging
 from pathlib import Path
 
-from dbrnet.files import atomic_directory, read_json, write_json
+from dbrnet.files import atomic_directory, read_json, sha256_file, write_json
 from dbrnet.params import ChampionParams
 from dbrnet.registry.ledger import Ledger
 from dbrnet.registry.store import open_store
@@ -28,7 +28,8 @@ def champion(params: ChampionParams, exported: Path | None = None, *, out: Path)
     sha256 = since = lineage = None
     with atomic_directory(out) as folder:
         if number is not None:
-            sha256 = fetch_files(store, name, number, folder, [MODEL, LINEAGE, *TABLES])["sha256"]
+            fetch_files(store, name, number, folder, [MODEL, LINEAGE, *TABLES])
+            sha256 = sha256_file(folder / MODEL)  # of a version that others registered no tag may tell it
             since = state.since(number)
             lineage = read_json(folder / LINEAGE) if (folder / LINEAGE).exists() else None
         facts = {"model_name": name, "version": number, "sha256": sha256,

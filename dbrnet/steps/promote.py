@@ -50,10 +50,11 @@ def promote(
     thresholds = measured.thresholds(params.model_dump())
     decision = decide(measured.figures(params.fps_hardware), thresholds, params.mode)
     key, name, store = _key(decision, files), files.champion["model_name"], open_store(Path.cwd())
-    with start_or_resume_run(
+    run = start_or_resume_run(
         store, files.lineage["dataset"]["name"], run_id=files.lineage["run_id"], name=name,
         tags={"answer": decision.answer},
-    ) as run:  # fmt: skip
+    )  # fmt: skip
+    try:
         send_missing(run, files.history)
         run.log_metrics(_metrics(files), step=0)
         version = register(
@@ -61,6 +62,8 @@ def promote(
             files={LINEAGE: trained / "train.json", **_tables(dataset, split, evaluated)},
             tags=_evidence(files), example=_example(data, split),
         )  # fmt: skip
+    finally:
+        run.finish()  # the training did, whatever becomes of its model
     with decision_run(store, run, key=key, name=f"decide-v{version}", tags=_evidence(files)) as own:
         promotion = record(
             store, name, version, answer=decision.answer, reasons=decision.reasons,
@@ -194,7 +197,8 @@ def _facts(
     params: PromoteParams, decision: Decision, promotion: Promotion, files: _Files, store: Store,
     own: TrackedRun, out: Path,
 ) -> Facts:  # fmt: skip
-    page = f"http://127.0.0.1:5000/#/models/{promotion.model_name}/versions/{promotion.version}"
+    ui = str(store).rstrip("/") if store.is_server else "http://127.0.0.1:5000"
+    page = f"{ui}/#/models/{promotion.model_name}/versions/{promotion.version}"
     return Facts(
         decision=decision.to_dict(),
         outcome=promotion.to_dict(),
@@ -207,6 +211,7 @@ def _facts(
         durations=files.benchmarked / "durations.csv",
         links={
             "review": str(out / "review.html"),
+            "page": f"{ui}/#/experiments/{own.experiment_id}/runs/{own.run_id}/artifacts/review.html",
             "report": str(files.evaluated / "report.html"),
             "MLflow": f"{store}, run {own.run_id}" if store.is_server else f"make ui, then open {page}",
         },

@@ -1,5 +1,6 @@
 """`dbrnet registry`: who is champion, since when and why, and a person's say in it."""
 
+import re
 import textwrap
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -7,12 +8,12 @@ from pathlib import Path
 
 from dbrnet.errors import UserError
 from dbrnet.files import write_atomically
-from dbrnet.params import load_params
+from dbrnet.params import MODEL_NAME, load_params
 from dbrnet.registry import promotion
 from dbrnet.registry.ledger import CHAMPION, Ledger
 from dbrnet.registry.store import Store, open_store
 from dbrnet.registry.succession import Event, State
-from dbrnet.registry.versions import describe_version
+from dbrnet.registry.versions import describe_version, registered_models
 from dbrnet.review.history import render_history
 
 WIDTH = 100
@@ -35,8 +36,13 @@ def history(*, model_name: str | None = None, at: str | None = None, html: Path 
         _print(*_lines(event))
     moved = registry.ledger.aliases().get(CHAMPION)
     if at is None and state.events and moved != state.champion:
-        _print("", f"The alias {CHAMPION} points to {_named(moved)}: somebody moved it by hand. The ledger")
-        _print("decides, and the next decision puts it back.")
+        _print(
+            "",
+            f"The alias {CHAMPION} points to {_named(moved)}: it was moved by hand, or somebody's decision",
+        )
+        _print(
+            "was cut off. The ledger decides, and the next decision, or the last one again, puts it right."
+        )
 
 
 def show(version: int, *, model_name: str | None = None) -> None:
@@ -92,8 +98,18 @@ class _Registry:
 
     @classmethod
     def open(cls, model_name: str | None) -> "_Registry":
+        """The model that is named here or in params.yaml. Creates nothing; a `UserError` if there is none."""
+        if model_name is None and not PARAMS.exists():
+            raise UserError(f"{PARAMS} is not in this folder; say which model with --model-name")
         name = model_name or load_params(PARAMS).champion.model_name
+        if not re.fullmatch(MODEL_NAME, name):
+            raise UserError(f"--model-name {name}: a name has letters, digits, dots, hyphens and underscores")
         store = open_store(Path.cwd())
+        known = registered_models(store)
+        if name not in known:
+            raise UserError(
+                f"there is no model {name} in {store}; its models: {', '.join(known) or 'none yet'}"
+            )
         return cls(name, store, Ledger(store, name))
 
 

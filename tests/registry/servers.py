@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
@@ -59,18 +60,16 @@ def _answers(url: str) -> bool:
 
 
 @contextmanager
-def postgresql(root: Path) -> Iterator[str]:
-    """A database of a fresh PostgreSQL as a URI; it runs as the user postgres where this is root."""
+def postgresql() -> Iterator[str]:
+    """A database of a fresh PostgreSQL as a URI; it runs as the user postgres where this is root.
+
+    Its folder is none of pytest's: those are their owner's alone, and every pytest that starts sees to it.
+    """
     binaries, port = BINARIES[-1], free_port()
     as_user = ["runuser", "-u", "postgres", "--"] if os.geteuid() == 0 else []
-    root.chmod(0o755)
-    data = root / "data"
-    data.mkdir()
+    data = Path(tempfile.mkdtemp(prefix="postgresql-"))
     if as_user:
         shutil.chown(data, "postgres", "postgres")
-        for parent in root.parents:  # pytest's folders are for their owner alone
-            if parent.stat().st_uid == os.geteuid() and parent != Path("/"):
-                parent.chmod(parent.stat().st_mode | 0o011)
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.STDOUT, "cwd": data}
     subprocess.run(
         [*as_user, str(binaries / "initdb"), "-D", str(data), "-A", "trust", "-U", "mlflow", "--no-sync"],
@@ -83,3 +82,4 @@ def postgresql(root: Path) -> Iterator[str]:
         yield f"postgresql+psycopg2://mlflow@127.0.0.1:{port}/postgres"
     finally:
         subprocess.run([*control, "-m", "immediate", "stop"], check=True, **quiet)  # type: ignore[call-overload]
+        shutil.rmtree(data)

@@ -75,6 +75,15 @@ def test_a_candidate_that_is_champion_is_compared_with_the_one_before(
     assert fetched()["version"] == 2
 
 
+def test_a_champion_that_others_registered_without_tags(
+    store: Store, project: Path, make_model: ModelMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", store.uri)
+    promoted(store, make_model(1), (LINEAGE,))
+    store.client.delete_model_version_tag(NAME, "1", "sha256")
+    assert fetched()["sha256"] == sha256_file(make_model(1))
+
+
 def test_from_a_server(
     mlflow_server: str, project: Path, make_model: ModelMaker, monkeypatch: pytest.MonkeyPatch
 ) -> None:

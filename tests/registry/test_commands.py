@@ -134,4 +134,31 @@ def test_no_ledger_yet(
     store: Store, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(store.artifacts.parent)
+    store.client.create_registered_model(NAME)
     assert f"{NAME}: no champion yet" in registry(capsys, "history")
+
+
+def test_a_model_that_is_not_there_is_told_and_nothing_is_created(
+    decide: Decide, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decide(1)
+    assert main(["registry", "history", "--model-name", "dbrnet"]) == 2
+    assert capsys.readouterr().err.endswith(f"; its models: {NAME}\n")
+    assert main(["registry", "history", "--model-name", "a'b"]) == 2
+    assert "--model-name a'b: a name has letters" in capsys.readouterr().err
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    monkeypatch.chdir(empty)
+    assert main(["registry", "history"]) == 2
+    assert "say which model with --model-name" in capsys.readouterr().err
+    assert "its models: none yet" in registry(capsys, "history", status=2)
+    assert not list(empty.iterdir())
+
+
+def test_a_champion_that_was_deleted_does_not_come_back(
+    decide: Decide, store: Store, capsys: pytest.CaptureFixture[str]
+) -> None:
+    decide(1)
+    decide(2, against=1)
+    store.client.delete_model_version(NAME, "1")
+    assert "has no version 1" in registry(capsys, "rollback", "--why", "coil 4711", status=2)

@@ -36,7 +36,7 @@ def address(
     else:
         if not BINARIES:
             pytest.skip("needs PostgreSQL: apt-get install postgresql")
-        with postgresql(tmp_path_factory.mktemp("postgresql")) as uri, mlflow_server(root, uri) as found:
+        with postgresql() as uri, mlflow_server(root, uri) as found:
             yield found
 
 

@@ -44,7 +44,7 @@ FACTS: dict[str, Any] = {
         "champion": {"version": 3, "difference": {"miou": interval(0.01)}},
     },
     "benchmark": {
-        "runtimes": {"onnxruntime-cpu": {"fps": 30.0, "p99_ms": 41.0}},
+        "runtimes": {"onnxruntime-cpu": {"device": "cpu", "fps": 30.0, "p99_ms": 41.0}},
         "champion": {"version": 3, "times_as_fast": {"median": 1.0, "low": 0.95, "high": 1.05, "pairs": 10}},
         "origin": {"hardware": {"cpu": "AMD EPYC", "gpus": []}},
     },
@@ -137,6 +137,12 @@ def test_speed_counts_only_on_the_hardware_it_is_asked_for() -> None:
     reasons = decided(fps_hardware="Xeon").reasons
     assert len(reasons) == 2
     assert all("on Xeon" in reason and "not measured" in reason for reason in reasons)
+    beside_it = {"benchmark.origin.hardware.gpus": ["NVIDIA H100"]}
+    assert decided(beside_it, fps_hardware="H100").answer == "rejected"  # the figure is the CPU's
+    assert decided(beside_it, fps_hardware="EPYC").answer == "promoted"
+    on_it = beside_it | {"benchmark.runtimes.onnxruntime-cpu.device": "cuda"}
+    assert decided(on_it, fps_hardware="H100").answer == "promoted"
+    assert decided(on_it, fps_hardware="EPYC").answer == "rejected"
 
 
 def test_a_leak_may_be_allowed() -> None:

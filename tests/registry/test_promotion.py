@@ -4,6 +4,7 @@ import logging
 import os
 import shutil
 import signal
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from dbrnet.errors import JobError, UserError
 from dbrnet.registry.ledger import Ledger
 from dbrnet.registry.promotion import approve, reject, rollback
 from dbrnet.registry.store import Store, open_store
+from dbrnet.review.summary import outcome_line
 from tests.registry.acting import NAME, carry_out, registry_state, start
 from tests.registry.conftest import ModelMaker
 
@@ -59,7 +61,11 @@ def test_the_same_decision_again_is_the_same_decision(store: Store, make_model: 
     assert carry_out(store, run, make_model(1)) == first
     assert registry_state(store) == state
     carry_out(store, run, make_model(2), against=1)
-    assert carry_out(store, run, make_model(1)) == first  # its outcome, and nothing moves
+    again = carry_out(store, run, make_model(1))  # its outcome, and nothing moves
+    assert again == replace(first, champion_now=2)
+    assert outcome_line(again.to_dict()) == (
+        "promoted before, and not again: dbrnet version 1 is champion no more (version 2 is champion now)"
+    )
     assert registry_state(store)["aliases"] == {"champion": 2}
 
 
@@ -75,6 +81,33 @@ def test_a_champion_that_fails_stays_and_everything_says_so(store: Store, make_m
     assert tags["recheck"].startswith("failed: mIoU 0.8 is below 0.9")
     carry_out(store, run, make_model(1), id_="once more")
     assert "recheck" not in registry_state(store)["1"]["tags"]
+    review = carry_out(store, run, make_model(1), "needs review", None, "promote.mode is review")
+    tags = registry_state(store)["1"]["tags"]
+    assert (tags["decision"], tags["recheck"]) == ("promoted", "needs review: promote.mode is review")
+    assert "approve" not in outcome_line(review.to_dict())
+
+
+def test_the_tags_of_every_version_are_what_the_ledger_says(
+    store: Store, make_model: ModelMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "ann")
+    run = start(store)
+
+    def told(key: str) -> list[str | None]:
+        return [registry_state(store)[version]["tags"].get(key) for version in "123"]
+
+    carry_out(store, run, make_model(1))
+    carry_out(store, run, make_model(2), "needs review", 1, "too close to call")
+    carry_out(store, run, make_model(3), "needs review", 1, "too close to call")
+    approve(store, NAME, 3, why="sharper")
+    reject(store, NAME, 2, why="blurred")
+    assert told("decision") == ["promoted", "withdrawn", "approved"]
+    assert told("reasons") == [None, "blurred", "sharper"]
+    rollback(store, NAME, to=None, why="coil 4711")
+    assert told("decision") == ["rolled back", "withdrawn", "withdrawn"]
+    assert told("decided_by") == ["ann", "ann", "ann"]
+    assert told("ledger_entry") == ["6", "5", "6"]
+    assert told("review") == [f"runs:/{run.run_id}/review.html"] * 3
 
 
 def test_a_person_decides(store: Store, make_model: ModelMaker, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -100,6 +133,22 @@ def test_a_person_decides(store: Store, make_model: ModelMaker, monkeypatch: pyt
         reject(store, NAME, 3, why="blurred")
     approve(store, NAME, 2, why="it was the lens")
     assert registry_state(store)["aliases"] == {"champion": 2}
+
+
+def test_one_that_waits_since_another_champion_needs_a_reason(store: Store, make_model: ModelMaker) -> None:
+    run = start(store)
+    carry_out(store, run, make_model(1))
+    carry_out(store, run, make_model(2), "needs review", 1)
+    carry_out(store, run, make_model(3), against=1)
+    with pytest.raises(UserError, match="version 2 was compared with version 1, not with version 3"):
+        approve(store, NAME, 2, why=None)
+    assert registry_state(store)["aliases"] == {"champion": 3, "challenger": 2}
+    carry_out(store, run, make_model(2), "needs review", 3)
+    approve(store, NAME, 2, why=None)
+    carry_out(store, run, make_model(4), "needs review", 2)
+    rollback(store, NAME, to=None, why="coil 4711")
+    approve(store, NAME, 4, why="better than both")
+    assert registry_state(store)["aliases"] == {"champion": 4}
 
 
 def test_an_alias_older_than_the_ledger_is_adopted(store: Store, make_model: ModelMaker) -> None:
@@ -153,6 +202,18 @@ def test_a_ledger_that_lacks_an_entry_decides_nothing(store: Store, make_model: 
     store.client.delete_model_version(f"{NAME}.ledger", "1")
     with pytest.raises(JobError, match="lacks entry 1: somebody has deleted it"):
         carry_out(store, run, make_model(3), against=2)
+    assert Ledger(store, NAME).aliases() == {"champion": 2}
+
+
+def test_a_ledger_that_lacks_its_newest_entry_decides_nothing(store: Store, make_model: ModelMaker) -> None:
+    run = start(store)
+    carry_out(store, run, make_model(1))
+    carry_out(store, run, make_model(2), against=1)
+    store.client.delete_model_version(f"{NAME}.ledger", "2")
+    with pytest.raises(JobError, match="lacks entry 2: somebody has deleted it"):
+        carry_out(store, run, make_model(3), against=2)
+    with pytest.raises(JobError, match="lacks entry 2"):
+        rollback(store, NAME, to=None, why="coil 4711")
     assert Ledger(store, NAME).aliases() == {"champion": 2}
 
 

@@ -274,6 +274,7 @@ def facts(folder: Path) -> Facts:
             "version": 7,
             "champion_before": 5,
             "champion_after": 7,
+            "champion_now": 7,
             "challenger": None,
             "reasons": [],
             "entry": 12,
@@ -471,7 +472,13 @@ def rejected(facts: Facts) -> Facts:
     return replace(
         facts,
         decision={"answer": "rejected", "mode": "automatic", "reasons": reasons, "criteria": criteria},
-        outcome={**facts.outcome, "answer": "rejected", "champion_after": 5, "reasons": reasons},
+        outcome={
+            **facts.outcome,
+            "answer": "rejected",
+            "champion_after": 5,
+            "champion_now": 5,
+            "reasons": reasons,
+        },
         lineage=leaking,
     )
 
@@ -489,7 +496,13 @@ def first(facts: Facts) -> Facts:
             "since": None,
             "lineage": None,
         },
-        outcome={**facts.outcome, "version": 1, "champion_before": None, "champion_after": 1},
+        outcome={
+            **facts.outcome,
+            "version": 1,
+            "champion_before": None,
+            "champion_after": 1,
+            "champion_now": 1,
+        },
     )
 
 

@@ -39,10 +39,11 @@ def test_the_verdict_comes_first_with_its_reason_and_who_decided(facts: Facts) -
         ({"champion_before": 7},
          "All 14 criteria are met, and it was promoted before. Version 7 is the champion already and stays."),
         ({"champion_before": None}, "there was no champion before."),
-        ({"answer": "rejected", "champion_after": 6, "reasons": ["version 6 had become champion"]},
+        ({"champion_now": 5}, "it takes the place of version 5. Champion now: version 5."),
+        ({"answer": "rejected", "champion_now": 6, "reasons": ["version 6 had become champion"]},
          "Not promoted, though it passed All 14 criteria are met, but: version 6 had become champion. "
          "Champion now: version 6."),
-        ({"answer": "needs review", "champion_after": 5, "reasons": ["speed cannot be told from 0.9"]},
+        ({"answer": "needs review", "champion_now": 5, "reasons": ["speed cannot be told from 0.9"]},
          "A person decides: speed cannot be told from 0.9. Champion now: version 5. "
          "Decide with dbrnet registry approve 7"),
     ],
