@@ -13,6 +13,7 @@ from typing import Any
 
 from dbrnet import __version__
 from dbrnet.errors import JobError, UserError
+from dbrnet.launch import first_to_fail, launch
 
 STEPS = {
     "ingest": "read a dataset from a folder, an archive, a URL or S3 into one canonical form",
@@ -131,7 +132,8 @@ def call(command: str, section: str, **arguments: Any) -> Any:
 def _tell(run: Callable[[], Any], out: object) -> tuple[int, Any]:
     """Call `run`; the exit status, and what it returned. What a user can mend is told in one line."""
     logging.basicConfig(format="%(message)s", stream=sys.stderr)
-    logging.getLogger("dbrnet").setLevel(logging.INFO)  # ours alone: the exporter tells of every node
+    # Ours alone: the exporter tells of every node. And of several processes the first speaks.
+    logging.getLogger("dbrnet").setLevel(logging.INFO if launch().first else logging.CRITICAL)
     try:
         return 0, run()
     except UserError as error:
@@ -238,7 +240,8 @@ def _section_of(function: Callable[..., Any]) -> str:
 
 
 def _fail(message: str, status: int) -> int:
-    print(message, file=sys.stderr)  # noqa: T201
+    if first_to_fail():
+        print(message, file=sys.stderr)  # noqa: T201
     return status
 
 

@@ -7,6 +7,8 @@ from typing import Any, TypeVar
 
 from tqdm import tqdm
 
+from dbrnet.launch import launch
+
 LINE_SECONDS = 30.0  # in a log, at most one line in this time
 
 Item = TypeVar("Item")
@@ -14,7 +16,10 @@ Progress = Callable[[Iterable[Any], int, str], Iterable[Any]]  # items, how many
 
 
 def progress(items: Iterable[Item], total: int, label: str) -> Iterator[Item]:
-    """Yield `items`, `total` of them, and tell on stderr how far it is."""
+    """Yield `items`, `total` of them, and tell on stderr how far it is; of several processes one does."""
+    if not launch().first:
+        yield from items
+        return
     if sys.stderr.isatty():
         yield from tqdm(items, total=total, desc=label, leave=False)
         return

@@ -12,6 +12,7 @@ from typing import Any
 from dbrnet.data.dataset import Dataset
 from dbrnet.data.split import Split
 from dbrnet.files import atomic_directory, read_json, write_atomically, write_json
+from dbrnet.launch import launch
 from dbrnet.models.saved import save_model
 from dbrnet.params import TrainParams
 from dbrnet.provenance import data_revision, origin
@@ -32,9 +33,10 @@ def train(
 ) -> None:
     """Train DBRNet on the train part; the best weights are chosen on val, and test is never looked at.
 
-    Runs on the GPU if there is one. Killed at any moment and started again, it goes on from its last
-    checkpoint and, on the CPU, ends in the same weights. Writes model.pt, history.csv and train.json (the
-    lineage that later steps carry on) under --out.
+    Runs on the GPU if there is one, and under torchrun on all those that it starts processes for, of one
+    machine or more. Killed at any moment and started again, it goes on from its last checkpoint and, on the
+    CPU, ends in the same weights. Writes model.pt, history.csv and train.json (the lineage that later steps
+    carry on) under --out.
 
     Where train.nodes is above 1 it does all this in a TrainJob on a Kubernetes cluster, and waits for it.
     """
@@ -51,6 +53,11 @@ def train(
     values = params.model_dump(exclude={"model", "nodes", "processes_per_node"}) | params.model.model_dump()
     recipe = Recipe(**values)
     card = data.card
+    fingerprint = recipe.fingerprint(card.content_hash, train_ids, val_ids)
+    workdir = checkpoints / fingerprint[:16] if checkpoints else out.with_name(f".{out.name}.checkpoint")
+    if not launch().first:  # it lends its processor; the first tracks and writes
+        run_training(data, train_ids, val_ids, recipe, workdir)
+        return
     known = {"name": card.name, "title": card.title, "content_hash": card.content_hash}
     divided = {
         "kind": parts.kind,
@@ -69,8 +76,6 @@ def train(
         "split": {**divided, "counts": {part: asdict(counts) for part, counts in parts.counts.items()}},
         "origin": origin(),
     }  # fmt: skip
-    fingerprint = recipe.fingerprint(card.content_hash, train_ids, val_ids)
-    workdir = checkpoints / fingerprint[:16] if checkpoints else out.with_name(f".{out.name}.checkpoint")
     name = f"{card.name} {parts.kind} seed {params.seed} {fingerprint[:8]}"
     with Feed(_tracked(workdir, fingerprint, card.name, name)) as feed:
         run = feed.run
@@ -124,6 +129,7 @@ def _training(params: TrainParams, result: TrainResult) -> dict[str, Any]:
         "best_val_miou": result.best_miou,
         "seconds": result.seconds,
         "device": result.device,
+        "processes": result.processes,
     }
 
 

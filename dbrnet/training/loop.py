@@ -20,6 +20,7 @@ from dbrnet.models.saved import ModelMeta
 from dbrnet.progress import progress
 from dbrnet.training.augmentation import Augmentation
 from dbrnet.training.checkpoint import load_checkpoint, save_checkpoint
+from dbrnet.training.distributed import World, joined
 from dbrnet.training.loss import OhemCrossEntropy
 from dbrnet.training.randomness import random_state, restore_random_state, seed_all
 from dbrnet.training.recipe import Recipe
@@ -56,7 +57,8 @@ class TrainResult:
     history: tuple[EpochRow, ...]
     step_losses: tuple[float, ...]  # the total loss of each iteration
     seconds: float
-    device: str
+    device: str  # of each process
+    processes: int  # that trained together
 
 
 def train(
@@ -74,6 +76,9 @@ def train(
     often the run was killed and started again. On a GPU speed goes first: cuDNN picks its fastest algorithms
     and runs differ in the last digits.
 
+    Processes that torchrun started train together: each takes its share of every batch, and the outcome,
+    which all get, is that of one process up to rounding. The first alone writes the checkpoint.
+
     `on_epoch` is called after each epoch, and again for the last one if the process was killed right after;
     rows of epochs finished before a resumption come with the result. Raises `UserError` for an empty part
     and `JobError` when the loss is no longer finite.
@@ -81,16 +86,26 @@ def train(
     for part, ids in {"training": train_ids, "validation": val_ids}.items():
         if not ids:
             raise UserError(f"the {part} part is empty; split again with other fractions")
-    run = _Run(dataset, train_ids, val_ids, recipe)
     fingerprint = recipe.fingerprint(dataset.card.content_hash, train_ids, val_ids)
-    if state := load_checkpoint(workdir, fingerprint):
+    with joined() as world:
+        run = _Run(dataset, train_ids, val_ids, recipe, world)
+        _run_on(run, workdir, fingerprint, on_epoch)
+        return run.result()
+
+
+def _run_on(
+    run: "_Run", workdir: Path, fingerprint: str, on_epoch: Callable[[EpochRow], None] | None
+) -> None:
+    """Go on from the checkpoint, if there is one, to the last epoch's end."""
+    recipe, world = run.recipe, run.world
+    if state := world.from_first(lambda: load_checkpoint(workdir, fingerprint)):
         run.load_state(state)
         log.info("going on from epoch %d, iteration %d", run.epoch + 1, run.step)
     saved = time.monotonic()
     while run.epoch < recipe.epochs:
         for images, masks in run.rest_of_epoch():
             run.iterate(images, masks)
-            if time.monotonic() - saved >= recipe.checkpoint_seconds:
+            if world.first and time.monotonic() - saved >= recipe.checkpoint_seconds:
                 save_checkpoint(workdir, fingerprint, run.state())
                 saved = time.monotonic()
         row = run.finish_epoch()
@@ -100,19 +115,23 @@ def train(
         )
         if on_epoch is not None:
             on_epoch(row)
-        save_checkpoint(workdir, fingerprint, run.state())
+        if world.first:
+            save_checkpoint(workdir, fingerprint, run.state())
         saved = time.monotonic()
-    return run.result()
 
 
 class _Run:
     """All that changes while training, and what changes it."""
 
     def __init__(
-        self, dataset: Dataset, train_ids: Sequence[str], val_ids: Sequence[str], recipe: Recipe
+        self,
+        dataset: Dataset,
+        train_ids: Sequence[str],
+        val_ids: Sequence[str],
+        recipe: Recipe,
+        world: World,
     ) -> None:
-        self.recipe = recipe
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.recipe, self.world, self.device = recipe, world, world.device
         self.half = recipe.amp and self.device.type == "cuda"
         torch.backends.cudnn.benchmark = True
         seed_all(recipe.seed)
@@ -123,7 +142,7 @@ class _Run:
         )
         if recipe.workers:
             self.train_pictures.warm()
-        mean, std = self.train_pictures.statistics()
+        mean, std = world.from_first(self.train_pictures.statistics)
         self.mean, self.std = torch.tensor(mean, device=self.device), torch.tensor(std, device=self.device)
         fill = (mean[0] * 255, mean[1] * 255, mean[2] * 255)
         self.augment = Augmentation(recipe.crop, recipe.scale, flip=recipe.flip, fill=fill)
@@ -139,14 +158,16 @@ class _Run:
             standardised=recipe.standardise,
         )
         self.names = [info.name for info in self.meta.classes]
-        self.model = self.meta.build().to(self.device)
-        self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.model = self.meta.build()
+        world.synchronise(self.model)
+        self.model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.network = world.parallel(self.model)  # the model as it is trained
         self.averaged = (
             AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(recipe.ema_decay), use_buffers=True)
             if recipe.ema_decay is not None
             else None
         )
-        self.loss = OhemCrossEntropy(recipe.ohem_threshold)
+        self.loss = OhemCrossEntropy(recipe.ohem_threshold, world)
         self.optimizer = torch.optim.SGD(
             self.model.parameters(),
             lr=recipe.learning_rate,
@@ -157,10 +178,16 @@ class _Run:
 
         self.epoch = 0  # epochs finished
         self.batch = 0  # batches of the current epoch done
-        self.batches_per_epoch = len(self._batches())
-        if not self.batches_per_epoch:
+        batches = self._batches()
+        self.batches_per_epoch = len(batches)
+        if not batches:
             raise UserError(
                 "train.defect_free leaves nothing to train on: raise it, or add pictures with defects"
+            )
+        if len(batches[0]) < world.size:
+            raise UserError(
+                f"a batch of {len(batches[0])} cannot be shared by {world.size} processes: raise "
+                "train.batch_size, which counts the pictures of all, or start fewer"
             )
         self.losses: list[list[float]] = []  # of each iteration: total, main, auxiliary
         self.history: list[EpochRow] = []
@@ -186,9 +213,9 @@ class _Run:
         return epoch_batches(defect_free, recipe.defect_free, recipe.batch_size, recipe.seed, self.epoch)
 
     def rest_of_epoch(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """The current epoch's batches that are still to be trained on."""
+        """This process's share of the current epoch's batches that are still to be trained on."""
         samples = Augmented(self.train_pictures, self.augment, self.recipe.seed, self.epoch)
-        batches = self._batches()[self.batch :]
+        batches = [self.world.share(batch) for batch in self._batches()[self.batch :]]
         loader = load_batches(samples, batches, self.recipe.workers)
         label = f"epoch {self.epoch + 1} of {self.recipe.epochs}"
         self.iteration_began = time.monotonic()
@@ -201,7 +228,7 @@ class _Run:
         return learning_rate(step, total, self.recipe.learning_rate, warmup, self.recipe.schedule)
 
     def iterate(self, images: Tensor, masks: Tensor) -> None:
-        """One iteration on a batch: images uint8 [N, H, W, 3], masks uint8 [N, H, W]."""
+        """One iteration on a share of a batch: images uint8 [N, H, W, 3], masks uint8 [N, H, W]."""
         rate = self.rate(self.step)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
@@ -209,7 +236,7 @@ class _Run:
         target = masks.to(self.device, non_blocking=True).long()
         self.model.train()
         with torch.autocast(self.device.type, dtype=torch.float16, enabled=self.half):
-            logits, auxiliary_logits = self.model(inputs)
+            logits, auxiliary_logits = self.network(inputs)
         main, auxiliary = self.loss(logits, target), self.loss(auxiliary_logits, target)
         loss = main + self.recipe.auxiliary_weight * auxiliary
         values = torch.stack([loss, main, auxiliary]).tolist()
@@ -235,7 +262,10 @@ class _Run:
         """Validate, keep the weights if they are the best so far (the earlier of equals), count the epoch."""
         candidate = self.model if self.averaged is None else self.averaged.module
         scores = validate(
-            candidate, self.val_pictures, self.names, self.mean, self.std, self.recipe.batch_size
+            candidate,
+            *(self.val_pictures, self.names, self.mean, self.std),
+            self.recipe.batch_size,
+            self.world,
         )
         last = torch.tensor(self.losses[-self.batches_per_epoch :], dtype=torch.float64).mean(0).tolist()
         row = EpochRow(
@@ -306,4 +336,5 @@ class _Run:
             step_losses=tuple(total for total, _, _ in self.losses),
             seconds=self.elapsed,
             device=torch.cuda.get_device_name() if self.device.type == "cuda" else "cpu",
+            processes=self.world.size,
         )

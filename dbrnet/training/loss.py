@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dbrnet.evaluation.metrics import IGNORE_INDEX
+from dbrnet.training.distributed import World
 
 KEPT_SHARE = 16  # at least one valid pixel in so many counts, however easy all are
 
@@ -15,18 +16,35 @@ class OhemCrossEntropy(nn.Module):
     A pixel is hard when the probability of its true class is below `threshold`. Where fewer than a sixteenth
     of the valid pixels are hard, the sixteenth with the highest loss counts. A batch without a valid pixel
     gives 0 and a zero gradient, where the released code gives NaN.
+
+    Where several processes share the batch, each gets the whole batch's loss: its pixels are counted, and
+    the hardest found, over all of them.
     """
 
-    def __init__(self, threshold: float) -> None:
+    def __init__(self, threshold: float, world: World) -> None:
         super().__init__()
         self.threshold = threshold
+        self.world = world
 
     def forward(self, logits: Tensor, target: Tensor) -> Tensor:
         """The hard pixels' mean loss; logits [N, C, H, W], target int64 [N, H, W] with 255 = ignored."""
         losses = F.cross_entropy(logits.float(), target, ignore_index=IGNORE_INDEX, reduction="none")
         losses = losses[target != IGNORE_INDEX]
-        if losses.numel() == 0:
-            return logits.float().sum() * 0.0
         hard = losses[torch.exp(-losses) < self.threshold]
-        least = max(1, losses.numel() // KEPT_SHARE)
-        return hard.mean() if hard.numel() >= least else losses.topk(least).values.mean()
+        counts = torch.tensor([hard.numel(), losses.numel()], device=losses.device)
+        kept, valid = self.world.sum(counts).tolist()
+        if valid == 0:
+            return logits.float().sum() * 0.0
+        least = max(1, valid // KEPT_SHARE)
+        if kept < least:
+            hard, kept = self._hardest(losses, least), least
+        return self.world.sum(hard.sum()) / kept
+
+    def _hardest(self, losses: Tensor, count: int) -> Tensor:
+        """Those of `losses` [n] that are among the `count` highest of all processes."""
+        own = losses.topk(min(count, losses.numel())).values
+        ranked = self.world.gather(F.pad(own, (0, count - own.numel()), value=-torch.inf)).flatten()
+        # A stable sort: all processes must break ties alike.
+        chosen = ranked.sort(descending=True, stable=True).indices[:count]
+        first = self.world.rank * count
+        return own[chosen[(chosen >= first) & (chosen < first + count)] - first]

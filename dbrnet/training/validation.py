@@ -10,20 +10,29 @@ from torch import Tensor, nn
 from dbrnet.data.loading import Pictures, normalise
 from dbrnet.evaluation.metrics import Scores, confusion_matrix
 from dbrnet.progress import progress
+from dbrnet.training.distributed import World
 
 
 @torch.inference_mode()
 def validate(
-    model: nn.Module, pictures: Pictures, names: list[str], mean: Tensor, std: Tensor, batch_size: int
+    model: nn.Module,
+    pictures: Pictures,
+    names: list[str],
+    mean: Tensor,
+    std: Tensor,
+    batch_size: int,
+    world: World,
 ) -> Scores:
     """Score `model` on all of `pictures`, from one confusion matrix; the model is left in eval mode.
+
+    Each process of `world` scores a share of the batches, and all get the scores of the whole.
 
     Pictures of one size share a batch. Where they were resized for the network, the logits are resized to
     the mask, not the mask to the logits. `mean` and `std` ([3], of pixels / 255) lie on the model's device.
     """
     model.eval()
     confusion = np.zeros((len(names), len(names)), np.int64)
-    batches = _batches_of_one_size(pictures, batch_size)
+    batches = world.share(_batches_of_one_size(pictures, batch_size))
     pictures.prefetch(index for batch in batches for index in batch)
     for batch in progress(batches, len(batches), "validating"):
         images, masks = zip(*(pictures[index] for index in batch), strict=True)
@@ -33,7 +42,8 @@ def validate(
         if logits.shape[-2:] != target.shape[-2:]:
             logits = F.interpolate(logits, size=target.shape[-2:], mode="bilinear", align_corners=False)
         confusion += confusion_matrix(logits.argmax(1).byte().cpu().numpy(), target, len(names))
-    return Scores.from_confusion(confusion, names)
+    total = world.sum(torch.from_numpy(confusion).to(mean.device))
+    return Scores.from_confusion(total.cpu().numpy(), names)
 
 
 def _batches_of_one_size(pictures: Pictures, batch_size: int) -> list[list[int]]:

@@ -13,6 +13,7 @@ from dbrnet.data.dataset import Dataset
 from dbrnet.errors import JobError, UserError
 from dbrnet.files import write_atomically
 from dbrnet.training.checkpoint import CHECKPOINT_FILE
+from dbrnet.training.distributed import World
 from dbrnet.training.loop import EpochRow, TrainResult, _Run, train
 from dbrnet.training.recipe import Recipe
 
@@ -131,7 +132,7 @@ def test_each_epoch_is_told_once_and_the_best_is_kept(
 def test_the_best_epochs_weights_are_kept_the_earlier_of_equals(
     dataset: Dataset, parts: Parts, recipe: Recipe
 ) -> None:
-    run = _Run(dataset, *parts, recipe)
+    run = _Run(dataset, *parts, recipe, World(torch.device("cpu")))
     last = [module for module in run.model.head.modules() if isinstance(module, torch.nn.Conv2d)][-1]
     assert last.bias is not None
     for favourite, better in ((1, 0), (0, 3), (0, 4), (2, 0)):  # all background scores best: most pixels are

@@ -3,7 +3,10 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from dbrnet.training.distributed import World
 from dbrnet.training.loss import OhemCrossEntropy
+
+ALONE = World(torch.device("cpu"))
 
 
 def count_by_hand(logits: NDArray[np.float64], target: NDArray[np.int64], threshold: float) -> float:
@@ -27,13 +30,13 @@ def test_equals_a_count_by_hand(threshold: float, margin: float) -> None:
     target = rng.integers(0, 4, (2, 9, 11))
     logits = rng.standard_normal((2, 4, 9, 11)) + margin * (np.arange(4)[:, None, None] == target[:, None])
     target[rng.random(target.shape) < 0.2] = 255
-    loss = OhemCrossEntropy(threshold)(torch.from_numpy(logits), torch.from_numpy(target))
+    loss = OhemCrossEntropy(threshold, ALONE)(torch.from_numpy(logits), torch.from_numpy(target))
     assert loss.item() == pytest.approx(count_by_hand(logits, target, threshold), rel=1e-5)
 
 
 def test_a_batch_without_a_valid_pixel_costs_nothing() -> None:
     logits = torch.randn(1, 3, 4, 4, requires_grad=True)
-    loss = OhemCrossEntropy(0.7)(logits, torch.full((1, 4, 4), 255))
+    loss = OhemCrossEntropy(0.7, ALONE)(logits, torch.full((1, 4, 4), 255))
     loss.backward()
     assert loss.item() == 0
     assert logits.grad is not None
@@ -45,7 +48,7 @@ def test_easy_pixels_get_no_gradient() -> None:
     logits[0, 0] = 9.0  # sure of class 0 ...
     logits[0, :, 0, :4] = 0.0  # ... but for four pixels
     logits.requires_grad_()
-    OhemCrossEntropy(0.7)(logits, torch.zeros(1, 1, 32, dtype=torch.long)).backward()
+    OhemCrossEntropy(0.7, ALONE)(logits, torch.zeros(1, 1, 32, dtype=torch.long)).backward()
     assert logits.grad is not None
     assert logits.grad[0, 0, 0, :4].abs().min() > 0
     assert not logits.grad[0, :, 0, 4:].any()

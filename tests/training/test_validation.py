@@ -6,9 +6,11 @@ from torch import Tensor, nn
 
 from dbrnet.data.dataset import Dataset
 from dbrnet.data.loading import Pictures
+from dbrnet.training.distributed import World
 from dbrnet.training.validation import validate
 
 NAMES = ["background", "dark", "light"]
+ALONE = World(torch.device("cpu"))
 MEAN, STD = torch.full((3,), 0.4), torch.full((3,), 0.2)
 
 
@@ -27,13 +29,13 @@ def test_counts_every_pixel_once_whatever_the_sizes_and_the_batch(
     model = Threshold().train()
     pictures = Pictures(dataset, val_ids, None)
     for batch_size in (1, 3, 8):
-        scores = validate(model, pictures, NAMES, MEAN, STD, batch_size)
+        scores = validate(model, pictures, NAMES, MEAN, STD, batch_size, ALONE)
         assert scores.iou == {"background": 1.0, "dark": 1.0, "light": 1.0}
     assert not model.training
 
 
 def test_resized_pictures_are_scored_at_the_masks_size(dataset: Dataset, val_ids: list[str]) -> None:
-    scores = validate(Threshold(), Pictures(dataset, val_ids, (32, 40)), NAMES, MEAN, STD, 4)
+    scores = validate(Threshold(), Pictures(dataset, val_ids, (32, 40)), NAMES, MEAN, STD, 4, ALONE)
     union, hits = np.zeros(3), np.zeros(3)
     for name in val_ids:
         sample = dataset.by_id[name]
