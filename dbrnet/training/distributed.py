@@ -90,7 +90,7 @@ class World:
         """`model` (on this process's device), with gradients that are the mean over the processes."""
         if self.size == 1:
             return model
-        return DistributedDataParallel(model, broadcast_buffers=False)  # the batch norms agree already
+        return DistributedDataParallel(model, forward_sync_buffers=False)  # the batch norms agree already
 
 
 @contextmanager
@@ -135,7 +135,7 @@ class SynchronisedBatchNorm(BatchNorm):
     """
 
     def __init__(self, norm: BatchNorm, world: World) -> None:
-        super().__init__(norm.num_features, norm.eps, norm.momentum)
+        super().__init__(norm.num_features, norm.eps, norm.momentum, dtype=norm.weight.dtype)
         self.load_state_dict(norm.state_dict())
         self.world = world
 
