@@ -1,0 +1,140 @@
+"""Two processes train as one. In float64, where rounding cannot hide an error of one pixel in a thousand.
+
+(In float32 two runs that differ in nothing but the order of a sum drift apart: docs/distributed.md.)
+"""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from dbrnet.data.dataset import Dataset
+from dbrnet.files import write_json
+from dbrnet.training.checkpoint import CHECKPOINT_FILE
+from dbrnet.training.distributed import World
+from dbrnet.training.loop import EpochRow, train
+from dbrnet.training.recipe import Recipe
+from tests.training.together import CASES, content, loss_and_gradient
+
+ROOT = Path(__file__).parents[2]
+Found = list[dict[str, Any]]
+Job = tuple[Dataset, list[str], list[str], Recipe]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _float64() -> Iterator[None]:
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
+@pytest.fixture(scope="module")
+def job(dataset: Dataset, train_ids: list[str], val_ids: list[str]) -> Job:
+    """Batches of five, which two processes cannot halve; a checkpoint after each iteration."""
+    recipe = Recipe(
+        seed=3, epochs=2, batch_size=5, defect_free=1.0, standardise=False, image_size=None, crop=(32, 32),
+        scale=(0.5, 1.0), flip=True, learning_rate=0.01, momentum=0.9, weight_decay=5e-4, schedule="linear",
+        warmup_epochs=1.0, ohem_threshold=0.7, auxiliary_weight=0.8, ema_decay=0.8, amp=True, workers=0,
+        checkpoint_seconds=1e-3,
+    )  # fmt: skip
+    return dataset, train_ids, val_ids, recipe
+
+
+@pytest.fixture(scope="module")
+def alone(job: Job, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    torch.set_num_threads(1)
+    return content(train(*job, tmp_path_factory.mktemp("alone")))
+
+
+@pytest.fixture(scope="module")
+def pair(job: Job, tmp_path_factory: pytest.TempPathFactory) -> Found:
+    """What each of the two processes found."""
+    folder = tmp_path_factory.mktemp("pair")
+    dataset, train_ids, val_ids, recipe = job
+
+    class StoppedError(Exception): ...
+
+    def stop(_: EpochRow) -> None:
+        raise StoppedError
+
+    # A process that is alone begins; the other two go on, the second without a checkpoint to read.
+    torch.set_num_threads(1)
+    with pytest.raises(StoppedError):
+        train(*job, folder / "resumed" / "of rank 0", on_epoch=stop)
+    assert (folder / "resumed" / "of rank 0" / CHECKPOINT_FILE).exists()
+    ids = {"train_ids": train_ids, "val_ids": val_ids}
+    write_json(folder / "job.json", {"root": str(dataset.root), "recipe": asdict(recipe), **ids})
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command += ["-m", "tests.training.together", str(folder)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=200, env=os.environ)
+    assert done.returncode == 0, done.stderr
+    assert not list(folder.glob("*/of rank 1/*"))
+    return [torch.load(folder / f"{rank}.pt") for rank in range(2)]
+
+
+def test_items_are_shared_and_sums_and_first_values_agree(pair: Found) -> None:
+    assert [found["share"] for found in pair] == [[0, 2, 4], [1, 3]]
+    for found in pair:
+        assert found["sum"].tolist() == [2, 11]
+        assert found["gathered"].tolist() == [[0, 7], [1, 7]]
+        assert found["from first"]["rank"] == 0
+        assert found["from first"]["values"][1].tolist() == [0, 1, 2]
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_loss_is_that_of_the_whole_batch(pair: Found, case: str) -> None:
+    loss, gradient = loss_and_gradient(case, World(torch.device("cpu")))
+    together = torch.empty_like(gradient)
+    for rank, found in enumerate(pair):
+        own, together[rank::2] = found["losses"][case]
+        assert own.item() == pytest.approx(loss.item(), rel=1e-6)
+    if "ties" in case:  # which of them count is a matter of order, how many is not
+        assert (together != 0).sum() == (gradient != 0).sum()
+    else:
+        torch.testing.assert_close(together, gradient, rtol=1e-6, atol=1e-12)
+
+
+def test_the_cases_are_what_they_are_called() -> None:
+    shares = {}
+    for case in CASES:
+        _, gradient = loss_and_gradient(case, World(torch.device("cpu")))
+        counted = (gradient != 0).any(1).sum(dim=(1, 2))
+        shares[case] = [int(counted[0::2].sum()), int(counted[1::2].sum())]
+    valid = 5 * 9 * 11 * 0.8
+    assert sum(shares["all hard"]) == pytest.approx(valid, rel=0.1)
+    assert valid / 16 * 1.5 < sum(shares["some hard"]) < valid / 1.5
+    few = shares["hardly any hard, the sixteenth counts"]
+    assert sum(few) == pytest.approx(valid / 16, rel=0.1)
+    assert few[0] > 1.7 * few[1] > 0
+    assert shares["one process sees nothing valid"][1] == 0
+    assert sum(shares["nothing valid"]) == 0
+
+
+@pytest.mark.parametrize("name", ["afresh", "resumed"])
+def test_two_end_where_one_does(pair: Found, alone: dict[str, Any], name: str) -> None:
+    first, second = (found[name] for found in pair)
+    assert first["processes"] == 2
+    assert alone["processes"] == 1
+    assert first["weights"].keys() == alone["weights"].keys()
+    for key, value in first["weights"].items():  # the batch norms' running statistics among them
+        torch.testing.assert_close(value, alone["weights"][key], rtol=1e-6, atol=1e-7, msg=key)
+        assert torch.equal(value, second["weights"][key]), key
+    assert first["step_losses"] == pytest.approx(alone["step_losses"], rel=1e-6)
+    assert [row["val_iou"] for row in first["rows"]] == [row["val_iou"] for row in alone["rows"]]
+    assert first["best"] == alone["best"]
+
+
+def test_alone_nothing_is_shared() -> None:
+    world = World(torch.device("cpu"))
+    values = torch.arange(3.0, requires_grad=True)
+    assert world.sum(values) is values
+    assert world.gather(values).tolist() == [[0, 1, 2]]
+    assert world.share(range(4)) == [0, 1, 2, 3]
+    model = torch.nn.Linear(2, 2)
+    assert world.parallel(model) is model

@@ -1,0 +1,87 @@
+"""What each of two processes runs in test_distributed.py, started by torchrun."""
+
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dbrnet.data.dataset import Dataset
+from dbrnet.files import read_json
+from dbrnet.training.distributed import World, joined
+from dbrnet.training.loop import TrainResult, train
+from dbrnet.training.loss import OhemCrossEntropy
+from dbrnet.training.recipe import Recipe
+
+CASES = {  # of a batch's loss: threshold, how sure the network is, pictures without a valid pixel
+    "all hard": (1.0, 0.0, ()),
+    "some hard": (0.7, 2.0, ()),
+    "hardly any hard, the sixteenth counts": (0.7, 14.0, ()),
+    "all alike, ties among the sixteenth": (0.0, 0.0, ()),
+    "one process sees nothing valid": (0.7, 2.0, (1, 3)),
+    "one process sees nothing valid, the sixteenth counts": (0.0, 2.0, (1, 3)),
+    "nothing valid": (0.7, 2.0, (0, 1, 2, 3, 4)),
+}
+
+
+def batch(case: str) -> tuple[Tensor, Tensor]:
+    """Five pictures' logits and masks, of which the first process gets three and the other two."""
+    _, margin, blank = CASES[case]
+    rng = np.random.default_rng(1)
+    target = rng.integers(0, 4, (5, 9, 11))
+    sure = margin * (np.arange(4)[:, None, None] == target[:, None])
+    logits = sure + (0 if "alike" in case else rng.standard_normal((5, 4, 9, 11)) * (1 + margin / 4))
+    logits[0] += margin / 7 * rng.standard_normal((4, 9, 11))  # the hard ones are not spread evenly
+    target[rng.random(target.shape) < 0.2] = 255
+    target[list(blank)] = 255
+    return torch.from_numpy(logits * np.ones((5, 4, 9, 11))), torch.from_numpy(target)
+
+
+def loss_and_gradient(case: str, world: World) -> tuple[Tensor, Tensor]:
+    """Of this process's share, the gradient as the mean over the processes leaves it."""
+    logits, target = (each[world.rank :: world.size] for each in batch(case))
+    logits = logits.clone().requires_grad_()
+    loss = OhemCrossEntropy(CASES[case][0], world)(logits, target)
+    loss.backward()
+    assert logits.grad is not None
+    return loss.detach(), logits.grad / world.size
+
+
+def content(result: TrainResult) -> dict[str, Any]:
+    """All of a result but the times."""
+    rows = [asdict(row) for row in result.history]
+    for row in rows:
+        del row["seconds"], row["images_per_second"]
+    return {
+        "weights": result.model.state_dict(),
+        "rows": rows,
+        "best": (result.best_epoch, result.best_miou),
+        "step_losses": list(result.step_losses),
+        "processes": result.processes,
+    }
+
+
+def main(folder: Path) -> None:
+    torch.set_default_dtype(torch.float64)
+    job = read_json(folder / "job.json")
+    with joined() as world:
+        rank = world.rank
+        found: dict[str, Any] = {
+            "losses": {case: loss_and_gradient(case, world) for case in CASES},
+            "share": world.share(range(5)),
+            "sum": world.sum(torch.tensor([1, 10**rank])),
+            "gathered": world.gather(torch.tensor([rank, 7])),
+            "from first": world.from_first(lambda: {"rank": rank, "values": (0.1, torch.arange(3))}),
+        }
+    dataset, recipe = Dataset.load(Path(job["root"])), Recipe(**job["recipe"])
+    for name in ("afresh", "resumed"):
+        result = train(dataset, job["train_ids"], job["val_ids"], recipe, folder / name / f"of rank {rank}")
+        found[name] = content(result)
+    torch.save(found, folder / f"{rank}.pt")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
