@@ -78,6 +78,7 @@ def pair(job: Job, tmp_path_factory: pytest.TempPathFactory) -> Found:
     return [torch.load(folder / f"{rank}.pt") for rank in range(2)]
 
 
+@pytest.mark.slow
 def test_items_are_shared_and_sums_and_first_values_agree(pair: Found) -> None:
     assert [found["share"] for found in pair] == [[0, 2, 4], [1, 3]]
     for found in pair:
@@ -87,6 +88,7 @@ def test_items_are_shared_and_sums_and_first_values_agree(pair: Found) -> None:
         assert found["from first"]["values"][1].tolist() == [0, 1, 2]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
 def test_the_loss_is_that_of_the_whole_batch(pair: Found, case: str) -> None:
     loss, gradient = loss_and_gradient(case, World(torch.device("cpu")))
@@ -116,6 +118,7 @@ def test_the_cases_are_what_they_are_called() -> None:
     assert sum(shares["nothing valid"]) == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["afresh", "resumed"])
 def test_two_end_where_one_does(pair: Found, alone: dict[str, Any], name: str) -> None:
     first, second = (found[name] for found in pair)

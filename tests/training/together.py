@@ -12,7 +12,7 @@ from torch import Tensor
 from dbrnet.data.dataset import Dataset
 from dbrnet.files import read_json
 from dbrnet.training.distributed import World, joined
-from dbrnet.training.loop import TrainResult, train
+from dbrnet.training.loop import TrainResult, _Run, _run_on
 from dbrnet.training.loss import OhemCrossEntropy
 from dbrnet.training.recipe import Recipe
 
@@ -76,10 +76,13 @@ def main(folder: Path) -> None:
             "gathered": world.gather(torch.tensor([rank, 7])),
             "from first": world.from_first(lambda: {"rank": rank, "values": (0.1, torch.arange(3))}),
         }
-    dataset, recipe = Dataset.load(Path(job["root"])), Recipe(**job["recipe"])
-    for name in ("afresh", "resumed"):
-        result = train(dataset, job["train_ids"], job["val_ids"], recipe, folder / name / f"of rank {rank}")
-        found[name] = content(result)
+        dataset, recipe = Dataset.load(Path(job["root"])), Recipe(**job["recipe"])
+        parts = job["train_ids"], job["val_ids"]
+        fingerprint = recipe.fingerprint(dataset.card.content_hash, *parts)
+        for name in ("afresh", "resumed"):  # as `train` does; torch's processes can join only once
+            run = _Run(dataset, *parts, recipe, world)
+            _run_on(run, folder / name / f"of rank {rank}", fingerprint, None)
+            found[name] = content(run.result())
     torch.save(found, folder / f"{rank}.pt")
 
 
