@@ -111,7 +111,7 @@ def test_the_cases_are_what_they_are_called() -> None:
     valid = 5 * 9 * 11 * 0.8
     assert sum(shares["all hard"]) == pytest.approx(valid, rel=0.1)
     assert valid / 16 * 1.5 < sum(shares["some hard"]) < valid / 1.5
-    few = shares["hardly any hard, the sixteenth counts"]
+    few = shares["none hard, the sixteenth counts"]
     assert sum(few) == pytest.approx(valid / 16, rel=0.1)
     assert few[0] > 1.7 * few[1] > 0
     assert shares["one process sees nothing valid"][1] == 0

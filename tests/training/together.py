@@ -19,7 +19,7 @@ from dbrnet.training.recipe import Recipe
 CASES = {  # of a batch's loss: threshold, how sure the network is, pictures without a valid pixel
     "all hard": (1.0, 0.0, ()),
     "some hard": (0.7, 2.0, ()),
-    "hardly any hard, the sixteenth counts": (0.7, 14.0, ()),
+    "none hard, the sixteenth counts": (0.0, 14.0, ()),
     "all alike, ties among the sixteenth": (0.0, 0.0, ()),
     "one process sees nothing valid": (0.7, 2.0, (1, 3)),
     "one process sees nothing valid, the sixteenth counts": (0.0, 2.0, (1, 3)),
