@@ -7,7 +7,7 @@ from typing import Self
 
 import numpy as np
 import onnx
-from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+from google.protobuf.message import DecodeError
 
 from dbrnet.data.dataset import ClassInfo
 from dbrnet.deployment.export import LOGITS, PRODUCER

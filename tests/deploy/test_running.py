@@ -148,12 +148,11 @@ def api(tmp_path: Path) -> Iterator[Api]:
 
 
 @pytest.fixture
-def database(tmp_path: Path) -> Iterator[int]:
+def database() -> Iterator[int]:
     """PostgreSQL with a user and a database called mlflow, as its image makes them; its port."""
     if not BINARIES:
         pytest.skip("needs PostgreSQL: apt-get install postgresql")
-    (root := tmp_path / "postgresql").mkdir()
-    with postgresql(root) as uri:
+    with postgresql() as uri:
         port = int(re.findall(r":(\d+)/", uri)[0])
         where = {"host": "127.0.0.1", "port": port, "user": "mlflow", "dbname": "postgres"}
         connection = psycopg2.connect(**where)
@@ -161,7 +160,9 @@ def database(tmp_path: Path) -> Iterator[int]:
         with connection.cursor() as cursor:
             cursor.execute("create database mlflow")
             cursor.execute("alter user mlflow password %s", [PASSWORDS["database"]])
-            (root / "data" / "pg_hba.conf").write_text("host all all 127.0.0.1/32 scram-sha-256\n")
+            cursor.execute("show hba_file")
+            (rules,) = cursor.fetchone()
+            Path(rules).write_text("host all all 127.0.0.1/32 scram-sha-256\n")
             cursor.execute("select pg_reload_conf()")
         connection.close()
         while True:  # until it asks for the password
