@@ -75,6 +75,7 @@ def test_a_linked_folder_is_the_dataset(address: str, dataset: Dataset, tmp_path
     assert (tmp_path / "images/p03.jpg").read_bytes() == (dataset.root / "images/p03.jpg").read_bytes()
 
 
+@pytest.mark.slow
 def test_two_workers_fetch_disjoint_shares_that_make_the_epoch(
     address: str, dataset: Dataset, tmp_path: Path
 ) -> None:
@@ -165,6 +166,7 @@ def test_tables_that_do_not_belong_together_and_names_that_leave_the_folder(
         link_dataset(f"{address}nothing", tmp_path)
 
 
+@pytest.mark.slow
 def test_a_worker_killed_in_the_middle_leaves_nothing_that_is_trusted(
     s3: S3Server, address: str, dataset: Dataset, tmp_path: Path
 ) -> None:
@@ -210,6 +212,7 @@ def returning(server: S3Server, after: float) -> Iterator[None]:
         thread.join()
 
 
+@pytest.mark.slow
 def test_a_server_that_is_killed_in_the_middle_and_comes_back(
     dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
