@@ -189,7 +189,20 @@ def _provenance(lineage: dict[str, Any], export_info: dict[str, Any]) -> dict[st
         "Training": f"seed {training['params']['seed']}, {training['params']['epochs']} epochs, best epoch "
         f"{training['best_epoch']} by validation mIoU, {minutes:.1f} minutes on {device}",
         "Model": f"SHA-256 {export_info['model_sha256']}",
+        "int8": _said_of_int8(export_info["int8"]),
         "Code": str(origin_of_training["code_revision"]),
         "Machine": ", ".join([hardware["cpu"], f"{hardware['cores']} cores", *hardware["gpus"]]),
         "Versions": libraries,
     }
+
+
+def _said_of_int8(int8: Mapping[str, Any]) -> str:
+    """How much of the network computes in int8, what that costs, and which layers it had to be kept from."""
+    if "not_available" in int8:
+        return f"none: {int8['not_available']}"
+    kept = int8["kept"]
+    return (
+        f"{int8['convolutions'] - len(kept)} of {int8['convolutions']} convolutions; mIoU on val "
+        f"{-int8['loss']:+.4f} (at most {int8['max_loss']:g} may be lost); "
+        f"in higher precision: {', '.join(kept) or 'no other'}"
+    )

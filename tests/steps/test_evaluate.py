@@ -60,6 +60,7 @@ def folders(
     write_json(folders["train"] / "train.json", {**about, "origin": ORIGIN, "training": training})
     shutil.copy(file, folders["export"] / "model.onnx")
     info = {"runtimes": ["onnxruntime-cpu"], "model_sha256": sha256_file(file)}
+    info |= {"int8": {"kept": ["stem.weight"], "convolutions": 62, "loss": 0.0008, "max_loss": 0.005}}
     write_json(folders["export"] / "export.json", info)
     return folders
 
@@ -161,7 +162,10 @@ def test_both_are_scored_on_the_same_pictures(
         rows = list(csv.DictReader(file))
     counts = metrics["defects"]["by_class"].values()
     assert sum(int(row["true_defects"]) for row in rows) == sum(one["true"] for one in counts) > 5
-    assert "Defects" in (tmp_path / "out/report.html").read_text()
+    report = (tmp_path / "out/report.html").read_text()
+    assert "Defects" in report
+    assert "61 of 62 convolutions" in report
+    assert "in higher precision: stem.weight" in report
 
 
 def _miou_by_hand(root: Path, file: Path) -> float:
