@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from dbrnet.data.dataset import Image
-from dbrnet.deployment.quantising import Quantised, TooLossyError, quantise
+from dbrnet.deployment.quantising import Quantised, quantise
 from dbrnet.deployment.runtimes.base import Model
 from dbrnet.deployment.runtimes.catalogue import open_model
 from tests.conftest import Exported
@@ -47,6 +47,7 @@ def within(exported: Exported, picture: Callable[..., Image], tmp_path: Path) ->
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 def test_a_tight_budget_keeps_some_convolutions_in_higher_precision(
     within: Callable[[float], Quantised], tmp_path: Path
 ) -> None:
@@ -55,12 +56,3 @@ def test_a_tight_budget_keeps_some_convolutions_in_higher_precision(
     assert 0 < len(found.kept) < found.convolutions
     assert found.loss <= all_of_them / 2 < found.loss_of_all
     assert (tmp_path / "int8.onnx").is_file()
-
-
-@pytest.mark.slow
-def test_a_budget_that_cannot_be_met_writes_nothing(
-    within: Callable[[float], Quantised], tmp_path: Path
-) -> None:
-    with pytest.raises(TooLossyError, match=r"int8 loses 0\.\d+ of mIoU .* and may lose -1; allow more"):
-        within(-1.0)
-    assert not (tmp_path / "int8.onnx").exists()
