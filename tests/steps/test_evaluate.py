@@ -59,8 +59,8 @@ def folders(
     about = {"dataset": {"title": "Tiny", "content_hash": "ab"}, "split": divided}
     write_json(folders["train"] / "train.json", {**about, "origin": ORIGIN, "training": training})
     shutil.copy(file, folders["export"] / "model.onnx")
-    info = {"runtimes": ["onnxruntime-cpu"], "model_sha256": sha256_file(file)}
-    info |= {"int8": {"kept": ["stem.weight"], "convolutions": 62, "loss": 0.0008, "max_loss": 0.005}}
+    int8 = {"kept": ["stem.weight"], "convolutions": 62, "loss": 0.0008, "max_loss": 0.005}
+    info = {"runtimes": ["onnxruntime-cpu"], "model_sha256": sha256_file(file), "int8": int8}
     write_json(folders["export"] / "export.json", info)
     return folders
 
