@@ -40,7 +40,7 @@ def train(
 
     Where train.nodes is above 1 it does all this in a TrainJob on a Kubernetes cluster, and waits for it.
     """
-    if params.nodes > 1 and "WORLD_SIZE" not in os.environ:  # which torchrun sets in the job's processes
+    if params.nodes > 1 and launch().size == 1:  # not one of the job's own processes
         from dbrnet.cluster.training import train_on_nodes  # which brings Kubernetes' client
 
         train_on_nodes(

@@ -1,12 +1,12 @@
 """`dbrnet node`: one process of a training on several machines, under torchrun."""
 
-import os
 import tempfile
 from contextlib import suppress
 from pathlib import Path
 
 from dbrnet.cluster.training import fetch_errand, send_result
 from dbrnet.errors import JobError, UserError
+from dbrnet.launch import launch
 from dbrnet.params import TrainParams
 from dbrnet.steps.train import train
 
@@ -26,7 +26,7 @@ def node(errand: str, *, checkpoints: Path) -> None:
             train(
                 TrainParams.model_validate_json(params), dataset, split, out=trained, checkpoints=checkpoints
             )
-            if os.environ.get("RANK", "0") == "0":
+            if launch().first:
                 send_result(trained, errand)
     except (UserError, JobError) as error:
         with suppress(OSError):
