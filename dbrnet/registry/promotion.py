@@ -8,6 +8,7 @@ import getpass
 import os
 import uuid
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -16,7 +17,8 @@ from dbrnet.errors import JobError, UserError
 from dbrnet.registry.gate import Answer
 from dbrnet.registry.ledger import Ledger
 from dbrnet.registry.store import Store, repeatable
-from dbrnet.registry.succession import Entry, Event, name_of
+from dbrnet.registry.succession import Entry, Event, Kind, State, name_of
+from dbrnet.registry.versions import network_of
 
 
 @dataclass(frozen=True)
@@ -55,14 +57,15 @@ def record(
     """Enter the gate's answer on `version` and carry it out.
 
     "promoted" moves the champion only if that is still `compared_with`, and no person has withdrawn the
-    version; otherwise the answer becomes "rejected", and the reason says so. The same `decision_id` again is
-    the same decision: it is not entered twice, and its outcome is told again.
+    version or another with its network; otherwise the answer becomes "rejected", and the reason says so. The
+    same `decision_id` again is the same decision: it is not entered twice, and its outcome is told again.
     """
     ledger = Ledger(store, model_name)
     ledger.append(
         Entry(
             id=decision_id, kind="decision", version=version, by="the gate", expected=compared_with,
             answer=answer, reasons=tuple(reasons), run_id=run_id, figures=dict(figures),
+            network=network_of(store, model_name, version),
         )
     )  # fmt: skip
     state = ledger.settle()
@@ -94,7 +97,7 @@ def approve(store: Store, model_name: str, version: int, *, why: str | None) -> 
     """
     ledger = Ledger(store, model_name)
     state = ledger.state()
-    _require_version(store, model_name, version)
+    network = network_of(store, model_name, version)
     if state.champion == version:
         raise UserError(f"{model_name} version {version} is the champion already")
     if state.challenger != version and not why:
@@ -105,25 +108,21 @@ def approve(store: Store, model_name: str, version: int, *, why: str | None) -> 
             f"{model_name} version {version} was compared with {name_of(compared)}, not with "
             f"{name_of(state.champion)}, the champion now: run the pipeline again, or say --why all the same"
         )
-    return _enter(
-        ledger, Entry(_new_id(), "approval", version, person(), state.champion, reasons=_reasons(why))
-    )
+    return _enter(ledger, _entry("approval", version, state, why, network))
 
 
 def reject(store: Store, model_name: str, version: int, *, why: str) -> Event:
     """Withdraw `version`, as a person's decision: the gate cannot promote it until a person approves it."""
     ledger = Ledger(store, model_name)
     state = ledger.state()
-    _require_version(store, model_name, version)
+    network = network_of(store, model_name, version)
     if state.champion == version:
         raise UserError(f"{model_name} version {version} is the champion: roll back instead")
     if version in state.withdrawn:
         raise UserError(
             f"{model_name} version {version} was withdrawn already, by {state.withdrawn[version]}"
         )
-    return _enter(
-        ledger, Entry(_new_id(), "rejection", version, person(), state.champion, reasons=_reasons(why))
-    )
+    return _enter(ledger, _entry("rejection", version, state, why, network))
 
 
 def rollback(store: Store, model_name: str, *, to: int | None, why: str) -> Event:
@@ -141,9 +140,11 @@ def rollback(store: Store, model_name: str, *, to: int | None, why: str) -> Even
         raise UserError(
             f"{model_name} version {target} was never champion; `dbrnet registry approve` makes it one"
         )
-    _require_version(store, model_name, target)
-    entry = Entry(_new_id(), "rollback", target, person(), state.champion, reasons=_reasons(why))
-    return _enter(ledger, entry)
+    network_of(store, model_name, target)  # that is, it must be there
+    left = None
+    with suppress(UserError):  # the champion's version may have been deleted
+        left = network_of(store, model_name, state.champion)
+    return _enter(ledger, _entry("rollback", target, state, why, left))
 
 
 def person() -> str:
@@ -163,19 +164,11 @@ def _enter(ledger: Ledger, entry: Entry) -> Event:
     return event
 
 
-def _require_version(store: Store, model_name: str, version: int) -> None:
-    with store.asked() as client:
-        found = client.search_model_versions(f"name = '{model_name}'")
-    if str(version) not in {str(one.version) for one in found}:
-        raise UserError(f"{model_name} has no version {version} in {store}")
-
-
-def _new_id() -> str:
-    return uuid.uuid4().hex
-
-
-def _reasons(why: str | None) -> tuple[str, ...]:
-    return (why,) if why else ()
+def _entry(kind: Kind, version: int, state: State, why: str | None, network: str | None) -> Entry:
+    return Entry(
+        uuid.uuid4().hex, kind, version, person(), state.champion, reasons=(why,) if why else (),
+        network=network,
+    )  # fmt: skip
 
 
 def _iso(event: Event) -> str:

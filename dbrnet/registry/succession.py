@@ -30,6 +30,7 @@ class Entry:
     reasons: tuple[str, ...] = ()
     run_id: str | None = None
     figures: dict[str, float] = field(default_factory=dict)
+    network: str | None = None  # `versions.network_digest` of the version; a rollback's, of the one it leaves
     number: int = 0  # its place, given by the store
     time: datetime | None = None  # by the store's clock
 
@@ -76,6 +77,7 @@ class State:
     champion: int | None = None
     challenger: int | None = None
     withdrawn: dict[int, str] = field(default_factory=dict)  # version -> by whom, when and why
+    networks: dict[int, str | None] = field(default_factory=dict)  # those of the withdrawn versions
     replaced: dict[int, int | None] = field(default_factory=dict)  # version -> the champion it took over from
     events: tuple[Event, ...] = ()
 
@@ -89,6 +91,11 @@ class State:
         """The champion that `version` was compared with when the gate last decided on it."""
         decided = (e.entry for e in self.events if e.entry.kind == "decision" and e.entry.version == version)
         return max(decided, key=lambda entry: entry.number).expected
+
+    def withdrawn_as(self, version: int, network: str | None) -> list[int]:
+        """The withdrawn versions that `version` is, by its number or by its network."""
+        same = (n for n, known in self.networks.items() if known is not None and known == network)
+        return sorted({version, *same} & set(self.withdrawn), key=lambda number: number != version)
 
     def since(self, version: int) -> datetime | None:
         """When `version` last became champion."""
@@ -122,8 +129,9 @@ def _decision(state: State, entry: Entry) -> State:
     if entry.answer == "rejected":
         challenger = None if state.challenger == version else state.challenger
         return _next(state, entry, "rejected", f"version {version} did not pass", challenger=challenger)
-    if version in state.withdrawn:
-        text = (f"version {version} was withdrawn by {state.withdrawn[version]}; "
+    if numbers := state.withdrawn_as(version, entry.network):
+        same = "" if numbers[0] == version else f"has the network of version {numbers[0]}, which "
+        text = (f"version {version} {same}was withdrawn by {state.withdrawn[numbers[0]]}; "
                 f"`dbrnet registry approve {version}` brings it back")  # fmt: skip
         return _next(state, entry, "void", text)
     if champion != entry.expected:
@@ -132,7 +140,7 @@ def _decision(state: State, entry: Entry) -> State:
         return _next(
             state, entry, "needs review", f"version {version} waits for a person", challenger=version
         )
-    return _crown(state, entry, "promoted", f"version {version} {_in_place_of(champion)}")
+    return _crown(state, entry, "promoted", f"version {version} {_in_place_of(champion)}", entry.network)
 
 
 def _approval(state: State, entry: Entry) -> State:
@@ -141,7 +149,7 @@ def _approval(state: State, entry: Entry) -> State:
     if state.champion != entry.expected:
         return _next(state, entry, "void", _overtaken(state.champion, entry.expected))
     text = f"{entry.by} approved version {entry.version}, which {_in_place_of(state.champion)}"
-    return _crown(state, entry, "approved", text)
+    return _crown(state, entry, "approved", text, entry.network)
 
 
 def _rejection(state: State, entry: Entry) -> State:
@@ -150,7 +158,7 @@ def _rejection(state: State, entry: Entry) -> State:
     challenger = None if state.challenger == entry.version else state.challenger
     text = f"{entry.by} withdrew version {entry.version}"
     after = _next(state, entry, "withdrawn", text, challenger=challenger)
-    return replace(after, withdrawn=state.withdrawn | {entry.version: _by_whom(entry)})
+    return _withdraw(after, entry.version, entry)
 
 
 def _rollback(state: State, entry: Entry) -> State:
@@ -160,9 +168,7 @@ def _rollback(state: State, entry: Entry) -> State:
         return _next(state, entry, "void", _overtaken(state.champion, entry.expected))
     text = f"{entry.by} rolled back from version {entry.expected} to version {entry.version}"
     after = _crown(state, entry, "rolled back", text)
-    return replace(
-        after, withdrawn=after.withdrawn | {entry.expected: _by_whom(entry)}, replaced=state.replaced
-    )
+    return _withdraw(replace(after, replaced=state.replaced), entry.expected, entry)
 
 
 def _adoption(state: State, entry: Entry) -> State:
@@ -180,13 +186,22 @@ _RULES = {
 }
 
 
-def _crown(state: State, entry: Entry, outcome: Outcome, text: str) -> State:
+def _crown(state: State, entry: Entry, outcome: Outcome, text: str, network: str | None = None) -> State:
     version = entry.version
+    back = state.withdrawn_as(version, network)
     challenger = None if state.challenger == version else state.challenger
     return replace(
         _next(state, entry, outcome, text, champion=version, challenger=challenger),
-        withdrawn={number: why for number, why in state.withdrawn.items() if number != version},
+        withdrawn={number: why for number, why in state.withdrawn.items() if number not in back},
         replaced=state.replaced | {version: state.champion},
+    )
+
+
+def _withdraw(state: State, version: int, entry: Entry) -> State:
+    return replace(
+        state,
+        withdrawn=state.withdrawn | {version: _by_whom(entry)},
+        networks=state.networks | {version: entry.network},
     )
 
 

@@ -5,6 +5,7 @@ lineage), its split, and what its pictures were like (the tables), so that a lat
 with it fairly, and later pictures with those that it knows, without the pictures themselves.
 """
 
+import hashlib
 import re
 import shutil
 import tempfile
@@ -31,6 +32,7 @@ from dbrnet.registry.store import Store, repeatable
 from dbrnet.registry.tracking import TrackedRun
 
 MODEL, LINEAGE = "model.onnx", "lineage.json"
+NETWORK_TAG = "network_sha256"
 TABLES = ("split.csv", "split.json", "card.json", "samples.csv", "appearance.csv", "pictures.csv")
 EXAMPLE_SIDE = 96  # pixels: the input example is kept as text
 _URI = re.compile(r"models:/(?P<name>[^/@]+)(?:@(?P<alias>[^/@]+)|/(?P<version>\d+))")
@@ -54,6 +56,7 @@ def register(
     processes at once. Raises `UserError` where the file is no ONNX model, `JobError` when the store fails.
     """
     digest, proto = _read_model(model)
+    tags = {NETWORK_TAG: network_digest(proto), **tags}
     with store.asked() as client:
         number = _find(client, model_name, digest)
         if number is None:
@@ -64,6 +67,11 @@ def register(
             if known.get(key) != str(value):
                 client.set_model_version_tag(model_name, str(number), key, str(value))
     return number
+
+
+def network_digest(model: onnx.ModelProto) -> str:
+    """SHA-256 of what a model computes: its graph and weights, whatever its metadata says of them."""
+    return hashlib.sha256(model.graph.SerializeToString(deterministic=True)).hexdigest()
 
 
 def registered_models(store: Store) -> list[str]:
@@ -135,12 +143,7 @@ def fetch_files(
 def describe_version(store: Store, model_name: str, number: int) -> dict[str, str]:
     """What is known of a version: its tags, its training's figures; `UserError` where there is no such."""
     with store.asked() as client:
-        try:
-            version = client.get_model_version(model_name, str(number))
-        except MlflowException as error:
-            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
-                raise
-            raise UserError(f"{model_name} has no version {number} in {store}") from None
+        version = _get(client, store, model_name, number)
         run = client.get_run(version.run_id) if version.run_id else None
     made = datetime.fromtimestamp(version.creation_timestamp / 1000, UTC)
     figures = {} if run is None else {k: v for k, v in run.data.metrics.items() if k.startswith("test_")}
@@ -150,6 +153,21 @@ def describe_version(store: Store, model_name: str, number: int) -> dict[str, st
         **{name: f"{value:.4f}" for name, value in sorted(figures.items())},
         "run": version.run_id or "-",
     }
+
+
+def network_of(store: Store, model_name: str, number: int) -> str | None:
+    """The digest of a version's network, if it was registered with it; `UserError`: there is no such."""
+    with store.asked() as client:
+        return _get(client, store, model_name, number).tags.get(NETWORK_TAG)
+
+
+def _get(client: MlflowClient, store: Store, model_name: str, number: int) -> ModelVersion:
+    try:
+        return client.get_model_version(model_name, str(number))
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        raise UserError(f"{model_name} has no version {number} in {store}") from None
 
 
 def _read_model(path: Path) -> tuple[str, onnx.ModelProto]:

@@ -13,7 +13,7 @@ from dbrnet.deployment.exported_file import read_exported
 from dbrnet.deployment.quantising import quantise
 from dbrnet.deployment.runtimes.base import Model, NotAvailableError
 from dbrnet.deployment.runtimes.catalogue import RUNTIMES, file_of, open_all, open_model, why_not_available
-from dbrnet.deployment.runtimes.onnx_model import OnnxModel
+from dbrnet.deployment.runtimes.onnx_model import PROVIDERS, OnnxModel
 from dbrnet.deployment.runtimes.openvino_model import OpenVinoModel
 from dbrnet.errors import UserError
 from dbrnet.models.dbrnet import DBRNet
@@ -125,6 +125,39 @@ def test_with_its_sizes_given_a_session_answers_alike(files: Path, picture: Call
     session = model._open(model._file, images.shape)
     assert (session.run(["mask"], {"image": images})[0] == model.predict(images)[0]).mean() > 0.999
     assert session.get_inputs()[0].shape == [1, 64, 96, 3]
+
+
+def test_on_a_gpu_nothing_may_fall_back_to_the_cpu(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The CPU stands in for the GPU's provider: ONNX Runtime itself says that it was forbidden."""
+    monkeypatch.setitem(PROVIDERS, "cuda", PROVIDERS["cpu"])
+    with pytest.raises(UserError, match=r"cuda cannot run it \(.*disabled fallback to the CPU EP"):
+        OnnxModel(read_exported(files / "model.onnx"), "cuda", 1)
+
+
+@pytest.mark.parametrize(
+    ("package", "asked", "told"),
+    [
+        (
+            "openvino",
+            "from dbrnet.deployment.runtimes.openvino_model import require_openvino as ask; ask('fp32')",
+            "openvino-fp32 is not available: it is not installed; pip install 'dbrnet[openvino]'",
+        ),
+        (
+            "nncf",
+            "from dbrnet.deployment.quantising import _nncf as ask; ask()",
+            "int8 needs NNCF, which is not installed; pip install 'dbrnet[openvino]'",
+        ),
+        (
+            "fastapi",
+            "from dbrnet.tools.serve import serve; serve(model='model.onnx')",
+            "fastapi is not installed; pip install 'dbrnet[serve]'",
+        ),
+    ],
+)
+def test_what_is_not_installed_is_told_with_the_way_to_get_it(package: str, asked: str, told: str) -> None:
+    script = f"import sys; sys.modules['{package}'] = None\n{asked}"
+    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert ended.stderr.splitlines()[-1].partition(": ")[2] == told
 
 
 def test_a_former_answer_stays_as_it_was(files: Path, picture: Callable[..., Image]) -> None:

@@ -33,7 +33,7 @@ def store(migrated_database: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 @pytest.fixture
 def make_model(tmp_path: Path) -> ModelMaker:
-    """Tiny ONNX models with the deployed graph's input and outputs; another `mark`, another digest."""
+    """Tiny ONNX models with the deployed graph's input and outputs; another `mark`, another network."""
 
     def make(mark: int) -> Path:
         sizes = ["N", "H", "W"]
@@ -48,10 +48,12 @@ def make_model(tmp_path: Path) -> ModelMaker:
                 helper.make_tensor_value_info("mask", TensorProto.UINT8, sizes),
                 helper.make_tensor_value_info("confidence", TensorProto.FLOAT, sizes),
             ],
-            [helper.make_tensor("channel", TensorProto.INT64, [], [1])],
+            [
+                helper.make_tensor("channel", TensorProto.INT64, [], [1]),
+                helper.make_tensor("mark", TensorProto.INT64, [], [mark]),
+            ],
         )
         model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-        helper.set_model_props(model, {"mark": str(mark)})
         path = tmp_path / f"model{mark}.onnx"
         onnx.save_model(model, path)
         return path

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import onnx
 import pytest
 
 from dbrnet.errors import JobError, UserError
@@ -133,6 +134,33 @@ def test_a_person_decides(store: Store, make_model: ModelMaker, monkeypatch: pyt
         reject(store, NAME, 3, why="blurred")
     approve(store, NAME, 2, why="it was the lens")
     assert registry_state(store)["aliases"] == {"champion": 2}
+
+
+def test_a_rolled_back_network_stays_out_when_its_file_says_another_commit(
+    store: Store, make_model: ModelMaker, tmp_path: Path
+) -> None:
+    run = start(store)
+    carry_out(store, run, make_model(1))
+    carry_out(store, run, make_model(2), against=1)
+    rollback(store, NAME, to=None, why="coil 4711")
+    proto = onnx.load(make_model(2))
+    onnx.helper.set_model_props(proto, {"commit": "another"})
+    onnx.save_model(proto, tmp_path / "again.onnx")
+    back = carry_out(store, run, tmp_path / "again.onnx", against=1)
+    assert (back.version, back.answer) == (3, "rejected")
+    assert "version 3 has the network of version 2, which was withdrawn by" in back.reasons[0]
+    assert registry_state(store)["aliases"] == {"champion": 1}
+
+
+def test_a_champion_whose_version_was_deleted_is_rolled_back_from(
+    store: Store, make_model: ModelMaker
+) -> None:
+    run = start(store)
+    carry_out(store, run, make_model(1))
+    carry_out(store, run, make_model(2), against=1)
+    store.client.delete_model_version(NAME, "2")
+    rollback(store, NAME, to=None, why="it is gone")
+    assert registry_state(store)["aliases"] == {"champion": 1}
 
 
 def test_one_that_waits_since_another_champion_needs_a_reason(store: Store, make_model: ModelMaker) -> None:

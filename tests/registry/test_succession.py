@@ -105,6 +105,25 @@ def test_a_rollback_withdraws_the_one_rolled_back() -> None:
     assert state.opponent(1) is None  # as when it was first compared
 
 
+def test_a_withdrawn_network_stays_out_in_whatever_file_it_comes() -> None:
+    def net(entry: Entry, network: str | None) -> Entry:
+        return replace(entry, network=network)
+
+    waited = [decision(2, "needs review", 1), person("rejection", 2, 1, "blurred")]
+    promoted = [decision(2, against=1), person("rollback", 1, 2, "blurred")]
+    for entries in (waited, promoted):
+        story = [net(FIRST, "a"), *(net(one, "b") for one in entries)]
+        state = play(*story, net(decision(3, against=1), "b"))
+        assert (state.champion, last(state)[0]) == (1, "void")
+        assert "version 3 has the network of version 2, which was withdrawn by ann" in last(state)[1]
+        assert "`dbrnet registry approve 3` brings it back" in last(state)[1]
+        for other in ("c", None):
+            assert play(*story, net(decision(3, against=1), other)).champion == 3
+        approved = [*story, net(person("approval", 3, 1), "b"), net(decision(4, against=3), "c")]
+        state = play(*approved, net(decision(2, against=4), "b"))
+        assert (state.champion, state.withdrawn) == (2, {})
+
+
 def test_a_person_who_was_too_late_changes_nothing() -> None:
     too_late = [person("approval", 3, 1), person("rollback", 1, 1), person("rejection", 2, 1)]
     for late in [*too_late, person("approval", 2, 2), person("rollback", 2, 2)]:
