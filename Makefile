@@ -36,7 +36,7 @@ ui: $(VENV)/.installed
 
 ## test: the tests, in at most five minutes on two cores
 test: $(VENV)/.installed
-	pytest -m "not slow"
+	pytest -m "not slow" --numprocesses 2 --dist loadfile
 
 test-slow: $(VENV)/.installed
 	pytest -m slow

@@ -4,6 +4,11 @@ import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+# Tests that run side by side get a core each: threads of several, on the same cores, wait for each other.
+if (_worker := os.environ.get("PYTEST_XDIST_WORKER")) and hasattr(os, "sched_setaffinity"):
+    _cores = sorted(os.sched_getaffinity(0))
+    os.sched_setaffinity(0, {_cores[int(_worker.removeprefix("gw")) % len(_cores)]})
+
 import dbrnet  # noqa: F401  (first of all: it sets what the libraries read when they are loaded)
 
 # isort: split

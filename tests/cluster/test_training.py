@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -99,14 +100,14 @@ def test_run_again_it_joins_the_job_that_runs(
     )
     killed.start()
     while not pod.jobs:
-        pass
+        time.sleep(0.01)
     ((name, job),) = pod.jobs.items()
     again = threading.Thread(
         target=train, args=(PARAMS, dataset.root, split), kwargs={"out": tmp_path / "out"}
     )
     again.start()
     while f"joining the train job {name}" not in caplog.text:
-        pass
+        time.sleep(0.01)
     working(pod, tmp_path)(job)
     again.join()
     assert (tmp_path / "out/model.pt").read_bytes() == b"weights"
