@@ -16,6 +16,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from filelock import FileLock
 from torch import nn
 
 from dbrnet.data.dataset import ClassInfo, Image
@@ -80,27 +81,34 @@ def _network() -> DBRNet:
     return model
 
 
-def _export(folder: Path, image_size: tuple[int, int] | None, *, standardised: bool) -> Exported:
+def _export(
+    factory: pytest.TempPathFactory, name: str, image_size: tuple[int, int] | None, *, standardised: bool
+) -> Exported:
+    """The network, and its file, which takes half a minute: exported once for all who test side by side."""
+    shared = factory.getbasetemp().parent if _worker else factory.getbasetemp()
     switches = {"lfem": True, "affm": True, "dcppm": True}
     meta = ModelMeta(
         classes=CLASSES, mean=(0.30, 0.45, 0.60), std=(0.15, 0.20, 0.25), image_size=image_size,
         standardised=standardised, **switches
     )  # fmt: skip
     model = _network()
-    path = folder / "model.onnx"
-    export_onnx(model, meta, path, metadata={"dataset_content_hash": "4d5e"})
+    path = shared / name / "model.onnx"
+    with FileLock(shared / f"{name}.lock"):
+        if not path.exists():
+            path.parent.mkdir()
+            export_onnx(model, meta, path, metadata={"dataset_content_hash": "4d5e"})
     return path, model, meta
 
 
 @pytest.fixture(scope="session")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Exported:
-    return _export(tmp_path_factory.mktemp("native"), None, standardised=False)
+    return _export(tmp_path_factory, "native", None, standardised=False)
 
 
 @pytest.fixture(scope="session")
 def exported_with_all(tmp_path_factory: pytest.TempPathFactory) -> Exported:
     """At a fixed size, and standardised."""
-    return _export(tmp_path_factory.mktemp("all"), (96, 160), standardised=True)
+    return _export(tmp_path_factory, "fixed", (96, 160), standardised=True)
 
 
 @pytest.fixture(scope="session")

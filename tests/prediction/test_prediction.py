@@ -167,6 +167,7 @@ def test_a_file_in_the_way(model: Model, picture: Callable[..., Image], tmp_path
         predict(model, [source], tmp_path / "out")
 
 
+@pytest.mark.slow
 def test_killed_in_the_middle_and_run_again_it_ends_in_the_same(
     model: Model, exported: tuple[Path, object, object], picture: Callable[..., Image], tmp_path: Path
 ) -> None:

@@ -84,6 +84,7 @@ def test_a_champion_that_others_registered_without_tags(
     assert fetched()["sha256"] == sha256_file(make_model(1))
 
 
+@pytest.mark.slow
 def test_from_a_server(
     mlflow_server: str, project: Path, make_model: ModelMaker, monkeypatch: pytest.MonkeyPatch
 ) -> None:

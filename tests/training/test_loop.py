@@ -66,6 +66,7 @@ def train_to_file(root: Path, parts: Parts, recipe: Recipe, workdir: Path, out: 
     write_atomically(out, file.getvalue())
 
 
+@pytest.mark.slow
 def test_killed_at_any_moment_it_ends_in_the_same_bits(
     dataset: Dataset, parts: Parts, averaged: Recipe, uninterrupted: dict[str, Any], tmp_path: Path
 ) -> None:

@@ -83,6 +83,7 @@ def test_a_defect_in_a_free_picture_is_an_error(tile_source: Path, tmp_path: Pat
         _build(tile_source, tmp_path / "out")
 
 
+@pytest.mark.slow
 def test_the_real_archive(archives: Path, tmp_path: Path) -> None:
     if not (archives / "magnetic-tile.zip").is_file():
         pytest.skip("needs the real archives: set DBRNET_DATASETS to the folder that holds them")

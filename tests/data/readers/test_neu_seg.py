@@ -32,6 +32,7 @@ def test_half_a_pair_is_named(neu_source: Path, tmp_path: Path, lost: str) -> No
         build_dataset("neu-seg", neu_source, tmp_path / "out")
 
 
+@pytest.mark.slow
 def test_the_real_archive(archives: Path, tmp_path: Path) -> None:
     if not (archives / "neu-seg.zip").is_file():
         pytest.skip("needs the real archives: set DBRNET_DATASETS to the folder that holds them")

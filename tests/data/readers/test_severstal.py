@@ -118,6 +118,7 @@ def test_steel_strip_groups_the_copies_of_a_strip(severstal_source: Path, tmp_pa
     assert [info.name for info in dataset.card.classes][1:] == ["scratch", "patch", "inclusion", "scale-pit"]
 
 
+@pytest.mark.slow
 def test_the_real_archive(archives: Path, tmp_path: Path) -> None:
     archive = archives / "severstal-steel-defect-detection.zip"
     if not archive.is_file():
