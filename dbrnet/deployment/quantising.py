@@ -111,7 +111,7 @@ def quantise(
             f"{found.loss:.4f} with {len(weights) - len(found.kept)} of them, and may lose {max_loss:g}; "
             "allow more by export.max_int8_loss, or leave openvino-int8 out of export.runtimes"
         )
-    onnx.helper.set_model_props(quantised, metadata)
+    onnx.helper.set_model_props(quantised, metadata | {"val_miou": f"{after:.4f}"})  # its own
     write_atomically(out, quantised.SerializeToString(deterministic=True))
     return found
 

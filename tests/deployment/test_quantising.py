@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from dbrnet.data.dataset import Image
+from dbrnet.deployment.exported_file import read_exported
 from dbrnet.deployment.quantising import Quantised, TooLossyError, quantise
 from dbrnet.deployment.runtimes.base import Model
 from dbrnet.deployment.runtimes.catalogue import open_model
@@ -72,4 +73,4 @@ def test_a_tight_budget_keeps_some_convolutions_in_higher_precision(
     found = within(all_of_them / 2)
     assert 0 < len(found.kept) < found.convolutions
     assert found.loss <= all_of_them / 2 < found.loss_of_all
-    assert (tmp_path / "int8.onnx").is_file()
+    assert read_exported(tmp_path / "int8.onnx").metadata["val_miou"] == f"{found.miou - found.loss:.4f}"

@@ -1,5 +1,6 @@
 """Decisions carried out in a store: what a reader finds there, also after a kill at any point."""
 
+import json
 import logging
 import os
 import shutil
@@ -16,8 +17,10 @@ from dbrnet.registry.ledger import Ledger
 from dbrnet.registry.promotion import approve, reject, rollback
 from dbrnet.registry.store import Store, open_store
 from dbrnet.review.summary import outcome_line
+from tests.registry import acting
 from tests.registry.acting import NAME, carry_out, registry_state, start
 from tests.registry.conftest import ModelMaker
+from tests.registry.servers import BINARIES, mlflow_server, postgresql
 
 
 def test_the_first_model_that_passes_is_champion(store: Store, make_model: ModelMaker) -> None:
@@ -315,3 +318,31 @@ def test_killed_before_any_write_and_run_again_it_ends_the_same(
         if not killed:
             break
     assert kill_at >= 8  # as many writes were cut off
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.skipif(not BINARIES, reason="needs PostgreSQL: apt-get install postgresql")
+def test_killed_before_any_write_it_ends_the_same_on_a_server_with_postgresql(
+    make_model: ModelMaker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each time another registered model in the one store, whose tables are made once."""
+    with postgresql() as uri, mlflow_server(tmp_path, uri) as address:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
+        expected: dict[str, Any] | None = None
+        for kill_at in (99, *range(99)):
+            monkeypatch.setattr(acting, "NAME", f"killed{kill_at}")
+            store = open_store(tmp_path)
+            run = start(store)
+            carry_out(store, run, make_model(1))
+            killed = promote_in_a_child(tmp_path, run.run_id, {"against": 1}, make_model(2), kill_at)
+            assert Ledger(store, acting.NAME).aliases()["champion"] in (1, 2)
+            if killed:
+                carry_out(store, start(store, run.run_id), make_model(2), against=1)
+            state = json.loads(json.dumps(registry_state(store)).replace(run.run_id, "RUN"))
+            expected = expected or state
+            assert state == expected
+            if not killed and kill_at != 99:
+                break
+        assert (expected or {})["aliases"] == {"champion": 2}
+        assert kill_at >= 8
