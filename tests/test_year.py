@@ -236,8 +236,8 @@ def test_a_year(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.
     assert line.aliases == {"champion": 7}
     line.set("promote", mode="automatic")
 
-    # September: on the line it disappoints. Ben rolls it back, and the schedule cannot bring it in again, though
-    # it trained at another commit.
+    # September: on the line it disappoints. Ben rolls it back, and the schedule, which trains the same
+    # network at another commit, cannot bring it in again.
     monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "ben")
     line.registry("rollback", "--why", "scratches missed on coil 4711")
     assert line.aliases == {"champion": 3}
