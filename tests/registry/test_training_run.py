@@ -152,6 +152,15 @@ class Project:
         """The steps that MLflow has, doubles and all."""
         return [metric.step for metric in self.store.client.get_metric_history(run_id, key)]
 
+    def await_epoch(self, epoch: int) -> None:
+        """Return when MLflow has it of the one run that there is, or after a minute."""
+        client, deadline = self.store.client, time.monotonic() + 60
+        experiment = client.get_experiment_by_name("steel-strip")
+        assert experiment is not None
+        [run] = client.search_runs([experiment.experiment_id])
+        while epoch not in self.steps(run.info.run_id) and time.monotonic() < deadline:
+            time.sleep(0.1)
+
     def joined(self, lineage: dict[str, Any]) -> TrackedRun:
         return start_or_resume_run(self.store, "steel-strip", run_id=lineage["run_id"], name="", tags={})
 
@@ -308,7 +317,7 @@ def test_a_server_that_never_comes_back_costs_the_training_nothing(
 
     def trouble(epoch: int) -> None:
         if epoch == 3:
-            time.sleep(1)  # what came before is there
+            project.await_epoch(3)
             server.kill()
 
     project.after_epoch(trouble)
@@ -337,7 +346,7 @@ def test_a_server_that_hangs_does_not_hold_training_up(project: Project, server:
     def trouble(epoch: int) -> None:
         times.append(time.monotonic())
         if epoch == 2:
-            time.sleep(1)
+            project.await_epoch(2)
             server.signal(signal.SIGSTOP)
 
     project.after_epoch(trouble)
