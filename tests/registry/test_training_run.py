@@ -313,6 +313,7 @@ def test_a_server_killed_and_started_again_has_every_epoch_once(
 def test_a_server_that_never_comes_back_costs_the_training_nothing(
     project: Project, server: Server, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level("INFO", "dbrnet")  # whatever the tests before left
     project.use(server.address)
 
     def trouble(epoch: int) -> None:
