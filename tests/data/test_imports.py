@@ -50,6 +50,7 @@ def dvc_hash(folder: Path) -> str:
     return hashlib.md5(json.dumps(listed, sort_keys=True).encode()).hexdigest() + ".dir"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", COMMITS)
 def test_the_import_is_locked_to_the_commit_and_the_archives_bytes(
     name: str, archives: Path, tmp_path: Path

@@ -118,6 +118,7 @@ def test_a_reader_may_fetch(stored: str, s3: S3Server, tmp_path: Path, monkeypat
     assert files_below(fetch_s3(f"{stored}/line3/steel/", tmp_path / "here")) == FILES
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("s3")
 def test_a_server_that_is_away(stored: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://me:s3cret@127.0.0.1:9")

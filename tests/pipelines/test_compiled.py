@@ -211,6 +211,7 @@ def test_an_image_without_its_digest_is_refused(image: str, tmp_path: Path) -> N
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PIPELINES)
 def test_yours_is_in_every_task(name: str, tmp_path: Path) -> None:
     image = "harbor.mill.example/vision/dbrnet@sha256:" + 64 * "a"

@@ -53,6 +53,7 @@ def test_a_runtime_by_name(line: Path, caplog: pytest.LogCaptureFixture) -> None
     assert "2 pictures predicted by openvino-fp32" in caplog.text
 
 
+@pytest.mark.slow
 def test_pictures_in_s3_are_named_by_their_address(line: Path, s3: S3Server) -> None:
     for path in (line / "line3").iterdir():
         s3.client().put_object(Bucket=BUCKET, Key=f"tool/{path.name}", Body=path.read_bytes())

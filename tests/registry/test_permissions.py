@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from mlflow.server import get_app_client
 
 from dbrnet.errors import JobError
 from dbrnet.registry.store import Store, open_store
@@ -45,6 +44,8 @@ def log_in(migrated_database: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPa
             return open_store(tmp_path)
 
         store = become("admin")
+        from mlflow.server import get_app_client  # seconds, which whoever collects the tests need not wait
+
         users = get_app_client("basic-auth", tracking_uri=address)
         for name in ("trainer", "promoter"):
             users.create_user(name, PASSWORDS[name])

@@ -240,6 +240,7 @@ def test_the_address_of_the_data_is_told_without_its_secrets(filed: Project) -> 
     assert not [secret for secret in (PASSWORD, TOKEN, KEY) if secret in str(tags)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sent", [True, False], ids=["sent", "not sent, instead of a run that is not there"])
 def test_a_training_that_goes_on_has_every_epoch_once(filed: Project, *, sent: bool) -> None:
     if not sent:

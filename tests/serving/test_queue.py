@@ -12,6 +12,8 @@ import pytest
 
 from tests.serving.service import Reply, Service, png, running, wait_until
 
+pytestmark = pytest.mark.slow
+
 GATED = str(Path(__file__).parent / "gated_service.py")
 
 

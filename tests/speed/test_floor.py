@@ -65,6 +65,7 @@ def test_the_floor_is_the_longer_of_arithmetic_and_memory() -> None:
     assert fp32.to_dict(p50_ms=40)["share"] == pytest.approx(0.25)
 
 
+@pytest.mark.slow
 def test_ceilings_of_this_machine() -> None:
     found = measure_ceilings([("cpu", "fp32"), ("cpu", "bf16"), ("cpu", "fp32")], threads=1)
     assert list(found) == [("cpu", "fp32"), ("cpu", "bf16")]

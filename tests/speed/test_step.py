@@ -78,6 +78,7 @@ def test_all_figures_with_all_they_rest_on(
         assert cv2.imread(str(tmp_path / "out" / name)).shape[1] > 500  # type: ignore[union-attr]
 
 
+@pytest.mark.slow
 def test_without_accuracy_there_is_no_picture_of_it(job: Job, tmp_path: Path) -> None:
     write_json(tmp_path / "evaluated/metrics.json", {"runtimes": {}})
     run(replace(job, evaluated=tmp_path / "evaluated"), tmp_path / "out")

@@ -213,6 +213,7 @@ def blurred(image: Image) -> Image:
     return cv2.GaussianBlur(image, (0, 0), 1.5).astype(np.uint8)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "expected"),
     [(darker, {"brightness", "contrast", "texture", "confidence"}), (blurred, {"texture"})],
@@ -289,6 +290,7 @@ def test_the_networks_confidence_is_held_against_that_in_its_test_pictures(
     assert found["model"]["dataset_content_hash"] == few.card.content_hash
 
 
+@pytest.mark.slow
 def test_the_network_sees_no_more_than_some_of_many_pictures(
     strips: Dataset, champion: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -356,6 +358,7 @@ def test_other_classes_are_a_reason(strips: Dataset, champion: Path, tmp_path: P
     assert "version 3, knows background, scratch" in found["reasons"][0]
 
 
+@pytest.mark.slow
 def test_run_again_it_writes_the_same_bytes(strips: Dataset, champion: Path, tmp_path: Path) -> None:
     folder = write_pictures(strips, tmp_path / "line", darker)
     written = []

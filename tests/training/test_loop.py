@@ -162,6 +162,7 @@ def test_another_seed_or_recipe_starts_afresh(
     assert first.step_losses != other.step_losses
 
 
+@pytest.mark.slow
 def test_learns(dataset: Dataset, parts: Parts, recipe: Recipe, tmp_path: Path) -> None:
     longer = replace(recipe, epochs=20, learning_rate=0.05, scale=(1.0, 1.0), batch_size=7)
     result = train(dataset, *parts, longer, tmp_path)
