@@ -134,8 +134,8 @@ def reexported(
     """
     shutil.copytree(exported, out)
     model = onnx.load_model(out / "model.onnx")
-    entry = model.metadata_props.add()
-    entry.key, entry.value = "retraining", mark
+    metadata = {entry.key: entry.value for entry in model.metadata_props}
+    onnx.helper.set_model_props(model, metadata | {"retraining": mark})
     if not same_network:
         model.graph.name = mark
     for tensor in model.graph.initializer:
