@@ -28,9 +28,9 @@ def words_and_environment(name: str, owner: str) -> tuple[list[str], dict[str, s
 
 @pytest.mark.parametrize("name", OVERLAYS)
 def test_mlflow_understands_its_command(name: str) -> None:
-    words, values = words_and_environment(name, "mlflow")
     from mlflow.cli import server  # seconds, which whoever collects the tests need not wait
 
+    words, values = words_and_environment(name, "mlflow")
     assert words[:2] == ["mlflow", "server"]
     given = server.make_context("server", words[2:]).params
     assert given["app_name"] == "basic-auth"
