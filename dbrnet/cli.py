@@ -224,8 +224,9 @@ def _add_arguments(command: argparse.ArgumentParser, function: Callable[..., Any
 
 
 def _with_section(function: Callable[..., Any], options: dict[str, Any]) -> dict[str, Any]:
-    """Replace the parameters' file by the section that the function's signature asks for."""
-    if "params" in options:
+    """Replace the parameters' file by its section, where that is what the function's signature asks for."""
+    asked = inspect.signature(function).parameters.get("params")
+    if asked and asked.annotation is not Path:  # `use` asks for the file itself
         from dbrnet.params import load_params
 
         options["params"] = getattr(load_params(options["params"]), _section_of(function))

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 from ruamel.yaml import YAML
 
+from dbrnet.cli import main
 from dbrnet.errors import UserError
 from dbrnet.params import load_params
 from dbrnet.tools.use import use
@@ -98,18 +99,18 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 
 def test_committed_params_are_the_built_in_recipe(params: Path) -> None:
     before = params.read_text()
-    use("steel-strip", params=params)
+    assert main(["use", "steel-strip", "--params", str(params)]) == 0
     assert params.read_text() == before
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda recipe: recipe.stem)
 def test_every_recipe_is_valid_and_undone_by_another(params: Path, recipe: Path) -> None:
     before = params.read_text()
-    use(recipe.stem, source="elsewhere/it's here.zip", params=params)
+    assert main(["use", recipe.stem, "--source", "elsewhere/it's here.zip", "--params", str(params)]) == 0
     loaded = load_params(params)
     assert loaded.ingest.dataset == recipe.stem
     assert loaded.ingest.source == "elsewhere/it's here.zip"
-    use("steel-strip", params=params)
+    assert main(["use", "steel-strip", "--params", str(params)]) == 0
     assert YAML(typ="safe").load(params.read_text()) == YAML(typ="safe").load(before)
     assert "# height, width" in params.read_text(), "comments are kept"
 
