@@ -5,19 +5,22 @@
 `--trained`, `--exported` and `--evaluated` are what the steps wrote (default: under artifacts/). Measures in
 one run, in blocks that take turns,
 
-    released, eager       DBRNet with the released code's readings (flow "released", process "depthwise"),
-                          fresh weights, the same picture in and answer out as all others; its tensors lie
-                          channel by channel, as the released code makes them: the baseline
-    released, forward     the same network alone: a normalised float picture in, logits out
-    released, autograd    that with autograd left on, as the authors' own script times it
-    each runtime          that the machine has, with the given model
-    each --also           NAME=PATH@RUNTIME, another model.pt or exported .onnx
+    released, eager        DBRNet with the released code's readings (flow "released", process "depthwise"),
+                           fresh weights, the same picture in and answer out as all others; its tensors lie
+                           channel by channel, as the released code makes them: the baseline
+    released, memory kept  the baseline with MALLOC_TRIM_THRESHOLD_ and MALLOC_MMAP_MAX_ set such that the C
+                           library keeps freed memory, and no map is paid for with page faults
+    released, forward      the same network alone: a normalised float picture in, logits out
+    released, autograd     that with autograd left on, as the authors' own script times it
+    each runtime           that the machine has, with the given model
+    each --also            NAME=PATH@RUNTIME, another model.pt or exported .onnx
 
 on built-in pictures (what they show does not matter to the speed) at each size, and prints for each a table
 in Markdown: how many times as fast as the baseline, with an interval of 95 % from the paired blocks; p50, p90
 and p99 in milliseconds from the picture in memory to the answer in memory, p50 from file to file; and the
-floor, as a share of p50. `--out DIR` keeps every figure as JSON, and draws for each size the distribution of
-the latencies and the speed against the accuracy (by the evaluate step, on its test part).
+floor, as a share of p50. What runs in PyTorch has a process of its own (`apart.py`). `--out DIR` keeps every
+figure as JSON, and draws for each size the distribution of the latencies and the speed against the accuracy
+(by the evaluate step, on its test part).
 """
 
 import argparse
@@ -29,10 +32,11 @@ from typing import Any
 import cv2
 import numpy as np
 import torch
+from apart import Apart, keeping_memory  # type: ignore[import-not-found]  # it lies beside this script
 
 from dbrnet.data.synthetic import generate
 from dbrnet.deployment.runtimes.base import Answer, Images, Model
-from dbrnet.deployment.runtimes.catalogue import RUNTIMES, open_all, open_model
+from dbrnet.deployment.runtimes.catalogue import RUNTIMES, open_all, open_model, why_not_available
 from dbrnet.deployment.runtimes.torch_model import TorchModel
 from dbrnet.errors import UserError
 from dbrnet.files import read_json, write_atomically, write_json
@@ -45,7 +49,8 @@ from dbrnet.speed.measurement import Measured, measure, noise
 from dbrnet.speed.plots import latency_plot, speed_accuracy_plot
 from dbrnet.speed.table import table
 
-BASELINE, FORWARD, AUTOGRAD = "released, eager", "released, forward", "released, autograd"
+BASELINE, KEPT = "released, eager", "released, memory kept"
+FORWARD, AUTOGRAD = "released, forward", "released, autograd"
 PICTURES = 8
 
 Size = tuple[int, int]
@@ -57,7 +62,7 @@ class Forward(TorchModel):
     def __init__(self, model: DBRNet, meta: ModelMeta, size: Size, threads: int, *, autograd: bool) -> None:
         super().__init__(model, meta, threads=threads)
         self._autograd = autograd
-        self._network = model.eval().to(self.device)
+        self._network = model.to(self.device)
         self._picture = torch.rand(1, 3, *(meta.image_size or size), device=self.device)
         self._answer = np.zeros((1, *size), np.uint8), np.zeros((1, *size), np.float32)
 
@@ -84,30 +89,44 @@ def pictures(size: Size) -> list[bytes]:
     return files
 
 
+def released_network(meta: ModelMeta) -> DBRNet:
+    """DBRNet as in its authors' code, with fresh weights."""
+    return DBRNet(len(meta.classes), flow="released", process="depthwise").eval()
+
+
+def released(meta: ModelMeta, size: Size, threads: int, part: str) -> Model:
+    """The network as its authors released it, whole or that `part` of it."""
+    network = released_network(meta)
+    if part in (FORWARD, AUTOGRAD):
+        return Forward(network, meta, size, threads, autograd=part == AUTOGRAD)
+    # Our runtimes leave a picture pixel by pixel, as it comes; PyTorch then computes all maps so, and faster.
+    network.register_forward_pre_hook(lambda _, inputs: (inputs[0].contiguous(),))
+    return TorchModel(network, meta, threads=threads)
+
+
 def measure_size(given: argparse.Namespace, size: Size) -> tuple[dict[str, Measured], dict[str, str]]:
     """All figures at one size, and why the runtimes that are missing are."""
     network, meta = load_model(given.trained / "model.pt")
-    released = DBRNet(len(meta.classes), flow="released", process="depthwise").eval()
-    # Our runtimes leave a picture pixel by pixel, as it comes; PyTorch then computes all maps so, and faster.
-    released.register_forward_pre_hook(_channel_by_channel)
-    inner = meta.image_size or size
-    theirs, ours = count_work(released, *inner), count_work(network, *inner)
+    theirs, ours = (count_work(one, *(meta.image_size or size)) for one in (released_network(meta), network))
+    described = meta, size, given.threads
     models: dict[str, Model] = {
-        BASELINE: TorchModel(released, meta, threads=given.threads),
-        FORWARD: Forward(released, meta, size, given.threads, autograd=False),
-        AUTOGRAD: Forward(released, meta, size, given.threads, autograd=True),
+        BASELINE: Apart(size, released, *described, BASELINE),
+        KEPT: Apart(size, keeping_memory, released, *described, BASELINE),
+        FORWARD: Apart(size, released, *described, FORWARD),
+        AUTOGRAD: Apart(size, released, *described, AUTOGRAD),
     }
     work: dict[str, Work] = dict.fromkeys(models, theirs)
-    entrants, missing = open_all(given.runtimes, given.trained, given.exported, given.threads)
+    here = {name: why_not_available(name) for name in given.runtimes if name.startswith("pytorch")}
+    for name in [name for name, reason in here.items() if reason is None]:
+        models[name] = Apart(size, open_model, given.trained / "model.pt", name, given.threads)
+    others = [name for name in given.runtimes if name not in here]
+    entrants, missing = open_all(others, given.trained, given.exported, given.threads)
     models |= entrants
-    work |= dict.fromkeys(entrants, ours)
+    work |= {name: ours for name in models if name not in work}
     for name, path, runtime in given.also:
         models[name] = open_model(path, runtime, given.threads)
+    missing |= {name: reason for name, reason in here.items() if reason is not None}
     return measure(models, pictures(size), work, seconds=given.seconds), missing
-
-
-def _channel_by_channel(_: torch.nn.Module, inputs: tuple[torch.Tensor]) -> tuple[torch.Tensor]:
-    return (inputs[0].contiguous(),)
 
 
 def report(measured: dict[str, Measured]) -> str:
