@@ -120,7 +120,7 @@ def reject(store: Store, model_name: str, version: int, *, why: str) -> Event:
         raise UserError(f"{model_name} version {version} is the champion: roll back instead")
     if version in state.withdrawn:
         raise UserError(
-            f"{model_name} version {version} was withdrawn already, by {state.withdrawn[version]}"
+            f"{model_name} version {version} was withdrawn already, by {state.withdrawn[version].by}"
         )
     return _enter(ledger, _entry("rejection", version, state, why, network))
 

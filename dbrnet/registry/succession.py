@@ -71,13 +71,20 @@ class Event:
 
 
 @dataclass(frozen=True)
+class Withdrawal:
+    """A person's no to a version."""
+
+    by: str  # whom, when and why, in words
+    network: str | None  # `versions.network_digest`, where it is known
+
+
+@dataclass(frozen=True)
 class State:
     """Where the ledger has led to."""
 
     champion: int | None = None
     challenger: int | None = None
-    withdrawn: dict[int, str] = field(default_factory=dict)  # version -> by whom, when and why
-    networks: dict[int, str | None] = field(default_factory=dict)  # those of the withdrawn versions
+    withdrawn: dict[int, Withdrawal] = field(default_factory=dict)  # by version
     replaced: dict[int, int | None] = field(default_factory=dict)  # version -> the champion it took over from
     events: tuple[Event, ...] = ()
 
@@ -94,8 +101,14 @@ class State:
 
     def withdrawn_as(self, version: int, network: str | None) -> list[int]:
         """The withdrawn versions that `version` is, by its number or by its network."""
-        same = (n for n, known in self.networks.items() if known is not None and known == network)
-        return sorted({version, *same} & set(self.withdrawn), key=lambda number: number != version)
+        return sorted(
+            (
+                number
+                for number, one in self.withdrawn.items()
+                if number == version or (network is not None and one.network == network)
+            ),
+            key=lambda number: number != version,
+        )
 
     def since(self, version: int) -> datetime | None:
         """When `version` last became champion."""
@@ -131,7 +144,7 @@ def _decision(state: State, entry: Entry) -> State:
         return _next(state, entry, "rejected", f"version {version} did not pass", challenger=challenger)
     if numbers := state.withdrawn_as(version, entry.network):
         same = "" if numbers[0] == version else f"has the network of version {numbers[0]}, which "
-        text = (f"version {version} {same}was withdrawn by {state.withdrawn[numbers[0]]}; "
+        text = (f"version {version} {same}was withdrawn by {state.withdrawn[numbers[0]].by}; "
                 f"`dbrnet registry approve {version}` brings it back")  # fmt: skip
         return _next(state, entry, "void", text)
     if champion != entry.expected:
@@ -192,17 +205,14 @@ def _crown(state: State, entry: Entry, outcome: Outcome, text: str, network: str
     challenger = None if state.challenger == version else state.challenger
     return replace(
         _next(state, entry, outcome, text, champion=version, challenger=challenger),
-        withdrawn={number: why for number, why in state.withdrawn.items() if number not in back},
+        withdrawn={number: one for number, one in state.withdrawn.items() if number not in back},
         replaced=state.replaced | {version: state.champion},
     )
 
 
 def _withdraw(state: State, version: int, entry: Entry) -> State:
-    return replace(
-        state,
-        withdrawn=state.withdrawn | {version: _by_whom(entry)},
-        networks=state.networks | {version: entry.network},
-    )
+    withdrawal = Withdrawal(_by_whom(entry), entry.network)
+    return replace(state, withdrawn=state.withdrawn | {version: withdrawal})
 
 
 _KEPT: Any = object()

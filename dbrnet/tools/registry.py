@@ -53,7 +53,7 @@ def show(version: int, *, model_name: str | None = None) -> None:
     role = "champion" if version == state.champion else "challenger" if version == state.challenger else None
     _print(f"{registry.name} version {version}" + (f", {role}" if role else ""), "")
     if version in state.withdrawn:
-        _print(f"withdrawn by {state.withdrawn[version]}", "")
+        _print(f"withdrawn by {state.withdrawn[version].by}", "")
     _print(*(_row(key, value) for key, value in found.items()), "")
     for event in state.events:
         if version in (event.entry.version, event.entry.expected):
