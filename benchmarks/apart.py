@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from dbrnet.deployment.runtimes.base import Answer, Images, Logits, Mask, Model
+from dbrnet.deployment.runtimes.base import Answer, Images, Model
 
 TOLD = ("runtime", "precision", "device", "threads", "classes", "metadata")
 TRIM_THRESHOLD, MMAP_MAX = -1, -4  # of malloc.h
@@ -36,19 +36,16 @@ class Apart:
         )
         self._process.start()
         theirs.close()
-        self.__dict__.update(self._connection.recv())
+        for name, value in self._connection.recv().items():
+            setattr(self, name, value)
 
     def predict(self, images: Images) -> Answer:
-        """As `Model`; the answer is overwritten by the next one."""
+        """Class ids and confidence, as `Model` gives them, in memory that the next call overwrites."""
         self._picture[:] = images
         self._connection.send(None)
         self._connection.recv()
         mask, confidence = self._answer
         return mask, confidence
-
-    def predict_with_logits(self, images: Images) -> tuple[Mask, Logits]:
-        """Not for timing."""
-        raise NotImplementedError
 
 
 def keeping_memory(build: Callable[..., Model], *arguments: object) -> Model:
