@@ -13,6 +13,8 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
+from functools import reduce
+from itertools import accumulate
 from pathlib import Path
 
 import onnx
@@ -88,13 +90,12 @@ class DeployedModel(nn.Module):
         reductions over a short axis what they are slow at (a third of OpenVINO's time, before).
         """
         scores = logits.unbind(1)
-        best, mask = scores[0], torch.zeros_like(scores[0])
-        for index, score in enumerate(scores[1:], start=1):
-            mask = torch.where(score > best, index, mask)
-            best = torch.maximum(best, score)
+        *before, best = accumulate(scores, torch.maximum)  # before[k]: the highest of the first k + 1 classes
+        # The first class to reach the highest score has as many before it as lie below that score.
+        mask = reduce(torch.add, ((best > highest).to(torch.uint8) for highest in before))
         # The highest softmax value: 1 / sum(exp(logit - highest logit)).
-        total = sum((score - best).exp() for score in scores)
-        return mask.to(torch.uint8), torch.as_tensor(total).reciprocal()
+        total = reduce(torch.add, ((score - best).exp() for score in scores))
+        return mask, total.reciprocal()
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The pictures' class ids and confidence, and the logits that they follow from."""
