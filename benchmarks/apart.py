@@ -3,7 +3,7 @@
 On the CPU PyTorch takes each map's memory from the C library, whose allocator adapts to all that its process
 has freed before: beside other runtimes one and the same network took 29 to 44 ms, as chance would have it.
 Alone it takes what it takes its users. Pictures and answers lie in memory that both processes share; telling
-the other one, waiting for it, and the two copies cost a third of a millisecond at 512x512.
+the other one, waiting for it, and the two copies cost less than a tenth of a millisecond at 512x512.
 """
 
 import ctypes
