@@ -47,7 +47,7 @@ class Measurements:
                 f"{name}/logit_difference": parity["max_logit_difference"],
                 f"{name}/differing_pixels": parity["differing_pixels"],
                 f"{name}/miou_loss": max(0.0, -parity["miou_change"]),
-                f"{name}/iou_loss": max([0.0, *losses]),
+                f"{name}/iou_loss": max([0.0, *losses]) if losses else None,
             }
         found["leaking_share"] = max(self.split["leaking_share"].values())
         return found

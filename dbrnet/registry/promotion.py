@@ -1,7 +1,7 @@
 """Decisions carried out: the gate's, and those of people. Each is an entry of the ledger, then an alias.
 
 Every function may be killed at any point and called again, and may run in many processes at once: the ledger
-decides, once, and all agree on it.
+decides, once, and all agree on it. A person's act first carries out what a killed one has left.
 """
 
 import getpass
@@ -15,7 +15,7 @@ from typing import Any
 
 from dbrnet.errors import JobError, UserError
 from dbrnet.registry.gate import Answer
-from dbrnet.registry.ledger import Ledger
+from dbrnet.registry.ledger import CHAMPION, Ledger
 from dbrnet.registry.store import Store, repeatable
 from dbrnet.registry.succession import Entry, Event, Kind, State, name_of
 from dbrnet.registry.versions import network_of
@@ -96,7 +96,7 @@ def approve(store: Store, model_name: str, version: int, *, why: str | None) -> 
     That needs a why, unless the version waits for a review and was compared with the present champion.
     """
     ledger = Ledger(store, model_name)
-    state = ledger.state()
+    state = ledger.settle()
     network = network_of(store, model_name, version)
     if state.champion == version:
         raise UserError(f"{model_name} version {version} is the champion already")
@@ -114,7 +114,7 @@ def approve(store: Store, model_name: str, version: int, *, why: str | None) -> 
 def reject(store: Store, model_name: str, version: int, *, why: str) -> Event:
     """Withdraw `version`, as a person's decision: the gate cannot promote it until a person approves it."""
     ledger = Ledger(store, model_name)
-    state = ledger.state()
+    state = ledger.settle()
     network = network_of(store, model_name, version)
     if state.champion == version:
         raise UserError(f"{model_name} version {version} is the champion: roll back instead")
@@ -126,9 +126,18 @@ def reject(store: Store, model_name: str, version: int, *, why: str) -> Event:
 
 
 def rollback(store: Store, model_name: str, *, to: int | None, why: str) -> Event:
-    """Make a former champion champion again: `to`, or the one before; the present one is withdrawn."""
+    """Make a former champion champion again: `to`, or the one before; the present one is withdrawn.
+
+    Raises `JobError` where the alias has not followed the ledger yet, when it is `to` none: then this may be
+    a rollback that was killed and is tried again, and a second one would go back too far.
+    """
     ledger = Ledger(store, model_name)
-    state = ledger.state()
+    seen, state = ledger.aliases().get(CHAMPION), ledger.settle()
+    if to is None and seen != state.champion:
+        raise JobError(
+            f"nothing was changed but the alias, which did not follow the ledger: {name_of(state.champion)} "
+            "is champion; look at `dbrnet registry history`, and roll back again if it should not be"
+        )
     if state.champion is None:
         raise UserError(f"{model_name} has no champion to roll back from")
     target = state.replaced.get(state.champion) if to is None else to

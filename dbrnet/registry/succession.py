@@ -95,9 +95,14 @@ class State:
         return self.replaced.get(version)
 
     def compared_with(self, version: int) -> int | None:
-        """The champion that `version` was compared with when the gate last decided on it."""
-        decided = (e.entry for e in self.events if e.entry.kind == "decision" and e.entry.version == version)
-        return max(decided, key=lambda entry: entry.number).expected
+        """The champion that `version` was compared with when the gate last decided on it, if it ever has."""
+        decided = self.decided(version)
+        return None if decided is None else decided.expected
+
+    def decided(self, version: int) -> Entry | None:
+        """The gate's last decision on `version`."""
+        found = (e.entry for e in self.events if e.entry.kind == "decision" and e.entry.version == version)
+        return max(found, key=lambda entry: entry.number, default=None)
 
     def withdrawn_as(self, version: int, network: str | None) -> list[int]:
         """The withdrawn versions that `version` is, by its number or by its network."""

@@ -141,16 +141,13 @@ def fetch_files(
 
 
 def describe_version(store: Store, model_name: str, number: int) -> dict[str, str]:
-    """What is known of a version: its tags, its training's figures; `UserError` where there is no such."""
+    """What the store knows of a version: its tags and its training's run; `UserError`: there is no such."""
     with store.asked() as client:
         version = _get(client, store, model_name, number)
-        run = client.get_run(version.run_id) if version.run_id else None
     made = datetime.fromtimestamp(version.creation_timestamp / 1000, UTC)
-    figures = {} if run is None else {k: v for k, v in run.data.metrics.items() if k.startswith("test_")}
     return {
         "registered": f"{made:%Y-%m-%d %H:%M} UTC",
         **dict(sorted(version.tags.items())),
-        **{name: f"{value:.4f}" for name, value in sorted(figures.items())},
         "run": version.run_id or "-",
     }
 

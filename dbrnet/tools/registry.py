@@ -48,8 +48,8 @@ def history(*, model_name: str | None = None, at: str | None = None, html: Path 
 def show(version: int, *, model_name: str | None = None) -> None:
     """Tell what is known of a version: what it rests on, and every decision on it."""
     registry = _Registry.open(model_name)
-    found = describe_version(registry.store, registry.name, version)
     state = registry.ledger.state()
+    found = registry.known(version, state)
     role = "champion" if version == state.champion else "challenger" if version == state.challenger else None
     _print(f"{registry.name} version {version}" + (f", {role}" if role else ""), "")
     if version in state.withdrawn:
@@ -63,7 +63,8 @@ def show(version: int, *, model_name: str | None = None) -> None:
 def diff(version: int, other: int, *, model_name: str | None = None) -> None:
     """Set two versions side by side; a star marks where they differ."""
     registry = _Registry.open(model_name)
-    left, right = (describe_version(registry.store, registry.name, one) for one in (version, other))
+    state = registry.ledger.state()
+    left, right = (registry.known(one, state) for one in (version, other))
     _print(f"  {'':<{KEY}}{f'version {version}':<30}version {other}")
     for key in dict.fromkeys([*left, *right]):
         one, two = left.get(key, "-"), right.get(key, "-")
@@ -111,6 +112,13 @@ class _Registry:
                 f"there is no model {name} in {store}; its models: {', '.join(known) or 'none yet'}"
             )
         return cls(name, store, Ledger(store, name))
+
+    def known(self, version: int, state: State) -> dict[str, str]:
+        """What is known of a version, with the figures on which the gate last decided."""
+        decided = state.decided(version)
+        figures = {} if decided is None else decided.figures
+        found = describe_version(self.store, self.name, version)
+        return found | {f"test {name}": f"{value:.4f}" for name, value in sorted(figures.items())}
 
 
 def _tell(registry: _Registry, event: Event) -> None:

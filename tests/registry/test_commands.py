@@ -8,8 +8,10 @@ import pytest
 
 from dbrnet.cli import main
 from dbrnet.registry.gate import Answer
+from dbrnet.registry.ledger import Ledger
 from dbrnet.registry.promotion import Promotion, record
 from dbrnet.registry.store import Store
+from dbrnet.registry.succession import Entry
 
 NAME = "dbrnet-strip"
 Decide = Callable[..., Promotion]
@@ -76,6 +78,59 @@ def test_a_person_approves_rejects_and_rolls_back(decide: Decide, capsys: pytest
     assert "not now" in shown
 
 
+@pytest.fixture
+def cut_off(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Runs a command that is killed when its entry stands in the ledger and nothing else is done."""
+
+    append = Ledger.append
+
+    def append_and_die(ledger: Ledger, entry: Entry) -> None:
+        append(ledger, entry)
+        raise KeyboardInterrupt
+
+    def run(*words: str) -> None:
+        with monkeypatch.context() as context:
+            context.setattr(Ledger, "append", append_and_die)
+            assert main(["registry", *words, "--model-name", NAME]) == 130
+
+    return run
+
+
+def test_a_persons_act_that_was_killed_ends_as_if_it_had_not_been(
+    decide: Decide, store: Store, cut_off: Callable[..., None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    def tag(version: int) -> str:
+        return str(store.client.get_model_version(NAME, str(version)).tags["decision"])
+
+    decide(1)
+    decide(2, "promoted", 1)
+    decide(3, "needs review", 2, "too close")
+    ledger = Ledger(store, NAME)
+    cut_off("approve", "3")
+    assert ledger.aliases() == {"champion": 2, "challenger": 3}
+    assert "is the champion already" in registry(capsys, "approve", "3", status=2)
+    assert ledger.aliases() == {"champion": 3}
+    cut_off("rollback", "--why", "coil 4711")
+    assert ledger.aliases() == {"champion": 3}
+    again = registry(capsys, "rollback", "--why", "coil 4711", status=1)
+    assert "version 2 is champion" in again
+    assert ledger.aliases() == {"champion": 2}, "and no further back"
+    decide(4, "needs review", 2, "too close")
+    cut_off("reject", "4", "--why", "not now")
+    assert tag(4) == "needs review"
+    assert "was withdrawn already" in registry(capsys, "reject", "4", "--why", "not now", status=2)
+    assert (ledger.aliases(), tag(4)) == ({"champion": 2}, "withdrawn")
+    assert "version 1 is champion" in registry(capsys, "rollback", "--why", "no better")
+
+
+def test_a_version_on_which_the_gate_never_decided_can_be_approved(
+    decide: Decide, capsys: pytest.CaptureFixture[str]
+) -> None:
+    decide(2, "promoted")
+    assert "say --why" in registry(capsys, "approve", "1", status=2)
+    assert "version 1 is champion" in registry(capsys, "approve", "1", "--why", "known from the old line")
+
+
 def test_who_was_champion_at_a_time(decide: Decide, capsys: pytest.CaptureFixture[str]) -> None:
     decide(1)
     assert "no champion at 2020-01-01" in registry(capsys, "history", "--at", "2020-01-01")
@@ -91,6 +146,8 @@ def test_two_versions_side_by_side(decide: Decide, store: Store, capsys: pytest.
     (differing,) = (line for line in lines if "dataset_hash" in line)
     (equal,) = (line for line in lines if "mark" in line)
     assert differing.split() == ["*", "dataset_hash", "aa", "bb"]
+    (figure,) = (line for line in lines if "test miou" in line)
+    assert figure.split() == ["*", "test", "miou", "-", "0.7200"]
     assert equal.split() == ["mark", "x", "x"]
 
 
