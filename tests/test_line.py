@@ -98,10 +98,13 @@ def kill_the_training(checkpoints: Path) -> None:
     deadline = time.monotonic() + 600
     while not list(checkpoints.glob("*/checkpoint.pt")) and time.monotonic() < deadline:
         time.sleep(0.02)
+    ours = {process.pid for process in psutil.Process().children(recursive=True)}  # others may train, too
     [task] = [
         process
         for process in psutil.process_iter(["cmdline"])
-        if "kfp.dsl.executor_main" in (words := process.info["cmdline"] or []) and "train" in words
+        if process.pid in ours
+        and "kfp.dsl.executor_main" in (words := process.info["cmdline"] or [])
+        and "train" in words
     ]
     task.send_signal(signal.SIGKILL)
 

@@ -5,13 +5,16 @@ import ipaddress
 import logging
 import signal
 import socket
+from collections.abc import Collection
 from types import FrameType
 
 import uvicorn
 from fastapi import FastAPI
+from starlette.types import Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from dbrnet.errors import UserError
+from dbrnet.serving.refusal import busy
 from dbrnet.serving.worker import Worker
 
 CONNECTIONS = 512  # more are answered 503
@@ -45,18 +48,37 @@ def own_hosts(address: str) -> list[str]:
 
 def run(app: FastAPI, worker: Worker, listener: socket.socket) -> None:
     """Serve until SIGTERM or SIGINT; then answer what is queued and return."""
+    crowded = _WhereCrowded(app)
     config = uvicorn.Config(
-        app, http=_Protocol, ws="none", lifespan="off", log_config=None, access_log=False,
+        crowded, http=_Protocol, ws="none", lifespan="off", log_config=None, access_log=False,
         proxy_headers=False, server_header=False, headers=[("X-Content-Type-Options", "nosniff")],
-        limit_concurrency=CONNECTIONS, timeout_graceful_shutdown=STOP_SECONDS,
+        timeout_graceful_shutdown=STOP_SECONDS,
     )  # fmt: skip
+    server = _Server(config, worker)
+    crowded.connections = server.server_state.connections
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: None)  # uvicorn raises them again when it has stopped
     try:
-        _Server(config, worker).run([listener])
+        server.run([listener])
     finally:
         worker.close()
     log.info("stopped")
+
+
+class _WhereCrowded:
+    """The application, but for a 503 of its own kind while too many connections are open."""
+
+    def __init__(self, app: FastAPI) -> None:
+        self._app = app
+        self.connections: Collection[object] = ()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """One request. (uvicorn's own limit would answer without Retry-After, and in plain text.)"""
+        if len(self.connections) <= CONNECTIONS:
+            return await self._app(scope, receive, send)
+        response = busy("too many connections are open").response
+        response.headers["Connection"] = "close"
+        return await response(scope, receive, send)
 
 
 class _Server(uvicorn.Server):

@@ -1,4 +1,4 @@
-"""Step 6: the speed of one picture on this machine, in every runtime that it has."""
+"""Step 7: the speed of one picture on this machine, in every runtime that it has."""
 
 import logging
 import tempfile

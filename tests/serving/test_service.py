@@ -255,6 +255,9 @@ def test_many_idle_connections_do_not_keep_pictures_out(
         data = png(picture(64, 64))
         idle = [socket.create_connection(("127.0.0.1", service.port)) for _ in range(600)]
         wait_until(lambda: service.ask("/health/live").status == 503)  # more than it takes
+        refused = service.ask("/health/live")
+        assert (refused.status, refused.headers["Retry-After"]) == (503, "1")
+        assert refused.json == {"error": "too many connections are open; send it again in a second"}
         wait_until(lambda: service.ask("/health/live").status == 200)  # until their time is over
         assert service.predict(data).status == 200
         for connection in idle:
