@@ -7,7 +7,6 @@ from urllib.parse import urlsplit
 import pytest
 
 from dbrnet.cli import _parser
-from dbrnet.deployment.runtimes.catalogue import RUNTIMES
 from dbrnet.params import load_params
 from tests.deploy.manifests import DEPLOY, OVERLAYS, command, environment, named, overlay, pod
 
@@ -53,12 +52,6 @@ def test_serve_understands_its_command(name: str) -> None:
     container = pod(overlay(name), "inference").container
     assert given.port == container["ports"][0]["containerPort"]
     assert given.threads == int(container["resources"]["limits"]["cpu"])
-
-
-def test_the_gpus_runtime_is_one_that_there_is() -> None:
-    found = re.findall(r"--runtime=([\w-]+)", (DEPLOY / "gpu" / "kustomization.yaml").read_text())
-    assert found
-    assert set(found) <= set(RUNTIMES)
 
 
 def test_the_demo_serves_the_model_that_params_name() -> None:

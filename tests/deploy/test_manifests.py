@@ -206,19 +206,6 @@ def test_the_profiles_namespace_is_written_once(tmp_path: Path) -> None:
         assert "PROFILE" not in text
 
 
-def test_a_gpu_is_one_line(tmp_path: Path) -> None:
-    shutil.copytree(DEPLOY, tmp_path / "deploy")
-    file = tmp_path / "deploy" / "overlays" / "factory" / "kustomization.yaml"
-    file.write_text(file.read_text().replace("# components:", "components:"))
-    objects = render(file.parent)
-    for each in objects:
-        kubernetes_validate.validate(each, VERSION, strict=True)
-    line = pod(objects, "inference").container
-    assert re.fullmatch(r"registry.example/dbrnet-cuda@sha256:[0-9a-f]{64}", line["image"])
-    assert line["resources"]["limits"]["nvidia.com/gpu"] == "1"
-    assert line["args"][-1] == "--runtime=onnxruntime-cuda"
-
-
 def test_the_follower_may_patch_one_deployment() -> None:
     role = named(overlay("demo"), "Role", "champion")
     assert role["rules"] == [
