@@ -109,9 +109,19 @@ class Ledger:
         with self.store.asked() as client:
             for alias, number in ((CHAMPION, state.champion), (CHALLENGER, state.challenger)):
                 if number is not None and now.get(alias) != number:
-                    client.set_registered_model_alias(self.model_name, alias, str(number))
+                    self._set_alias(client, alias, number)
                 elif number is None and alias in now:
                     client.delete_registered_model_alias(self.model_name, alias)
+
+    def _set_alias(self, client: MlflowClient, alias: str, number: int) -> None:
+        try:
+            client.set_registered_model_alias(self.model_name, alias, str(number))
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise
+            log.warning(
+                "%s version %d should have the alias %s, and was deleted", self.model_name, number, alias
+            )
 
     def _set_tags(self, state: State) -> None:
         with self.store.asked() as client:

@@ -8,7 +8,6 @@ import getpass
 import os
 import uuid
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -133,13 +132,17 @@ def rollback(store: Store, model_name: str, *, to: int | None, why: str) -> Even
     """
     ledger = Ledger(store, model_name)
     seen, state = ledger.aliases().get(CHAMPION), ledger.settle()
-    if to is None and seen != state.champion:
+    if state.champion is None:
+        raise UserError(f"{model_name} has no champion to roll back from")
+    try:
+        left, there = network_of(store, model_name, state.champion), True
+    except UserError:  # somebody deleted it, and with it its alias
+        left, there = None, False
+    if to is None and there and seen != state.champion:
         raise JobError(
             f"nothing was changed but the alias, which did not follow the ledger: {name_of(state.champion)} "
             "is champion; look at `dbrnet registry history`, and roll back again if it should not be"
         )
-    if state.champion is None:
-        raise UserError(f"{model_name} has no champion to roll back from")
     target = state.replaced.get(state.champion) if to is None else to
     if target is None:
         raise UserError(f"{model_name}: there was no champion before version {state.champion}")
@@ -150,9 +153,6 @@ def rollback(store: Store, model_name: str, *, to: int | None, why: str) -> Even
             f"{model_name} version {target} was never champion; `dbrnet registry approve` makes it one"
         )
     network_of(store, model_name, target)  # that is, it must be there
-    left = None
-    with suppress(UserError):  # the champion's version may have been deleted
-        left = network_of(store, model_name, state.champion)
     return _enter(ledger, _entry("rollback", target, state, why, left))
 
 

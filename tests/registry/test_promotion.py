@@ -164,6 +164,11 @@ def test_a_champion_whose_version_was_deleted_is_rolled_back_from(
     store.client.delete_model_version(NAME, "2")
     rollback(store, NAME, to=None, why="it is gone")
     assert registry_state(store)["aliases"] == {"champion": 1}
+    carry_out(store, run, make_model(3), "needs review", 1)
+    store.client.delete_model_version(NAME, "1")
+    reject(store, NAME, 3, why="not now")
+    approve(store, NAME, 3, why="there is no other")
+    assert registry_state(store)["aliases"] == {"champion": 3}
 
 
 def test_one_that_waits_since_another_champion_needs_a_reason(store: Store, make_model: ModelMaker) -> None:
