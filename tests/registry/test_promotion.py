@@ -5,6 +5,7 @@ import logging
 import os
 import shutil
 import signal
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -327,12 +328,21 @@ def test_killed_before_any_write_and_run_again_it_ends_the_same(
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-@pytest.mark.skipif(not BINARIES, reason="needs PostgreSQL: apt-get install postgresql")
-def test_killed_before_any_write_it_ends_the_same_on_a_server_with_postgresql(
-    make_model: ModelMaker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "sqlite",
+        pytest.param("postgresql", marks=pytest.mark.skipif(
+            not BINARIES, reason="needs PostgreSQL: apt-get install postgresql"
+        )),
+    ],
+)  # fmt: skip
+def test_killed_before_any_write_it_ends_the_same_on_a_server(
+    kind: str, make_model: ModelMaker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each time another registered model in the one store, whose tables are made once."""
-    with postgresql() as uri, mlflow_server(tmp_path, uri) as address:
+    database = postgresql() if kind == "postgresql" else nullcontext(f"sqlite:///{tmp_path / 'mlflow.db'}")
+    with database as uri, mlflow_server(tmp_path, uri) as address:
         monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
         expected: dict[str, Any] | None = None
         for kill_at in (99, *range(99)):
