@@ -116,16 +116,18 @@ def measure_size(given: argparse.Namespace, size: Size) -> tuple[dict[str, Measu
         AUTOGRAD: Apart(size, released, *described, AUTOGRAD),
     }
     work: dict[str, Work] = dict.fromkeys(models, theirs)
-    here = {name: why_not_available(name) for name in given.runtimes if name.startswith("pytorch")}
-    for name in [name for name, reason in here.items() if reason is None]:
-        models[name] = Apart(size, open_model, given.trained / "model.pt", name, given.threads)
-    others = [name for name in given.runtimes if name not in here]
+    apart = [name for name in given.runtimes if name.startswith("pytorch")]
+    others = [name for name in given.runtimes if name not in apart]
     entrants, missing = open_all(others, given.trained, given.exported, given.threads)
+    for name in apart:
+        if reason := why_not_available(name):
+            missing[name] = reason
+        else:
+            models[name] = Apart(size, open_model, given.trained / "model.pt", name, given.threads)
     models |= entrants
     work |= {name: ours for name in models if name not in work}
     for name, path, runtime in given.also:
         models[name] = open_model(path, runtime, given.threads)
-    missing |= {name: reason for name, reason in here.items() if reason is not None}
     return measure(models, pictures(size), work, seconds=given.seconds), missing
 
 
