@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import cv2
 import numpy as np
@@ -88,6 +88,7 @@ class Dataset:
     root: Path
     card: Card
     samples: tuple[Sample, ...]
+    at_hand: ClassVar[bool] = True  # whether all pictures lie here
 
     @classmethod
     def load(cls, root: Path) -> "Dataset":

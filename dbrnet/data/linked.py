@@ -16,6 +16,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
 from threading import Lock
+from typing import ClassVar
 
 from dbrnet.data.archive import safe_path
 from dbrnet.data.conversion import pixel_hashes
@@ -75,6 +76,8 @@ def link_dataset(address: str, folder: Path) -> Dataset:
 
 class LinkedDataset(Dataset):
     """What `Dataset.load` makes of a folder with a link."""
+
+    at_hand: ClassVar[bool] = False
 
     def image(self, sample: Sample) -> Image:
         """The picture as RGB, uint8, [H, W, 3]."""

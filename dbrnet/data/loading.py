@@ -74,9 +74,11 @@ class Pictures:
         return image, mask
 
     def warm(self) -> None:
-        """Fill the cache, if there is one, so that worker processes share it instead of filling their own."""
-        if self._cache is not None:
-            self.prefetch(range(len(self)))
+        """Fill the cache, if there is one, so that worker processes share it instead of filling their own.
+
+        Of pictures that lie elsewhere each process fetches those that it reads, and no others.
+        """
+        if self._cache is not None and self._dataset.at_hand:
             for index in progress(range(len(self)), len(self), "decoding"):
                 self[index]
 

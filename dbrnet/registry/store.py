@@ -24,6 +24,10 @@ _BUSY = re.compile(  # what a database says when another process is in the way
     r"locked|unique constraint|duplicate key|integrity ?error|could not serialize|deadlock|stale ?data", re.I
 )
 _ATTEMPTS = 8
+# Seconds before each new try of what waits for a store that is away: a minute's outage is outlasted.
+PAUSES: tuple[float, ...] = (2, 4, 8, 16, 32)
+
+log = logging.getLogger(__name__)
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -37,6 +41,10 @@ _SETTINGS = {
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     "MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING": "true",
 }
+
+
+class StoreAwayError(JobError):
+    """The store cannot be reached."""
 
 
 class Store:
@@ -116,8 +124,8 @@ class Store:
             detail = " ".join(without_credentials(str(error)).split())[:500]
             raise JobError(f"the MLflow store {self} failed: {detail}") from None
 
-    def _away(self) -> JobError:
-        return JobError(
+    def _away(self) -> StoreAwayError:
+        return StoreAwayError(
             f"the MLflow store {self} cannot be reached; "
             "start its server, or correct MLFLOW_TRACKING_URI, or unset it to use a local file"
         )
@@ -138,6 +146,7 @@ def open_store(root: Path) -> Store:
     """
     for name, value in _SETTINGS.items():
         os.environ.setdefault(name, value)
+    logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)  # each try: a line that says less
     os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"  # with the password that is in it
     root = root.absolute()
     uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{root / 'mlflow.db'}"
@@ -169,6 +178,22 @@ def repeatable(function: Callable[P, R]) -> Callable[P, R]:
                 if not _BUSY.search(str(error)):
                     raise
                 time.sleep(random.uniform(0.5, 1) * 0.05 * 2**attempt)  # noqa: S311
+        return function(*args, **kwargs)
+
+    return call
+
+
+def patient(function: Callable[P, R]) -> Callable[P, R]:
+    """For functions that do no harm when repeated: called again while the store is away, after `PAUSES`."""
+
+    @wraps(function)
+    def call(*args: P.args, **kwargs: P.kwargs) -> R:
+        for pause in PAUSES:
+            try:
+                return function(*args, **kwargs)
+            except StoreAwayError as error:
+                log.info("%s; trying again in %g s", error, pause)
+                time.sleep(pause)
         return function(*args, **kwargs)
 
     return call

@@ -6,12 +6,13 @@ from pathlib import Path
 from dbrnet.files import atomic_directory, read_json, sha256_file, write_json
 from dbrnet.params import ChampionParams
 from dbrnet.registry.ledger import Ledger
-from dbrnet.registry.store import open_store
+from dbrnet.registry.store import open_store, patient
 from dbrnet.registry.versions import LINEAGE, MODEL, TABLES, fetch_files, find_version
 
 log = logging.getLogger(__name__)
 
 
+@patient
 def champion(params: ChampionParams, exported: Path | None = None, *, out: Path) -> None:
     """Fetch the champion, of which a candidate must not fall short on the same pictures and machine.
 

@@ -19,7 +19,7 @@ from dbrnet.provenance import origin
 from dbrnet.registry.criteria import Measurements
 from dbrnet.registry.gate import Decision, decide
 from dbrnet.registry.promotion import Promotion, describe, record
-from dbrnet.registry.store import Store, open_store
+from dbrnet.registry.store import Store, open_store, patient
 from dbrnet.registry.tracking import TrackedRun, decision_run, send_missing, start_or_resume_run
 from dbrnet.registry.versions import LINEAGE, TABLES, register
 from dbrnet.review.card import model_card
@@ -30,6 +30,7 @@ from dbrnet.review.summary import outcome_line, render_summary
 log = logging.getLogger(__name__)
 
 
+@patient
 def promote(
     params: PromoteParams, dataset: Path, split: Path, trained: Path, exported: Path, champion: Path,
     evaluated: Path, benchmarked: Path, *, out: Path,

@@ -5,6 +5,7 @@ import io
 import logging
 import os
 import shutil
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from dbrnet.models.saved import save_model
 from dbrnet.params import TrainParams
 from dbrnet.provenance import data_revision, origin
 from dbrnet.registry.feed import Feed
-from dbrnet.registry.store import open_store, without_credentials
+from dbrnet.registry.store import open_store, patient, without_credentials
 from dbrnet.registry.tracking import TrackedRun, start_or_resume_run
 from dbrnet.training.loop import EpochRow, TrainResult
 from dbrnet.training.loop import train as run_training
@@ -58,39 +59,25 @@ def train(
     if not launch().first:  # it lends its processor; the first tracks and writes
         run_training(data, train_ids, val_ids, recipe, workdir)
         return
-    known = {"name": card.name, "title": card.title, "content_hash": card.content_hash}
-    divided = {
-        "kind": parts.kind,
-        "seed": parts.seed,
-        "leaks": parts.leaks,
-        "leaking_share": parts.leaking_share,
-        "leak_note": parts.leak_note,
-    }
     found = data_revision(dataset, Path.cwd()) or {}
     revision = {key: without_credentials(value) for key, value in found.items()}
     lineage: dict[str, Any] = {
         "dataset": {
-            **known, "images": card.images, "groups": card.groups, "images_by_class": card.images_by_class,
+            "name": card.name, "title": card.title, "content_hash": card.content_hash,
+            "images": card.images, "groups": card.groups, "images_by_class": card.images_by_class,
             "dvc": revision,
         },
         "split": {
-            **divided, "sha256": sha256_file(split / SPLIT_TABLE),
+            "kind": parts.kind, "seed": parts.seed, "leaks": parts.leaks,
+            "leaking_share": parts.leaking_share, "leak_note": parts.leak_note,
+            "sha256": sha256_file(split / SPLIT_TABLE),
             "counts": {part: asdict(counts) for part, counts in parts.counts.items()},
         },
         "origin": origin(),
     }  # fmt: skip
     name = f"{card.name} {parts.kind} seed {params.seed} {fingerprint[:8]}"
     with Feed(_tracked(workdir, fingerprint, card.name, name)) as feed:
-        run = feed.run
-        run.log_params({"train": params.model_dump(), "dataset": known, "split": divided})
-        code = lineage["origin"]["code_revision"]
-        run.set_tags({"code_revision": code, "mlflow.source.git.commit": code or "", "leaks": parts.leaks})
-        run.set_tags({f"dvc_{name}": value for name, value in revision.items()})
-        run.log_dataset(
-            card.name, card.content_hash, dataset,
-            {context: {"split": f"{parts.kind}, seed {parts.seed}", "images": parts.counts[part].images,
-                       "groups": parts.counts[part].groups} for part, context in CONTEXTS.items()},
-        )  # fmt: skip
+        _describe(feed.run, params, dataset, parts, lineage)
         result = run_training(
             data, train_ids, val_ids, recipe, workdir, on_epoch=lambda row: feed.add(_flat(row))
         )
@@ -98,7 +85,7 @@ def train(
             feed.add(_flat(row))
     lineage |= {
         "training": _training(params, result),
-        "run_id": run.run_id,
+        "run_id": feed.run.run_id,
         "tracking": {"missing_epochs": feed.missing},
     }
     with atomic_directory(out) as folder:
@@ -112,6 +99,7 @@ def train(
     )  # fmt: skip
 
 
+@patient
 def _tracked(workdir: Path, fingerprint: str, experiment: str, name: str) -> TrackedRun:
     """The MLflow run of this training: MLFLOW_RUN_ID's, the one begun before a kill, or a new one."""
     note = workdir / "run.json"
@@ -123,6 +111,27 @@ def _tracked(workdir: Path, fingerprint: str, experiment: str, name: str) -> Tra
     run = start_or_resume_run(store, experiment, run_id=run_id, name=name, tags={})
     write_json(note, {**asked, "run_id": run.run_id})
     return run
+
+
+@patient
+def _describe(
+    run: TrackedRun, params: TrainParams, dataset: Path, parts: Split, lineage: Mapping[str, Any]
+) -> None:
+    """What the run is a training of: parameters, data, split, code."""
+    known, divided = lineage["dataset"], lineage["split"]
+    revision, code = known["dvc"], lineage["origin"]["code_revision"]
+    run.log_params({
+        "train": params.model_dump(),
+        "dataset": {key: known[key] for key in ("name", "title", "content_hash")},
+        "split": {key: divided[key] for key in ("kind", "seed", "leaks", "leaking_share", "leak_note")},
+    })  # fmt: skip
+    run.set_tags({"code_revision": code, "mlflow.source.git.commit": code or "", "leaks": parts.leaks})
+    run.set_tags({f"dvc_{name}": value for name, value in revision.items()})
+    run.log_dataset(
+        known["name"], known["content_hash"], dataset,
+        {context: {"split": f"{parts.kind}, seed {parts.seed}", "images": parts.counts[part].images,
+                   "groups": parts.counts[part].groups} for part, context in CONTEXTS.items()},
+    )  # fmt: skip
 
 
 def _training(params: TrainParams, result: TrainResult) -> dict[str, Any]:

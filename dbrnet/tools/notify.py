@@ -11,7 +11,7 @@ from pathlib import Path
 from dbrnet.errors import JobError, UserError
 from dbrnet.params import ChampionParams
 from dbrnet.registry.ledger import Ledger
-from dbrnet.registry.store import open_store
+from dbrnet.registry.store import open_store, patient
 
 log = logging.getLogger(__name__)
 
@@ -47,8 +47,9 @@ def notify(params: ChampionParams, *, run: str, state: str, error: str = "") -> 
 
 def _standing(params: ChampionParams) -> str:
     """The champion and the latest decision; a registry that is away is said, since the run may be why."""
+    store = open_store(Path.cwd())
     try:
-        registry = Ledger(open_store(Path.cwd()), params.model_name).state()
+        registry = patient(Ledger(store, params.model_name).state)()
     except JobError as error:
         return str(error)
     if not registry.events:

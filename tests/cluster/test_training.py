@@ -13,17 +13,23 @@ import pytest
 from dbrnet.cluster.training import fetch_errand, send_result, train_on_nodes
 from dbrnet.data.building import build_dataset
 from dbrnet.data.dataset import Dataset
+from dbrnet.data.linked import send_dataset
+from dbrnet.data.loading import epoch_batches
 from dbrnet.data.split import Split
 from dbrnet.errors import JobError, UserError
 from dbrnet.models.saved import load_model
 from dbrnet.params import SplitParams, TrainParams
 from dbrnet.steps.split import split as split_step
 from dbrnet.steps.train import train
+from tests.cluster import reading
 from tests.cluster.conftest import IMAGE
 from tests.cluster.kubernetes_stub import JOBS, Json, Stub, condition
+from tests.cluster.reading import VALIDATION
 from tests.data.conftest import texture, write_image
-from tests.data.s3_server import BUCKET
+from tests.data.s3_server import BUCKET, S3Server
+from tests.registry.servers import free_port
 
+ROOT = Path(__file__).parents[2]
 PARAMS = TrainParams.model_validate({"epochs": 1, "batch_size": 4, "crop": (32, 32), "nodes": 2})
 
 
@@ -159,14 +165,14 @@ def test_what_the_pod_lacks(
 def nodes_of(job: Json, folder: Path) -> None:
     """Kubeflow Trainer, in small: a process a node, with the variables that its torch plugin sets."""
     trainer = job["spec"]["trainer"]
-    processes = []
+    processes, port = [], str(free_port())
     for rank in range(trainer["numNodes"]):
         command = [
             str(folder / f"node{rank}") if word == "/checkpoints" else word for word in trainer["command"]
         ]
         launcher = {
             "PET_NNODES": str(trainer["numNodes"]), "PET_NPROC_PER_NODE": str(trainer["numProcPerNode"]),
-            "PET_NODE_RANK": str(rank), "PET_MASTER_ADDR": "127.0.0.1", "PET_MASTER_PORT": "29511",
+            "PET_NODE_RANK": str(rank), "PET_MASTER_ADDR": "127.0.0.1", "PET_MASTER_PORT": port,
         }  # fmt: skip
         temporary = folder / f"tmp{rank}"  # a pod has its own
         temporary.mkdir()
@@ -197,3 +203,33 @@ def test_two_nodes_train_for_real(
     model, meta = load_model(tmp_path / "out/model.pt")
     assert meta.classes == dataset.card.classes
     assert not model.training
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_process_fetches_its_share_and_no_other_pictures(
+    s3: S3Server, dataset: Dataset, tmp_path: Path, workers: int
+) -> None:
+    """The first one also those by which it measures how to normalise, here all of the training part."""
+    address = f"s3://{BUCKET}/shares/"
+    send_dataset(dataset, address)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"]
+    command += ["tests.cluster.reading", address, str(tmp_path), str(workers)]
+    done = subprocess.run(
+        command,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=200,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
+    assert done.returncode == 0, done.stderr
+    fetched = [{path.name for path in (tmp_path / rank / "images").glob("[!.]*")} for rank in "01"]
+    names = [Path(sample.image).name for sample in dataset.samples]
+    training, validation = names[:-VALIDATION], set(names[-VALIDATION:])
+    seed = reading.recipe(workers).seed
+    batches = epoch_batches([False] * len(training), 1.0, 4, seed, epoch=0)
+    assert fetched[1] - validation == {training[index] for batch in batches for index in batch[1::2]}
+    assert fetched[0] - validation == set(training)
+    assert (fetched[0] | fetched[1]) >= validation
+    assert not fetched[0] & fetched[1] & validation

@@ -51,6 +51,44 @@ def mlflow_server(
             process.wait(30)
 
 
+class Server:
+    """A real `mlflow server` on a port of its own, that can be killed, stopped and started again."""
+
+    def __init__(self, root: Path, database: Path | None = None) -> None:
+        self.root, self.port = root, free_port()
+        self.address = f"http://127.0.0.1:{self.port}"
+        if database:  # with its tables made, which saves seconds
+            shutil.copyfile(database, root / "mlflow.db")
+        self.start()
+
+    def start(self) -> None:
+        command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(self.port)]
+        command += ["--backend-store-uri", f"sqlite:///{self.root / 'mlflow.db'}", "--workers", "1"]
+        command += ["--artifacts-destination", str(self.root / "artifacts")]
+        environment = {key: value for key, value in os.environ.items() if not key.startswith("MLFLOW_")}
+        with (self.root / "log").open("ab") as log:
+            self.process = subprocess.Popen(
+                command, cwd=self.root, stdout=log, stderr=log, start_new_session=True,
+                env=environment | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
+            )  # fmt: skip
+        deadline = time.monotonic() + 90
+        while True:
+            try:
+                with urllib.request.urlopen(f"{self.address}/health", timeout=5):
+                    return
+            except OSError:
+                assert self.process.poll() is None, (self.root / "log").read_text()
+                assert time.monotonic() < deadline, (self.root / "log").read_text()
+                time.sleep(0.2)
+
+    def signal(self, number: signal.Signals) -> None:
+        os.killpg(self.process.pid, number)
+
+    def kill(self) -> None:
+        self.signal(signal.SIGKILL)
+        self.process.wait(30)
+
+
 def _answers(url: str) -> bool:
     try:
         with urllib.request.urlopen(url, timeout=5):

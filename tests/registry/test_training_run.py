@@ -10,7 +10,6 @@ import signal
 import subprocess
 import sys
 import time
-import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -31,49 +30,12 @@ from dbrnet.steps.ingest import ingest
 from dbrnet.steps.train import train
 from dbrnet.training.loop import EpochRow
 from dbrnet.training.loop import train as run_training
-from tests.registry.servers import free_port
+from tests.registry.servers import Server
 
 PARAMS = Path(__file__).parents[2] / "params.yaml"
 EPOCHS = 6
 PASSWORD = "correct-horse-battery"
 TOKEN, KEY = "tracking-pass-5c1f", "aws-secret-77ab"
-
-
-class Server:
-    """A real `mlflow server` on a port of its own, that can be killed, stopped and started again."""
-
-    def __init__(self, root: Path, database: Path) -> None:
-        self.root, self.port = root, free_port()
-        self.address = f"http://127.0.0.1:{self.port}"
-        shutil.copyfile(database, root / "mlflow.db")
-        self.start()
-
-    def start(self) -> None:
-        command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(self.port)]
-        command += ["--backend-store-uri", f"sqlite:///{self.root / 'mlflow.db'}", "--workers", "1"]
-        command += ["--artifacts-destination", str(self.root / "artifacts")]
-        environment = {key: value for key, value in os.environ.items() if not key.startswith("MLFLOW_")}
-        with (self.root / "log").open("ab") as log:
-            self.process = subprocess.Popen(
-                command, cwd=self.root, stdout=log, stderr=log, start_new_session=True,
-                env=environment | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
-            )  # fmt: skip
-        deadline = time.monotonic() + 90
-        while True:
-            try:
-                with urllib.request.urlopen(f"{self.address}/health", timeout=5):
-                    return
-            except OSError:
-                assert self.process.poll() is None, (self.root / "log").read_text()
-                assert time.monotonic() < deadline, (self.root / "log").read_text()
-                time.sleep(0.2)
-
-    def signal(self, number: signal.Signals) -> None:
-        os.killpg(self.process.pid, number)
-
-    def kill(self) -> None:
-        self.signal(signal.SIGKILL)
-        self.process.wait(30)
 
 
 @pytest.fixture
@@ -270,6 +232,7 @@ def test_a_training_that_goes_on_has_every_epoch_once(filed: Project, *, sent: b
 def test_a_store_that_is_away_at_the_start_stops_before_training(project: Project, away_address: str) -> None:
     project.use(f"http://{away_address}")
     project.monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    project.monkeypatch.setattr("dbrnet.registry.store.PAUSES", (0.0, 0.0))
     project.after_epoch(lambda epoch: pytest.fail("it trained"))
     with pytest.raises(JobError, match="cannot be reached"):
         project.train()

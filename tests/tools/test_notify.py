@@ -84,6 +84,7 @@ def test_a_failure_comes_with_its_error_and_a_registry_that_is_away_is_said(
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://{away_address}")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    monkeypatch.setattr("dbrnet.registry.store.PAUSES", ())
     notify(PARAMS, run="dbrnet-retraining", state="FAILED", error="the task train failed")
     first, second = webhook.taken[0]["text"].splitlines()
     assert first == "dbrnet-retraining: failed: the task train failed"
