@@ -72,6 +72,7 @@ def submit(
 
     with compiled(pipeline, image=image, gpu=gpu) as package:
         values = parameters(package, params)
+        _check_image(image)
         cluster = Cluster(host, namespace)
         name = f"{Path(pipeline).stem} {datetime.now(UTC):%Y-%m-%d %H:%M:%S}"
         run = cluster.start(package, name, cluster.experiment(experiment), values)
@@ -91,6 +92,7 @@ def schedule(
     times, zone = Cron.parse(cron), _zone(timezone)
     with compiled(pipeline, image=image, gpu=gpu) as package:
         values = parameters(package, params)
+        _check_image(image)
         cluster = Cluster(host, namespace)
         for moment in islice(times.times(datetime.now(UTC), zone), 3):
             _say(f"{moment:{MINUTE}} {timezone}" + _in_utc(moment, timezone))
@@ -123,6 +125,19 @@ def list_(*, host: str, namespace: str | None) -> None:
     widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
     for row in (head, *rows):
         _say("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+def _check_image(image: str | None) -> None:
+    """Refuse an image that its registry does not have; where it does not say so, that is said."""
+    if image is None:
+        return
+    from pipelines.image import in_registry
+
+    found = in_registry(image)
+    if found is False:
+        raise UserError(f"its registry has no image {image}: is the digest right, and was it pushed?")
+    if found is None:
+        _say(f"not checked: the registry of {image} does not answer here whether it has it")
 
 
 def _row(cluster: "Cluster", one: "Schedule") -> tuple[str, ...]:

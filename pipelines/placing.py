@@ -17,6 +17,7 @@ PROMOTER, NOTIFY = "dbrnet-promoter", "dbrnet-notify"
 SECRET_KEYS = SECRETS | {PROMOTER: SECRETS[TRAINER], NOTIFY: ("DBRNET_NOTIFY_URL",)}
 EXCHANGE = "DBRNET_EXCHANGE"  # where in S3 several nodes find what they train on
 GPU = "nvidia.com/gpu"
+WAITING_MINUTES = 24 * 60  # that each try may wait for a place in the cluster, pauses included
 
 
 @dataclass(frozen=True)
@@ -28,8 +29,17 @@ class Needs:
     minutes: int  # then its pod is ended, and the task tried again
     secrets: tuple[str, ...] = ()
     retries: int = 2
-    cached: bool = False  # safe where the inputs alone decide the outputs
+    cached: bool = False  # where the inputs alone decide the outputs, and may come from the cache, too
     gpu: bool = False  # in the GPU variant
+
+    @property
+    def window(self) -> int:
+        """Seconds from the first try's start in which the task may be tried again, and has to end.
+
+        Kubeflow's backoff_max_duration is no limit to a pause: Argo counts the tries themselves, and ends the
+        one that runs.
+        """
+        return 60 * (self.retries + 1) * (self.minutes + WAITING_MINUTES)
 
 
 NEEDS = {
@@ -39,7 +49,7 @@ NEEDS = {
     "train": Needs("8", "32G", 48 * 60, (S3, TRAINER), retries=3, cached=True, gpu=True),
     "export": Needs("4", "8G", 60, cached=True),
     "champion": Needs("1", "2G", 10, (TRAINER,)),
-    "evaluate": Needs("4", "8G", 120, cached=True, gpu=True),
+    "evaluate": Needs("4", "8G", 120, gpu=True),
     "benchmark": Needs("4", "8G", 60, gpu=True),
     "promote": Needs("2", "4G", 30, (PROMOTER,)),
     "drift": Needs("2", "4G", 60),
@@ -63,7 +73,9 @@ def on_cluster(image: str, *, gpu: bool) -> Place:
         if gpu and needs.gpu:
             task.set_accelerator_type(GPU).set_accelerator_limit(1)
         task.set_caching_options(needs.cached)
-        task.set_retry(needs.retries, backoff_duration="60s", backoff_factor=2, backoff_max_duration="900s")
+        task.set_retry(
+            needs.retries, backoff_duration="60s", backoff_factor=2, backoff_max_duration=f"{needs.window}s"
+        )
         kubernetes.set_timeout(task, 60 * needs.minutes)
         kubernetes.set_security_context(task, run_as_user=USER, run_as_group=USER, run_as_non_root=True)
         kubernetes.add_pod_label(task, "app.kubernetes.io/part-of", "dbrnet")

@@ -1,6 +1,5 @@
 """S3 and MLflow away for a minute: whoever needs them waits, and says so."""
 
-import os
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -49,8 +48,6 @@ def test_a_minute_is_survived(tmp_path: Path, s3_here: S3Server, mlflow: Server,
     space = Workspace(tmp_path / "clone")
     space.set_params({"source: data/steel-strip": f"source: s3://{BUCKET}/line3/"})
     environment = s3_here.environment() | {
-        "AWS_CONFIG_FILE": os.devnull,
-        "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
         "MLFLOW_TRACKING_URI": mlflow.address,
     }
     main(["generate", "--out", str(tmp_path / "made"), "--count", "60"])

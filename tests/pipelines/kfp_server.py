@@ -132,7 +132,7 @@ def kfp_server(certificate: Path | None = None) -> Iterator[KfpServer]:
         context.load_cert_chain(certificate)
         server.socket = context.wrap_socket(server.socket, server_side=True)
     state.address = f"http{'s' if certificate else ''}://localhost:{server.server_address[1]}"
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
     thread.start()
     try:
         yield state

@@ -29,6 +29,14 @@ ALONE = {
 }  # no stages: DVC and a person do this on a laptop
 
 Document = dict[str, Any]
+VOLUME = [
+    {
+        "mountPath": "/checkpoints",
+        "constant": "dbrnet-checkpoints",
+        "pvcNameParameter": {"runtimeValue": {"constant": "dbrnet-checkpoints"}},
+    }
+]
+MEMORY = [{"volumeName": "shared-memory", "mountPath": "/dev/shm", "medium": "Memory", "sizeLimit": "8Gi"}]
 
 
 def documents(path: Path) -> list[Document]:
@@ -170,11 +178,11 @@ def test_how_tasks_are_placed(path: Path) -> None:
         container, on_kubernetes = spec["deploymentSpec"]["executors"][label]["container"], settings[label]
         assert re.fullmatch(r"registry\.example/dbrnet@sha256:[0-9a-f]{64}", container["image"])
         assert task.get("cachingOptions", {}).get("enableCache", False) is NEEDS[step].cached
-        assert task["retryPolicy"]["maxRetryCount"] >= 1
-        assert task["retryPolicy"]["backoffFactor"] > 1
+        deadline = int(on_kubernetes["activeDeadlineSeconds"])
+        assert deadline == 60 * NEEDS[step].minutes
+        _check_retries(task["retryPolicy"], deadline)
         assert container["resources"].keys() >= {"resourceCpuLimit", "resourceMemoryLimit"}
         assert ("accelerator" in container["resources"]) is (path.stem.endswith("gpu") and NEEDS[step].gpu)
-        assert int(on_kubernetes["activeDeadlineSeconds"]) > 0
         assert on_kubernetes["securityContext"] == {
             "runAsUser": "10001", "runAsGroup": "10001", "runAsNonRoot": True,
         }  # fmt: skip
@@ -188,16 +196,26 @@ def test_how_tasks_are_placed(path: Path) -> None:
                 pair["envVar"] for one in on_kubernetes["configMapAsEnv"] for pair in one["keyToEnv"]
             ]
             assert addresses == [*SETTINGS["dbrnet"], *(["DBRNET_EXCHANGE"] if step == "train" else [])]
-        assert ("pvcMount" in on_kubernetes) is (step == "train")
-        assert ("emptyDirMounts" in on_kubernetes) is (step == "train")
+        assert on_kubernetes.get("pvcMount") == (VOLUME if step == "train" else None)
+        assert on_kubernetes.get("emptyDirMounts") == (MEMORY if step == "train" else None)
         given = {one["name"]: one["value"] for one in container.get("env", [])}
         assert given.get("DBRNET_IMAGE") == (container["image"] if step == "train" else None)
+
+
+def _check_retries(policy: Document, deadline: int) -> None:
+    """Argo counts backoffMaxDuration from the first try's start: every try must find its time in it."""
+    retries, pause = policy["maxRetryCount"], int(policy["backoffDuration"].removesuffix("s"))
+    assert retries >= 1
+    assert (pause, policy["backoffFactor"]) == (60, 2)  # whole: the backend takes no other
+    pauses = sum(pause * 2**number for number in range(retries))
+    assert pauses > 60  # a minute's outage is survived
+    assert int(policy["backoffMaxDuration"].removesuffix("s")) > (retries + 1) * deadline + pauses
 
 
 def test_only_promotion_can_promote_and_it_is_never_cached() -> None:
     assert {step for step, needs in NEEDS.items() if "dbrnet-promoter" in needs.secrets} == {"promote"}
     assert {step for step, needs in NEEDS.items() if not needs.cached} == {
-        "revision", "champion", "benchmark", "promote", "drift", "notify",
+        "revision", "champion", "evaluate", "benchmark", "promote", "drift", "notify",
     }  # fmt: skip
     assert set(NEEDS) == set(components.__all__)
 

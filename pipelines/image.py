@@ -1,0 +1,41 @@
+"""Whether a registry has an image, asked before a pipeline is sent.
+
+Kubeflow tells nobody that a pod cannot pull its image: the run waits until the pod's deadline has passed.
+"""
+
+import requests
+from oras.auth import get_auth_backend
+from oras.container import Container
+from oras.logger import setup_logger
+
+TIMEOUT = 10.0  # seconds
+_WITHOUT_TLS = ("localhost", "127.0.0.1")
+_MANIFESTS = ", ".join(
+    f"application/vnd.{kind}+json"
+    for kind in ("oci.image.index.v1", "oci.image.manifest.v1",
+                 "docker.distribution.manifest.list.v2", "docker.distribution.manifest.v2")
+)  # fmt: skip
+
+
+def in_registry(image: str) -> bool | None:
+    """Whether the registry has the image; None where it cannot be asked from here.
+
+    That is where no way leads to it, or where it wants other credentials than `docker login` has kept.
+    """
+    setup_logger(quiet=True)
+    container = Container(image)
+    insecure = str(container.registry).partition(":")[0] in _WITHOUT_TLS
+    address = f"http{'' if insecure else 's'}://{container.manifest_url()}"
+    headers = {"Accept": _MANIFESTS}
+    try:
+        with requests.Session() as session:
+            answer = session.head(address, headers=headers, timeout=TIMEOUT)
+            if answer.status_code == 401:
+                scheme = answer.headers.get("WWW-Authenticate", "").partition(" ")[0].lower()
+                login = get_auth_backend("basic" if scheme == "basic" else "token", session, insecure)
+                login.load_configs(container)
+                headers, _ = login.authenticate_request(answer, headers)
+                answer = session.head(address, headers=headers, timeout=TIMEOUT)
+    except (requests.RequestException, ValueError, LookupError, AttributeError, OSError):
+        return None  # the latter: no credentials, or such as cannot be read
+    return {200: True, 404: False}.get(answer.status_code)

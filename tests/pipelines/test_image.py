@@ -1,0 +1,63 @@
+"""An image that its registry does not have is refused before anything is sent."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.pipelines.command import PARAMS, Command
+from tests.pipelines.kfp_server import KfpServer
+from tests.pipelines.registry_server import BINARY, LOGIN, image_registry, push
+
+pytestmark = pytest.mark.skipif(not BINARY, reason="needs a registry: apt-get install docker-registry")
+
+CRON = ("--cron", "0 30 2 * * *")
+WORDS = {"submit": ("submit",), "schedule": ("schedule", "nightly")}
+
+
+@pytest.fixture(autouse=True)
+def _logged_in_nowhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / ".docker").mkdir()
+    monkeypatch.setenv("HOME", str(tmp_path))
+
+
+@pytest.mark.parametrize("verb", WORDS)
+def test_a_wrong_digest_is_one_line(verb: str, cluster: KfpServer, command: Command, tmp_path: Path) -> None:
+    words = (*WORDS[verb], "training", *(CRON if verb == "schedule" else ()), "--params", str(PARAMS))
+    with image_registry(tmp_path) as address:
+        image = push(address)
+        wrong = image[:-64] + 64 * "a"
+        told = command(*words, "--image", wrong)
+        assert told.status == 2
+        assert told.error == (
+            f"error: its registry has no image {wrong}: is the digest right, and was it pushed?\n"
+        )
+        assert not cluster.requests
+        assert command(*words, "--image", image.replace("dbrnet", "other")).status == 2
+        told = command(*words, "--image", image)
+        assert told.status == 0, told.error
+        assert "not checked" not in told.out
+    assert len(cluster.runs) + len(cluster.schedules) == 1
+
+
+def test_a_registry_that_wants_a_password(cluster: KfpServer, command: Command, tmp_path: Path) -> None:
+    with image_registry(tmp_path) as address:
+        image = push(address)
+    with image_registry(tmp_path, password=True) as address:
+        name, _, digest = image.partition("@")
+        name = f"{address}/{name.partition('/')[2]}"
+        words = ("submit", "training", "--params", str(PARAMS), "--image")
+        told = command(*words, f"{name}@{digest}")
+        assert told.status == 0
+        note = "not checked: the registry of {} does not answer here whether it has it"
+        assert note.format(f"{name}@{digest}") in told.out
+        (tmp_path / ".docker/config.json").write_text(json.dumps({"auths": {address: LOGIN}}))
+        told = command(*words, f"{name}@{digest}")
+        assert told.status == 0
+        assert "not checked" not in told.out
+        told = command(*words, f"{name}@sha256:{64 * 'a'}")
+        assert told.status == 2
+        assert "its registry has no image" in told.error
+    told = command(*words, f"{name}@{digest}")  # nobody listens there any more
+    assert told.status == 0
+    assert "not checked" in told.out
