@@ -58,7 +58,7 @@ class Cluster:
         def post() -> bool:
             try:
                 self._objects.create_namespaced_custom_object(
-                    **self._place, body=job, _request_timeout=_TIMEOUT
+                    **self._place, body=job, field_validation="Strict", _request_timeout=_TIMEOUT
                 )
             except ApiException as error:
                 if error.status == 409:

@@ -3,6 +3,7 @@
 import datetime
 import ipaddress
 import json
+import re
 import ssl
 import threading
 from collections.abc import Callable, Iterator
@@ -17,6 +18,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from kubeflow_trainer_api.models import TrainerV1alpha1TrainJob
+from pydantic import ValidationError
 
 NAMESPACE, TOKEN = "line3", "token-of-the-pod"
 JOBS = f"/apis/trainer.kubeflow.org/v1alpha1/namespaces/{NAMESPACE}/trainjobs"
@@ -28,7 +30,43 @@ def strictly(job: Json) -> Json:
     read = TrainerV1alpha1TrainJob.from_dict(job)
     assert read is not None
     assert read.to_dict() == job, "a field that the schema does not know"
+    _check_bounds(job)
     return job
+
+
+def _check_bounds(job: Json) -> None:
+    """What the CRD (v2.3.0) and Trainer's webhook ask for beyond types, of the fields that we use."""
+    name, trainer = job["metadata"]["name"], job["spec"]["trainer"]
+    assert re.fullmatch("[a-z]([-a-z0-9]*[a-z0-9])?", name), "metadata.name is no DNS label"
+    assert len(name) <= 63, "metadata.name is too long"
+    assert job["spec"]["activeDeadlineSeconds"] >= 1
+    assert len(trainer["image"]) <= 500
+    assert trainer["numNodes"] >= 1
+    assert trainer["numProcPerNode"] >= 1
+    assert len(trainer["command"]) <= 128
+    _check_keys(trainer["env"], "name")
+    assert not [one for one in trainer["env"] if one["name"].startswith("PET_")], "the launcher's variable"
+    _check_keys(job["spec"]["runtimePatches"], "manager", at_most=16)
+    for patch in job["spec"]["runtimePatches"]:
+        domain, _, path = patch["manager"].partition("/")
+        assert re.fullmatch(r"[a-z0-9]([-a-z0-9.]*[a-z0-9])?", domain), "manager is no domain with a path"
+        assert path, "manager is no domain with a path"
+        jobs = patch["trainingRuntimeSpec"]["template"]["spec"]["replicatedJobs"]
+        _check_keys(jobs, "name", at_most=100)
+        for one in jobs:
+            pod = one["template"]["spec"]["template"]["spec"]
+            _check_keys(pod["volumes"], "name")
+            _check_keys(pod["containers"], "name", at_most=64)
+            for container in pod["containers"]:
+                assert "env" not in container, "goes through spec.trainer.env"
+                _check_keys(container["volumeMounts"], "name")
+
+
+def _check_keys(items: list[Json], key: str, at_most: int = 128) -> None:
+    """A list that is a map by `key`: an API server refuses a key that comes twice."""
+    keys = [item[key] for item in items]
+    assert len(keys) <= at_most, f"too many of {keys}"
+    assert len(set(keys)) == len(keys), f"twice the same {key} in {keys}"
 
 
 def condition(type_: str, reason: str = "", message: str = "") -> Json:
@@ -94,11 +132,17 @@ class _Handler(BaseHTTPRequestHandler):
         job = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         if self._refused():
             return
+        try:
+            assert parse_qs(urlsplit(self.path).query) == {"fieldValidation": ["Strict"]}
+            strictly(job)
+        except (AssertionError, ValidationError) as error:
+            self._answer(400, _status(400, "BadRequest", str(error)))
+            return
         name = job["metadata"]["name"]
         if name in self.stub.jobs:
             self._answer(409, _status(409, "AlreadyExists", f'trainjobs "{name}" already exists'))
         else:
-            self.stub.jobs[name] = strictly(job)
+            self.stub.jobs[name] = job
             self._answer(201, job)
             self.stub.on_create(job)
 

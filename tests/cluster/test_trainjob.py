@@ -1,4 +1,4 @@
-"""The rendered TrainJob against Kubeflow Trainer's own models (kubeflow-trainer-api, schema v2.3.0)."""
+"""The rendered TrainJob against Kubeflow Trainer's own models (kubeflow-trainer-api 2.3), its CRD's bounds too."""
 
 import copy
 import re
@@ -52,6 +52,35 @@ def test_an_ill_typed_field_is_seen() -> None:
         strictly(job)
 
 
+TRAINER = "spec.trainer"
+PATCH = "spec.runtimePatches.0"
+POD = f"{PATCH}.trainingRuntimeSpec.template.spec.replicatedJobs.0.template.spec.template.spec"
+
+
+@pytest.mark.parametrize(
+    ("path", "key", "value"),
+    [
+        ("metadata", "name", "Dbrnet"),
+        ("metadata", "name", "d" * 64),
+        (TRAINER, "image", "i" * 501),
+        (TRAINER, "numProcPerNode", 0),
+        (TRAINER, "env", [{"name": "MLFLOW_RUN_ID"}, {"name": "MLFLOW_RUN_ID"}]),
+        (TRAINER, "env", [{"name": "PET_NNODES", "value": "2"}]),
+        (PATCH, "manager", "dbrnet"),
+        (f"{POD}.containers.0", "volumeMounts", 2 * [{"name": "tmp", "mountPath": "/tmp"}]),
+        (f"{POD}.containers.0", "env", [{"name": "A", "value": "b"}]),
+    ],
+)
+def test_what_an_api_server_would_refuse_is_seen(path: str, key: str, value: Any) -> None:
+    job = rendered()
+    place: Any = job
+    for part in path.split("."):
+        place = place[int(part) if part.isdigit() else part]
+    place[key] = value
+    with pytest.raises(AssertionError):
+        strictly(job)
+
+
 def test_what_the_nodes_run() -> None:
     spec = rendered()["spec"]
     trainer = spec["trainer"]
@@ -66,21 +95,19 @@ def test_what_the_nodes_run() -> None:
     )
 
 
+def test_what_the_runtime_calls_them() -> None:
+    """Its job and container are named node; a patch of another name would be refused."""
+    patch = rendered()["spec"]["runtimePatches"][0]["trainingRuntimeSpec"]["template"]["spec"]
+    (job,) = patch["replicatedJobs"]
+    pod = job["template"]["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    assert (job["name"], container["name"]) == ("node", "node")
+    assert {one["name"] for one in container["volumeMounts"]} == {one["name"] for one in pod["volumes"]}
+
+
 def test_credentials_go_by_reference_and_the_launchers_variables_are_left_alone() -> None:
     entries = {entry["name"]: entry for entry in rendered()["spec"]["trainer"]["env"]}
     assert [name for name, entry in entries.items() if "value" in entry] == ["MLFLOW_RUN_ID"]
     secret = entries["AWS_SECRET_ACCESS_KEY"]["valueFrom"]["secretKeyRef"]
     assert (secret["name"], secret["key"]) == ("dbrnet-s3", "AWS_SECRET_ACCESS_KEY")
-    assert not [name for name in entries if re.match("PET_|MASTER_|WORLD_SIZE|RANK", name)]  # Trainer refuses
-
-
-def test_what_the_schemas_rules_in_words_ask_for() -> None:
-    job = rendered()
-    assert re.fullmatch("[a-z]([-a-z0-9]*[a-z0-9])?", job["metadata"]["name"])
-    assert len(job["metadata"]["name"]) <= 63
-    pod = job["spec"]["runtimePatches"][0]["trainingRuntimeSpec"]["template"]["spec"]["replicatedJobs"][0]
-    (container,) = pod["template"]["spec"]["template"]["spec"]["containers"]
-    assert (pod["name"], container["name"]) == ("node", "node")
-    assert "env" not in container  # for the container `node` it goes through spec.trainer alone
-    volumes = {volume["name"] for volume in pod["template"]["spec"]["template"]["spec"]["volumes"]}
-    assert {mount["name"] for mount in container["volumeMounts"]} == volumes
+    assert not [name for name in entries if re.match("PET_|MASTER_|WORLD_SIZE|RANK", name)]

@@ -6,6 +6,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import kfp
+import kfp.local
 import pytest
 
 import components
@@ -43,6 +45,35 @@ def test_a_component_is_thin_and_says_what_it_is(component: Any) -> None:
     assert not [name for name in undocumented if name != "status"]  # Kubeflow's own, which it leaves out
     body = inspect.getsource(component.python_func).split('"""')[2].strip().splitlines()
     assert len([line for line in body if line.strip()]) <= 20
+
+
+def test_others_load_a_component_from_its_file_and_run_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a pipeline and an image of their own, as docs/kubeflow.md says it."""
+    monkeypatch.chdir(tmp_path)
+    generate(tmp_path / "source", images=60)
+    loaded = {
+        name: kfp.components.load_component_from_file(str(ROOT / f"components/compiled/{name}.yaml"))
+        for name in components.__all__
+    }
+    image = "harbor.mill.example/vision/dbrnet@sha256:" + 64 * "a"
+
+    @kfp.dsl.pipeline(name="ours")
+    def ours(ingest: str, split: str) -> None:
+        read = loaded["ingest"](params=ingest, revision="r1").set_container_image(image)
+        loaded["split"](params=split, dataset=read.outputs["dataset"]).set_container_image(image)
+
+    kfp.compiler.Compiler().compile(ours, "ours.yaml")
+    assert "registry.example" not in Path("ours.yaml").read_text()
+    kfp.local.init(kfp.local.SubprocessRunner(use_venv=False), pipeline_root="out", raise_on_error=True)
+    params = load_params(ROOT / "params.yaml")
+    source = params.ingest.model_copy(update={"source": str(tmp_path / "source")})
+    ours(ingest=source.model_dump_json(), split=params.split.model_dump_json())
+    [card] = Path("out").glob("ours-*/ingest/dataset/card.json")
+    assert read_json(card)["images"] == 60
+    [table] = Path("out").glob("ours-*/split/split/split.csv")
+    assert len(table.read_text().splitlines()) == 61
 
 
 def test_a_component_does_what_the_step_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,8 +4,10 @@ import json
 from pathlib import Path
 
 import pytest
+from ruamel.yaml import YAML
 
-from dbrnet.params import load_params
+from components.component import IMAGE
+from dbrnet.params import Params, load_params
 from pipelines import commands
 from tests.pipelines.command import PARAMS, Command
 from tests.pipelines.kfp_server import Fault, KfpServer
@@ -150,11 +152,24 @@ def test_a_parameter_that_params_does_not_have(
     assert not cluster.requests
 
 
-def test_a_pipeline_is_compiled_for_the_image(cluster: KfpServer, command: Command) -> None:
+@pytest.mark.parametrize("name", ["training", "retraining"])
+@pytest.mark.parametrize("gpu", [False, True])
+@pytest.mark.parametrize("verb", ["submit", "schedule"])
+def test_a_pipeline_arrives_whole_compiled_for_the_image(
+    name: str, gpu: bool, verb: str, cluster: KfpServer, command: Command
+) -> None:
     image = "registry.example/line@sha256:" + "1" * 64
-    assert command("submit", "training", "--image", image, "--params", str(PARAMS)).status == 0
-    (run,) = cluster.runs.values()
-    spec = run["pipeline_spec"]["pipeline_spec"]
-    executors = spec["deploymentSpec"]["executors"].values()
-    assert {one["container"]["image"] for one in executors} == {image}
-    assert run["display_name"].startswith("training ")
+    words = (verb, name) if verb == "submit" else (verb, "nightly", name, "--cron", "0 30 2 * * *")
+    told = command(*words, *(["--gpu"] if gpu else []), "--image", image, "--params", str(PARAMS))
+    assert told.status == 0, told.error
+    (sent,) = [*cluster.runs.values(), *cluster.schedules.values()]
+    committed = Path(__file__).parents[2] / f"pipelines/compiled/{name}-{'gpu' if gpu else 'cpu'}.yaml"
+    text = committed.read_text().replace(IMAGE, image)
+    spec, platform = YAML(typ="safe").load_all(text)
+    assert sent["pipeline_spec"] == {"pipeline_spec": spec, "platform_spec": platform}
+    params = load_params(PARAMS)
+    values = sent["runtime_config"]["parameters"]
+    assert set(values) == set(Params.model_fields) - ({"drift"} if name == "training" else set())
+    assert all(
+        json.loads(text) == getattr(params, key).model_dump(mode="json") for key, text in values.items()
+    )
