@@ -180,8 +180,15 @@ def test_kubeflow_gives_the_same_figures_and_joins_the_run_it_is_given(
 ) -> None:
     """To the digit: the same parameters, data and seed by Kubeflow's local runner, into the same registry."""
     store = open_store(workspace.folder)
-    given = start_or_resume_run(store, "of the cluster", run_id=None, name="its name", tags={})
-    output = workspace.run("python", "-m", "pipelines", "run", "--local", MLFLOW_RUN_ID=given.run_id)
+    parent = start_or_resume_run(store, "of the cluster", run_id=None, name="the pipeline", tags={})
+    beneath = {"mlflow.parentRunId": parent.run_id}
+    given = start_or_resume_run(store, "of the cluster", run_id=None, name="its name", tags=beneath)
+    as_the_plugin_sets_them = {
+        "MLFLOW_RUN_ID": given.run_id,
+        "MLFLOW_EXPERIMENT_ID": given.experiment_id,
+        "MLFLOW_TRACKING_URI": store.uri,
+    }
+    output = workspace.run("python", "-m", "pipelines", "run", "--local", status=0, **as_the_plugin_sets_them)
     assert tasks_run(output) == ["revision", *STAGES]
     evaluated = workspace.artifact("evaluate/evaluated")
     by_dvc, by_kubeflow = (
@@ -197,6 +204,8 @@ def test_kubeflow_gives_the_same_figures_and_joins_the_run_it_is_given(
     assert read_json(workspace.artifact("train/trained") / "train.json")["run_id"] == given.run_id
     run = store.client.get_run(given.run_id)
     assert run.info.run_name == "its name"
+    assert run.data.tags["mlflow.parentRunId"] == parent.run_id
+    assert run.info.experiment_id == parent.experiment_id
     assert run.data.metrics["test_miou"] == by_dvc["figures"]["miou"]["value"]
     decision = read_json(workspace.artifact("promote/decision") / "decision.json")
     assert decision["promotion"]["model_name"] == "dbrnet-steel-strip"

@@ -1,4 +1,4 @@
-"""The rendered TrainJob against Kubeflow Trainer's own models (kubeflow-trainer-api 2.3), its CRD's bounds too."""
+"""The rendered TrainJob against the models of kubeflow-trainer-api 2.3, and its CRD's bounds."""
 
 import copy
 import re

@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from dbrnet.cluster.trainjob import Nodes
+from dbrnet.cluster.trainjob import render as render_trainjob
 from tests.deploy.manifests import DEPLOY, OVERLAYS, Object, Pod, named, overlay, pod, pods, render
 
 kubernetes_validate = pytest.importorskip("kubernetes_validate", reason="pip install kubernetes-validate")
@@ -17,6 +19,7 @@ VERSION = "1.37"
 PAGE = (DEPLOY.parent / "docs" / "cluster.md").read_text()
 ELSEWHERE = {  # pods that others make, which a policy may name
     "app.kubernetes.io/part-of": "dbrnet",  # pipelines.placing, cluster.trainjob
+    "app.kubernetes.io/component": "train",
     "k8s-app": "kube-dns",
 }
 KIND_OF_REFERENCE = {
@@ -147,7 +150,8 @@ def may(name: str, direction: str, of: Pod) -> list[tuple[Object, set[int]]]:
     """What policies let the pod do: peers (empty: anywhere) and ports."""
     key, found = {"ingress": "from", "egress": "to"}[direction], []
     for policy in (each for each in overlay(name) if each["kind"] == "NetworkPolicy"):
-        if policy["spec"]["podSelector"].get("matchLabels", {}).items() <= of.labels.items():
+        chosen = policy["spec"]["podSelector"].get("matchLabels", {}).items() <= of.labels.items()
+        if chosen and policy["metadata"]["namespace"] == of.namespace:
             for rule in policy["spec"].get(direction, []):
                 ports = {port["port"] for port in rule["ports"]}
                 found += [(peer, ports) for peer in rule.get(key, [{}])]
@@ -160,7 +164,8 @@ def test_policies_name_pods_that_exist(name: str) -> None:
     denial = named(overlay(name), "NetworkPolicy", "nothing-else")
     assert denial["spec"] == {"podSelector": {}, "policyTypes": ["Ingress", "Egress"]}
     for policy in policies:
-        if labels := policy["spec"]["podSelector"].get("matchLabels"):
+        labels = policy["spec"]["podSelector"].get("matchLabels", {})
+        if labels and not labels.items() <= ELSEWHERE.items():
             assert selected(name, labels), policy["metadata"]["name"]
         for peer in peers(policy):
             labels = peer.get("podSelector", {}).get("matchLabels", {})
@@ -192,6 +197,20 @@ def test_who_reaches_whom(name: str) -> None:
     assert who("egress", "mlflow", 5432) == {"postgres"}
     outward = may(name, "egress", pod(overlay(name), "postgres"))
     assert [ports for _, ports in outward] == [{53}]
+
+
+@pytest.mark.parametrize("name", OVERLAYS)
+def test_a_trainings_nodes_reach_each_other_and_nobody_else_a_task(name: str) -> None:
+    policy = named(overlay(name), "NetworkPolicy", "dbrnet-tasks", "factory")["spec"]
+    (patch,) = render_trainjob("x", "s3://x/", Nodes(2, 1, "image"), {})["spec"]["runtimePatches"]
+    (job,) = patch["trainingRuntimeSpec"]["template"]["spec"]["replicatedJobs"]
+    labels = job["template"]["spec"]["template"]["metadata"]["labels"]
+    assert policy["podSelector"]["matchLabels"].items() <= labels.items()
+    (rule,) = policy["ingress"]
+    (peer,) = rule["from"]
+    assert "ports" not in rule
+    assert peer["podSelector"]["matchLabels"].items() <= labels.items()
+    assert peer.keys() == {"podSelector"}  # of the same namespace
 
 
 def test_the_profiles_namespace_is_written_once(tmp_path: Path) -> None:

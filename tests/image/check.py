@@ -26,6 +26,8 @@ BASE = "localhost/dbrnet-check-base"
 IMAGE = "localhost/dbrnet:cpu"
 PROGRAMS = ("buildah", "podman", "runc", "debootstrap")
 USER = 10001
+COMPONENTS = ("revision", "ingest", "split", "train", "export", "champion", "evaluate", "benchmark",
+              "promote", "drift", "notify")  # fmt: skip
 LIMITS = ["--ulimit", "nofile=1024:1024", "--ulimit", "nproc=1024:1024"]  # a sandbox may not raise its own
 
 
@@ -42,7 +44,7 @@ def main() -> None:
     with workspace() as folder:
         look_inside(folder)
         run_demo(folder)
-        print((folder / "artifacts/promote/summary.txt").read_text())
+        print((folder / "kubeflow/promote/decision/summary.txt").read_text())
     megabytes = int(_output("podman", "image", "inspect", "--format", "{{.Size}}", IMAGE)) / 1e6
     base = int(_output("podman", "image", "inspect", "--format", "{{.Size}}", BASE)) / 1e6
     print(f"image  {megabytes:.0f} MB, of which {base:.0f} are the base; built in {built - started:.0f} s, "
@@ -133,38 +135,52 @@ def look_inside(folder: Path) -> None:
 
 
 def run_demo(folder: Path) -> None:
-    """Generate the pictures, then dvc.yaml's stages in order; `split` as Kubeflow runs it."""
+    """Generate the pictures, then run every compiled component by its command, as Kubeflow does."""
     in_container(folder, "dbrnet", "generate", "--out", "data/steel-strip")
-    for step, stage in YAML(typ="safe").load(ROOT / "dvc.yaml")["stages"].items():
+    made: dict[str, str] = {}  # where the artifacts lie, by their names
+    for component in COMPONENTS:
         begun = time.monotonic()
-        command = kubeflow_command(folder) if step == "split" else shlex.split(stage["cmd"])
-        in_container(folder, *command)
-        print(f"{step:9}  {time.monotonic() - begun:6.1f} s", flush=True)
-    decision = json.loads((folder / "artifacts/promote/decision.json").read_text())
+        in_container(folder, *kubeflow_command(folder, component, made))
+        print(f"{component:9}  {time.monotonic() - begun:6.1f} s", flush=True)
+    decision = json.loads((folder / made["decision"] / "decision.json").read_text())
     assert decision["answer"] == "promoted", decision["reasons"]
-    assert (folder / "data/split.html").stat().st_size > 0
+    for page in ("split/report", "evaluate/report", "promote/review", "promote/card"):
+        assert (folder / "kubeflow" / page).stat().st_size > 0, page
+    assert "warranted? yes" in (folder / made["reasons"]).read_text()  # there was no champion before this one
 
 
-def kubeflow_command(folder: Path) -> list[str]:
-    """The command of the compiled component `split`, given its input as Kubeflow's launcher gives it."""
-    component = YAML(typ="safe").load(ROOT / "components/compiled/split.yaml")
-    container = component["deploymentSpec"]["executors"]["exec-split"]["container"]
-    section = YAML(typ="safe").load(folder / "params.yaml")["split"]
+def kubeflow_command(folder: Path, name: str, made: dict[str, str]) -> list[str]:
+    """The compiled component's command with its inputs; where its outputs will lie is added to `made`."""
+    spec = YAML(typ="safe").load(ROOT / f"components/compiled/{name}.yaml")
+    container = spec["deploymentSpec"]["executors"][f"exec-{name}"]["container"]
+    definitions = spec["components"][f"comp-{name}"]
+    asked, promised = (definitions.get(key, {}) for key in ("inputDefinitions", "outputDefinitions"))
+    sections = YAML(typ="safe").load(folder / "params.yaml")
+    section = {"revision": "ingest", "notify": "champion"}.get(name, name)
+    values = {
+        "params": json.dumps(sections[section]), "revision": "r1", "checkpoints": "/workspace/checkpoints",
+        "pipeline": "in the image", "status": {"state": "SUCCEEDED", "pipelineJobResourceName": "",
+                                               "pipelineTaskName": "", "error": {}},
+    }  # fmt: skip
 
-    def artifact(name: str, kind: str, path: str) -> dict[str, Any]:
-        described = {"name": name, "type": {"schemaTitle": kind}, "uri": f"/workspace/{path}"}
-        return {"artifacts": [described]}
+    def artifacts(definitions: dict[str, Any]) -> dict[str, Any]:
+        """Those that there are, where they lie: an input may be optional."""
+        return {
+            key: {"artifacts": [{"name": key, "type": one["artifactType"], "uri": f"/workspace/{made[key]}"}]}
+            for key, one in definitions.get("artifacts", {}).items()
+            if key in made
+        }
 
+    inputs = artifacts(asked)
+    made |= {key: f"kubeflow/{name}/{key}" for key in promised.get("artifacts", {})}
     given = {
         "inputs": {
-            "parameterValues": {"params": json.dumps(section)},
-            "artifacts": {"dataset": artifact("dataset", "system.Dataset", "data/dataset")},
+            "parameterValues": {key: values[key] for key in asked.get("parameters", {})},
+            "artifacts": inputs,
         },
         "outputs": {
-            "artifacts": {
-                "split": artifact("split", "system.Artifact", "data/split"),
-                "report": artifact("report", "system.HTML", "data/split.html"),
-            },
+            "parameters": {key: {"outputFile": f"/tmp/{key}"} for key in promised.get("parameters", {})},
+            "artifacts": artifacts(promised),
             "outputFile": "/tmp/outputs.json",
         },
     }
