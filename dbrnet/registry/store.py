@@ -81,6 +81,7 @@ class Store:
         """MLflow's client; the first use of a new SQLite file creates its tables (about 3 s)."""
         for logger in ("mlflow.store.db.utils", "alembic"):
             logging.getLogger(logger).setLevel(logging.WARNING)
+        logging.getLogger("mlflow.utils.environment").setLevel(logging.ERROR)  # of no pip
         if self.uri.startswith("sqlite:///"):
             self._prepare_sqlite(self._sqlite)
         return MlflowClient(self.uri, self.uri)
