@@ -49,6 +49,8 @@ def evaluate(
     for name, value in figures.items():
         if value is not None:
             metrics.log_metric(name, value)
-    metrics.metadata["leaks"] = found["split"]["leaks"]
+    dataset_hash, parts = found["dataset"]["content_hash"], found["split"]
+    metrics.metadata |= {"dataset_hash": dataset_hash, "split": f"{parts['kind']}, seed {parts['seed']}"}
+    metrics.metadata["leaks"] = parts["leaks"]
     confusion.log_confusion_matrix(["background", *found["colors"]], found["confusion"])
     copyfile(f"{evaluated.path}/report.html", report.path)

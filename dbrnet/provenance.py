@@ -43,6 +43,16 @@ def code_revision() -> str | None:
     return answer.stdout.strip() or None
 
 
+def code_digest() -> str:
+    """One hash for the package's source: other code, another hash, whatever its commit is called."""
+    package, digest = Path(__file__).resolve().parent, hashlib.sha256()
+    for path in sorted(package.rglob("*.py")):
+        digest.update(
+            f"{path.relative_to(package)}\0{hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode()
+        )
+    return digest.hexdigest()
+
+
 def data_revision(dataset: Path, project: Path) -> dict[str, str] | None:
     """What DVC knows of the folder `dataset`: its hash there, and the source that it was made from.
 

@@ -2,6 +2,7 @@
 
 import argparse
 import re
+import sys
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime, tzinfo
@@ -13,7 +14,7 @@ from zoneinfo import ZoneInfo, available_timezones
 
 from dbrnet.errors import JobError, UserError
 from pipelines.cron import Cron
-from pipelines.package import compiled, parameters
+from pipelines.package import compiled, images, parameters
 
 if TYPE_CHECKING:
     from pipelines.client import Cluster, Run, Schedule
@@ -72,7 +73,7 @@ def submit(
 
     with compiled(pipeline, image=image, gpu=gpu) as package:
         values = parameters(package, params)
-        _check_image(image)
+        _check_images(package)
         cluster = Cluster(host, namespace)
         name = f"{Path(pipeline).stem} {datetime.now(UTC):%Y-%m-%d %H:%M:%S}"
         run = cluster.start(package, name, cluster.experiment(experiment), values)
@@ -92,7 +93,7 @@ def schedule(
     times, zone = Cron.parse(cron), _zone(timezone)
     with compiled(pipeline, image=image, gpu=gpu) as package:
         values = parameters(package, params)
-        _check_image(image)
+        _check_images(package)
         cluster = Cluster(host, namespace)
         for moment in islice(times.times(datetime.now(UTC), zone), 3):
             _say(f"{moment:{MINUTE}} {timezone}" + _in_utc(moment, timezone))
@@ -127,17 +128,16 @@ def list_(*, host: str, namespace: str | None) -> None:
         _say("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
 
 
-def _check_image(image: str | None) -> None:
-    """Refuse an image that its registry does not have; where it does not say so, that is said."""
-    if image is None:
-        return
-    from pipelines.image import in_registry
+def _check_images(package: Path) -> None:
+    """Refuse images that their registries do not have; where one does not say so, that is said."""
+    from pipelines import image
 
-    found = in_registry(image)
-    if found is False:
-        raise UserError(f"its registry has no image {image}: is the digest right, and was it pushed?")
-    if found is None:
-        _say(f"not checked: the registry of {image} does not answer here whether it has it")
+    for name in images(package):
+        found = image.in_registry(name)
+        if found is False:
+            raise UserError(f"its registry has no image {name}: is the digest right, and was it pushed?")
+        if found is None:
+            print(f"note: the registry of {name} does not say here whether it has it", file=sys.stderr)  # noqa: T201
 
 
 def _row(cluster: "Cluster", one: "Schedule") -> tuple[str, ...]:

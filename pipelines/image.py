@@ -3,6 +3,8 @@
 Kubeflow tells nobody that a pod cannot pull its image: the run waits until the pod's deadline has passed.
 """
 
+from functools import partial
+
 import requests
 from oras.auth import get_auth_backend
 from oras.container import Container
@@ -18,9 +20,10 @@ _MANIFESTS = ", ".join(
 
 
 def in_registry(image: str) -> bool | None:
-    """Whether the registry has the image; None where it cannot be asked from here.
+    """Whether the registry has the image; None where it does not say so here.
 
-    That is where no way leads to it, or where it wants other credentials than `docker login` has kept.
+    That is where no way leads to it, or where it wants to know who asks (some hide then what there is) and
+    `docker login` has kept no credentials, or others.
     """
     setup_logger(quiet=True)
     container = Container(image)
@@ -29,13 +32,16 @@ def in_registry(image: str) -> bool | None:
     headers = {"Accept": _MANIFESTS}
     try:
         with requests.Session() as session:
-            answer = session.head(address, headers=headers, timeout=TIMEOUT)
+            session.request = partial(session.request, timeout=TIMEOUT)
+            answer = session.head(address, headers=headers)
             if answer.status_code == 401:
                 scheme = answer.headers.get("WWW-Authenticate", "").partition(" ")[0].lower()
                 login = get_auth_backend("basic" if scheme == "basic" else "token", session, insecure)
                 login.load_configs(container)
                 headers, _ = login.authenticate_request(answer, headers)
-                answer = session.head(address, headers=headers, timeout=TIMEOUT)
+                answer = session.head(address, headers=headers)
+                if answer.status_code == 404 and not getattr(login, "_basic_auth", None):
+                    return None
     except (requests.RequestException, ValueError, LookupError, AttributeError, OSError):
         return None  # the latter: no credentials, or such as cannot be read
     return {200: True, 404: False}.get(answer.status_code)

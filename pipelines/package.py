@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
@@ -46,12 +47,24 @@ def parameters(package: Path, params: Path) -> dict[str, str]:
     return given
 
 
+def images(package: Path) -> list[str]:
+    """The images that the compiled pipeline's tasks run in."""
+    with _understood(package) as spec:
+        executors = spec["deploymentSpec"]["executors"].values()
+        return sorted({one["container"]["image"] for one in executors if "container" in one})
+
+
 def _declared(package: Path) -> dict[str, bool]:
     """The pipeline's parameters, and whether each has a default."""
-    try:
-        spec = next(iter(YAML(typ="safe").load_all(package)))
-        root = spec["root"]
-        found = root.get("inputDefinitions", {}).get("parameters", {})
+    with _understood(package) as spec:
+        found = spec["root"].get("inputDefinitions", {}).get("parameters", {})
         return {name: bool(one.get("isOptional")) for name, one in found.items()}
+
+
+@contextmanager
+def _understood(package: Path) -> Iterator[dict[str, Any]]:
+    """The pipeline's specification; what is not as one should be is a `UserError`."""
+    try:
+        yield next(iter(YAML(typ="safe").load_all(package)))
     except (YAMLError, UnicodeDecodeError, LookupError, TypeError, AttributeError, StopIteration):
         raise UserError(f"{package} is not a compiled pipeline") from None

@@ -15,7 +15,7 @@ from dbrnet.cli import main
 from tests.data.s3_server import S3Server
 from tests.workspace import Workspace, tasks_run
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 COMMAND = ("python", "-m", "pipelines", "run", "--local")
 WRONG = """

@@ -1,5 +1,6 @@
 """S3 and MLflow away for a minute: whoever needs them waits, and says so."""
 
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -73,8 +74,10 @@ def test_a_minute_is_survived(tmp_path: Path, s3_here: S3Server, mlflow: Server,
     running = {name: space.start("dbrnet", name, *words, **environment) for name, words in commands.items()}
     time.sleep(SECONDS)
     assert not [name for name, process in running.items() if process.poll() is not None]
+    begun = threading.Thread(target=mlflow.start)
+    begun.start()
     stack.enter_context(s3_here.running())
-    mlflow.start()
+    begun.join()
     said = {name: process.communicate()[0] for name, process in running.items()}
     for name, process in running.items():
         assert process.returncode == 0, said[name]

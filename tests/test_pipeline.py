@@ -201,6 +201,16 @@ def test_kubeflow_gives_the_same_figures_and_joins_the_run_it_is_given(
         for folder in (workspace.folder / "artifacts/evaluate", evaluated)
     ]
     assert rows[0] == rows[1]
+    shown = read_json(evaluated.with_name("executor_output.json"))["artifacts"]
+    (metrics,), (confusion,) = (shown[name]["artifacts"] for name in ("metrics", "confusion"))
+    assert metrics["metadata"].items() >= {
+        **{name: by_dvc["figures"][name]["value"] for name in ("miou", "miou_defects", "defect_recall")},
+        "look_up_miou": by_dvc["look_up"]["miou"], "leaks": "no", "split": "groups, seed 0",
+        "dataset_hash": by_dvc["dataset"]["content_hash"],
+    }.items()  # fmt: skip
+    rows = [row["row"] for row in confusion["metadata"]["confusionMatrix"]["rows"]]
+    assert rows == by_dvc["confusion"]
+    assert evaluated.with_name("report").read_bytes() == (evaluated / "report.html").read_bytes()
     assert read_json(workspace.artifact("train/trained") / "train.json")["run_id"] == given.run_id
     run = store.client.get_run(given.run_id)
     assert run.info.run_name == "its name"

@@ -21,8 +21,8 @@ from dbrnet.cluster.following import follow, has_failed
 from dbrnet.cluster.trainjob import Nodes, render
 from dbrnet.data.dataset import CARD_FILE, SAMPLES_FILE, Dataset
 from dbrnet.data.linked import link_dataset, send_dataset
-from dbrnet.data.s3_folder import receive_folder, send_folder
-from dbrnet.errors import UserError
+from dbrnet.data.s3_folder import MANIFEST, S3Folder, receive_folder, send_folder
+from dbrnet.errors import JobError, UserError
 from dbrnet.files import read_json, sha256_file, write_json
 
 log = logging.getLogger(__name__)
@@ -43,7 +43,7 @@ def train_on_nodes(
     """Run `dbrnet train` with `params` (its section, as JSON) in a TrainJob; what it writes becomes `out`.
 
     The job is named after all that it is given, image included: killed and run again, this joins the job that
-    runs, or fetches what it wrote; one that failed goes on from its checkpoint. The environment says
+    runs, or fetches what it has written; one that failed goes on from its checkpoint. The environment says
     DBRNET_IMAGE (by digest), DBRNET_EXCHANGE and, to train on GPUs, DBRNET_ACCELERATOR=nvidia.com/gpu.
     Raises `UserError` and `JobError` as `Cluster`, `follow` and `S3Folder` do.
     """
@@ -56,14 +56,17 @@ def train_on_nodes(
     parts = [sha256_file(path) for path in sorted(split.iterdir())]
     name = f"dbrnet-{_digest(params, tables, *parts, str(asked), json.dumps(passed_on))}"
     errand = f"{exchange}jobs/{name}/"
-    send_dataset(Dataset.load(dataset), source)
-    with tempfile.TemporaryDirectory() as given:
-        (Path(given) / _PARAMS_FILE).write_text(params)
-        write_json(Path(given) / _ERRAND_FILE, {"dataset": source})
-        shutil.copytree(split, Path(given) / _SPLIT)
-        send_folder(Path(given), f"{errand}given/")
-    _submit(cluster, name, render(name, errand, asked, passed_on))
-    follow(cluster, name)
+    if _is_done(errand):
+        log.info("the train job %s has run before: its result is taken", name)
+    else:
+        send_dataset(Dataset.load(dataset), source)
+        _send_given(errand, params, source, split)
+        _submit(cluster, name, render(name, errand, asked, passed_on))
+        try:
+            follow(cluster, name)
+        except JobError:
+            if not _is_done(errand):  # else another has taken the result, and removed the job
+                raise
     receive_folder(f"{errand}trained/", out)
     cluster.delete(name)
 
@@ -83,6 +86,19 @@ def fetch_errand(errand: str, folder: Path) -> tuple[str, Path, Path]:
 def send_result(trained: Path, errand: str) -> None:
     """On a node: what `dbrnet train` wrote goes back."""
     send_folder(trained, f"{errand}trained/")
+
+
+def _send_given(errand: str, params: str, source: str, split: Path) -> None:
+    with tempfile.TemporaryDirectory() as given:
+        (Path(given) / _PARAMS_FILE).write_text(params)
+        write_json(Path(given) / _ERRAND_FILE, {"dataset": source})
+        shutil.copytree(split, Path(given) / _SPLIT)
+        send_folder(Path(given), f"{errand}given/")
+
+
+def _is_done(errand: str) -> bool:
+    """Whether the result is there, whole: its manifest is sent last."""
+    return MANIFEST in S3Folder(f"{errand}trained/").sizes()
 
 
 def _submit(cluster: Cluster, name: str, job: dict[str, object]) -> None:

@@ -138,6 +138,12 @@ class Augmented(data.Dataset[tuple[Tensor, Tensor]]):
     seed: int
     epoch: int
 
+    def __getitems__(self, indices: list[int]) -> list[tuple[Tensor, Tensor]]:
+        """A batch, as a loader asks for it."""
+        if data.get_worker_info():  # else the loader has said what comes in the whole epoch
+            self.pictures.prefetch(indices)
+        return [self[index] for index in indices]
+
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
         image, mask = self.pictures[index]
         if image.shape[:2] != mask.shape:
@@ -167,7 +173,7 @@ def load_batches(
     samples: Augmented, batches: list[list[int]], workers: int
 ) -> data.DataLoader[tuple[Tensor, Tensor]]:
     """A loader of `batches`, in their order, images uint8 [N, H, W, 3] and masks uint8 [N, H, W]."""
-    if not workers:  # else each worker process fetches what it reads
+    if not workers:  # else each worker process fetches its batches
         samples.pictures.prefetch(index for batch in batches for index in batch)
     return data.DataLoader(
         samples,

@@ -115,6 +115,11 @@ class Store:
             message = without_credentials(error.message)
             if re.search(r"failed with (timeout )?exception", message):
                 raise self._away() from None
+            if "error code 401" in message:
+                raise JobError(
+                    f"the MLflow store {self} does not accept the credentials; renew "
+                    "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN"
+                ) from None
             if error.error_code == "PERMISSION_DENIED" or "error code 403" in message:
                 who = os.environ.get("MLFLOW_TRACKING_USERNAME", "this user")
                 raise JobError(f"{who} may not do this in the MLflow store {self}; ask its keeper") from None

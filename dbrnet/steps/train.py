@@ -16,10 +16,11 @@ from dbrnet.files import atomic_directory, read_json, sha256_file, write_atomica
 from dbrnet.launch import launch
 from dbrnet.models.saved import save_model
 from dbrnet.params import TrainParams
-from dbrnet.provenance import data_revision, origin
+from dbrnet.provenance import code_digest, data_revision, origin
 from dbrnet.registry.feed import Feed
 from dbrnet.registry.store import open_store, patient, without_credentials
 from dbrnet.registry.tracking import TrackedRun, start_or_resume_run
+from dbrnet.training.checkpoint import drop_stale, mark_finished
 from dbrnet.training.loop import EpochRow, TrainResult
 from dbrnet.training.loop import train as run_training
 from dbrnet.training.recipe import Recipe
@@ -36,7 +37,8 @@ def train(
 
     Runs on the GPU if there is one, and under torchrun on all those that it starts processes for, of one
     machine or more. Killed at any moment and started again, it goes on from its last checkpoint and, on the
-    CPU, ends in the same weights. Writes model.pt, history.csv and train.json (the lineage that later steps
+    CPU, ends in the same weights; a finished one is in --checkpoints for two weeks more, and the same code
+    takes its result from there. Writes model.pt, history.csv and train.json (the lineage that later steps
     carry on) under --out.
 
     Where train.nodes is above 1 it does all this in a TrainJob on a Kubernetes cluster, and waits for it.
@@ -59,6 +61,8 @@ def train(
     if not launch().first:  # it lends its processor; the first tracks and writes
         run_training(data, train_ids, val_ids, recipe, workdir)
         return
+    if checkpoints:
+        drop_stale(checkpoints, workdir, code_digest())
     found = data_revision(dataset, Path.cwd()) or {}
     revision = {key: without_credentials(value) for key, value in found.items()}
     lineage: dict[str, Any] = {
@@ -76,7 +80,7 @@ def train(
         "origin": origin(),
     }  # fmt: skip
     name = f"{card.name} {parts.kind} seed {params.seed} {fingerprint[:8]}"
-    with Feed(_tracked(workdir, fingerprint, card.name, name)) as feed:
+    with patient(Feed)(_tracked(workdir, fingerprint, card.name, name)) as feed:
         _describe(feed.run, params, dataset, parts, lineage)
         result = run_training(
             data, train_ids, val_ids, recipe, workdir, on_epoch=lambda row: feed.add(_flat(row))
@@ -92,7 +96,10 @@ def train(
         save_model(folder / "model.pt", result.model, result.meta)
         write_atomically(folder / "history.csv", _table(result.history))
         write_json(folder / "train.json", lineage)
-    shutil.rmtree(workdir, ignore_errors=True)
+    if checkpoints:  # whoever called may still fail, and call again
+        mark_finished(workdir, code_digest())
+    else:
+        shutil.rmtree(workdir, ignore_errors=True)
     log.info(
         "best epoch %d of %d, validation mIoU %.4f, %.0f s on %s",
         result.best_epoch, params.epochs, result.best_miou, result.seconds, result.device,

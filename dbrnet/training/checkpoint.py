@@ -1,17 +1,26 @@
-"""Checkpoints: written whole or not at all, read only by the run they belong to."""
+"""Checkpoints: written whole or not at all, read only by the run they belong to.
+
+Where a folder keeps those of many trainings, such as a volume in a cluster, one that was finished stays for a
+while: its task may still fail, as when what it wrote is sent on, and is then tried again.
+"""
 
 import io
 import logging
+import re
+import shutil
+import time
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from dbrnet.files import write_atomically
+from dbrnet.files import read_json, write_atomically, write_json
 
 log = logging.getLogger(__name__)
 
 CHECKPOINT_FILE = "checkpoint.pt"
+FINISHED_FILE = "finished.json"
+KEPT_DAYS = 14
 FORMAT = 1  # raised when the state's layout changes: an older checkpoint is then ignored
 
 
@@ -39,3 +48,26 @@ def load_checkpoint(workdir: Path, fingerprint: str) -> dict[str, Any] | None:
         log.warning("%s is of another recipe, dataset or split and is ignored: training starts afresh", path)
         return None
     return dict(state)
+
+
+def mark_finished(workdir: Path, code: str) -> None:
+    """Note that the training in `workdir` was finished, by this `code`."""
+    write_json(workdir / FINISHED_FILE, {"code": code})
+
+
+def drop_stale(checkpoints: Path, workdir: Path, code: str) -> None:
+    """Remove what nobody should go on with.
+
+    That is a training in `workdir` that other code has finished, and those in `checkpoints`, each in a folder
+    named by 16 hex digits, that were left alone for `KEPT_DAYS`.
+    """
+    finished = workdir / FINISHED_FILE
+    if finished.exists() and read_json(finished)["code"] != code:
+        (workdir / CHECKPOINT_FILE).unlink(missing_ok=True)  # first, should we be killed
+        shutil.rmtree(workdir)
+    oldest = time.time() - KEPT_DAYS * 86400
+    for folder in checkpoints.glob("*") if checkpoints.is_dir() else ():
+        if re.fullmatch("[0-9a-f]{16}", folder.name) and folder != workdir:
+            times = [file.stat().st_mtime for file in folder.glob("*")]
+            if max(times, default=folder.stat().st_mtime) < oldest:
+                shutil.rmtree(folder, ignore_errors=True)

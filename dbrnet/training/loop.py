@@ -100,7 +100,10 @@ def _run_on(
     recipe, world = run.recipe, run.world
     if state := world.from_first(lambda: load_checkpoint(workdir, fingerprint)):
         run.load_state(state)
-        log.info("going on from epoch %d, iteration %d", run.epoch + 1, run.step)
+        if run.epoch < recipe.epochs:
+            log.info("going on from epoch %d, iteration %d", run.epoch + 1, run.step)
+        else:
+            log.info("this training was finished before: its result is taken")
     saved = time.monotonic()
     while run.epoch < recipe.epochs:
         for images, masks in run.rest_of_epoch():

@@ -85,6 +85,7 @@ class Stub:
     asked: list[str] = field(default_factory=list)  # methods and paths
     refusals: list[tuple[int, str]] = field(default_factory=list)  # status and message of the next answers
     on_create: Callable[[Json], None] = lambda job: None
+    lingers: int = 0  # how many times a deleted job is still seen
 
     def __post_init__(self) -> None:
         _write_certificate(self.folder)
@@ -135,7 +136,7 @@ class _Handler(BaseHTTPRequestHandler):
         try:
             assert parse_qs(urlsplit(self.path).query) == {"fieldValidation": ["Strict"]}
             strictly(job)
-        except (AssertionError, ValidationError) as error:
+        except (AssertionError, LookupError, ValidationError) as error:
             self._answer(400, _status(400, "BadRequest", str(error)))
             return
         name = job["metadata"]["name"]
@@ -157,11 +158,27 @@ class _Handler(BaseHTTPRequestHandler):
             assert query["fieldSelector"] == ["reason=FailedCreate"]
             self._answer(200, {"kind": "EventList", "items": self.stub.events})
         else:
-            self._answer_job(path, lambda name: self.stub.jobs[name])
+            self._answer_job(path, self._look)
 
     def do_DELETE(self) -> None:
         if not self._refused():
-            self._answer_job(urlsplit(self.path).path, lambda name: self.stub.jobs.pop(name))
+            self._answer_job(urlsplit(self.path).path, self._delete)
+
+    def _delete(self, name: str) -> Json:
+        """In the foreground: the job is seen until its pods are gone."""
+        job = self.stub.jobs[name]
+        job["metadata"]["deletionTimestamp"] = "2026-11-28T12:00:00Z"
+        if not self.stub.lingers:
+            del self.stub.jobs[name]
+        return job
+
+    def _look(self, name: str) -> Json:
+        job = self.stub.jobs[name]
+        if "deletionTimestamp" in job["metadata"]:
+            self.stub.lingers -= 1
+            if self.stub.lingers == 0:
+                del self.stub.jobs[name]
+        return job
 
     def _answer_job(self, path: str, of: Callable[[str], Json]) -> None:
         name = path.removeprefix(f"{JOBS}/")

@@ -134,6 +134,44 @@ def test_one_that_failed_makes_place_for_another(
     assert (tmp_path / "out/model.pt").exists()
 
 
+def test_a_place_that_is_not_free_at_once_is_waited_for(
+    pod: Stub, dataset: Dataset, split: Path, tmp_path: Path
+) -> None:
+    pod.on_create = pod.end("Failed", "JobsFailed", "1 job failed")
+    with pytest.raises(JobError):
+        train(PARAMS, dataset.root, split, out=tmp_path / "out")
+    pod.lingers = 2
+    pod.on_create = working(pod, tmp_path)
+    train(PARAMS, dataset.root, split, out=tmp_path / "out")
+    assert (tmp_path / "out/model.pt").exists()
+    assert sum(one.startswith("DELETE") for one in pod.asked) == 2  # the former, and this one when done
+
+
+def test_a_result_that_is_there_is_taken_without_a_job(
+    pod: Stub, dataset: Dataset, split: Path, tmp_path: Path
+) -> None:
+    """As where the pod of the component was killed after it had fetched it, and is tried again."""
+    pod.on_create = working(pod, tmp_path)
+    for out in ("first", "second"):
+        train(PARAMS, dataset.root, split, out=tmp_path / out)
+        assert (tmp_path / out / "model.pt").read_bytes() == b"weights"
+    assert pod.asked.count(f"POST {JOBS}") == 1
+
+
+def test_a_job_that_another_has_taken_the_result_of_and_removed(
+    pod: Stub, dataset: Dataset, split: Path, tmp_path: Path
+) -> None:
+    work = working(pod, tmp_path)
+
+    def take(job: Json) -> None:
+        work(job)
+        pod.jobs.clear()
+
+    pod.on_create = take
+    train(PARAMS, dataset.root, split, out=tmp_path / "out")
+    assert (tmp_path / "out/model.pt").read_bytes() == b"weights"
+
+
 def test_another_image_is_another_job(
     pod: Stub, dataset: Dataset, split: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

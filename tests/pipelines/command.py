@@ -21,7 +21,7 @@ class Told:
 Command = Callable[..., Told]
 
 
-@dsl.component(base_image="registry.example/dbrnet@sha256:" + "0" * 64, install_kfp_package=False)
+@dsl.component(base_image="registry.example/dbrnet@sha256:" + "1" * 64, install_kfp_package=False)
 def step(params: str, checkpoints: str) -> None:
     """Does nothing: no test here runs it."""
 

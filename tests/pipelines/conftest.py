@@ -34,6 +34,12 @@ def _alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(client, "PAUSES", (0.0, 0.0, 0.0))
 
 
+@pytest.fixture(autouse=True)
+def _registries(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They have every image. (test_image.py has a real one.)"""
+    monkeypatch.setattr("pipelines.image.in_registry", lambda image: True)
+
+
 @pytest.fixture
 def command(cluster: KfpServer, package: Path, capsys: pytest.CaptureFixture[str]) -> Command:
     """Runs `python -m pipelines WORDS --host ...`; PACKAGE among the words is the small pipeline."""

@@ -186,6 +186,9 @@ def test_how_tasks_are_placed(path: Path) -> None:
         assert on_kubernetes["securityContext"] == {
             "runAsUser": "10001", "runAsGroup": "10001", "runAsNonRoot": True,
         }  # fmt: skip
+        assert on_kubernetes["podMetadata"]["labels"] == {  # by which network policies know it
+            "app.kubernetes.io/part-of": "dbrnet", "app.kubernetes.io/component": step,
+        }  # fmt: skip
         given = {
             one["secretName"]: {pair["envVar"] for pair in one["keyToEnv"]}
             for one in on_kubernetes.get("secretAsEnv", [])

@@ -92,11 +92,14 @@ class Project:
 
         self.monkeypatch.setattr("dbrnet.steps.train.run_training", run)
 
-    def train(self, epochs: int = EPOCHS) -> dict[str, Any]:
+    def train(self, epochs: int = EPOCHS, checkpoints: Path | None = None) -> dict[str, Any]:
         """Train, and return train.json."""
         small = {"epochs": epochs, "crop": (32, 32), "image_size": (32, 64), "batch_size": 8, "seed": 7}
         params = load_params(PARAMS).train.model_copy(update=small)
-        train(params, self.prepared / "dataset", self.prepared / "split", out=self.folder / "train")
+        train(
+            params, self.prepared / "dataset", self.prepared / "split",
+            out=self.folder / "train", checkpoints=checkpoints,
+        )  # fmt: skip
         return read_json(self.folder / "train" / "train.json")
 
     @property
@@ -227,6 +230,24 @@ def test_a_training_that_goes_on_has_every_epoch_once(filed: Project, *, sent: b
     assert lineage["run_id"] == begun.info.run_id
     assert sorted(filed.steps(lineage["run_id"])) == [1, 2, 3]
     assert filed.store.client.get_run(lineage["run_id"]).info.status == "FINISHED"
+
+
+def test_a_finished_training_whose_task_is_tried_again_is_not_done_again(filed: Project) -> None:
+    kept = filed.folder / "kept"
+    first = filed.train(epochs=2, checkpoints=kept)
+    weights = (filed.folder / "train/model.pt").read_bytes()
+    shutil.rmtree(filed.folder / "train")
+    trained: list[int] = []
+    filed.after_epoch(trained.append)
+    again = filed.train(epochs=2, checkpoints=kept)
+    assert not trained
+    assert (filed.folder / "train/model.pt").read_bytes() == weights
+    assert again["run_id"] == first["run_id"]
+    assert again["training"] | {"seconds": 0} == first["training"] | {"seconds": 0}
+    assert filed.steps(first["run_id"]) == [1, 2]
+    filed.monkeypatch.setattr("dbrnet.steps.train.code_digest", lambda: "of other code")
+    filed.train(epochs=2, checkpoints=kept)
+    assert trained == [1, 2]
 
 
 def test_a_store_that_is_away_at_the_start_stops_before_training(project: Project, away_address: str) -> None:

@@ -1,10 +1,19 @@
 import logging
+import os
+import time
 from pathlib import Path
 
 import pytest
 import torch
 
-from dbrnet.training.checkpoint import CHECKPOINT_FILE, load_checkpoint, save_checkpoint
+from dbrnet.training.checkpoint import (
+    CHECKPOINT_FILE,
+    KEPT_DAYS,
+    drop_stale,
+    load_checkpoint,
+    mark_finished,
+    save_checkpoint,
+)
 
 STATE = {"weights": {"a": torch.arange(5.0)}, "epoch": 3, "best": None}
 
@@ -55,3 +64,22 @@ def test_what_a_killed_writer_left_is_cleared(tmp_path: Path) -> None:
     (tmp_path / f".{CHECKPOINT_FILE}.x1y2.partial").write_bytes(b"half")
     load_checkpoint(tmp_path, "mine")
     assert not list(tmp_path.iterdir())
+
+
+def test_what_nobody_goes_on_with_is_removed_and_nothing_else(tmp_path: Path) -> None:
+    def folder(name: str, days: float) -> Path:
+        save_checkpoint(tmp_path / name, "mine", STATE)
+        when = time.time() - days * 86400
+        os.utime(tmp_path / name / CHECKPOINT_FILE, (when, when))
+        return tmp_path / name
+
+    own, old, recent = (folder(16 * name, days) for name, days in (("a", 99), ("b", KEPT_DAYS + 1), ("c", 1)))
+    foreign = folder("pictures", 99)
+    drop_stale(tmp_path, own, "this code")
+    assert [path.exists() for path in (own, old, recent, foreign)] == [True, False, True, True]
+    mark_finished(own, "this code")
+    drop_stale(tmp_path, own, "this code")
+    assert own.exists()
+    drop_stale(tmp_path, own, "other code")
+    assert not own.exists()
+    drop_stale(tmp_path / "nowhere", own, "this code")
