@@ -39,7 +39,7 @@ test: $(VENV)/.installed
 	pytest -m "not slow" --numprocesses 2 --dist loadfile
 
 test-slow: $(VENV)/.installed
-	pytest -m slow --numprocesses 2 --dist loadfile
+	pytest -m slow --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 ## test-all: those and the longer proofs
 test-all: test test-slow

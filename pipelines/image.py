@@ -26,11 +26,11 @@ def in_registry(image: str) -> bool | None:
     `docker login` has kept no credentials, or others.
     """
     setup_logger(quiet=True)
-    container = Container(image)
-    insecure = str(container.registry).partition(":")[0] in _WITHOUT_TLS
-    address = f"http{'' if insecure else 's'}://{container.manifest_url()}"
     headers = {"Accept": _MANIFESTS}
     try:
+        container = Container(image)
+        insecure = str(container.registry).partition(":")[0] in _WITHOUT_TLS
+        address = f"http{'' if insecure else 's'}://{container.manifest_url()}"
         with requests.Session() as session:
             session.request = partial(session.request, timeout=TIMEOUT)
             answer = session.head(address, headers=headers)
@@ -43,5 +43,5 @@ def in_registry(image: str) -> bool | None:
                 if answer.status_code == 404 and not getattr(login, "_basic_auth", None):
                     return None
     except (requests.RequestException, ValueError, LookupError, AttributeError, OSError):
-        return None  # the latter: no credentials, or such as cannot be read
+        return None  # the latter: no credentials, or such as cannot be read, or no image's name
     return {200: True, 404: False}.get(answer.status_code)
