@@ -43,13 +43,13 @@ def code_revision() -> str | None:
     return answer.stdout.strip() or None
 
 
-def code_digest() -> str:
-    """One hash for the package's source: other code, another hash, whatever its commit is called."""
+def computing_digest() -> str:
+    """One hash for what computes: the package's source, the libraries' versions, the accelerators."""
     package, digest = Path(__file__).resolve().parent, hashlib.sha256()
     for path in sorted(package.rglob("*.py")):
-        digest.update(
-            f"{path.relative_to(package)}\0{hashlib.sha256(path.read_bytes()).hexdigest()}\n".encode()
-        )
+        source = hashlib.sha256(path.read_bytes()).hexdigest()
+        digest.update(f"{path.relative_to(package)}\0{source}\n".encode())
+    digest.update(json.dumps([versions(), hardware()["gpus"]]).encode())
     return digest.hexdigest()
 
 

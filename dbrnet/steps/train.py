@@ -16,7 +16,7 @@ from dbrnet.files import atomic_directory, read_json, sha256_file, write_atomica
 from dbrnet.launch import launch
 from dbrnet.models.saved import save_model
 from dbrnet.params import TrainParams
-from dbrnet.provenance import code_digest, data_revision, origin
+from dbrnet.provenance import computing_digest, data_revision, origin
 from dbrnet.registry.feed import Feed
 from dbrnet.registry.store import open_store, patient, without_credentials
 from dbrnet.registry.tracking import TrackedRun, start_or_resume_run
@@ -37,9 +37,9 @@ def train(
 
     Runs on the GPU if there is one, and under torchrun on all those that it starts processes for, of one
     machine or more. Killed at any moment and started again, it goes on from its last checkpoint and, on the
-    CPU, ends in the same weights; a finished one is in --checkpoints for two weeks more, and the same code
-    takes its result from there. Writes model.pt, history.csv and train.json (the lineage that later steps
-    carry on) under --out.
+    CPU, ends in the same weights. A finished one stays in --checkpoints for two weeks, and its result is
+    taken from there if code, libraries and GPUs are the same. Writes model.pt, history.csv and train.json
+    (the lineage that later steps carry on) under --out.
 
     Where train.nodes is above 1 it does all this in a TrainJob on a Kubernetes cluster, and waits for it.
     """
@@ -62,7 +62,7 @@ def train(
         run_training(data, train_ids, val_ids, recipe, workdir)
         return
     if checkpoints:
-        drop_stale(checkpoints, workdir, code_digest())
+        drop_stale(checkpoints, workdir, computing_digest())
     found = data_revision(dataset, Path.cwd()) or {}
     revision = {key: without_credentials(value) for key, value in found.items()}
     lineage: dict[str, Any] = {
@@ -97,7 +97,7 @@ def train(
         write_atomically(folder / "history.csv", _table(result.history))
         write_json(folder / "train.json", lineage)
     if checkpoints:  # whoever called may still fail, and call again
-        mark_finished(workdir, code_digest())
+        mark_finished(workdir, computing_digest())
     else:
         shutil.rmtree(workdir, ignore_errors=True)
     log.info(

@@ -50,19 +50,19 @@ def load_checkpoint(workdir: Path, fingerprint: str) -> dict[str, Any] | None:
     return dict(state)
 
 
-def mark_finished(workdir: Path, code: str) -> None:
-    """Note that the training in `workdir` was finished, by this `code`."""
-    write_json(workdir / FINISHED_FILE, {"code": code})
+def mark_finished(workdir: Path, by: str) -> None:
+    """Note that the training in `workdir` was finished, and `by` what: code, libraries, accelerators."""
+    write_json(workdir / FINISHED_FILE, {"by": by})
 
 
-def drop_stale(checkpoints: Path, workdir: Path, code: str) -> None:
+def drop_stale(checkpoints: Path, workdir: Path, by: str) -> None:
     """Remove what nobody should go on with.
 
-    That is a training in `workdir` that other code has finished, and those in `checkpoints`, each in a folder
-    named by 16 hex digits, that were left alone for `KEPT_DAYS`.
+    That is a training in `workdir` that something else than `by` has finished, and those in `checkpoints`,
+    each in a folder named by 16 hex digits, that were left alone for `KEPT_DAYS`.
     """
     finished = workdir / FINISHED_FILE
-    if finished.exists() and read_json(finished)["code"] != code:
+    if finished.exists() and read_json(finished)["by"] != by:
         (workdir / CHECKPOINT_FILE).unlink(missing_ok=True)  # first, should we be killed
         shutil.rmtree(workdir)
     oldest = time.time() - KEPT_DAYS * 86400

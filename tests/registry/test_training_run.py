@@ -245,7 +245,7 @@ def test_a_finished_training_whose_task_is_tried_again_is_not_done_again(filed: 
     assert again["run_id"] == first["run_id"]
     assert again["training"] | {"seconds": 0} == first["training"] | {"seconds": 0}
     assert filed.steps(first["run_id"]) == [1, 2]
-    filed.monkeypatch.setattr("dbrnet.steps.train.code_digest", lambda: "of other code")
+    filed.monkeypatch.setattr("dbrnet.steps.train.computing_digest", lambda: "of other code")
     filed.train(epochs=2, checkpoints=kept)
     assert trained == [1, 2]
 
