@@ -29,7 +29,7 @@ class Needs:
     minutes: int  # then its pod is ended, and the task tried again
     secrets: tuple[str, ...] = ()
     retries: int = 2
-    cached: bool = False  # where the inputs alone decide the outputs, and may come from the cache, too
+    cached: bool = False  # where inputs alone decide the outputs, and no input is new in each run
     gpu: bool = False  # in the GPU variant
 
     @property

@@ -65,7 +65,7 @@ def train_on_nodes(
         try:
             follow(cluster, name)
         except JobError:
-            if not _is_done(errand):  # else another has taken the result, and removed the job
+            if not _is_done(errand):  # sent before the job failed, or another removed it
                 raise
     receive_folder(f"{errand}trained/", out)
     cluster.delete(name)

@@ -25,7 +25,8 @@ _BUSY = re.compile(  # what a database says when another process is in the way
 )
 _ATTEMPTS = 8
 # Seconds before each new try of what waits for a store that is away: a minute's outage is outlasted.
-PAUSES: tuple[float, ...] = (2, 4, 8, 16, 32)
+PAUSES: tuple[float, ...] = (2, 4, 8, 16, 32, 32)
+PATIENCE = 120.0  # seconds after which there is no new try, where each takes minutes to fail
 
 log = logging.getLogger(__name__)
 
@@ -81,7 +82,7 @@ class Store:
         """MLflow's client; the first use of a new SQLite file creates its tables (about 3 s)."""
         for logger in ("mlflow.store.db.utils", "alembic"):
             logging.getLogger(logger).setLevel(logging.WARNING)
-        logging.getLogger("mlflow.utils.environment").setLevel(logging.ERROR)  # of no pip
+        logging.getLogger("mlflow.utils.environment").setLevel(logging.ERROR)  # that our image has no pip
         if self.uri.startswith("sqlite:///"):
             self._prepare_sqlite(self._sqlite)
         return MlflowClient(self.uri, self.uri)
@@ -194,10 +195,14 @@ def patient(function: Callable[P, R]) -> Callable[P, R]:
 
     @wraps(function)
     def call(*args: P.args, **kwargs: P.kwargs) -> R:
+        first: float | None = None
         for pause in PAUSES:
             try:
                 return function(*args, **kwargs)
             except StoreAwayError as error:
+                first = first or time.monotonic()
+                if time.monotonic() - first > PATIENCE:
+                    raise
                 log.info("%s; trying again in %g s", error, pause)
                 time.sleep(pause)
         return function(*args, **kwargs)

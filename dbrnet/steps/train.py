@@ -37,9 +37,9 @@ def train(
 
     Runs on the GPU if there is one, and under torchrun on all those that it starts processes for, of one
     machine or more. Killed at any moment and started again, it goes on from its last checkpoint and, on the
-    CPU, ends in the same weights. A finished one stays in --checkpoints for two weeks, and its result is
-    taken from there if code, libraries and GPUs are the same. Writes model.pt, history.csv and train.json
-    (the lineage that later steps carry on) under --out.
+    CPU, ends in the same weights. A finished one stays in --checkpoints, and its result is taken from there
+    if code, libraries and GPUs are the same; what was left alone there for two weeks is removed. Writes
+    model.pt, history.csv and train.json (the lineage that later steps carry on) under --out.
 
     Where train.nodes is above 1 it does all this in a TrainJob on a Kubernetes cluster, and waits for it.
     """
@@ -61,8 +61,9 @@ def train(
     if not launch().first:  # it lends its processor; the first tracks and writes
         run_training(data, train_ids, val_ids, recipe, workdir)
         return
+    by = computing_digest()  # now: the source may be edited meanwhile
     if checkpoints:
-        drop_stale(checkpoints, workdir, computing_digest())
+        drop_stale(checkpoints, workdir, by)
     found = data_revision(dataset, Path.cwd()) or {}
     revision = {key: without_credentials(value) for key, value in found.items()}
     lineage: dict[str, Any] = {
@@ -80,7 +81,7 @@ def train(
         "origin": origin(),
     }  # fmt: skip
     name = f"{card.name} {parts.kind} seed {params.seed} {fingerprint[:8]}"
-    with patient(Feed)(_tracked(workdir, fingerprint, card.name, name)) as feed:
+    with _tracked(workdir, fingerprint, params, card.name, name) as feed:
         _describe(feed.run, params, dataset, parts, lineage)
         result = run_training(
             data, train_ids, val_ids, recipe, workdir, on_epoch=lambda row: feed.add(_flat(row))
@@ -97,7 +98,7 @@ def train(
         write_atomically(folder / "history.csv", _table(result.history))
         write_json(folder / "train.json", lineage)
     if checkpoints:  # whoever called may still fail, and call again
-        mark_finished(workdir, computing_digest())
+        mark_finished(workdir, by)
     else:
         shutil.rmtree(workdir, ignore_errors=True)
     log.info(
@@ -107,17 +108,18 @@ def train(
 
 
 @patient
-def _tracked(workdir: Path, fingerprint: str, experiment: str, name: str) -> TrackedRun:
-    """The MLflow run of this training: MLFLOW_RUN_ID's, the one begun before a kill, or a new one."""
-    note = workdir / "run.json"
-    asked = {"fingerprint": fingerprint, "given": os.environ.get("MLFLOW_RUN_ID")}
+def _tracked(workdir: Path, fingerprint: str, params: TrainParams, experiment: str, name: str) -> Feed:
+    """The way to this training's MLflow run: MLFLOW_RUN_ID's, one begun before a kill, or a new one."""
+    note, given = workdir / "run.json", os.environ.get("MLFLOW_RUN_ID")
+    # MLflow refuses to change a parameter of a run, also one that the weights do not know of.
+    asked = {"fingerprint": fingerprint, "given": given, "params": params.model_dump(mode="json")}
     begun = read_json(note) if note.exists() else {}
     # A run that the store did not know has a stand-in since, which the training goes on with.
-    run_id = begun["run_id"] if asked.items() <= begun.items() else asked["given"]
+    run_id = begun["run_id"] if asked.items() <= begun.items() else given
     store = open_store(Path.cwd())
     run = start_or_resume_run(store, experiment, run_id=run_id, name=name, tags={})
     write_json(note, {**asked, "run_id": run.run_id})
-    return run
+    return Feed(run)
 
 
 @patient

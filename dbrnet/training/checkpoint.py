@@ -9,11 +9,13 @@ import logging
 import re
 import shutil
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from dbrnet.errors import UserError
 from dbrnet.files import read_json, write_atomically, write_json
 
 log = logging.getLogger(__name__)
@@ -62,12 +64,20 @@ def drop_stale(checkpoints: Path, workdir: Path, by: str) -> None:
     each in a folder named by 16 hex digits, that were left alone for `KEPT_DAYS`.
     """
     finished = workdir / FINISHED_FILE
-    if finished.exists() and read_json(finished)["by"] != by:
+    if finished.exists() and _read(finished) != by:
         (workdir / CHECKPOINT_FILE).unlink(missing_ok=True)  # first, should we be killed
-        shutil.rmtree(workdir)
+        finished.unlink()
+        shutil.rmtree(workdir, ignore_errors=True)
     oldest = time.time() - KEPT_DAYS * 86400
     for folder in checkpoints.glob("*") if checkpoints.is_dir() else ():
         if re.fullmatch("[0-9a-f]{16}", folder.name) and folder != workdir:
-            times = [file.stat().st_mtime for file in folder.glob("*")]
-            if max(times, default=folder.stat().st_mtime) < oldest:
-                shutil.rmtree(folder, ignore_errors=True)
+            with suppress(FileNotFoundError):  # somebody trains there, or removes it, too
+                if all(path.stat().st_mtime < oldest for path in (folder, *folder.glob("*"))):
+                    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _read(finished: Path) -> object:
+    try:
+        return read_json(finished).get("by")
+    except UserError:
+        return None

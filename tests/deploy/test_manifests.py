@@ -201,16 +201,20 @@ def test_who_reaches_whom(name: str) -> None:
 
 @pytest.mark.parametrize("name", OVERLAYS)
 def test_a_trainings_nodes_reach_each_other_and_nobody_else_a_task(name: str) -> None:
-    policy = named(overlay(name), "NetworkPolicy", "dbrnet-tasks", "factory")["spec"]
+    denial = named(overlay(name), "NetworkPolicy", "dbrnet-tasks", "factory")["spec"]
+    task = {"app.kubernetes.io/part-of": "dbrnet"}
+    assert denial == {"podSelector": {"matchLabels": task}, "policyTypes": ["Ingress"]}
+    policy = named(overlay(name), "NetworkPolicy", "dbrnet-nodes", "factory")["spec"]
     (patch,) = render_trainjob("x", "s3://x/", Nodes(2, 1, "image"), {})["spec"]["runtimePatches"]
     (job,) = patch["trainingRuntimeSpec"]["template"]["spec"]["replicatedJobs"]
     labels = job["template"]["spec"]["template"]["metadata"]["labels"]
-    assert policy["podSelector"]["matchLabels"].items() <= labels.items()
+    nodes = task | {"app.kubernetes.io/component": "train"}
+    assert nodes.items() <= labels.items()
+    assert policy["podSelector"]["matchLabels"] == nodes
     (rule,) = policy["ingress"]
     (peer,) = rule["from"]
     assert "ports" not in rule
-    assert peer["podSelector"]["matchLabels"].items() <= labels.items()
-    assert peer.keys() == {"podSelector"}  # of the same namespace
+    assert peer == {"podSelector": {"matchLabels": nodes}}  # of the same namespace
 
 
 def test_the_profiles_namespace_is_written_once(tmp_path: Path) -> None:

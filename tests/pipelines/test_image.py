@@ -1,7 +1,10 @@
 """An image that its registry does not have is refused before anything is sent."""
 
 import json
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
@@ -77,3 +80,53 @@ def test_a_registry_that_wants_a_password(cluster: KfpServer, command: Command, 
     told = command(*words, f"{name}@{digest}")  # nobody listens there any more
     assert told.status == 0
     assert told.error.startswith("note: ")
+
+
+class TokenRegistry(BaseHTTPRequestHandler):
+    """One that gives tokens, as most in the cloud do: to nobody, or to all, and hides what it has."""
+
+    gives: ClassVar[bool]
+
+    def do_HEAD(self) -> None:
+        if self.headers.get("Authorization") == "Bearer t0ken":
+            self.send_response(404 if "a" * 64 in self.path else 200)
+        else:
+            realm = f"http://{self.headers['Host']}/token"
+            self.send_response(401)
+            self.send_header("WWW-Authenticate", f'Bearer realm="{realm}",service="x",scope="y"')
+        self.end_headers()
+
+    def do_GET(self) -> None:
+        self.send_response(200 if self.gives or self.headers.get("Authorization") else 401)
+        self.end_headers()
+        self.wfile.write(b'{"token": "t0ken"}')
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.mark.parametrize(
+    ("gives", "logged_in", "digest", "line"),
+    [
+        (True, False, "b", ""),
+        (True, False, "a", "note: the registry of"),  # perhaps it is there, for others
+        (False, False, "b", "note: the registry of"),
+        (False, True, "b", ""),
+        (False, True, "a", "error: its registry has no image"),
+    ],
+)
+def test_a_registry_that_gives_tokens(
+    gives: bool, logged_in: bool, digest: str, line: str, command: Command, tmp_path: Path
+) -> None:
+    handler = type("Handler", (TokenRegistry,), {"gives": gives})
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+        address = f"127.0.0.1:{server.server_port}"
+        if logged_in:
+            (tmp_path / ".docker/config.json").write_text(json.dumps({"auths": {address: LOGIN}}))
+        image = f"{address}/line/dbrnet@sha256:{64 * digest}"
+        told = command("submit", "training", "--params", str(PARAMS), "--image", image)
+        server.shutdown()
+    assert told.error.startswith(line)
+    assert len(told.error.splitlines()) == bool(line)
+    assert told.status == (2 if line.startswith("error") else 0)

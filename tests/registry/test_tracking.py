@@ -236,6 +236,11 @@ def test_what_is_patient_waits_for_a_store_that_is_away_and_for_nothing_else(
     with pytest.raises(StoreAwayError):
         ask()
     assert not answers
+    monkeypatch.setattr("dbrnet.registry.store.PATIENCE", 0.0)  # as where each try took minutes
+    answers[:] = [StoreAwayError("away")] * 3
+    with pytest.raises(StoreAwayError):
+        ask()
+    assert len(answers) == 2
 
 
 @pytest.mark.parametrize("trouble", ["not a database", "no folder", "a folder"])

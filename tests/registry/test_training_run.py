@@ -92,10 +92,12 @@ class Project:
 
         self.monkeypatch.setattr("dbrnet.steps.train.run_training", run)
 
-    def train(self, epochs: int = EPOCHS, checkpoints: Path | None = None) -> dict[str, Any]:
+    def train(
+        self, epochs: int = EPOCHS, checkpoints: Path | None = None, workers: int = 0
+    ) -> dict[str, Any]:
         """Train, and return train.json."""
         small = {"epochs": epochs, "crop": (32, 32), "image_size": (32, 64), "batch_size": 8, "seed": 7}
-        params = load_params(PARAMS).train.model_copy(update=small)
+        params = load_params(PARAMS).train.model_copy(update=small | {"workers": workers})
         train(
             params, self.prepared / "dataset", self.prepared / "split",
             out=self.folder / "train", checkpoints=checkpoints,
@@ -245,6 +247,10 @@ def test_a_finished_training_whose_task_is_tried_again_is_not_done_again(filed: 
     assert again["run_id"] == first["run_id"]
     assert again["training"] | {"seconds": 0} == first["training"] | {"seconds": 0}
     assert filed.steps(first["run_id"]) == [1, 2]
+    others = filed.train(epochs=2, checkpoints=kept, workers=1)  # which MLflow does not take in the same run
+    assert not trained
+    assert others["run_id"] != first["run_id"]
+    assert filed.steps(others["run_id"]) == [1, 2]
     filed.monkeypatch.setattr("dbrnet.steps.train.computing_digest", lambda: "of other code")
     filed.train(epochs=2, checkpoints=kept)
     assert trained == [1, 2]

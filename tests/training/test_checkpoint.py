@@ -8,6 +8,7 @@ import torch
 
 from dbrnet.training.checkpoint import (
     CHECKPOINT_FILE,
+    FINISHED_FILE,
     KEPT_DAYS,
     drop_stale,
     load_checkpoint,
@@ -70,7 +71,8 @@ def test_what_nobody_goes_on_with_is_removed_and_nothing_else(tmp_path: Path) ->
     def folder(name: str, days: float) -> Path:
         save_checkpoint(tmp_path / name, "mine", STATE)
         when = time.time() - days * 86400
-        os.utime(tmp_path / name / CHECKPOINT_FILE, (when, when))
+        for path in (tmp_path / name / CHECKPOINT_FILE, tmp_path / name):
+            os.utime(path, (when, when))
         return tmp_path / name
 
     own, old, recent = (folder(16 * name, days) for name, days in (("a", 99), ("b", KEPT_DAYS + 1), ("c", 1)))
@@ -83,3 +85,12 @@ def test_what_nobody_goes_on_with_is_removed_and_nothing_else(tmp_path: Path) ->
     drop_stale(tmp_path, own, "other code")
     assert not own.exists()
     drop_stale(tmp_path / "nowhere", own, "this code")
+
+
+@pytest.mark.parametrize("content", ["", "[1]", '{"code": "of an earlier version"}'])
+def test_a_note_that_cannot_be_read_is_no_obstacle(tmp_path: Path, content: str) -> None:
+    save_checkpoint(tmp_path / "own", "mine", STATE)
+    (tmp_path / "own" / FINISHED_FILE).write_text(content)
+    drop_stale(tmp_path, tmp_path / "own", "this code")
+    assert load_checkpoint(tmp_path / "own", "mine") is None
+    assert not (tmp_path / "own" / FINISHED_FILE).exists()
