@@ -62,12 +62,11 @@ class Line:
                 darker = (gain * np.asarray(cv2.imread(str(path)))).astype(np.uint8)
                 cv2.imwrite(str(path), darker)
         if mistaken:
-            head, *rows = (line.split(",") for line in (made / "train.csv").read_text().splitlines())
-            swapped = [
-                [name, label if name in known else str(int(label) % 4 + 1), code]
-                for name, label, code in rows
-            ]
-            (made / "train.csv").write_text("".join(",".join(row) + "\n" for row in (head, *swapped)))
+            table = made / "train.csv"
+            rows = [line.split(",") for line in table.read_text().splitlines()]
+            for row in rows[1:]:
+                row[1] = row[1] if row[0] in known else str(int(row[1]) % 4 + 1)
+            table.write_text("".join(",".join(row) + "\n" for row in rows))
         for path in sorted(path for path in made.rglob("*") if path.is_file()):
             name = path.relative_to(made)
             if path.name not in known:

@@ -48,9 +48,7 @@ def mlflow(tmp_path: Path) -> Iterator[Server]:
 def test_a_minute_is_survived(tmp_path: Path, s3_here: S3Server, mlflow: Server, stack: ExitStack) -> None:
     space = Workspace(tmp_path / "clone")
     space.set_params({"source: data/steel-strip": f"source: s3://{BUCKET}/line3/"})
-    environment = s3_here.environment() | {
-        "MLFLOW_TRACKING_URI": mlflow.address,
-    }
+    environment = s3_here.environment() | {"MLFLOW_TRACKING_URI": mlflow.address}
     main(["generate", "--out", str(tmp_path / "made"), "--count", "60"])
     with s3_here.running():
         s3_here.client().create_bucket(Bucket=BUCKET)

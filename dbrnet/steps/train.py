@@ -53,15 +53,14 @@ def train(
         return
     data, parts = Dataset.load(dataset), Split.load(split)
     train_ids, val_ids = ([sample.id for sample in parts.samples(data, part)] for part in ("train", "val"))
-    values = params.model_dump(exclude={"model", "nodes", "processes_per_node"}) | params.model.model_dump()
-    recipe = Recipe(**values)
+    recipe = recipe_of(params)
     card = data.card
     fingerprint = recipe.fingerprint(card.content_hash, train_ids, val_ids)
     workdir = checkpoints / fingerprint[:16] if checkpoints else out.with_name(f".{out.name}.checkpoint")
     if not launch().first:  # it lends its processor; the first tracks and writes
         run_training(data, train_ids, val_ids, recipe, workdir)
         return
-    by = computing_digest()  # now: the source may be edited meanwhile
+    by = computing_digest() if checkpoints else ""  # now: the source may be edited meanwhile
     if checkpoints:
         drop_stale(checkpoints, workdir, by)
     found = data_revision(dataset, Path.cwd()) or {}
@@ -105,6 +104,12 @@ def train(
         "best epoch %d of %d, validation mIoU %.4f, %.0f s on %s",
         result.best_epoch, params.epochs, result.best_miou, result.seconds, result.device,
     )  # fmt: skip
+
+
+def recipe_of(params: TrainParams) -> Recipe:
+    """What of the section decides on the training, the model's switches among it."""
+    values = params.model_dump(exclude={"model", "nodes", "processes_per_node"}) | params.model.model_dump()
+    return Recipe(**values)
 
 
 @patient

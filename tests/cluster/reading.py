@@ -9,6 +9,7 @@ from pathlib import Path
 
 from dbrnet.data.linked import link_dataset
 from dbrnet.params import TrainParams
+from dbrnet.steps.train import recipe_of
 from dbrnet.training.loop import train
 from dbrnet.training.recipe import Recipe
 
@@ -19,8 +20,7 @@ def recipe(workers: int) -> Recipe:
     params = TrainParams.model_validate(
         {"epochs": 1, "batch_size": 4, "crop": (32, 32), "defect_free": 1.0, "workers": workers}
     )
-    values = params.model_dump(exclude={"model", "nodes", "processes_per_node"})
-    return Recipe(**values | params.model.model_dump())
+    return recipe_of(params)
 
 
 def main(address: str, folder: str, workers: str) -> None:
