@@ -13,12 +13,12 @@ export ORT_DISABLE_TELEMETRY := 1
 
 ## demo: the whole pipeline on built-in data, then the decision
 demo: data/steel-strip
-	@dbrnet use steel-strip
+	@dbrnet configure steel-strip
 	@$(MAKE) --no-print-directory pipeline
 
 ## run DATASET=neu-seg SOURCE=path: the whole pipeline on a dataset of yours
 run: $(VENV)/.installed
-	@dbrnet use "$(DATASET)" $(if $(SOURCE),--source "$(SOURCE)")
+	@dbrnet configure "$(DATASET)" $(if $(SOURCE),--source "$(SOURCE)")
 	@$(MAKE) --no-print-directory pipeline
 
 .PHONY: pipeline

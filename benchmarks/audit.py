@@ -1,8 +1,8 @@
 """How long the audit takes, and how much memory, on generated strips of 256x1600.
 
-    python benchmarks/audit.py --pictures 1000 4000
+    python benchmarks/audit.py --images 1000 4000
 
-Pictures are streaks and grain under uneven light, each fifth a copy laid otherwise; making them is not timed.
+Images are streaks and grain under uneven light, each fifth a copy laid otherwise; making them is not timed.
 Each count runs in a process of its own, so that its peak memory is its own.
 """
 
@@ -24,21 +24,19 @@ from dbrnet.data.dataset import Card, Dataset, Sample
 from dbrnet.provenance import hardware
 
 SIZE = 256, 1600
-COPIES = 5  # every fifth picture is a copy
+COPIES = 5  # every fifth image is a copy
 
 
 def strip(seed: int) -> np.ndarray:
     """A strip of its own: streaks and grain under uneven light."""
     rng = np.random.default_rng(seed)
-    coarse = cv2.resize(
-        rng.normal(size=(16, 60)).astype(np.float32), SIZE[::-1], interpolation=cv2.INTER_CUBIC
-    )
+    coarse = cv2.resize(rng.normal(size=(16, 60)).astype(np.float32), SIZE[::-1], interpolation=cv2.INTER_CUBIC)
     grain = cv2.GaussianBlur(rng.normal(size=SIZE).astype(np.float32), (0, 0), sigmaX=3, sigmaY=1)
     return np.clip(110 + 18 * coarse + 40 * grain, 0, 255).astype(np.uint8)
 
 
 def write(folder: Path, count: int) -> Dataset:
-    """A dataset of `count` pictures; its masks are not read by the search and are left out."""
+    """A dataset of `count` images; its masks are not read by the search and are left out."""
     (folder / "images").mkdir()
     samples = []
     for index in range(count):
@@ -48,9 +46,14 @@ def write(folder: Path, count: int) -> Dataset:
         cv2.imwrite(str(folder / file), np.ascontiguousarray(laid.apply(strip(thing))))
         samples.append(Sample(f"{index:06}", file, "", *SIZE, (), f"{index:06}", f"{index}"))
     card = Card(
-        *("made", "Made", (), "", "", "", "", ""), notes=(), images=count, groups=count,
-        images_by_class={}, pixel_shares={}, content_hash="",
-    )  # fmt: skip
+        *("made", "Made", (), "", "", "", "", ""),
+        notes=(),
+        images=count,
+        groups=count,
+        images_by_class={},
+        pixel_shares={},
+        content_hash="",
+    )
     return Dataset(folder, card, tuple(samples))
 
 
@@ -70,14 +73,12 @@ def measure(dataset: Dataset, answers: "multiprocessing.Queue[tuple[float, ...]]
 
 def main() -> None:
     """Print one line a count."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--pictures", type=int, nargs="+", default=[500, 1000, 2000])
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--images", type=int, nargs="+", default=[500, 1000, 2000])
     options = parser.parse_args()
     machine = hardware()
     print(f"{machine['cpu']}, {machine['cores']} cores")
-    for count in options.pictures:
+    for count in options.images:
         with tempfile.TemporaryDirectory() as folder:
             dataset = write(Path(folder), count)
             context = multiprocessing.get_context("spawn")
@@ -87,7 +88,7 @@ def main() -> None:
             decoding, searching, total, groups, peak = answers.get()
             process.join()
         print(
-            f"{count} pictures: {total:.1f} s (decoding {decoding:.1f}, searching {searching:.1f}), "
+            f"{count} images: {total:.1f} s (decoding {decoding:.1f}, searching {searching:.1f}), "
             f"{groups:.0f} groups of {count - count // COPIES}, peak {peak:.0f} MiB"
         )
 

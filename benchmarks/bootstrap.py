@@ -16,27 +16,25 @@ import numpy as np
 
 from dbrnet.evaluation.bootstrap import RESAMPLES
 from dbrnet.evaluation.comparison import compare
-from dbrnet.evaluation.inspection import Inspection
-from dbrnet.evaluation.predictions import Evaluation, PictureResult
+from dbrnet.evaluation.defect_metrics import DefectCounts
+from dbrnet.evaluation.predictions import Evaluation, ImageResult
 from dbrnet.provenance import hardware
 
 
 def made_up(groups: int, classes: int, seed: int) -> Evaluation:
-    """A picture a group, of `classes` classes of defects; some hold none of a class, some none at all."""
+    """An image a group, of `classes` classes of defects; some hold none of a class, some none at all."""
     random = np.random.default_rng(seed)
-    pictures = []
+    images = []
     for number in range(groups):
         there = random.random(classes + 1) < 0.4
         confusion = random.integers(0, 2000, (classes + 1, classes + 1)) * there[:, None]
         confusion[0, 0] = 40_000
         true = random.integers(0, 4, (classes, 3)) * there[1:, None]
         predicted, outline = random.integers(0, 6, classes), random.integers(0, 400, classes)
-        inspection = Inspection(
-            true, true // 2, predicted, predicted // 2, outline, outline // 2, outline, outline // 3
-        )
-        pictures.append(PictureResult(f"{number}", f"{number}", confusion, 1.0, inspection))
+        defects = DefectCounts(true, true // 2, predicted, predicted // 2, outline, outline // 2, outline, outline // 3)
+        images.append(ImageResult(f"{number}", f"{number}", confusion, 1.0, defects))
     names = ("background", *(f"class {index}" for index in range(classes)))
-    return Evaluation(names, tuple(pictures))
+    return Evaluation(names, tuple(images))
 
 
 def peak_memory() -> float:
@@ -57,9 +55,7 @@ def measure(groups: int, classes: int, rounds: int, answers: "multiprocessing.Qu
 
 def main() -> None:
     """Print one line a number of groups."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--groups", type=int, nargs="+", default=[50, 200, 1000, 5000])
     parser.add_argument("--classes", type=int, default=5)
     parser.add_argument("--rounds", type=int, default=7)

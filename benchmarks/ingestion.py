@@ -2,16 +2,16 @@
 
     python benchmarks/ingestion.py [--images 400] [--rounds 3]
 
-Generates pictures of 256 x 1600 in Severstal's layout (steel-strip pictures side by side, cut to size, with a
+Generates images of 256 x 1600 in Severstal's layout (steel-strip images side by side, cut to size, with a
 row of run-length encoded defect in every second), and times, in turns within each round,
 
-    decoding alone   every picture read and decoded to RGB by as many threads as ingestion takes
+    decoding alone   every image read and decoded to RGB by as many threads as ingestion takes
     ingestion        `build_dataset`: decoded, checked, hashed, masks decoded and encoded, everything written
-    with appearance  the same, then each picture's features for `dbrnet drift`, as the ingest step does it
+    with image_stats  the same, then each image's features for `dbrnet drift`, as the ingest step does it
 
-All as pictures a second of wall time and of the process's CPU time on all its threads: other work on the
+All as images a second of wall time and of the process's CPU time on all its threads: other work on the
 machine takes from the first alone, so on a busy machine the second is the one to compare. Then each is run in
-a process of its own on a quarter of the pictures and on all of them: the peak of memory should not differ.
+a process of its own on a quarter of the images and on all of them: the peak of memory should not differ.
 """
 
 import argparse
@@ -30,17 +30,17 @@ import numpy as np
 
 from dbrnet import provenance
 from dbrnet.data import rle
-from dbrnet.data.building import build_dataset
-from dbrnet.data.conversion import in_order
+from dbrnet.data.convert import ordered_map
 from dbrnet.data.dataset import decode_image
+from dbrnet.data.image_stats import write_image_stats
 from dbrnet.data.synthetic import generate
-from dbrnet.drift.appearance import write_appearance
+from dbrnet.data.writer import build_dataset
 
 HEIGHT, WIDTH = 256, 1600
 
 
 def make_source(folder: Path, images: int) -> None:
-    """Severstal's layout with `images` pictures, of which 32 differ."""
+    """Severstal's layout with `images` images, of which 32 differ."""
     generate(folder / "strips", images=32)
     strips = [cv2.imread(str(path)) for path in sorted((folder / "strips/train_images").iterdir())]
     rng = np.random.default_rng(0)
@@ -49,8 +49,8 @@ def make_source(folder: Path, images: int) -> None:
     for start in range(32):
         chosen = [strips[(start + place) % 32] for place in range(8)]
         rows = [np.hstack([part for part in chosen[row : row + 4] if part is not None]) for row in (0, 4)]
-        picture = np.vstack(rows)[:HEIGHT, :WIDTH]
-        encoded.append(cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, 95])[1].tobytes())
+        image = np.vstack(rows)[:HEIGHT, :WIDTH]
+        encoded.append(cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, 95])[1].tobytes())
     with (folder / "train.csv").open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(("ImageId", "ClassId", "EncodedPixels"))
@@ -65,27 +65,27 @@ def make_source(folder: Path, images: int) -> None:
 
 
 def decode_alone(source: Path) -> int:
-    """Read and decode every picture; how many there are."""
+    """Read and decode every image; how many there are."""
     files = sorted((source / "train_images").iterdir())
-    return sum(1 for _ in in_order(lambda path: decode_image(path.read_bytes(), path).size, files))
+    return sum(1 for _ in ordered_map(lambda path: decode_image(path.read_bytes(), path).size, files))
 
 
 def ingest(source: Path) -> int:
-    """Ingestion alone; how many pictures there are."""
+    """Ingestion alone; how many images there are."""
     return build_dataset("severstal", source, Path(tempfile.mkdtemp(dir=source))).card.images
 
 
 def ingest_and_measure(source: Path) -> int:
-    """Ingestion and the table of the pictures' appearance; how many pictures there are."""
+    """Ingestion and the table of the images' image_stats; how many images there are."""
     dataset = build_dataset("severstal", source, Path(tempfile.mkdtemp(dir=source)))
-    write_appearance(dataset, {})
+    write_image_stats(dataset, {})
     return dataset.card.images
 
 
 WAYS: dict[str, Callable[[Path], int]] = {
     "decoding alone": decode_alone,
     "ingestion": ingest,
-    "with appearance": ingest_and_measure,
+    "with image_stats": ingest_and_measure,
 }
 
 
@@ -124,14 +124,14 @@ def main() -> None:
                 images = run(source)
                 wall[way].append(images / (time.perf_counter() - started))
                 cpu[way].append(images / (time.process_time() - spent))
-        print(f"{given.images} pictures of {HEIGHT}x{WIDTH}; {given.rounds} rounds, ways in turn: medians")
+        print(f"{given.images} images of {HEIGHT}x{WIDTH}; {given.rounds} rounds, ways in turn: medians")
         for way in WAYS:
             peaks = " and ".join(f"{peak_mib(way, path):.0f} MiB for {n}" for n, path in sources.items())
             print(
-                f"{way:15} {statistics.median(wall[way]):7.0f} pictures/s of wall time, "
+                f"{way:15} {statistics.median(wall[way]):7.0f} images/s of wall time, "
                 f"{statistics.median(cpu[way]):6.0f} per CPU second; peak {peaks}"
             )
-        for one, other in (("ingestion", "decoding alone"), ("with appearance", "ingestion")):
+        for one, other in (("ingestion", "decoding alone"), ("with image_stats", "ingestion")):
             shares = [statistics.median(took[one]) / statistics.median(took[other]) for took in (wall, cpu)]
             print(f"{one} / {other}: {shares[0]:.2f} by wall time, {shares[1]:.2f} by CPU time")
 

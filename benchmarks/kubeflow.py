@@ -24,9 +24,7 @@ ROOT = Path(__file__).parents[1]
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--epochs", type=int, default=22, help="of the training (default: 22, the demo's)")
     parser.add_argument("--rounds", type=int, default=1)
     options = parser.parse_args()
@@ -36,16 +34,13 @@ def main() -> None:
             steps = by_command_line(prepared(Path(folder) / "steps", options.epochs))
             kubeflow = by_kubeflow(prepared(Path(folder) / "kubeflow", options.epochs))
         ratios.append(kubeflow / steps)
-        print(
-            f"round {number}: steps {steps:.1f} s, Kubeflow {kubeflow:.1f} s, {ratios[-1]:.3f} times",
-            flush=True,
-        )
+        print(f"round {number}: steps {steps:.1f} s, Kubeflow {kubeflow:.1f} s, {ratios[-1]:.3f} times", flush=True)
     print(f"median {statistics.median(ratios):.3f} times ({min(ratios):.3f} to {max(ratios):.3f})")
     print(hardware(), versions())
 
 
 def prepared(folder: Path, epochs: int) -> Path:
-    """A folder with the demo's parameters and pictures."""
+    """A folder with the demo's parameters and images."""
     folder.mkdir()
     params = YAML(typ="safe").load((ROOT / "params.yaml").read_text())
     params["train"]["epochs"] = epochs

@@ -1,4 +1,4 @@
-"""How fast each runtime answers a picture, against the network as its authors released it, in PyTorch eager.
+"""How fast each runtime answers an image, against the network as its authors released it, in PyTorch eager.
 
     python benchmarks/runtimes.py --sizes 512x512 256x1600 --seconds 20 --out speed
 
@@ -6,21 +6,21 @@
 one run, in blocks that take turns,
 
     released, eager        DBRNet with the released code's readings (flow "released", process "depthwise"),
-                           fresh weights, the same picture in and answer out as all others; its tensors lie
+                           fresh weights, the same image in and answer out as all others; its tensors lie
                            channel by channel, as the released code makes them: the baseline
     released, memory kept  the baseline with MALLOC_TRIM_THRESHOLD_ and MALLOC_MMAP_MAX_ set such that the C
                            library keeps freed memory, and no map is paid for with page faults
-    released, forward      the same network alone: a normalised float picture in, logits out
+    released, forward      the same network alone: a normalised float image in, logits out
     released, autograd     that with autograd left on, as the authors' own script times it
     each runtime           that the machine has, with the given model
     each --also            NAME=PATH@RUNTIME, another model.pt or exported .onnx
 
-on built-in pictures (what they show does not matter to the speed) at each size, and prints for each a table
+on built-in images (what they show does not matter to the speed) at each size, and prints for each a table
 in Markdown: how many times as fast as the baseline, with an interval of 95 % from the paired blocks; p50, p90
-and p99 in milliseconds from the picture in memory to the answer in memory, p50 from file to file; and the
-floor, as a share of p50. What runs in PyTorch has a process of its own (`apart.py`). `--out DIR` keeps every
+and p99 in milliseconds from the image in memory to the answer in memory, p50 from file to file; and the
+roofline, as a share of p50. What runs in PyTorch has a process of its own (`apart.py`). `--out DIR` keeps every
 figure as JSON, and draws for each size the distribution of the latencies and the speed against the accuracy
-(by the evaluate step, on its test part).
+(by the evaluate step, on its test split).
 """
 
 import argparse
@@ -34,52 +34,52 @@ import numpy as np
 import torch
 from apart import Apart, keeping_memory  # type: ignore[import-not-found]  # it lies beside this script
 
+from dbrnet.benchmark.hardware import describe_machine, machine_state
+from dbrnet.benchmark.measurement import Measured, measure, noise
+from dbrnet.benchmark.roofline import Work, count_work
+from dbrnet.benchmark.table import table
 from dbrnet.data.synthetic import generate
-from dbrnet.deployment.runtimes.base import Answer, Images, Model
-from dbrnet.deployment.runtimes.catalogue import RUNTIMES, open_all, open_model, why_not_available
-from dbrnet.deployment.runtimes.torch_model import TorchModel
 from dbrnet.errors import UserError
 from dbrnet.files import read_json, write_atomically, write_json
+from dbrnet.inference.runtimes.base import Answer, Images, Model
+from dbrnet.inference.runtimes.pytorch import TorchModel
+from dbrnet.inference.runtimes.registry import RUNTIMES, open_all, open_model, why_not_available
 from dbrnet.models.dbrnet import DBRNet
 from dbrnet.models.saved import ModelMeta, load_model
-from dbrnet.provenance import available_cores, origin
-from dbrnet.speed.floor import Work, count_work
-from dbrnet.speed.machine import describe_machine, machine_state
-from dbrnet.speed.measurement import Measured, measure, noise
-from dbrnet.speed.plots import latency_plot, speed_accuracy_plot
-from dbrnet.speed.table import table
+from dbrnet.provenance import available_cores, collect_provenance
+from dbrnet.reports.latency_plots import latency_plot, speed_accuracy_plot
 
 BASELINE, KEPT = "released, eager", "released, memory kept"
 FORWARD, AUTOGRAD = "released, forward", "released, autograd"
-PICTURES = 8
+IMAGES = 8
 
 Size = tuple[int, int]
 
 
 class Forward(TorchModel):
-    """The network alone, without what comes before and after it: its picture lies ready on the device."""
+    """The network alone, without what comes before and after it: its image lies ready on the device."""
 
     def __init__(self, model: DBRNet, meta: ModelMeta, size: Size, threads: int, *, autograd: bool) -> None:
         super().__init__(model, meta, threads=threads)
         self._autograd = autograd
         self._network = model.to(self.device)
-        self._picture = torch.rand(1, 3, *(meta.image_size or size), device=self.device)
+        self._image = torch.rand(1, 3, *(meta.image_size or size), device=self.device)
         self._answer = np.zeros((1, *size), np.uint8), np.zeros((1, *size), np.float32)
 
     def predict(self, images: Images) -> Answer:
         """Compute the logits, and answer with an empty mask."""
         with torch.inference_mode(not self._autograd):
-            self._network(self._picture)
+            self._network(self._image)
         if self.device == "cuda":
             torch.cuda.synchronize()
         return self._answer
 
 
-def pictures(size: Size) -> list[bytes]:
+def images(size: Size) -> list[bytes]:
     """JPEG files of steel strips, side by side until they fill `size`."""
     height, width = size
     with tempfile.TemporaryDirectory() as folder:
-        generate(Path(folder, "strips"), images=PICTURES)
+        generate(Path(folder, "strips"), images=IMAGES)
         strips = [cv2.imread(str(path)) for path in sorted(Path(folder, "strips/train_images").iterdir())]
     files = []
     for strip in strips:
@@ -99,7 +99,7 @@ def released(meta: ModelMeta, size: Size, threads: int, part: str) -> Model:
     network = released_network(meta)
     if part in (FORWARD, AUTOGRAD):
         return Forward(network, meta, size, threads, autograd=part == AUTOGRAD)
-    # Our runtimes leave a picture pixel by pixel, as it comes; PyTorch then computes all maps so, and faster.
+    # Our runtimes leave an image pixel by pixel, as it comes; PyTorch then computes all maps so, and faster.
     network.register_forward_pre_hook(lambda _, inputs: (inputs[0].contiguous(),))
     return TorchModel(network, meta, threads=threads)
 
@@ -128,7 +128,7 @@ def measure_size(given: argparse.Namespace, size: Size) -> tuple[dict[str, Measu
     work |= {name: ours for name in models if name not in work}
     for name, path, runtime in given.also:
         models[name] = open_model(path, runtime, given.threads)
-    return measure(models, pictures(size), work, seconds=given.seconds), missing
+    return measure(models, images(size), work, seconds=given.seconds), missing
 
 
 def report(measured: dict[str, Measured]) -> str:
@@ -136,7 +136,7 @@ def report(measured: dict[str, Measured]) -> str:
     rows = []
     for name, one in measured.items():
         row = one.row(name)
-        del row["pictures/s (batch)"]
+        del row["images/s (batch)"]
         if name in (FORWARD, AUTOGRAD):
             row["file to file p50 ms"] = ""
         rows.append({"runtime": name, "times as fast": str(one.times_as_fast_as(measured[BASELINE])), **row})
@@ -150,20 +150,14 @@ def draw(given: argparse.Namespace, size: Size, measured: dict[str, Measured]) -
     times = {key: [1000 * run.predict for run in one.series.runs] for key, one in measured.items()}
     write_atomically(given.out / f"latency-{name}.png", latency_plot(times, title))
     accuracy = read_json(given.evaluated / "metrics.json")["runtimes"]
-    points = {
-        key: (one.series.predict.fps, accuracy[key]["miou"])
-        for key, one in measured.items()
-        if key in accuracy
-    }
+    points = {key: (one.series.predict.fps, accuracy[key]["miou"]) for key, one in measured.items() if key in accuracy}
     if points:
         write_atomically(given.out / f"speed-accuracy-{name}.png", speed_accuracy_plot(points, title))
 
 
 def parse() -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--trained", type=Path, default=Path("artifacts/train"))
     parser.add_argument("--exported", type=Path, default=Path("artifacts/export"))
     parser.add_argument("--evaluated", type=Path, default=Path("artifacts/evaluate"))
@@ -190,7 +184,7 @@ def _also(text: str) -> tuple[str, Path, str]:
 def main() -> None:
     """Measure and print."""
     given = parse()
-    source = origin()
+    source = collect_provenance()
     versions = ", ".join(f"{name} {version}" for name, version in source["versions"].items())
     print(f"{describe_machine()}, {given.threads} threads; {versions}\n")
     figures: list[dict[str, Any]] = []
@@ -215,7 +209,7 @@ def main() -> None:
         if given.out:
             draw(given, size, measured)
     if given.out:
-        write_json(given.out / "runtimes.json", {"baseline": BASELINE, "sizes": figures, "origin": source})
+        write_json(given.out / "runtimes.json", {"baseline": BASELINE, "sizes": figures, "provenance": source})
 
 
 if __name__ == "__main__":

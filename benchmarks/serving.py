@@ -2,13 +2,13 @@
 
     python benchmarks/serving.py --model model.onnx --images folder [--clients 16] [--seconds 60] [--rounds 3]
 
-On the same pictures, in turns within each round, each in a process of its own:
+On the same images, in turns within each round, each in a process of its own:
 
-    predict alone   the runtime, pictures decoded before
+    predict alone   the runtime, images decoded before
     whole chain     decode, predict, find the defects, encode, one after the other
     service         the whole chain through `dbrnet serve`, asked by all clients at once
 
-Pictures a second of wall time, and milliseconds of CPU time for each: other work on the machine takes from
+Images a second of wall time, and milliseconds of CPU time for each: other work on the machine takes from
 the first alone, so on a busy machine the second is the one to compare. The clients are threads of one process
 on kept connections; their own CPU time is told too, since they share the machine. Then `--overload` clients
 ask a service of the usual queue and never wait: every answer must be 200 or 503 with Retry-After, and queue
@@ -33,13 +33,13 @@ from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-from dbrnet.deployment.runtimes.catalogue import open_model
-from dbrnet.prediction.reading import decode_picture
+from dbrnet.inference.image_reading import decode_image
+from dbrnet.inference.runtimes.registry import open_model
 from dbrnet.provenance import hardware
 from dbrnet.serving.answer import as_json
 from dbrnet.serving.worker import Timing
 
-PICTURES = 64  # different ones, asked for in turn
+IMAGES = 64  # different ones, asked for in turn
 
 
 @dataclass
@@ -60,12 +60,12 @@ class Load:
 
     @property
     def rate(self) -> float:
-        """Pictures answered a second."""
+        """Images answered a second."""
         return self.statuses["200"] / self.seconds
 
 
 def client(port: int, files: list[bytes], start: int, end: float, load: Load, lock: threading.Lock) -> None:
-    """Ask for one picture after the other on one connection until `end`."""
+    """Ask for one image after the other on one connection until `end`."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
     number = start
     while time.perf_counter() < end:
@@ -91,8 +91,7 @@ def ask(answers: Connection, port: int, files: list[bytes], clients: int, second
     """All clients at once, in this process."""
     load, lock, began = Load(), threading.Lock(), time.perf_counter()
     threads = [
-        threading.Thread(target=client, args=(port, files, 7 * n, began + seconds, load, lock))
-        for n in range(clients)
+        threading.Thread(target=client, args=(port, files, 7 * n, began + seconds, load, lock)) for n in range(clients)
     ]
     cpu = cpu_seconds()
     for thread in threads:
@@ -104,16 +103,11 @@ def ask(answers: Connection, port: int, files: list[bytes], clients: int, second
 
 
 def bare(
-    answers: Connection,
-    model_path: Path,
-    runtime: str | None,
-    threads: int,
-    files: list[bytes],
-    seconds: float,
+    answers: Connection, model_path: Path, runtime: str | None, threads: int, files: list[bytes], seconds: float
 ) -> None:
-    """Pictures and CPU seconds, first of predicting alone and then of the whole chain."""
+    """Images and CPU seconds, first of predicting alone and then of the whole chain."""
     model = open_model(model_path, runtime, threads or None)
-    decoded = [decode_picture(data, "picture") for data in files]
+    decoded = [decode_image(data, "image") for data in files]
     for image in decoded[:3]:
         model.predict(image[None])
 
@@ -121,7 +115,7 @@ def bare(
         model.predict(decoded[number][None])
 
     def whole(number: int) -> None:
-        image = decode_picture(files[number], "picture")
+        image = decode_image(files[number], "image")
         as_json(model.classes, model.predict(image[None]), Timing(0, 0))
 
     def measure(work: Callable[[int], None]) -> tuple[int, float, float]:
@@ -195,7 +189,7 @@ def compare(options: argparse.Namespace, files: list[bytes]) -> None:
             assert isinstance(one_load, Load)
             load.add(one_load)
             server_cpu += gauge(port, "process_cpu_seconds_total") - before
-    print(f"{'':16}{'pictures/s':>12}{'CPU ms each':>14}")
+    print(f"{'':16}{'images/s':>12}{'CPU ms each':>14}")
     for name, rows in zip(("predict alone", "whole chain"), bares, strict=True):
         count, wall, cpu = (sum(column) for column in zip(*rows, strict=True))
         print(f"{name:16}{count / wall:12.1f}{1e3 * cpu / count:14.1f}")
@@ -234,18 +228,16 @@ def overload(options: argparse.Namespace, files: list[bytes]) -> None:
     assert isinstance(load, Load)
     print(
         f"{options.overload} clients for {load.seconds:.0f} s: {dict(load.statuses)}, "
-        f"{load.rate:.1f} pictures/s; "
+        f"{load.rate:.1f} images/s; "
         f"longest queue {longest:.0f}, memory {before:.0f} MiB before and at most {memory:.0f} MiB"
     )
 
 
 def main() -> None:
     """Print both."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path, required=True)
-    parser.add_argument("--images", type=Path, required=True, help="a folder of pictures")
+    parser.add_argument("--images", type=Path, required=True, help="a folder of images")
     parser.add_argument("--runtime")
     parser.add_argument("--threads", type=int, default=0, help="of the model; 0 for all")
     parser.add_argument("--clients", type=int, default=16)
@@ -254,8 +246,8 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
     machine = hardware()
-    files = [path.read_bytes() for path in sorted(options.images.iterdir())[:PICTURES] if path.is_file()]
-    print(f"{machine['cpu']}, {machine['cores']} cores; {len(files)} pictures from {options.images.name}")
+    files = [path.read_bytes() for path in sorted(options.images.iterdir())[:IMAGES] if path.is_file()]
+    print(f"{machine['cpu']}, {machine['cores']} cores; {len(files)} images from {options.images.name}")
     compare(options, files)
     overload(options, files)
 

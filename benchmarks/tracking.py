@@ -26,12 +26,12 @@ from pathlib import Path
 from typing import Any
 
 import dbrnet.steps.train
+from dbrnet.config import load_params
 from dbrnet.data.dataset import Dataset
 from dbrnet.data.split import split_samples
 from dbrnet.data.synthetic import generate
-from dbrnet.params import load_params
 from dbrnet.provenance import hardware, versions
-from dbrnet.registry.feed import Feed
+from dbrnet.registry.metric_logger import MetricLogger
 from dbrnet.registry.store import open_store
 from dbrnet.registry.tracking import TrackedRun
 from dbrnet.steps.ingest import ingest
@@ -67,10 +67,10 @@ class Spent:
         return timed
 
     def handing_over(self, add: Callable[..., None]) -> Callable[..., None]:
-        """`Feed.add`, with each epoch's time; at the end the whole history is handed over once more."""
+        """`MetricLogger.add`, with each epoch's time; at the end the whole history is handed over once more."""
         timed = self.blocking(add)
 
-        def kept(feed: Feed, row: Mapping[str, float]) -> None:
+        def kept(feed: MetricLogger, row: Mapping[str, float]) -> None:
             before = self.blocked
             timed(feed, row)
             if row["step"] > self.steps:
@@ -97,9 +97,9 @@ def measure(folder: Path, epochs: int) -> Spent:
     places: list[tuple[Any, str, Callable[..., Any]]] = [
         (dbrnet.steps.train, "_tracked", spent.blocking),
         *((TrackedRun, name, spent.blocking) for name in ("log_params", "set_tags", "log_dataset")),
-        *((Feed, name, spent.blocking) for name in ("__init__", "__enter__", "__exit__")),
-        (Feed, "add", spent.handing_over),
-        *((Feed, name, spent.running) for name in ("_send_on", "_watch")),
+        *((MetricLogger, name, spent.blocking) for name in ("__init__", "__enter__", "__exit__")),
+        (MetricLogger, "add", spent.handing_over),
+        *((MetricLogger, name, spent.running) for name in ("_send_on", "_watch")),
     ]
     for owner, name, wrap in places:
         kept.append((owner, name, getattr(owner, name)))
@@ -130,9 +130,7 @@ def serve(folder: Path) -> "subprocess.Popen[bytes]":
     command += ["--backend-store-uri", f"sqlite:///{folder / 'server.db'}"]
     command += ["--artifacts-destination", str(folder / "artifacts")]
     quiet = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-    server = subprocess.Popen(
-        command, cwd=folder, env=quiet, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
+    server = subprocess.Popen(command, cwd=folder, env=quiet, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     while server.poll() is None:
         with suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{PORT}/health", timeout=5):
             return server
@@ -142,9 +140,7 @@ def serve(folder: Path) -> "subprocess.Popen[bytes]":
 
 def main() -> None:
     """Print the shares, store by store."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, default=200)
     parser.add_argument("--epochs", type=int, default=22)
     parser.add_argument("--rounds", type=int, default=3)
@@ -158,7 +154,7 @@ def main() -> None:
     tables = time.perf_counter() - began
     machine = hardware()
     print(f"{machine['cpu']}, {machine['cores']} cores; {versions()}")
-    print(f"{options.images} pictures, {options.epochs} epochs; a new file's tables, once: {tables:.1f} s")
+    print(f"{options.images} images, {options.epochs} epochs; a new file's tables, once: {tables:.1f} s")
     server = serve(folder)
     spent: dict[str, list[Spent]] = {"file": [], "server": []}
     try:

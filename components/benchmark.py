@@ -38,11 +38,18 @@ def benchmark(
     from dbrnet.files import read_json
 
     call(
-        "benchmark", params, dataset=dataset.path, split=split.path, trained=trained.path,
-        exported=exported.path, champion=champion.path, evaluated=evaluated.path, out=benchmarked.path,
-    )  # fmt: skip
+        "benchmark",
+        params,
+        dataset=dataset.path,
+        split=split.path,
+        trained=trained.path,
+        exported=exported.path,
+        champion=champion.path,
+        evaluated=evaluated.path,
+        out=benchmarked.path,
+    )
     found = read_json(Path(benchmarked.path, "benchmark.json"))
     for runtime, latency in found["runtimes"].items():
         for name in ("fps", "p50_ms", "p99_ms"):
             metrics.log_metric(f"{runtime}_{name}", latency[name])
-    metrics.metadata["cpu"] = found["origin"]["hardware"]["cpu"]
+    metrics.metadata["cpu"] = found["provenance"]["hardware"]["cpu"]

@@ -18,7 +18,7 @@ def evaluate(
     confusion: dsl.Output[dsl.ClassificationMetrics],
     report: dsl.Output[dsl.HTML],
 ) -> None:
-    """Score the exported model, and the champion beside it, on the test part.
+    """Score the exported model, and the champion beside it, on the test split.
 
     Args:
         params: the section `evaluate` of params.yaml as JSON.
@@ -27,8 +27,8 @@ def evaluate(
         trained: what `train` wrote.
         exported: what `export` wrote.
         champion: what `champion` wrote.
-        evaluated: metrics.json, pictures.csv, and the pictures on which the two disagree most.
-        metrics: mIoU with background and over defects, the look-up's beside it, IoU by class, defects found.
+        evaluated: metrics.json, images.csv, and the images on which the two disagree most.
+        metrics: mIoU with background and over defects, the nearest-neighbour baseline, IoU by class, defects found.
         confusion: pixels by true class (rows) and answered class.
         report: the evaluation's page.
     """
@@ -39,18 +39,24 @@ def evaluate(
     from dbrnet.files import read_json
 
     call(
-        "evaluate", params, dataset=dataset.path, split=split.path, trained=trained.path,
-        exported=exported.path, champion=champion.path, out=evaluated.path,
-    )  # fmt: skip
+        "evaluate",
+        params,
+        dataset=dataset.path,
+        split=split.path,
+        trained=trained.path,
+        exported=exported.path,
+        champion=champion.path,
+        out=evaluated.path,
+    )
     found = read_json(Path(evaluated.path, "metrics.json"))
     figures = {name: figure["value"] for name, figure in found["figures"].items() if "/" not in name}
     figures |= {f"iou_{name}": value for name, value in found["scores"]["iou"].items()}
-    figures["look_up_miou"] = found["look_up"]["miou"]
+    figures["look_up_miou"] = found["nn_baseline"]["miou"]
     for name, value in figures.items():
         if value is not None:
             metrics.log_metric(name, value)
-    dataset_hash, parts = found["dataset"]["content_hash"], found["split"]
-    metrics.metadata |= {"dataset_hash": dataset_hash, "split": f"{parts['kind']}, seed {parts['seed']}"}
-    metrics.metadata["leaks"] = parts["leaks"]
+    dataset_hash, splits = found["dataset"]["content_hash"], found["split"]
+    metrics.metadata |= {"dataset_hash": dataset_hash, "split": f"{splits['kind']}, seed {splits['seed']}"}
+    metrics.metadata["leaks"] = splits["leaks"]
     confusion.log_confusion_matrix(["background", *found["colors"]], found["confusion"])
     copyfile(f"{evaluated.path}/report.html", report.path)

@@ -13,7 +13,7 @@ def export(
     trained: dsl.Input[dsl.Model],
     exported: dsl.Output[dsl.Model],
 ) -> None:
-    """Write the trained network as one ONNX file, raw picture in and class ids out, and in int8 as another.
+    """Write the trained network as one ONNX file, raw image in and class ids out, and in int8 as another.
 
     Args:
         params: the section `export` of params.yaml as JSON.

@@ -11,7 +11,7 @@ def notify(pipeline: str, params: str, status: dsl.PipelineTaskFinalStatus) -> N
 
     Args:
         pipeline: the pipeline's name.
-        params: the section `champion` of params.yaml as JSON.
+        params: the section `fetch_champion` of params.yaml as JSON.
         status: how the run ended.
     """
     from dbrnet.cli import call

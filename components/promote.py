@@ -46,10 +46,17 @@ def promote(
     from dbrnet.files import read_json
 
     call(
-        "promote", params, dataset=dataset.path, split=split.path, trained=trained.path,
-        exported=exported.path, champion=champion.path, evaluated=evaluated.path,
-        benchmarked=benchmarked.path, out=decision.path,
-    )  # fmt: skip
+        "promote",
+        params,
+        dataset=dataset.path,
+        split=split.path,
+        trained=trained.path,
+        exported=exported.path,
+        champion=champion.path,
+        evaluated=evaluated.path,
+        benchmarked=benchmarked.path,
+        out=decision.path,
+    )
     copyfile(f"{decision.path}/review.html", review.path)
     copyfile(f"{decision.path}/model-card.md", card.path)
     promotion = read_json(Path(decision.path, "decision.json"))["promotion"]

@@ -24,7 +24,7 @@ def train(
         dataset: what `ingest` wrote.
         split: what `split` wrote.
         trained: model.pt, history.csv, train.json (the lineage that later steps carry on).
-        metrics: the best epoch, and its mIoU on the validation part.
+        metrics: the best epoch, and its mIoU on the validation split.
     """
     from pathlib import Path
 

@@ -11,7 +11,7 @@ import os
 # work: training ran up to ten times as slow. Not spinning at all costs a quarter on a quiet one.)
 for _switch, _value in {
     "GOMP_SPINCOUNT": "20000",
-    "OPENCV_IO_MAX_IMAGE_PIXELS": str(2**27),  # a picture that declares more is refused before it is decoded
+    "OPENCV_IO_MAX_IMAGE_PIXELS": str(2**27),  # an image that declares more is refused before it is decoded
     "OPENCV_LOG_LEVEL": "SILENT",  # of a damaged file one line is said, and it is ours
     "OPENCV_FFMPEG_LOGLEVEL": "-8",
     # A file that calls itself a video may be a playlist of other files or addresses: none is followed.

@@ -13,29 +13,29 @@ from typing import Any
 
 from dbrnet import __version__
 from dbrnet.errors import JobError, UserError
-from dbrnet.launch import first_to_fail, launch
+from dbrnet.process_group import first_to_fail, process_group
 
 STEPS = {
     "ingest": "read a dataset from a folder, an archive, a URL or S3 into one canonical form",
     "split": "divide the samples into train, val and test, so that near-copies stay together",
     "train": "train DBRNet; killed and started again, it goes on where it was",
     "export": "write the trained network as one ONNX file, and in int8 as another",
-    "champion": "fetch the champion that a candidate is compared with, and what it was trained on",
-    "evaluate": "score the exported model on the test part and write the HTML report",
+    "fetch-champion": "fetch the champion that a candidate is compared with, and what it was trained on",
+    "evaluate": "score the exported model on the test split and write the HTML report",
     "benchmark": "measure the model's speed on this machine, in every runtime that it has",
     "promote": "decide by the thresholds, register the model, and move the champion if it passes",
     "drift": "answer whether new data warrant retraining the champion: yes or no, with reasons",
 }
 TOOLS = {
-    "audit": "find the pictures that show the same thing, and say what a split of them leaks",
-    "serve": "answer pictures over HTTP, with a page to try it on",
-    "predict": "write masks, overlays, RLE or COCO files for pictures and videos of your own",
+    "audit": "find the images that show the same thing, and say what a split of them leaks",
+    "serve": "answer images over HTTP, with a page to try it on",
+    "predict": "write masks, overlays, RLE or COCO files for images and videos of your own",
     "registry": "who is champion, since when and why; approve, reject, roll back",
     "revision": "tell whether the data's source has changed, without reading it",
     "notify": "tell a webhook how a scheduled run ended, and who is champion",
-    "generate": "make the built-in dataset: steel-strip pictures in Severstal's layout",
-    "node": "one process of a training on several machines; TrainJobs run it",
-    "use": "set params.yaml to the recipe of a dataset",
+    "generate": "make the built-in dataset: steel-strip images in Severstal's layout",
+    "worker": "one process of a training on several machines; TrainJobs run it",
+    "configure": "set params.yaml to the recipe of a dataset",
 }
 ACTIONS = {  # of tools that have more than one: their functions
     "registry": {
@@ -43,8 +43,8 @@ ACTIONS = {  # of tools that have more than one: their functions
         "show": "all that is known of one version",
         "diff": "two versions side by side",
         "approve": "make a version champion: the one that waits for a review, or another with a reason",
-        "reject": "withdraw a version, so that the gate cannot promote it",
-        "rollback": "make the champion before, or another former one, champion again",
+        "reject": "revoke a version, so that the gate cannot promote it",
+        "rollback": "make the champion before, or another previous one, champion again",
     }
 }
 ARGUMENTS = {
@@ -53,22 +53,22 @@ ARGUMENTS = {
     "out": "the folder to write; a step replaces it whole when it has succeeded",
     "dataset": "the folder that `dbrnet ingest` wrote",
     "split": "the folder that `dbrnet split` wrote",
-    "errand": "what the training is given, at s3://BUCKET/PREFIX/jobs/NAME/",
+    "job_spec": "what the training is given, at s3://BUCKET/PREFIX/jobs/NAME/",
     "trained": "the folder that `dbrnet train` wrote",
     "exported": "the folder that `dbrnet export` wrote",
-    "champion": "the folder that `dbrnet champion` wrote",
+    "champion": "the folder that `dbrnet fetch-champion` wrote",
     "evaluated": "the folder that `dbrnet evaluate` wrote",
     "benchmarked": "the folder that `dbrnet benchmark` wrote",
-    "current": "the dataset as it is now, or a plain folder of unlabelled pictures",
-    "sources": "pictures, folders of them, quoted globs, videos, s3://BUCKET/PREFIX/",
-    "batch": "how many pictures of one size are predicted together, for speed",
+    "current": "the dataset as it is now, or a plain folder of unlabelled images",
+    "sources": "images, folders of them, quoted globs, videos, s3://BUCKET/PREFIX/",
+    "batch": "how many images of one size are predicted together, for speed",
     "formats": "what to write, of masks, overlays, rle, coco, with commas between",
     "bit_depth": "how many bits of its 16 the camera uses, as in ingest.bit_depth",
     "model": "an exported .onnx, a model.pt, or models:/NAME@ALIAS or models:/NAME/VERSION in MLflow",
     "against": "another model to compare with: a model.pt, an exported .onnx, or models:/NAME@ALIAS",
     "version": "the version's number",
     "other": "the other version's number",
-    "model_name": "the model's name in MLflow's registry (default: champion.model_name of params.yaml)",
+    "model_name": "the model's name in MLflow's registry (default: fetch_champion.model_name of params.yaml)",
     "at": "a time, such as 2026-11-01 or 2026-11-01T06:00 (UTC unless it says otherwise)",
     "html": "a file to write the history's page to",
     "to": "the version to go back to (default: the champion before)",
@@ -76,15 +76,15 @@ ARGUMENTS = {
     "state": "how it ended, such as SUCCEEDED or FAILED",
     "error": "what went wrong, if anything did",
     "why": "the reason, for those who come after",
-    "count": "how many pictures",
-    "seed": "the random seed: the same seed makes the same pictures",
+    "count": "how many images",
+    "seed": "the random seed: the same seed makes the same images",
     "name": "the dataset's name; its recipe is recipes/NAME.yaml",
     "runtime": "the runtime to run it in, such as openvino-int8 (default: the usual one of its kind)",
     "threads": "how many of the CPU's threads the model may use; 0 for all",
     "host": "the address to listen on; 0.0.0.0 for all of this machine's",
     "port": "the port to listen on; 0 for any that is free",
-    "queue": "how many pictures may wait or be worked on; more are answered 503",
-    "max_mb": "the largest picture file, in MiB",
+    "queue": "how many images may wait or be worked on; more are answered 503",
+    "max_mb": "the largest image file, in MiB",
     "source": "its folder, archive, http(s) or s3:// address (default: the recipe's)",
 }
 EPILOG = """\
@@ -113,7 +113,7 @@ def call(command: str, section: str, **arguments: Any) -> Any:
     """
 
     def run() -> Any:
-        from dbrnet.params import parse_section
+        from dbrnet.config import parse_section
 
         function = _function(command)
         paths = {
@@ -133,7 +133,7 @@ def _tell(run: Callable[[], Any], out: object) -> tuple[int, Any]:
     """Call `run`; the exit status, and what it returned. What a user can mend is told in one line."""
     logging.basicConfig(format="%(message)s", stream=sys.stderr)
     # Ours alone: the exporter tells of every node. And of several processes the first speaks.
-    logging.getLogger("dbrnet").setLevel(logging.INFO if launch().first else logging.CRITICAL)
+    logging.getLogger("dbrnet").setLevel(logging.INFO if process_group().first else logging.CRITICAL)
     try:
         return 0, run()
     except UserError as error:
@@ -151,15 +151,7 @@ def _tell(run: Callable[[], Any], out: object) -> tuple[int, Any]:
         raise
 
 
-_ENVIRONMENT = {
-    errno.ENOSPC,
-    errno.EACCES,
-    errno.EPERM,
-    errno.EROFS,
-    errno.EDQUOT,
-    errno.ENOTDIR,
-    errno.EFBIG,
-}
+_ENVIRONMENT = {errno.ENOSPC, errno.EACCES, errno.EPERM, errno.EROFS, errno.EDQUOT, errno.ENOTDIR, errno.EFBIG}
 
 
 def _parser(words: list[str]) -> argparse.ArgumentParser:
@@ -188,9 +180,10 @@ def _parser(words: list[str]) -> argparse.ArgumentParser:
 
 
 def _function(command: str, action: str | None = None) -> Callable[..., Any]:
-    room = "steps" if command in STEPS else "tools"
-    module = importlib.import_module(f"dbrnet.{room}.{command}")
-    function: Callable[..., Any] = getattr(module, action or command)
+    room = "steps" if command in STEPS else "commands"
+    name = command.replace("-", "_")
+    module = importlib.import_module(f"dbrnet.{room}.{name}")
+    function: Callable[..., Any] = getattr(module, action or name)
     return function
 
 
@@ -200,23 +193,19 @@ def _add_arguments(command: argparse.ArgumentParser, function: Callable[..., Any
     for name, argument in inspect.signature(function).parameters.items():
         text = ARGUMENTS[name]
         required = argument.default is inspect.Parameter.empty
-        kind = (
-            int
-            if argument.annotation in (int, int | None)
-            else Path
-            if "Path" in str(argument.annotation)
-            else str
-        )
+        kind = int if argument.annotation in (int, int | None) else Path if "Path" in str(argument.annotation) else str
         if name == "params":
-            command.add_argument(
-                "--params", type=Path, default=Path("params.yaml"), metavar="FILE", help=text
-            )
+            command.add_argument("--params", type=Path, default=Path("params.yaml"), metavar="FILE", help=text)
         elif argument.kind is inspect.Parameter.KEYWORD_ONLY or not required:
             shown = text if required or argument.default is None else f"{text} (default: {argument.default})"
             command.add_argument(
-                f"--{name.replace('_', '-')}", type=kind, required=required,
-                default=argument.default if not required else None, metavar=name.upper(), help=shown,
-            )  # fmt: skip
+                f"--{name.replace('_', '-')}",
+                type=kind,
+                required=required,
+                default=argument.default if not required else None,
+                metavar=name.upper(),
+                help=shown,
+            )
         elif "list" in str(argument.annotation):
             command.add_argument(name, type=kind, nargs="+", metavar=name.upper(), help=text)
         else:
@@ -226,15 +215,15 @@ def _add_arguments(command: argparse.ArgumentParser, function: Callable[..., Any
 def _with_section(function: Callable[..., Any], options: dict[str, Any]) -> dict[str, Any]:
     """Replace the parameters' file by its section, where that is what the function's signature asks for."""
     asked = inspect.signature(function).parameters.get("params")
-    if asked and asked.annotation is not Path:  # `use` asks for the file itself
-        from dbrnet.params import load_params
+    if asked and asked.annotation is not Path:  # `configure` asks for the file itself
+        from dbrnet.config import load_params
 
         options["params"] = getattr(load_params(options["params"]), _section_of(function))
     return options
 
 
 def _section_of(function: Callable[..., Any]) -> str:
-    from dbrnet.params import Params
+    from dbrnet.config import Params
 
     asked = inspect.signature(function).parameters["params"].annotation
     return next(name for name, section in Params.model_fields.items() if section.annotation is asked)

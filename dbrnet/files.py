@@ -53,12 +53,12 @@ def atomic_directory(out: Path) -> Iterator[Path]:
 
 def publish_directory(ready: Path, out: Path) -> None:
     """Move the finished folder `ready` to `out`, replacing what was there."""
-    former = out.with_name(f".{out.name}.former")
-    shutil.rmtree(former, ignore_errors=True)
+    previous = out.with_name(f".{out.name}.previous")
+    shutil.rmtree(previous, ignore_errors=True)
     if out.exists():
-        out.replace(former)
+        out.replace(previous)
     ready.replace(out)
-    shutil.rmtree(former, ignore_errors=True)
+    shutil.rmtree(previous, ignore_errors=True)
 
 
 def write_json(path: Path, value: Any) -> None:

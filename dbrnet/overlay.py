@@ -1,4 +1,4 @@
-"""Class ids drawn over a picture: the one way this project shows a mask to a person."""
+"""Class ids drawn over an image: the one way this project shows a mask to a person."""
 
 from collections.abc import Sequence
 
@@ -14,14 +14,14 @@ WHITE = (255, 255, 255)
 
 
 def colorize(mask: Mask, classes: Sequence[ClassInfo]) -> Image:
-    """The mask [H, W] as a picture in its classes' colours, RGB [H, W, 3]."""
+    """The mask [H, W] as an image in its classes' colours, RGB [H, W, 3]."""
     palette = np.zeros((256, 3), np.uint8)
     palette[: len(classes)] = [info.color for info in classes]
     return palette[mask]
 
 
 def blend(image: Image, mask: Mask, classes: Sequence[ClassInfo], opacity: float = OPACITY) -> Image:
-    """The picture with its defects tinted and outlined in their colours; the background stays as it is.
+    """The image with its defects tinted and outlined in their colours; the background stays as it is.
 
     Image uint8 RGB [H, W, 3] and mask uint8 [H, W] of one size; returns a new uint8 RGB [H, W, 3].
     """
@@ -33,7 +33,7 @@ def blend(image: Image, mask: Mask, classes: Sequence[ClassInfo], opacity: float
 
 
 def add_legend(image: Image, classes: Sequence[ClassInfo], present: NDArray[np.integer]) -> Image:
-    """The picture [H, W, 3] with a strip under it that names the defect classes whose ids are `present`."""
+    """The image [H, W, 3] with a strip under it that names the defect classes whose ids are `present`."""
     entries = [classes[int(index)] for index in present if index != 0]
     if not entries:
         return image

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 from tqdm import tqdm
 
-from dbrnet.launch import launch
+from dbrnet.process_group import process_group
 
 LINE_SECONDS = 30.0  # in a log, at most one line in this time
 
@@ -17,7 +17,7 @@ Progress = Callable[[Iterable[Any], int, str], Iterable[Any]]  # items, how many
 
 def progress(items: Iterable[Item], total: int, label: str) -> Iterator[Item]:
     """Yield `items`, `total` of them, and tell on stderr how far it is; of several processes one does."""
-    if not launch().first:
+    if not process_group().first:
         yield from items
         return
     if sys.stderr.isatty():

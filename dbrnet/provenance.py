@@ -20,7 +20,7 @@ LIBRARIES = (
 REVISION_VARIABLE = "DBRNET_REVISION"  # set where the code runs without its repository, as in an image
 
 
-def origin() -> dict[str, Any]:
+def collect_provenance() -> dict[str, Any]:
     """All of it, as every step writes it beside its figures."""
     return {"code_revision": code_revision(), "versions": versions(), "hardware": hardware()}
 

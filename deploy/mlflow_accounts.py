@@ -2,7 +2,7 @@
 
     python deploy/mlflow_accounts.py http://localhost:5000 MODEL EXPERIMENT
 
-MODEL is champion.model_name of params.yaml, EXPERIMENT the name of its dataset. The environment holds the
+MODEL is fetch_champion.model_name of params.yaml, EXPERIMENT the name of its dataset. The environment holds the
 passwords: ADMIN_PASSWORD, and TRAINER_PASSWORD, PROMOTER_PASSWORD, LINE_PASSWORD, which the accounts get
 also where they are there already. Everybody may read; `trainer` may write to the experiment, `promoter` to
 the models too, and `line`, which fetches the champion, nowhere. Needs the standard library alone.
@@ -63,9 +63,8 @@ def set_up(mlflow: MLflow, model: str, experiment: str, passwords: dict[str, str
         grants.append(("promoter", "registered_model", name))
     for name, kind, what in grants:
         mlflow.make(
-            "3.0/mlflow/users/permissions/grant",
-            username=name, resource_type=kind, resource_id=what, permission="EDIT",
-        )  # fmt: skip
+            "3.0/mlflow/users/permissions/grant", username=name, resource_type=kind, resource_id=what, permission="EDIT"
+        )
 
 
 def main(address: str, model: str, experiment: str) -> int:

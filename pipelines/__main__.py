@@ -31,10 +31,20 @@ def _parser() -> argparse.ArgumentParser:
     command = commands.add_parser("run", help="run a pipeline on this machine, by Kubeflow's local runner")
     command.add_argument("--local", action="store_true", required=True, help="on this machine")
     command.add_argument("--retraining", action="store_true", help="ask first whether the data warrants it")
-    command.add_argument("--params", type=Path, default=Path("params.yaml"), metavar="FILE",
-                         help="the parameters' file (default: params.yaml)")  # fmt: skip
-    command.add_argument("--root", type=Path, default=Path("artifacts/kubeflow"), metavar="FOLDER",
-                         help="where the artifacts come to lie (default: artifacts/kubeflow)")  # fmt: skip
+    command.add_argument(
+        "--params",
+        type=Path,
+        default=Path("params.yaml"),
+        metavar="FILE",
+        help="the parameters' file (default: params.yaml)",
+    )
+    command.add_argument(
+        "--root",
+        type=Path,
+        default=Path("artifacts/kubeflow"),
+        metavar="FOLDER",
+        help="where the artifacts come to lie (default: artifacts/kubeflow)",
+    )
     command.set_defaults(function=_run)
     add_commands(commands)
     return parser
@@ -48,7 +58,7 @@ def _compile() -> None:
 
 
 def _run(*, local: bool, retraining: bool, params: Path, root: Path) -> None:
-    from dbrnet.params import load_params
+    from dbrnet.config import load_params
     from pipelines.local import run_local
 
     run_local("retraining" if retraining else "training", load_params(params), root)

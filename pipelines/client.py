@@ -88,9 +88,7 @@ class Cluster:
     def start(self, package: Path, name: str, experiment: str, parameters: Mapping[str, str]) -> Run:
         """Start a run `name` of the compiled pipeline. It is not tried twice: there could be two runs."""
         with self._told(), _quiet():
-            run = self._kfp.run_pipeline(
-                experiment, name, pipeline_package_path=str(package), params=dict(parameters)
-            )
+            run = self._kfp.run_pipeline(experiment, name, pipeline_package_path=str(package), params=dict(parameters))
         return _run(run)
 
     def run(self, run: str) -> Run:
@@ -102,9 +100,11 @@ class Cluster:
         """The latest run that the schedule has started."""
         with self._told():
             answer = self._kfp.list_runs(
-                page_size=1, sort_by="created_at desc", experiment_id=schedule.experiment,
+                page_size=1,
+                sort_by="created_at desc",
+                experiment_id=schedule.experiment,
                 filter=_equals("recurring_run_id", schedule.id),
-            )  # fmt: skip
+            )
         return _run(answer.runs[0]) if answer.runs else None
 
     def link(self, run: Run) -> str:
@@ -126,15 +126,21 @@ class Cluster:
                 return [one for one in found if name in (None, one.name)]
 
     def add_schedule(
-        self, package: Path, name: str, cron: str, description: str, experiment: str,
-        parameters: Mapping[str, str],
-    ) -> Schedule:  # fmt: skip
+        self, package: Path, name: str, cron: str, description: str, experiment: str, parameters: Mapping[str, str]
+    ) -> Schedule:
         """Make a schedule that is not enabled yet. Runs that were missed are not made up for."""
         with self._told():
             made = self._kfp.create_recurring_run(
-                experiment, name, description=description, cron_expression=cron, max_concurrency=1,
-                no_catchup=True, params=dict(parameters), pipeline_package_path=str(package), enabled=False,
-            )  # fmt: skip
+                experiment,
+                name,
+                description=description,
+                cron_expression=cron,
+                max_concurrency=1,
+                no_catchup=True,
+                params=dict(parameters),
+                pipeline_package_path=str(package),
+                enabled=False,
+            )
         return _schedule(made)
 
     def enable(self, schedule: Schedule) -> bool:
@@ -165,9 +171,7 @@ class Cluster:
     def _explained(self, error: ApiException) -> UserError | JobError:
         message = _message(error)
         if error.status in {302, 401, 403}:
-            why = (
-                "the token has expired" if error.status == 401 else "the token has expired or may not do this"
-            )
+            why = "the token has expired" if error.status == 401 else "the token has expired or may not do this"
             where = f" in the namespace {self.namespace}" if self.namespace else ""
             return UserError(f"{self.host} refuses us{where} ({error.status}): {why}; {LOG_IN}")
         if error.status == 404:
@@ -265,18 +269,26 @@ def _equals(key: str, value: str) -> str:
 def _run(run: Any) -> Run:
     tasks = (run.run_details and run.run_details.task_details) or []
     return Run(
-        run.run_id, run.display_name, run.state or "PENDING", run.finished_at,
+        run.run_id,
+        run.display_name,
+        run.state or "PENDING",
+        run.finished_at,
         failed=tuple(task.display_name for task in tasks if task.state == "FAILED"),
         error=(run.error and run.error.message) or "",
-    )  # fmt: skip
+    )
 
 
 def _schedule(one: Any) -> Schedule:
     cron = one.trigger and one.trigger.cron_schedule
     return Schedule(
-        one.recurring_run_id, one.display_name, cron.cron if cron else "", one.description or "",
-        enabled=one.status == "ENABLED", created=one.created_at, experiment=one.experiment_id,
-    )  # fmt: skip
+        one.recurring_run_id,
+        one.display_name,
+        cron.cron if cron else "",
+        one.description or "",
+        enabled=one.status == "ENABLED",
+        created=one.created_at,
+        experiment=one.experiment_id,
+    )
 
 
 def _message(error: ApiException) -> str:

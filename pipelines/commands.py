@@ -29,28 +29,30 @@ def add_commands(commands: Any) -> None:
     """Add the commands to argparse's `commands`."""
     command = _command(commands, "submit", submit, "start a run on a cluster")
     _add_package(command)
-    command.add_argument(
-        "--wait", action="store_true", help="until it ends; the status is 0 where it succeeded"
-    )
+    command.add_argument("--wait", action="store_true", help="until it ends; the status is 0 where it succeeded")
     command = _command(commands, "schedule", schedule, "run a pipeline again and again, at set times")
     command.add_argument("name", metavar="NAME", help="the schedule's name; one of that name is replaced")
     _add_package(command)
-    command.add_argument("--cron", required=True, metavar="'S M H D MON DOW'",
-                         help="seconds, minutes, hours, day of month, month, day of week")  # fmt: skip
-    command.add_argument("--timezone", default="UTC", metavar="ZONE",
-                         help="the zone in which the cluster reads cron (default: UTC)")  # fmt: skip
+    command.add_argument(
+        "--cron",
+        required=True,
+        metavar="'S M H D MON DOW'",
+        help="seconds, minutes, hours, day of month, month, day of week",
+    )
+    command.add_argument(
+        "--timezone", default="UTC", metavar="ZONE", help="the zone in which the cluster reads cron (default: UTC)"
+    )
     command = _command(commands, "unschedule", unschedule, "remove a schedule")
     command.add_argument("name", metavar="NAME", help="the schedule's name")
     _command(commands, "list", list_, "show the schedules: when they run next, and how the last run ended")
 
 
-def _command(
-    commands: Any, name: str, function: Callable[..., None], summary: str
-) -> argparse.ArgumentParser:
+def _command(commands: Any, name: str, function: Callable[..., None], summary: str) -> argparse.ArgumentParser:
     command: argparse.ArgumentParser = commands.add_parser(name, help=summary, description=summary)
     command.set_defaults(function=function)
-    command.add_argument("--host", required=True, metavar="URL",
-                         help="the server's address, such as https://kubeflow.example/pipeline")  # fmt: skip
+    command.add_argument(
+        "--host", required=True, metavar="URL", help="the server's address, such as https://kubeflow.example/pipeline"
+    )
     command.add_argument("--namespace", help="your profile's namespace, where Kubeflow serves many users")
     return command
 
@@ -59,15 +61,27 @@ def _add_package(command: argparse.ArgumentParser) -> None:
     command.add_argument("pipeline", metavar="PIPELINE", help="training, retraining, or a compiled .yaml")
     command.add_argument("--image", metavar="NAME@sha256:DIGEST", help="the image that its tasks run in")
     command.add_argument("--gpu", action="store_true", help="train, evaluate and measure on a GPU")
-    command.add_argument("--params", type=Path, default=Path("params.yaml"), metavar="FILE",
-                         help="the parameters' file (default: params.yaml)")  # fmt: skip
+    command.add_argument(
+        "--params",
+        type=Path,
+        default=Path("params.yaml"),
+        metavar="FILE",
+        help="the parameters' file (default: params.yaml)",
+    )
     command.add_argument("--experiment", default="dbrnet", help="Kubeflow's group of runs (default: dbrnet)")
 
 
 def submit(
-    *, host: str, namespace: str | None, pipeline: str, image: str | None, gpu: bool, params: Path,
-    experiment: str, wait: bool,
-) -> None:  # fmt: skip
+    *,
+    host: str,
+    namespace: str | None,
+    pipeline: str,
+    image: str | None,
+    gpu: bool,
+    params: Path,
+    experiment: str,
+    wait: bool,
+) -> None:
     """Start one run and print its link; with `wait`, a run that does not succeed is a `JobError`."""
     from pipelines.client import Cluster
 
@@ -83,9 +97,18 @@ def submit(
 
 
 def schedule(
-    *, host: str, namespace: str | None, name: str, pipeline: str, image: str | None, gpu: bool, params: Path,
-    experiment: str, cron: str, timezone: str,
-) -> None:  # fmt: skip
+    *,
+    host: str,
+    namespace: str | None,
+    name: str,
+    pipeline: str,
+    image: str | None,
+    gpu: bool,
+    params: Path,
+    experiment: str,
+    cron: str,
+    timezone: str,
+) -> None:
     """Put a schedule in the place of those of its name, and print when it will run."""
     from pipelines.client import Cluster
     from pipelines.scheduling import replace
@@ -98,8 +121,8 @@ def schedule(
         for moment in islice(times.times(datetime.now(UTC), zone), 3):
             _say(f"{moment:{MINUTE}} {timezone}" + _in_utc(moment, timezone))
         group = cluster.experiment(experiment)
-        former = replace(cluster, package, name, times.text, f"cron in {timezone}", group, values)
-    _say(f"{name}: scheduled" + (", in the place of the former one" if former else ""))
+        previous = replace(cluster, package, name, times.text, f"cron in {timezone}", group, values)
+    _say(f"{name}: scheduled" + (", in the place of the previous one" if previous else ""))
     if timezone != "UTC":
         _say(f"Kubeflow has one zone for all schedules: its cronScheduleTimezone must be {timezone}")
 

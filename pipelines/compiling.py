@@ -10,7 +10,7 @@ from kfp.dsl.base_component import BaseComponent
 import components
 from components.component import IMAGE
 from dbrnet.errors import UserError
-from pipelines.placing import Place, on_cluster
+from pipelines.resources import Place, on_cluster
 from pipelines.retraining import retraining
 from pipelines.training import training
 

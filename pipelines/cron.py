@@ -54,9 +54,7 @@ class Cron:
             names = ", ".join(field.name for field in FIELDS)
             raise UserError(f"cron {text!r} has {len(words)} fields and Kubeflow wants six: {names}")
         if words[0][0] in "*?" or not words[0].isalnum():
-            raise UserError(
-                f"cron {text!r}, seconds: {words[0]!r} would start several runs a minute; write 0"
-            )
+            raise UserError(f"cron {text!r}, seconds: {words[0]!r} would start several runs a minute; write 0")
         sets = tuple(frozenset(_values(word, field, text)) for word, field in zip(words, FIELDS, strict=True))
         starred = any(part[0] in "*?" for word in (words[3], words[5]) for part in word.split(","))
         cron = cls(" ".join(words), sets, either_day=not starred)

@@ -14,9 +14,13 @@ TIMEOUT = 10.0  # seconds
 _WITHOUT_TLS = ("localhost", "127.0.0.1")
 _MANIFESTS = ", ".join(
     f"application/vnd.{kind}+json"
-    for kind in ("oci.image.index.v1", "oci.image.manifest.v1",
-                 "docker.distribution.manifest.list.v2", "docker.distribution.manifest.v2")
-)  # fmt: skip
+    for kind in (
+        "oci.image.index.v1",
+        "oci.image.manifest.v1",
+        "docker.distribution.manifest.list.v2",
+        "docker.distribution.manifest.v2",
+    )
+)
 
 
 def in_registry(image: str) -> bool | None:

@@ -7,10 +7,10 @@ from pathlib import Path
 
 from kfp import local
 
+from dbrnet.config import Params
 from dbrnet.errors import JobError
-from dbrnet.params import Params
 from pipelines.compiling import PIPELINES
-from pipelines.placing import here
+from pipelines.resources import here
 from pipelines.sections import sections
 
 CHECKPOINTS = "checkpoints"

@@ -9,8 +9,8 @@ from typing import Any
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
+from dbrnet.config import load_params
 from dbrnet.errors import UserError
-from dbrnet.params import load_params
 from pipelines.sections import sections
 
 NAMES = ("training", "retraining")
@@ -23,9 +23,7 @@ def compiled(pipeline: str, *, image: str | None, gpu: bool) -> Iterator[Path]:
         if not pipeline.endswith(".yaml") or not Path(pipeline).is_file():
             raise UserError(f"{pipeline!r} is neither {' nor '.join(NAMES)} nor a compiled .yaml")
         if image or gpu:
-            raise UserError(
-                f"{pipeline} is compiled already: --image and --gpu are for {' and '.join(NAMES)}"
-            )
+            raise UserError(f"{pipeline} is compiled already: --image and --gpu are for {' and '.join(NAMES)}")
         yield Path(pipeline)
         return
     if image is None:

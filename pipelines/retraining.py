@@ -5,7 +5,7 @@ from kfp.dsl.base_component import BaseComponent
 
 import components
 from dbrnet.cluster.trainjob import CHECKPOINTS
-from pipelines.placing import Place
+from pipelines.resources import Place
 from pipelines.training import Sections, make_candidate, read_data
 
 NAME = "dbrnet-retraining"
@@ -24,20 +24,20 @@ def retraining(place: Place) -> BaseComponent:
         split: str,
         train: str,
         export: str,
-        champion: str,
+        fetch_champion: str,
         evaluate: str,
         benchmark: str,
         promote: str,
         drift: str,
         checkpoints: str = CHECKPOINTS,
     ) -> None:
-        notice = place(components.notify(pipeline=NAME, params=champion), "notify")
+        notice = place(components.notify(pipeline=NAME, params=fetch_champion), "notify")
         with dsl.ExitHandler(notice, name="retraining"):
             dataset = read_data(place, ingest)
-            present = place(components.champion(params=champion), "champion").outputs["champion"]
+            present = place(components.fetch_champion(params=fetch_champion), "fetch-champion").outputs["champion"]
             asked = place(components.drift(params=drift, dataset=dataset, champion=present), "drift")
             with dsl.If(asked.outputs["Output"] == "yes", name="warranted"):
-                sections = Sections(split, train, export, champion, evaluate, benchmark, promote, checkpoints)
-                make_candidate(place, dataset, sections, former=present)
+                sections = Sections(split, train, export, fetch_champion, evaluate, benchmark, promote, checkpoints)
+                make_candidate(place, dataset, sections, previous=present)
 
     return pipeline

@@ -21,9 +21,14 @@ from pipelines.client import Cluster, Schedule
 
 
 def replace(
-    cluster: Cluster, package: Path, name: str, cron: str, description: str, experiment: str,
+    cluster: Cluster,
+    package: Path,
+    name: str,
+    cron: str,
+    description: str,
+    experiment: str,
     parameters: Mapping[str, str],
-) -> int:  # fmt: skip
+) -> int:
     """Put a new schedule in the place of those called `name`; how many there were.
 
     Raises `JobError` where somebody else does the same at this moment and is ahead.

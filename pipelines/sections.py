@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from dbrnet.params import Params
+from dbrnet.config import Params
 
 
 def sections(params: Params, names: Iterable[str]) -> dict[str, str]:

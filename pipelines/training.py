@@ -9,7 +9,7 @@ from kfp.dsl.pipeline_channel import PipelineChannel
 
 import components
 from dbrnet.cluster.trainjob import CHECKPOINTS
-from pipelines.placing import Place
+from pipelines.resources import Place
 
 NAME = "dbrnet-training"
 
@@ -21,7 +21,7 @@ class Sections:
     split: str
     train: str
     export: str
-    champion: str
+    fetch_champion: str
     evaluate: str
     benchmark: str
     promote: str
@@ -37,14 +37,14 @@ def training(place: Place) -> BaseComponent:
         split: str,
         train: str,
         export: str,
-        champion: str,
+        fetch_champion: str,
         evaluate: str,
         benchmark: str,
         promote: str,
         checkpoints: str = CHECKPOINTS,
     ) -> None:
         dataset = read_data(place, ingest)
-        sections = Sections(split, train, export, champion, evaluate, benchmark, promote, checkpoints)
+        sections = Sections(split, train, export, fetch_champion, evaluate, benchmark, promote, checkpoints)
         make_candidate(place, dataset, sections)
 
     return pipeline
@@ -57,11 +57,11 @@ def read_data(place: Place, ingest: str) -> PipelineChannel:
 
 
 def make_candidate(
-    place: Place, dataset: PipelineChannel, sections: Sections, former: PipelineChannel | None = None
+    place: Place, dataset: PipelineChannel, sections: Sections, previous: PipelineChannel | None = None
 ) -> PipelineTask:
-    """The tasks from the split to the decision; `former` is the champion whose pictures keep their parts."""
+    """The tasks from the split to the decision; `previous` is the champion whose images keep their parts."""
     divided = place(
-        components.split(params=sections.split, dataset=dataset, **({"champion": former} if former else {})),
+        components.split(params=sections.split, dataset=dataset, **({"champion": previous} if previous else {})),
         "split",
     )
     data = {"dataset": dataset, "split": divided.outputs["split"]}
@@ -69,8 +69,8 @@ def make_candidate(
     trained = place(train, "train").outputs["trained"]
     export = place(components.export(params=sections.export, **data, trained=trained), "export")
     exported = export.outputs["exported"]
-    opponent = place(components.champion(params=sections.champion, exported=exported), "champion")
-    models = data | {"trained": trained, "exported": exported, "champion": opponent.outputs["champion"]}
+    baseline = place(components.fetch_champion(params=sections.fetch_champion, exported=exported), "fetch-champion")
+    models = data | {"trained": trained, "exported": exported, "champion": baseline.outputs["champion"]}
     evaluate = place(components.evaluate(params=sections.evaluate, **models), "evaluate")
     measured = models | {"evaluated": evaluate.outputs["evaluated"]}
     benchmark = place(components.benchmark(params=sections.benchmark, **measured), "benchmark")

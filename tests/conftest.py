@@ -20,11 +20,11 @@ from filelock import FileLock
 from torch import nn
 
 from dbrnet.data.dataset import ClassInfo, Image
-from dbrnet.deployment.export import export_onnx
+from dbrnet.inference.export import export_onnx
 from dbrnet.models.dbrnet import DBRNet
 from dbrnet.models.saved import ModelMeta
-from tests.data.s3_server import BINARY, S3Server, find_binary, running_server
 from tests.registry.servers import free_port
+from tests.storage.s3_server import BINARY, S3Server, find_binary, running_server
 
 Exported = tuple[Path, DBRNet, ModelMeta]  # the file, and the network that it was made of
 
@@ -92,15 +92,19 @@ def _network() -> DBRNet:
 
 
 def _export(
-    factory: pytest.TempPathFactory, name: str, image_size: tuple[int, int] | None, *, standardised: bool
+    factory: pytest.TempPathFactory, name: str, image_size: tuple[int, int] | None, *, normalised: bool
 ) -> Exported:
     """The network, and its file, which takes half a minute: exported once for all who test side by side."""
     shared = factory.getbasetemp().parent if _worker else factory.getbasetemp()
     switches = {"lfem": True, "affm": True, "dcppm": True}
     meta = ModelMeta(
-        classes=CLASSES, mean=(0.30, 0.45, 0.60), std=(0.15, 0.20, 0.25), image_size=image_size,
-        standardised=standardised, **switches
-    )  # fmt: skip
+        classes=CLASSES,
+        mean=(0.30, 0.45, 0.60),
+        std=(0.15, 0.20, 0.25),
+        image_size=image_size,
+        normalised=normalised,
+        **switches,
+    )
     model = _network()
     path = shared / name / "model.onnx"
     with FileLock(shared / f"{name}.lock"):
@@ -112,18 +116,18 @@ def _export(
 
 @pytest.fixture(scope="session")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Exported:
-    return _export(tmp_path_factory, "native", None, standardised=False)
+    return _export(tmp_path_factory, "native", None, normalised=False)
 
 
 @pytest.fixture(scope="session")
 def exported_with_all(tmp_path_factory: pytest.TempPathFactory) -> Exported:
-    """At a fixed size, and standardised."""
-    return _export(tmp_path_factory, "fixed", (96, 160), standardised=True)
+    """At a fixed size, and normalised."""
+    return _export(tmp_path_factory, "fixed", (96, 160), normalised=True)
 
 
 @pytest.fixture(scope="session")
-def picture() -> Callable[..., Image]:
-    """Makes a coloured picture [height, width, 3] with uneven light and grain."""
+def make_image() -> Callable[..., Image]:
+    """Makes a coloured image [height, width, 3] with uneven light and grain."""
 
     def make(height: int, width: int, seed: int = 0) -> Image:
         random = np.random.default_rng(seed)
@@ -152,7 +156,7 @@ def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
 @pytest.fixture
 def s3(s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> S3Server:
     """The server, this process's environment set to write to it, and no waiting for one that is away."""
-    monkeypatch.setattr("dbrnet.data.s3.PAUSES", (0.0, 0.0))
+    monkeypatch.setattr("dbrnet.storage.s3.PAUSES", (0.0, 0.0))
     for name in [name for name in os.environ if name.startswith("AWS_")]:
         monkeypatch.delenv(name)
     nowhere = {"AWS_CONFIG_FILE": os.devnull, "AWS_SHARED_CREDENTIALS_FILE": os.devnull}  # not this user's

@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[1]
 
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The working folder: params.yaml for NEU-Seg, and twelve pictures in its layout in raw/."""
+    """The working folder: params.yaml for NEU-Seg, and twelve images in its layout in raw/."""
     monkeypatch.chdir(tmp_path)
     text = (ROOT / "params.yaml").read_text()
     text = text.replace("dataset: steel-strip ", "dataset: neu-seg ").replace("data/steel-strip", "raw")
@@ -164,7 +164,7 @@ def test_no_room_is_one_line_and_what_was_there_stays(project: Path) -> None:
     assert done.stderr.count("\n") == 1
     assert done.stderr.startswith("error: ")
     assert (project / "dataset/card.json").read_text() == card
-    assert not [path for path in project.iterdir() if path.name.endswith((".partial", ".former"))]
+    assert not [path for path in project.iterdir() if path.name.endswith((".partial", ".previous"))]
 
 
 @pytest.mark.skipif(
@@ -207,7 +207,7 @@ def test_each_command_explains_itself(name: str, capsys: pytest.CaptureFixture[s
     assert caught.value.code == 0
     text = capsys.readouterr().out
     assert len(text.splitlines()) >= 8
-    assert "Writes" in text or name in {"notify", "predict", "registry", "revision", "serve", "use"}
+    assert "Writes" in text or name in {"notify", "predict", "registry", "revision", "serve", "configure"}
 
 
 @pytest.mark.parametrize(("tool", "action"), [(tool, action) for tool in ACTIONS for action in ACTIONS[tool]])

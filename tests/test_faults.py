@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from dbrnet.cli import main
-from tests.data.s3_server import S3Server
+from tests.storage.s3_server import S3Server
 from tests.workspace import Workspace, tasks_run
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
@@ -20,7 +20,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 COMMAND = ("python", "-m", "pipelines", "run", "--local")
 WRONG = """
 from pathlib import Path
-from dbrnet.params import load_params
+from dbrnet.config import load_params
 from pipelines import local
 given = local.sections
 local.sections = lambda *words: given(*words) | {"train": '{"epochs": "many"}'}

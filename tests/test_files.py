@@ -13,7 +13,7 @@ from dbrnet.errors import UserError
 from dbrnet.files import atomic_directory, read_json, write_atomically, write_json
 
 
-def test_a_failed_block_leaves_the_former_folder(tmp_path: Path) -> None:
+def test_a_failed_block_leaves_the_previous_folder(tmp_path: Path) -> None:
     out = tmp_path / "out"
     with atomic_directory(out) as folder:
         (folder / "a").write_text("first")

@@ -20,7 +20,7 @@ from dbrnet.cli import main
 from dbrnet.files import read_json
 from dbrnet.registry.ledger import Ledger
 from dbrnet.registry.store import open_store
-from tests.data.s3_server import BUCKET, S3Server
+from tests.storage.s3_server import BUCKET, S3Server
 from tests.workspace import STAGES, Workspace, tasks_run
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
@@ -41,7 +41,7 @@ SETTINGS = {  # on those of the workspace: a training that learns, and a gate th
 
 
 class Line:
-    """A factory's line: its pictures in S3, its pipelines, and the channel in which people are told."""
+    """A factory's line: its images in S3, its pipelines, and the channel in which people are told."""
 
     def __init__(self, folder: Path, server: S3Server, webhook: str) -> None:
         self.folder, self.server = folder, server
@@ -49,14 +49,14 @@ class Line:
         self.space.set_params(SETTINGS)
         self.environment = server.environment() | {"DBRNET_NOTIFY_URL": webhook}
 
-    def batch(self, pictures: int, *, gain: float = 1, mistaken: bool = False) -> None:
-        """Let the line have `pictures` in all; those that are new under `gain` times the light.
+    def batch(self, images: int, *, gain: float = 1, mistaken: bool = False) -> None:
+        """Let the line have `images` in all; those that are new under `gain` times the light.
 
         Mistaken: in the new ones every defect bears the next class's name.
         """
         source, made, client = self.folder / "source", self.folder / "made", self.server.client()
         known = {path.name for path in source.rglob("*.jpg")}
-        main(["generate", "--out", str(made), "--count", str(pictures)])
+        main(["generate", "--out", str(made), "--count", str(images)])
         for path in made.rglob("*.jpg"):
             if path.name not in known and gain != 1:
                 darker = (gain * np.asarray(cv2.imread(str(path)))).astype(np.uint8)
@@ -141,7 +141,7 @@ def test_the_life_of_a_line(tmp_path: Path, s3_server: S3Server, channel: Channe
     assert sorted(tasks_run(output)) == sorted([*ASKED, "notify"])
     assert "is retraining warranted? no" in output
     reasons = line.space.artifact("drift/reasons").read_text()
-    assert "0 new labelled pictures" in reasons
+    assert "0 new labelled images" in reasons
     assert channel.said[-1].startswith("dbrnet-retraining: succeeded\n")
     assert "version 1 is champion" in channel.said[-1]
 
@@ -182,7 +182,7 @@ def test_the_life_of_a_line(tmp_path: Path, s3_server: S3Server, channel: Channe
     assert "version 2 is champion; latest decision" in channel.said[-1]
     assert re.search(r"version 3 rejected: mIoU 0\.\d+ .*is below 0\.5", channel.said[-1])
 
-    # Another one: a picture cut short on its way. Nothing of it is taken, and it is said.
+    # Another one: an image cut short on its way. Nothing of it is taken, and it is said.
     whole = next(path for path in sorted((tmp_path / "source").rglob("*.jpg")))
     key = f"line3/{whole.relative_to(tmp_path / 'source')}"
     s3_server.client().put_object(Bucket=BUCKET, Key=key, Body=whole.read_bytes()[:2000])

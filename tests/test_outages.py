@@ -12,8 +12,8 @@ from dbrnet.cli import main
 from dbrnet.files import read_json
 from dbrnet.registry.ledger import Ledger
 from dbrnet.registry.store import Store
-from tests.data.s3_server import BINARY, BUCKET, S3Server, find_binary, installed_server
 from tests.registry.servers import Server
+from tests.storage.s3_server import BINARY, BUCKET, S3Server, find_binary, installed_server
 from tests.workspace import Workspace
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]

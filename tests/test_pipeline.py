@@ -1,4 +1,4 @@
-"""The whole job through DVC in a clone of its own, on a few built-in pictures and a training of seconds."""
+"""The whole job through DVC in a clone of its own, on a few built-in images and a training of seconds."""
 
 import csv
 import json
@@ -46,19 +46,11 @@ def test_the_answer_is_there_with_all_it_rests_on(workspace: Workspace) -> None:
     assert metrics["split"]["leaks"] == "no"
     audit = workspace.json("data/split/audit.json")
     assert audit["leaking"] == {"val": 0, "test": 0}
-    assert metrics["look_up"] == audit["look_up"]
-    assert "show what a training picture shows" in (workspace.folder / "data/split/audit.html").read_text()
+    assert metrics["nn_baseline"] == audit["nn_baseline"]
+    assert "show what a training image shows" in (workspace.folder / "data/split/audit.html").read_text()
     assert metrics["model_sha256"] == workspace.json("artifacts/benchmark/benchmark.json")["model_sha256"]
     summary = (workspace.folder / "artifacts/promote/summary.txt").read_text()
-    for words in (
-        "promoted",
-        "with no learning",
-        "mIoU",
-        "IoU",
-        "frames per second",
-        "report.html",
-        "make ui",
-    ):
+    for words in ("promoted", "with no learning", "mIoU", "IoU", "frames per second", "report.html", "make ui"):
         assert words in summary
     report = (workspace.folder / "artifacts/evaluate/report.html").read_text()
     assert str(card["content_hash"]) in report
@@ -68,7 +60,7 @@ def test_nothing_changed_nothing_redone(workspace: Workspace) -> None:
     """But for asking the registry who is champion: the candidate itself now, so it is compared as before."""
     for path in (workspace.folder / "data/steel-strip").rglob("*.jpg"):
         path.touch()
-    assert workspace.repro() == ["champion"]
+    assert workspace.repro() == ["fetch-champion"]
 
 
 def test_stricter_thresholds_reject_and_move_no_alias(workspace: Workspace) -> None:
@@ -81,7 +73,7 @@ def test_stricter_thresholds_reject_and_move_no_alias(workspace: Workspace) -> N
 
 
 def average_lost(graph: onnx.GraphProto) -> None:
-    """Pictures are not normalised: their average is not taken off."""
+    """Images are not normalised: their average is not taken off."""
     scale_tensor(graph, "average", 0)
 
 
@@ -94,7 +86,7 @@ def flow_swapped(graph: onnx.GraphProto) -> None:
 
 
 def context_resized_from_corners(graph: onnx.GraphProto) -> None:
-    """The last map is resized as if its corners were the picture's."""
+    """The last map is resized as if its corners were the image's."""
     node = [node for node in graph.node if node.op_type == "Resize"][-1]
     for entry in node.attribute:
         if entry.name == "coordinate_transformation_mode":
@@ -136,48 +128,46 @@ def test_the_gate_refuses_a_faulty_export(
 
 
 def test_the_champion_is_all_that_drift_and_the_next_split_need(workspace: Workspace) -> None:
-    """Not its dataset, of which the registry keeps the tables: its pictures come again, and 50 others."""
-    workspace.run("dbrnet", "champion", "--out", "former")
-    former = Split.load(workspace.folder / "former")
-    assert former == Split.load(workspace.folder / "data/split")
+    """Not its dataset, of which the registry keeps the tables: its images come again, and 50 others."""
+    workspace.run("dbrnet", "fetch-champion", "--out", "previous")
+    previous = Split.load(workspace.folder / "previous")
+    assert previous == Split.load(workspace.folder / "data/split")
     workspace.run("dbrnet", "generate", "--out", "line", "--count", "50", "--seed", "7")
     answers = {}
     for current in ("data/dataset", "line/train_images"):
-        workspace.run("dbrnet", "drift", current, "former", "--out", "drift")
+        workspace.run("dbrnet", "drift", current, "previous", "--out", "drift")
         answers[current] = workspace.json("drift/drift.json")
     same, others = answers.values()
     assert (same["answer"], same["reasons"]) == ("no", [])
-    assert same["pictures"].items() >= {"reference": 60, "known": 60, "new": 0}.items()
-    assert others["pictures"].items() >= {"reference": 60, "known": 0, "new": 50}.items()
+    assert same["images"].items() >= {"reference": 60, "known": 60, "new": 0}.items()
+    assert others["images"].items() >= {"reference": 60, "known": 0, "new": 50}.items()
     checks = {check["name"]: check for check in others["checks"]}
-    with (workspace.folder / "artifacts/evaluate/pictures.csv").open(newline="") as file:
+    with (workspace.folder / "artifacts/evaluate/images.csv").open(newline="") as file:
         confidences = [float(row["confidence"]) for row in csv.DictReader(file)]
     assert min(confidences) <= checks["confidence"]["before"] <= max(confidences)
     assert 0 < checks["confidence"]["now"] < 1
 
 
-def test_the_champion_predicts_pictures(workspace: Workspace) -> None:
+def test_the_champion_predicts_images(workspace: Workspace) -> None:
     workspace.run(
         *("dbrnet", "predict", "data/steel-strip/train_images", "--out", "answers"),
         *("--model", "models:/dbrnet-steel-strip@champion"),
     )
-    pictures = list((workspace.folder / "data/steel-strip/train_images").iterdir())
-    assert len(list((workspace.folder / "answers/masks").glob("*.png"))) == len(pictures)
-    assert len(list((workspace.folder / "answers/overlays").glob("*.jpg"))) == len(pictures)
+    images = list((workspace.folder / "data/steel-strip/train_images").iterdir())
+    assert len(list((workspace.folder / "answers/masks").glob("*.png"))) == len(images)
+    assert len(list((workspace.folder / "answers/overlays").glob("*.jpg"))) == len(images)
 
 
 def test_changed_content_and_only_that_is_ingested_again(workspace: Workspace) -> None:
     moved = workspace.folder / "data/steel-strip/train.csv"
     rows = moved.read_text().splitlines()
-    moved.write_text("\n".join(rows[:-1]) + "\n")  # the last picture's last defect is withdrawn
+    moved.write_text("\n".join(rows[:-1]) + "\n")  # the last image's last defect is withdrawn
     before = workspace.json("data/dataset/card.json")["content_hash"]
     assert workspace.repro()[0] == "ingest"
     assert workspace.json("data/dataset/card.json")["content_hash"] != before
 
 
-def test_kubeflow_gives_the_same_figures_and_joins_the_run_it_is_given(
-    workspace: Workspace,
-) -> None:
+def test_kubeflow_gives_the_same_figures_and_joins_the_run_it_is_given(workspace: Workspace) -> None:
     """To the digit: the same parameters, data and seed by Kubeflow's local runner, into the same registry."""
     store = open_store(workspace.folder)
     parent = start_or_resume_run(store, "of the cluster", run_id=None, name="the pipeline", tags={})
@@ -194,20 +184,22 @@ def test_kubeflow_gives_the_same_figures_and_joins_the_run_it_is_given(
     by_dvc, by_kubeflow = (
         read_json(folder / "metrics.json") for folder in (workspace.folder / "artifacts/evaluate", evaluated)
     )
-    for what in ("scores", "figures", "confusion", "defects", "look_up", "bootstrap"):
+    for what in ("scores", "figures", "confusion", "defects", "nn_baseline", "bootstrap"):
         assert by_kubeflow[what] == by_dvc[what], what
-    rows = [
-        (folder / "pictures.csv").read_text()
-        for folder in (workspace.folder / "artifacts/evaluate", evaluated)
-    ]
+    rows = [(folder / "images.csv").read_text() for folder in (workspace.folder / "artifacts/evaluate", evaluated)]
     assert rows[0] == rows[1]
     shown = read_json(evaluated.with_name("executor_output.json"))["artifacts"]
     (metrics,), (confusion,) = (shown[name]["artifacts"] for name in ("metrics", "confusion"))
-    assert metrics["metadata"].items() >= {
-        **{name: by_dvc["figures"][name]["value"] for name in ("miou", "miou_defects", "defect_recall")},
-        "look_up_miou": by_dvc["look_up"]["miou"], "leaks": "no", "split": "groups, seed 0",
-        "dataset_hash": by_dvc["dataset"]["content_hash"],
-    }.items()  # fmt: skip
+    assert (
+        metrics["metadata"].items()
+        >= {
+            **{name: by_dvc["figures"][name]["value"] for name in ("miou", "miou_defects", "defect_recall")},
+            "look_up_miou": by_dvc["nn_baseline"]["miou"],
+            "leaks": "no",
+            "split": "groups, seed 0",
+            "dataset_hash": by_dvc["dataset"]["content_hash"],
+        }.items()
+    )
     rows = [row["row"] for row in confusion["metadata"]["confusionMatrix"]["rows"]]
     assert rows == by_dvc["confusion"]
     assert evaluated.with_name("report").read_bytes() == (evaluated / "report.html").read_bytes()

@@ -4,9 +4,7 @@ from dbrnet import progress as module
 from dbrnet.progress import progress
 
 
-def test_hands_on_each_item_and_is_silent_while_there_is_little_to_say(
-    capsys: pytest.CaptureFixture[str],
-) -> None:
+def test_hands_on_each_item_and_is_silent_while_there_is_little_to_say(capsys: pytest.CaptureFixture[str]) -> None:
     assert list(progress(iter("abc"), 3, "reading")) == ["a", "b", "c"]
     assert capsys.readouterr() == ("", "")
 

@@ -45,8 +45,17 @@ class Line:
         self.set("export", runtimes=["onnxruntime-cpu"])
         self.set("evaluate", gallery=1)
         self.set("benchmark", seconds=2.0)
-        self.set("promote", min_miou=0.4, min_iou=None, min_defect_recall=None, max_false_alarms=None,
-                 max_miou_loss=0.2, min_fps=1.0, max_p99_ms=None, min_speed_ratio=0.4)  # fmt: skip
+        self.set(
+            "promote",
+            min_miou=0.4,
+            min_iou=None,
+            min_defect_recall=None,
+            max_false_positives=None,
+            max_miou_loss=0.2,
+            min_fps=1.0,
+            max_p99_ms=None,
+            min_speed_ratio=0.4,
+        )
 
     def set(self, section: str, **values: Any) -> None:
         self.params[section] |= values
@@ -64,17 +73,15 @@ class Line:
             YAML(typ="safe").dump(self.params, file)
         return path
 
-    def data(self, name: str, pictures: int, former: Path | None = None) -> tuple[Path, Path]:
-        """Built-in pictures, ingested and split; the groups of a `former` split stay in their parts."""
-        self.run("generate", "--out", self.folder / name / "source", "--count", pictures)
+    def data(self, name: str, images: int, previous: Path | None = None) -> tuple[Path, Path]:
+        """Built-in images, ingested and split; the groups of a `previous` split stay in their splits."""
+        self.run("generate", "--out", self.folder / name / "source", "--count", images)
         self.set("ingest", source=str(self.folder / name / "source"))
-        self.set("split", former=None if former is None else str(former))
+        self.set("split", previous=None if previous is None else str(previous))
         dataset = self.step("ingest", out=self.folder / name / "dataset")
         return dataset, self.step("split", dataset, out=self.folder / name / "split")
 
-    def measure(
-        self, data: tuple[Path, Path], trained: Path, month: str, exported: Path | None = None
-    ) -> Path:
+    def measure(self, data: tuple[Path, Path], trained: Path, month: str, exported: Path | None = None) -> Path:
         """From the trained network (or its exported file) to all that the gate wants to know."""
         folder = self.folder / month
         exported = exported or self.step("export", *data, trained, out=folder / "export")
@@ -114,7 +121,7 @@ class Line:
 
 
 def retrained(trained: Path, out: Path, *, noise: float = 0.0, size: tuple[int, int] | None = None) -> Path:
-    """A trained folder again, with noise on its weights (in their deviations) or at another picture size."""
+    """A trained folder again, with noise on its weights (in their deviations) or at another image size."""
     shutil.copytree(trained, out)
     network, meta = load_model(out / "model.pt")
     torch.manual_seed(0)
@@ -125,12 +132,10 @@ def retrained(trained: Path, out: Path, *, noise: float = 0.0, size: tuple[int, 
     return out
 
 
-def reexported(
-    exported: Path, out: Path, mark: str, *, same_network: bool = False, broken: bool = False
-) -> Path:
+def reexported(exported: Path, out: Path, mark: str, *, same_network: bool = False, broken: bool = False) -> Path:
     """An export that computes the same, as another network by its digest, or as the same one in another file.
 
-    Broken: pictures are not normalised.
+    Broken: images are not normalised.
     """
     shutil.copytree(exported, out)
     model = onnx.load_model(out / "model.onnx")
@@ -151,7 +156,7 @@ def leaking(split: Path, out: Path) -> Mapping[str, Any]:
     """The lineage's words on a split, as the train step that had it would have written them."""
     facts = json.loads((out / "train.json").read_text())
     found = json.loads((split / "split.json").read_text())
-    facts["split"] = {key: found[key] for key in ("kind", "seed", "leaks", "leaking_share", "leak_note")}
+    facts["split"] = {key: found[key] for key in ("kind", "seed", "leaks", "leak_rate", "leak_note")}
     facts["split"]["sha256"] = sha256_file(split / "split.csv")
     write_json(out / "train.json", facts)
     lineage: Mapping[str, Any] = facts
@@ -180,22 +185,19 @@ def test_a_year(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.
     assert outcome(decision) == ("rejected", 2, 1)
     assert any("mIoU" in reason for reason in decision["promotion"]["reasons"])
 
-    # March: more data, enough to train again; the champion is scored anew on the grown test part.
-    champion_then = line.step("champion", out=tmp_path / "march/former")
-    data = line.data("march-data", 260, former=champion_then)
+    # March: more data, enough to train again; the champion is scored anew on the grown test split.
+    champion_then = line.step("champion", out=tmp_path / "march/previous")
+    data = line.data("march-data", 260, previous=champion_then)
     line.set("drift", min_new_images=40)
     drift = line.step("drift", data[0], champion_then, out=tmp_path / "march/drift")
     found = json.loads((drift / "drift.json").read_text())
-    assert (found["answer"], found["pictures"]["known"], found["pictures"]["new"]) == ("yes", 220, 40)
+    assert (found["answer"], found["images"]["known"], found["images"]["new"]) == ("yes", 220, 40)
     second = line.step("train", *data, out=tmp_path / "march/train")
     march = line.measure(data, second, "march")
     compared = json.loads((march / "evaluate/metrics.json").read_text())
     assert compared["champion"]["version"] == 1
     assert compared["champion"]["seen"] == 0
-    assert (
-        compared["pictures"]
-        > json.loads((tmp_path / "january/evaluate/metrics.json").read_text())["pictures"]
-    )
+    assert compared["images"] > json.loads((tmp_path / "january/evaluate/metrics.json").read_text())["images"]
     assert outcome(line.decide(march)) == ("promoted", 3, 3)
 
     # April: the very same model: no new version, and it is compared as before, with the one it replaced.
@@ -210,7 +212,7 @@ def test_a_year(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.
     assert any("multiple of the champion's" in reason for reason in decision["promotion"]["reasons"])
 
     # June: scored on a split that leaks.
-    line.set("split", kind="paper", former=None)
+    line.set("split", kind="random", previous=None)
     leaky = line.step("split", data[0], out=tmp_path / "june/split")
     trained = retrained(second, tmp_path / "june/train")
     assert leaking(leaky, trained)["split"]["leaks"] == "yes"
@@ -247,7 +249,7 @@ def test_a_year(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.
     decision = line.decide(september)
     assert decision["answer"] == "promoted", decision["reasons"]
     assert outcome(decision) == ("rejected", 8, 3)
-    assert "has the network of version 7, which was withdrawn by ben" in decision["promotion"]["reasons"][0]
+    assert "has the network of version 7, which was revoked by ben" in decision["promotion"]["reasons"][0]
 
     # October: two at once, both compared with version 3.
     autumn = [
@@ -290,7 +292,7 @@ def test_a_year(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.
     assert line.aliases == {"champion": 11}
 
     state = line.ledger.state()
-    assert (state.champion, state.challenger, set(state.withdrawn)) == (11, None, {7, 12})
+    assert (state.champion, state.challenger, set(state.revoked)) == (11, None, {7, 12})
     champions = [event.champion_after for event in state.events]
     assert champions == [1, 1, 3, 3, 3, 3, 3, 3, 7, 3, 3, champion, champion, 11, 11, 11]
     assert line.ledger.state(at=state.events[8].entry.time).champion == 7

@@ -1,4 +1,4 @@
-"""A copy of what the pipelines need, in which they run as a user runs them: on few pictures, for seconds."""
+"""A copy of what the pipelines need, in which they run as a user runs them: on few images, for seconds."""
 
 import json
 import os
@@ -23,7 +23,7 @@ QUICK = {
     "  min_miou: 0.75": "  min_miou: 0.0",
     "  min_iou: 0.5 ": "  min_iou: null #",
     "  min_defect_recall: 0.6 ": "  min_defect_recall: null #",
-    "  max_false_alarms: 0.5 ": "  max_false_alarms: null #",
+    "  max_false_positives: 0.5 ": "  max_false_positives: null #",
     "  min_fps: 10.0": "  min_fps: 0.01",
     "  max_p99_ms: 500.0": "  max_p99_ms: null",
 }
@@ -69,9 +69,8 @@ class Workspace:
             "OMP_NUM_THREADS": "2",
         }
         return subprocess.Popen(
-            words, cwd=self.folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-            env=own | environment,
-        )  # fmt: skip
+            words, cwd=self.folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=own | environment
+        )
 
     def repro(self) -> list[str]:
         """Run the pipeline; the steps that ran."""

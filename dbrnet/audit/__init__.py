@@ -1,1 +1,1 @@
-"""Which pictures of a dataset show the same thing, and what that makes of a split."""
+"""Which images of a dataset show the same thing, and what that makes of a split."""

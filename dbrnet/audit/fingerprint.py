@@ -1,8 +1,8 @@
-"""What the audit remembers of a picture: a coarse vector to search by, and its fine texture to compare by.
+"""What the audit remembers of an image: a coarse vector to search by, and its fine texture to compare by.
 
-Both are of the grey picture's band-passed relief, freed of brightness, contrast and slow changes of light,
+Both are of the grey image's band-passed relief, freed of brightness, contrast and slow changes of light,
 so that another exposure, another JPEG quality or another lamp leaves them nearly as they are. Their size
-does not depend on the picture's: a dataset's fingerprints take some 12 KiB a picture.
+does not depend on the image's: a dataset's fingerprints take some 12 KiB an image.
 """
 
 import math
@@ -16,16 +16,16 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from dbrnet.data.conversion import in_order
+from dbrnet.data.convert import ordered_map
 from dbrnet.data.dataset import Dataset, Sample
 from dbrnet.errors import UserError
 from dbrnet.progress import progress
 
-COARSE_SIDE = 16  # the coarse vector is a square of so many cells, whatever the picture's shape
+COARSE_SIDE = 16  # the coarse vector is a square of so many cells, whatever the image's shape
 COARSE_BLUR = 3.0  # cells; slower changes than this are the light's
-FINE_PIXELS = 11_500  # of a dataset's typical picture at the scale at which textures are compared
+FINE_PIXELS = 11_500  # of a dataset's typical image at the scale at which textures are compared
 FINE_BLURS = 1.0, 4.0  # pixels at that scale; what is finer is noise, what is coarser is light
-FLAT = 0.35  # grey values; a relief with a smaller deviation holds nothing to know a picture by
+FLAT = 0.35  # grey values; a relief with a smaller deviation holds nothing to know an image by
 CLIP = 3.0  # deviations
 STEPS = 127 / CLIP  # of the stored texture in one deviation
 
@@ -37,29 +37,29 @@ _REDUCED = {
     8: cv2.IMREAD_REDUCED_GRAYSCALE_8,
 }
 
-Vector = NDArray[np.float32]  # [COARSE_SIDE ** 2], of length 1, or 0 where the picture is flat
+Vector = NDArray[np.float32]  # [COARSE_SIDE ** 2], of length 1, or 0 where the image is flat
 Texture = NDArray[np.uint8]  # [h, w], 128 + STEPS a deviation
 
 
 @dataclass(frozen=True)
 class Fingerprints:
-    """Those of a dataset's pictures, in the order of its samples."""
+    """Those of a dataset's images, in the order of its samples."""
 
     samples: tuple[Sample, ...]
     coarse: NDArray[np.float32]  # [N, COARSE_SIDE ** 2]
     textures: tuple[Texture, ...]
     brightness: NDArray[np.float32]  # [N], mean grey value
-    scale: float  # of the textures, to the pictures
+    scale: float  # of the textures, to the images
 
 
 def take_fingerprints(dataset: Dataset) -> Fingerprints:
-    """Those of all pictures, each decoded once; raises `UserError` that names a broken one."""
+    """Those of all images, each decoded once; raises `UserError` that names a broken one."""
     samples = dataset.samples
     scale = _fine_scale(samples)
     coarse = np.zeros((len(samples), COARSE_SIDE**2), np.float32)
     brightness = np.zeros(len(samples), np.float32)
     textures: list[Texture] = []
-    taken = in_order(partial(_fingerprint, dataset.root, scale), samples)
+    taken = ordered_map(partial(_fingerprint, dataset.root, scale), samples)
     for index, (vector, texture, mean) in enumerate(progress(taken, len(samples), "fingerprints")):
         coarse[index], brightness[index] = vector, mean
         textures.append(texture)
@@ -67,7 +67,7 @@ def take_fingerprints(dataset: Dataset) -> Fingerprints:
 
 
 def _fine_scale(samples: Sequence[Sample]) -> float:
-    """One scale for all pictures: those of one camera show a thing at one size, however they are cropped."""
+    """One scale for all images: those of one camera show a thing at one size, however they are cropped."""
     typical = float(np.median([sample.height * sample.width for sample in samples]))
     return min(1.0, math.sqrt(FINE_PIXELS / typical))
 

@@ -1,4 +1,4 @@
-"""Groups of pictures that show the same thing, with the evidence for each link."""
+"""Groups of images that show the same thing, with the evidence for each link."""
 
 from collections import defaultdict
 from collections.abc import Iterable
@@ -19,7 +19,7 @@ FAILURES = 3  # candidates between two groups that may fail before the two are l
 
 @dataclass(frozen=True)
 class Link:
-    """Why two pictures are in one group: their names say so, or their textures coincide."""
+    """Why two images are in one group: their names say so, or their textures coincide."""
 
     first: str
     second: str
@@ -30,19 +30,19 @@ class Link:
         """The kind of evidence, in words."""
         if self.alignment is None:
             return "names"
-        return "whole picture" if self.alignment.score >= SAME else "part of the picture"
+        return "whole image" if self.alignment.score >= SAME else "part of the image"
 
 
 @dataclass(frozen=True)
 class Groups:
-    """All pictures' groups, and the links that tie them: a spanning tree of each group."""
+    """All images' groups, and the links that tie them: a spanning tree of each group."""
 
     of: dict[str, str]  # id -> group, named by the first of its members' names
     links: tuple[Link, ...]
 
     @property
     def count(self) -> int:
-        """How many there are, single pictures included."""
+        """How many there are, single images included."""
         return len(set(self.of.values()))
 
 
@@ -61,9 +61,7 @@ def find_groups(fingerprints: Fingerprints, *, names: bool = True) -> Groups:
     with ThreadPoolExecutor(available_cores()) as pool:
         for chunk in progress(chunks, len(chunks), "comparing"):
             open_ones = [one for one in chunk if _is_open(one, forest, failures)]
-            for candidate, alignment in zip(
-                open_ones, pool.map(partial(align, fingerprints), open_ones), strict=True
-            ):
+            for candidate, alignment in zip(open_ones, pool.map(partial(align, fingerprints), open_ones), strict=True):
                 roots = forest.roots(candidate.first, candidate.second)
                 if roots[0] == roots[1]:
                     continue

@@ -1,4 +1,4 @@
-"""Which pictures may show the same thing, and the test of whether two do."""
+"""Which images may show the same thing, and the test of whether two do."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -14,24 +14,24 @@ from dbrnet.audit.symmetry import SYMMETRIES, Symmetry
 from dbrnet.data.dataset import Mask
 from dbrnet.evaluation.metrics import IGNORE_INDEX
 
-NEIGHBOURS = 8  # candidates of each picture
+NEIGHBOURS = 8  # candidates of each image
 LEAST_COARSE = 0.5  # correlation of the coarse vectors below which nothing is a candidate
-SAME = 0.8  # correlation of the fine textures from which two pictures show the same thing
+SAME = 0.8  # correlation of the fine textures from which two images show the same thing
 LEAST_PASTED = 0.35  # correlation below which the blocks are not looked at
 PASTED = 0.45  # share of the blocks that must coincide where the whole does not
 BLOCK = 12  # pixels of the texture
 COINCIDE = 0.85  # correlation of two blocks
 LEAST_TEXTURE = 150.0  # variance of a block; a flat one coincides with nothing
-WINDOW = 0.75  # of the smaller picture's sides: the part that is looked for in the other one
-LEAST_COMMON = 0.25  # of the larger picture's area that the window covers; less proves nothing
+WINDOW = 0.75  # of the smaller image's sides: the part that is looked for in the other one
+LEAST_COMMON = 0.25  # of the larger image's area that the window covers; less proves nothing
 NEAR = 6  # pixels of the texture: a smaller move is no move
-DISTINCT = 0.75  # what is missing to a perfect fit, over what is missing when a picture is moved on itself
-QUERIES = 512  # pictures that are searched for at a time
+DISTINCT = 0.75  # what is missing to a perfect fit, over what is missing when an image is moved on itself
+QUERIES = 512  # images that are searched for at a time
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """Two pictures, by their places among the fingerprints, whose coarse vectors are alike.
+    """Two images, by their places among the fingerprints, whose coarse vectors are alike.
 
     The second one looks like the first when laid down by `symmetry`.
     """
@@ -44,13 +44,13 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Alignment:
-    """How the second picture of a pair lies on the first, and how alike their textures then are."""
+    """How the second image of a pair lies on the first, and how alike their textures then are."""
 
     symmetry: Symmetry
     shift: tuple[int, int]  # rows, columns of the first where the second one's corner comes to lie
     score: float  # correlation of the fine textures, -1 to 1
     common: float  # share of the overlap, block by block, where they coincide; 0 where score says enough
-    elsewhere: float  # the best that the smaller picture reaches with itself when moved; 1 if not measured
+    elsewhere: float  # the best that the smaller image reaches with itself when moved; 1 if not measured
 
     @property
     def alike(self) -> bool:
@@ -67,7 +67,7 @@ class Alignment:
         return self.alike and 1 - self.score <= DISTINCT * (1 - self.elsewhere)
 
     def lay(self, mask: Mask, shape: tuple[int, int]) -> Mask:
-        """The second picture's mask [H, W] as a mask of the first, `shape`; 255 where it does not reach."""
+        """The second image's mask [H, W] as a mask of the first, `shape`; 255 where it does not reach."""
         laid = self.symmetry.apply(mask)
         result = np.full(shape, IGNORE_INDEX, np.uint8)
         here, there = _overlap(shape, laid.shape, self.shift)
@@ -76,7 +76,7 @@ class Alignment:
 
 
 def find_candidates(fingerprints: Fingerprints) -> list[Candidate]:
-    """Each picture's nearest by coarse vectors under all eight symmetries, the likeliest pair first."""
+    """Each image's nearest by coarse vectors under all eight symmetries, the likeliest pair first."""
     everything = np.arange(len(fingerprints.samples))
     best: dict[tuple[int, int], Candidate] = {}
     for query, found, symmetry, score in nearest(fingerprints, everything, everything, NEIGHBOURS):
@@ -100,7 +100,7 @@ def nearest(
 
     Those whose correlation is below `least` are left out.
 
-    All are compared with all, in blocks: time grows with the square of the number of pictures, memory with
+    All are compared with all, in blocks: time grows with the square of the number of images, memory with
     the number.
     """
     coarse = torch.from_numpy(fingerprints.coarse)
@@ -129,9 +129,9 @@ def _laid(coarse: torch.Tensor, symmetry: Symmetry) -> torch.Tensor:
 
 
 def align(fingerprints: Fingerprints, candidate: Candidate) -> Alignment:
-    """Lay the second picture on the first where their textures coincide best, and say how well they do.
+    """Lay the second image on the first where their textures coincide best, and say how well they do.
 
-    The middle of the smaller picture is looked for everywhere in the larger one.
+    The middle of the smaller image is looked for everywhere in the larger one.
     """
     first = fingerprints.textures[candidate.first]
     second = np.ascontiguousarray(candidate.symmetry.apply(fingerprints.textures[candidate.second]))

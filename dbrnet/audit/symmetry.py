@@ -1,4 +1,4 @@
-"""The eight ways to lay a picture down: four rotations, and the four of its mirror image."""
+"""The eight ways to lay an image down: four rotations, and the four of its mirror image."""
 
 from dataclasses import dataclass
 from typing import Any

@@ -102,9 +102,7 @@ class Cluster:
         """The TrainJob's pods, as the client library's V1Pod."""
         selector = f"{POD_LABEL}={name}"
         listed = self._asked(
-            lambda: self._core.list_namespaced_pod(
-                self.namespace, label_selector=selector, _request_timeout=_TIMEOUT
-            ),
+            lambda: self._core.list_namespaced_pod(self.namespace, label_selector=selector, _request_timeout=_TIMEOUT),
             "list pods",
         )
         return list(listed.items)
@@ -146,13 +144,10 @@ class Cluster:
         if "exceeded quota" in said:
             return JobError(f"the namespace's quota has no room for the train job: {said}")
         if error.status == 401:
-            return UserError(
-                "the Kubernetes API does not accept the service account's token; restart the pod"
-            )
+            return UserError("the Kubernetes API does not accept the service account's token; restart the pod")
         if error.status == 403:
             return UserError(
-                f"the service account of namespace {self.namespace} may not {right}; give it the role for "
-                f"that: {said}"
+                f"the service account of namespace {self.namespace} may not {right}; give it the role for that: {said}"
             )
         if error.status == 404:
             return UserError(

@@ -74,9 +74,7 @@ def _conditions(job: dict[str, Any]) -> dict[str, dict[str, Any]]:
 
 def _why_failed(name: str, condition: dict[str, Any], pods: list[Any]) -> str:
     if condition.get("reason") == "DeadlineExceeded":
-        return (
-            f"the train job {name} was ended at its deadline of {DEADLINE_HOURS} hours; run it again to go on"
-        )
+        return f"the train job {name} was ended at its deadline of {DEADLINE_HOURS} hours; run it again to go on"
     words = [word for pod in pods if (word := _last_words(pod))]
     said = words[0] if words else f"{condition.get('reason')}: {condition.get('message')}"
     return f"the train job {name} failed: {said}; its logs: kubectl logs -l {POD_LABEL}={name}"
@@ -89,12 +87,8 @@ def _last_words(pod: Any) -> str | None:
         if ended and ended.exit_code:
             if ended.reason == "OOMKilled":
                 return f"{pod.metadata.name} ran out of memory (OOMKilled); lower train.batch_size or workers"
-            return str(
-                ended.message or f"{pod.metadata.name} ended with exit status {ended.exit_code}"
-            ).strip()
-    return (
-        f"{pod.metadata.name} was evicted: {pod.status.message}" if pod.status.reason == "Evicted" else None
-    )
+            return str(ended.message or f"{pod.metadata.name} ended with exit status {ended.exit_code}").strip()
+    return f"{pod.metadata.name} was evicted: {pod.status.message}" if pod.status.reason == "Evicted" else None
 
 
 def _obstacle(cluster: Cluster, name: str, job: dict[str, Any]) -> _Obstacle | None:
@@ -121,9 +115,7 @@ def _pod_obstacle(pod: Any, image: str) -> _Obstacle | None:
                 may_pass=False,
             )
         if waiting.reason in _UNUSABLE_SETTINGS:
-            return _Obstacle(
-                f"{waiting.message} ({waiting.reason}); make it in this namespace", may_pass=False
-            )
+            return _Obstacle(f"{waiting.message} ({waiting.reason}); make it in this namespace", may_pass=False)
     for condition in pod.status.conditions or ():
         if condition.type == "PodScheduled" and condition.status == "False":
             return _Obstacle(f"no node has room for its pods: {condition.message}", may_pass=True)

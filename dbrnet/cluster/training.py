@@ -1,6 +1,6 @@
 """Training on several nodes: the data sent to S3, a TrainJob run to its end, the result fetched.
 
-Below DBRNET_EXCHANGE, an s3:// prefix:
+Below DBRNET_STAGING, an s3:// prefix:
 
 datasets/HASH/      each dataset once, named after its tables
 jobs/NAME/given/    what a training is given: its parameters, the split, where the dataset lies
@@ -20,31 +20,23 @@ from dbrnet.cluster.api import Cluster
 from dbrnet.cluster.following import follow, has_failed
 from dbrnet.cluster.trainjob import Nodes, render
 from dbrnet.data.dataset import CARD_FILE, SAMPLES_FILE, Dataset
-from dbrnet.data.linked import link_dataset, send_dataset
-from dbrnet.data.s3_folder import MANIFEST, S3Folder, receive_folder, send_folder
+from dbrnet.data.remote_dataset import link_dataset, send_dataset
 from dbrnet.errors import JobError, UserError
 from dbrnet.files import read_json, sha256_file, write_json
+from dbrnet.storage.object_store import MANIFEST, S3Folder, receive_folder, send_folder
 
 log = logging.getLogger(__name__)
 
 PASSED_ON = ("MLFLOW_RUN_ID",)  # to the job, where they are set
-_PARAMS_FILE, _ERRAND_FILE, _SPLIT = "params.json", "errand.json", "split"
+_PARAMS_FILE, _JOB_SPEC_FILE, _SPLIT = "params.json", "job_spec.json", "split"
 
 
-def train_on_nodes(
-    params: str,
-    dataset: Path,
-    split: Path,
-    *,
-    out: Path,
-    nodes: int,
-    processes: int,
-) -> None:
+def train_on_nodes(params: str, dataset: Path, split: Path, *, out: Path, nodes: int, processes: int) -> None:
     """Run `dbrnet train` with `params` (its section, as JSON) in a TrainJob; what it writes becomes `out`.
 
     The job is named after all that it is given, image included: killed and run again, this joins the job that
     runs, or fetches what it has written; one that failed goes on from its checkpoint. The environment says
-    DBRNET_IMAGE (by digest), DBRNET_EXCHANGE and, to train on GPUs, DBRNET_ACCELERATOR=nvidia.com/gpu.
+    DBRNET_IMAGE (by digest), DBRNET_STAGING and, to train on GPUs, DBRNET_ACCELERATOR=nvidia.com/gpu.
     Raises `UserError` and `JobError` as `Cluster`, `follow` and `S3Folder` do.
     """
     cluster = Cluster()
@@ -55,60 +47,60 @@ def train_on_nodes(
     passed_on = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
     parts = [sha256_file(path) for path in sorted(split.iterdir())]
     name = f"dbrnet-{_digest(params, tables, *parts, str(asked), json.dumps(passed_on))}"
-    errand = f"{exchange}jobs/{name}/"
-    if _is_done(errand):
+    job_spec = f"{exchange}jobs/{name}/"
+    if _is_done(job_spec):
         log.info("the train job %s has run before: its result is taken", name)
     else:
         send_dataset(Dataset.load(dataset), source)
-        _send_given(errand, params, source, split)
-        _submit(cluster, name, render(name, errand, asked, passed_on))
+        _send_given(job_spec, params, source, split)
+        _submit(cluster, name, render(name, job_spec, asked, passed_on))
         try:
             follow(cluster, name)
         except JobError:
-            if not _is_done(errand):  # sent before the job failed, or another removed it
+            if not _is_done(job_spec):  # sent before the job failed, or another removed it
                 raise
-    receive_folder(f"{errand}trained/", out)
+    receive_folder(f"{job_spec}trained/", out)
     cluster.delete(name)
 
 
-def fetch_errand(errand: str, folder: Path) -> tuple[str, Path, Path]:
-    """On a node: the parameters, the dataset (whose pictures come when they are used) and the split.
+def fetch_job_spec(job_spec: str, folder: Path) -> tuple[str, Path, Path]:
+    """On a node: the parameters, the dataset (whose images come when they are used) and the split.
 
     A node's processes share what they fetch of the dataset.
     """
-    given = receive_folder(f"{errand}given/", folder / "given")
-    source = read_json(given / _ERRAND_FILE)["dataset"]
+    given = receive_folder(f"{job_spec}given/", folder / "given")
+    source = read_json(given / _JOB_SPEC_FILE)["dataset"]
     dataset = Path(tempfile.gettempdir()) / f"dbrnet-{_digest(source)}"
     link_dataset(source, dataset)
     return (given / _PARAMS_FILE).read_text(), dataset, given / _SPLIT
 
 
-def send_result(trained: Path, errand: str) -> None:
+def send_result(trained: Path, job_spec: str) -> None:
     """On a node: what `dbrnet train` wrote goes back."""
-    send_folder(trained, f"{errand}trained/")
+    send_folder(trained, f"{job_spec}trained/")
 
 
-def _send_given(errand: str, params: str, source: str, split: Path) -> None:
+def _send_given(job_spec: str, params: str, source: str, split: Path) -> None:
     with tempfile.TemporaryDirectory() as given:
         (Path(given) / _PARAMS_FILE).write_text(params)
-        write_json(Path(given) / _ERRAND_FILE, {"dataset": source})
+        write_json(Path(given) / _JOB_SPEC_FILE, {"dataset": source})
         shutil.copytree(split, Path(given) / _SPLIT)
-        send_folder(Path(given), f"{errand}given/")
+        send_folder(Path(given), f"{job_spec}given/")
 
 
-def _is_done(errand: str) -> bool:
+def _is_done(job_spec: str) -> bool:
     """Whether the result is there, whole: its manifest is sent last."""
-    return MANIFEST in S3Folder(f"{errand}trained/").sizes()
+    return MANIFEST in S3Folder(f"{job_spec}trained/").sizes()
 
 
 def _submit(cluster: Cluster, name: str, job: dict[str, object]) -> None:
     """See to it that the TrainJob runs or has run; one that failed makes place for a new one."""
     while not cluster.create(job):
-        former = cluster.job(name)
-        if former is None:
+        previous = cluster.job(name)
+        if previous is None:
             continue
-        leaving = "deletionTimestamp" in former["metadata"]
-        if not leaving and not has_failed(former):
+        leaving = "deletionTimestamp" in previous["metadata"]
+        if not leaving and not has_failed(previous):
             log.info("joining the train job %s, which was submitted before", name)
             return
         if not leaving:
@@ -127,10 +119,10 @@ def _image() -> str:
 
 
 def _exchange() -> str:
-    exchange = os.environ.get("DBRNET_EXCHANGE", "")
+    exchange = os.environ.get("DBRNET_STAGING", "")
     if not exchange.startswith("s3://"):
         raise UserError(
-            "training on several nodes needs a place to send data to: set DBRNET_EXCHANGE to an s3:// prefix"
+            "training on several nodes needs a place to send data to: set DBRNET_STAGING to an s3:// prefix"
         )
     return exchange.rstrip("/") + "/"
 

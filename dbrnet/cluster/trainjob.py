@@ -39,8 +39,8 @@ class Nodes:
     accelerator: str = ""  # the resource's name, such as nvidia.com/gpu; empty: train on CPUs
 
 
-def render(name: str, errand: str, nodes: Nodes, environment: dict[str, str]) -> dict[str, Any]:
-    """The TrainJob `name`, whose processes each run `dbrnet node ERRAND`, with `environment` on top."""
+def render(name: str, job_spec: str, nodes: Nodes, environment: dict[str, str]) -> dict[str, Any]:
+    """The TrainJob `name`, whose processes each run `dbrnet worker JOB_SPEC`, with `environment` on top."""
     amounts = {"cpu": str(CPU * nodes.processes), "memory": f"{MEMORY_GIB * nodes.processes}Gi"}
     if nodes.accelerator:
         amounts[nodes.accelerator] = str(nodes.processes)
@@ -55,7 +55,7 @@ def render(name: str, errand: str, nodes: Nodes, environment: dict[str, str]) ->
                 "image": nodes.image,
                 "numNodes": nodes.count,
                 "numProcPerNode": nodes.processes,
-                "command": ["torchrun", "-m", "dbrnet", "node", errand, "--checkpoints", CHECKPOINTS],
+                "command": ["torchrun", "-m", "dbrnet", "worker", job_spec, "--checkpoints", CHECKPOINTS],
                 "env": _environment(environment),
                 "resourcesPerNode": {"requests": amounts, "limits": amounts},
             },
@@ -63,9 +63,7 @@ def render(name: str, errand: str, nodes: Nodes, environment: dict[str, str]) ->
                 {
                     "manager": "dbrnet.train/component",
                     "trainingRuntimeSpec": {
-                        "template": {
-                            "spec": {"replicatedJobs": [{"name": NODE, "template": {"spec": _pod_patch()}}]}
-                        }
+                        "template": {"spec": {"replicatedJobs": [{"name": NODE, "template": {"spec": _pod_patch()}}]}}
                     },
                 }
             ],

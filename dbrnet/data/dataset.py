@@ -1,9 +1,9 @@
 """The canonical dataset on disk, which every reader writes and every later step reads.
 
 card.json       name, classes with colours, sizes, counts, pixel shares, source, licence note, content hash
-samples.csv     one row a picture: id, files, size, classes present, group, content hash,
-                the part in which it was published
-images/         the pictures, 8-bit JPEG or PNG, with the very bytes they came in where they were such
+samples.csv     one row an image: id, files, size, classes present, group, content hash,
+                the split in which it was published
+images/         the images, 8-bit JPEG or PNG, with the very bytes they came in where they were such
 masks/<id>.png  single-channel 8-bit class ids; 0 is the background
 """
 
@@ -28,7 +28,7 @@ Mask = NDArray[np.uint8]  # [H, W], class ids
 
 CARD_FILE = "card.json"
 SAMPLES_FILE = "samples.csv"
-LINK_FILE = "link.json"  # in a folder whose pictures lie elsewhere: see linked.py
+LINK_FILE = "link.json"  # in a folder whose images lie elsewhere: see linked.py
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class ClassInfo:
 
 @dataclass(frozen=True)
 class Sample:
-    """One picture with its mask. `image` and `mask` are paths relative to the dataset's root."""
+    """One image with its mask. `image` and `mask` are paths relative to the dataset's root."""
 
     id: str
     image: str
@@ -49,10 +49,10 @@ class Sample:
     height: int
     width: int
     classes: tuple[int, ...]  # defect ids present, ascending; empty: defect-free
-    group: str  # pictures of the same thing share a group; parts of a split must not share groups
-    sha256: str  # of the picture's decoded pixels and its mask's
-    picture_sha256: str = ""  # of the picture's alone; empty in datasets written before it was kept
-    published: str = ""  # the part in which it was published, train or test; empty: none
+    group: str  # images of the same thing share a group; splits of a split must not share groups
+    sha256: str  # of the image's decoded pixels and its mask's
+    image_sha256: str = ""  # of the image's alone; empty in datasets written before it was kept
+    published: str = ""  # the split in which it was published, train or test; empty: none
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ class About:
     homepage: str
     citation: str
     licence: str
-    group_rule: str  # how groups were found, in words; empty: no grouping is known, each picture its own
+    group_rule: str  # how groups were found, in words; empty: no grouping is known, each image its own
     leak_note: str  # what is known of near-copies that the groups do not cover; empty: nothing
 
 
@@ -76,7 +76,7 @@ class Card(About):
     notes: tuple[str, ...]  # what the reader decided or noticed (thresholds, overlaps, empty masks)
     images: int
     groups: int
-    images_by_class: dict[str, int]  # class name -> pictures that hold it; the background's: defect-free ones
+    images_by_class: dict[str, int]  # class name -> images that hold it; the background's: defect-free ones
     pixel_shares: dict[str, float]  # class name -> share of all pixels
     content_hash: str  # of all samples' ids, groups and hashes: equal content, equal hash
 
@@ -88,15 +88,15 @@ class Dataset:
     root: Path
     card: Card
     samples: tuple[Sample, ...]
-    at_hand: ClassVar[bool] = True  # whether all pictures lie here
+    at_hand: ClassVar[bool] = True  # whether all images lie here
 
     @classmethod
     def load(cls, root: Path) -> "Dataset":
         """Read the card and the table under `root`; raises `UserError` where one is missing or broken."""
         if (root / LINK_FILE).exists():
-            from dbrnet.data.linked import LinkedDataset  # which brings boto3
+            from dbrnet.data.remote_dataset import RemoteDataset  # which brings boto3
 
-            cls = LinkedDataset
+            cls = RemoteDataset
         raw = read_json(root / CARD_FILE)
         try:
             classes = tuple(ClassInfo(item["name"], tuple(item["color"])) for item in raw.pop("classes"))
@@ -105,13 +105,11 @@ class Dataset:
         except FileNotFoundError:
             raise UserError(f"{root / SAMPLES_FILE} does not exist; run `dbrnet ingest` again") from None
         except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise UserError(
-                f"{root} is not a dataset this version reads ({error}); ingest it again"
-            ) from None
+            raise UserError(f"{root} is not a dataset this version reads ({error}); ingest it again") from None
         return cls(root, card, samples)
 
     def save_tables(self) -> None:
-        """Write card and table; the pictures and masks are already in place."""
+        """Write card and table; the images and masks are already in place."""
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(field.name for field in fields(Sample))
@@ -132,16 +130,16 @@ class Dataset:
         return replace(self, samples=tuple(samples))
 
     @property
-    def published_parts(self) -> dict[str, list[str]]:
-        """The ids by the part in which they were published; empty where that was not in parts."""
-        parts: dict[str, list[str]] = {}
+    def published_splits(self) -> dict[str, list[str]]:
+        """The ids by the split in which they were published; empty where that was not in splits."""
+        splits: dict[str, list[str]] = {}
         for sample in self.samples:
             if sample.published:
-                parts.setdefault(sample.published, []).append(sample.id)
-        return parts
+                splits.setdefault(sample.published, []).append(sample.id)
+        return splits
 
     def image(self, sample: Sample) -> Image:
-        """The picture as RGB, uint8, [H, W, 3]."""
+        """The image as RGB, uint8, [H, W, 3]."""
         return decode_image((self.root / sample.image).read_bytes(), self.root / sample.image)
 
     def mask(self, sample: Sample) -> Mask:
@@ -149,7 +147,7 @@ class Dataset:
         return decode_grey((self.root / sample.mask).read_bytes(), self.root / sample.mask)
 
     def pair(self, sample: Sample) -> tuple[Image, Mask]:
-        """The picture and its mask."""
+        """The image and its mask."""
         return self.image(sample), self.mask(sample)
 
     def prefetch(self, samples: Iterable[Sample]) -> None:
@@ -163,7 +161,7 @@ def decode_image(data: bytes, name: Path | str) -> Image:
 
 
 def decode_grey(data: bytes, name: Path | str) -> Mask:
-    """Decode a single-channel 8-bit picture to [H, W], its values unchanged."""
+    """Decode a single-channel 8-bit image to [H, W], its values unchanged."""
     pixels = decode_pixels(data, name, cv2.IMREAD_UNCHANGED)
     if pixels.ndim != 2 or pixels.dtype != np.uint8:
         raise UserError(f"{name}: a mask must have one 8-bit channel, and this has shape {pixels.shape}")
@@ -202,7 +200,7 @@ def _parse_samples(text: str) -> tuple[Sample, ...]:
             classes=tuple(int(value) for value in row["classes"].split()),
             group=row["group"],
             sha256=row["sha256"],
-            picture_sha256=row.get("picture_sha256", ""),
+            image_sha256=row.get("image_sha256", ""),
             published=row.get("published", ""),
         )
         for row in csv.DictReader(io.StringIO(text))

@@ -19,8 +19,8 @@ def require_trained_on(lineage: Mapping[str, Any], dataset: Dataset, split: Path
     trained, content = lineage["dataset"]["content_hash"], dataset.card.content_hash
     if trained != content:
         raise UserError(
-            f"{dataset.root} holds other pictures (content {content[:8]}) than the network was trained on "
-            f"({trained[:8]}), and its test part may hold pictures learned from; "
+            f"{dataset.root} holds other images (content {content[:8]}) than the network was trained on "
+            f"({trained[:8]}), and its test split may hold images learned from; "
             "give the dataset of that training, or train again"
         )
     table = split / SPLIT_TABLE
@@ -30,6 +30,6 @@ def require_trained_on(lineage: Mapping[str, Any], dataset: Dataset, split: Path
     if trained != content:
         raise UserError(
             f"{table} (SHA-256 {content[:8]}) is not the split that the network was trained on "
-            f"({trained[:8] if trained else 'not noted'}), and its test part may hold pictures learned from; "
+            f"({trained[:8] if trained else 'not noted'}), and its test split may hold images learned from; "
             "give the split of that training, or train again"
         )

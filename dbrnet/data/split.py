@@ -1,7 +1,7 @@
-"""Dividing a dataset into train, val and test, and saying how far the parts leak into each other.
+"""Dividing a dataset into train, val and test, and saying how far the splits leak into each other.
 
-split.csv    id,part,group, one row a picture, sorted by id
-split.json   how the split was made, what each part holds, and what is known of leaks
+split.csv    id,split,group, one row an image, sorted by id
+split.json   how the split was made, what each split holds, and what is known of leaks
 """
 
 import csv
@@ -19,17 +19,17 @@ from dbrnet.data.dataset import ClassInfo, Dataset, Sample
 from dbrnet.errors import UserError
 from dbrnet.files import read_json, write_atomically, write_json
 
-PARTS = ("train", "val", "test")
+SPLITS = ("train", "val", "test")
 SPLIT_TABLE = "split.csv"
 SPLIT_FILE = "split.json"
 
-Kind = Literal["groups", "paper"]
+Kind = Literal["groups", "random"]
 Leaks = Literal["no", "yes"]
 
 
 @dataclass(frozen=True)
-class PartCounts:
-    """What one part holds. `images_by_class` counts the defect-free pictures as the background's."""
+class SplitCounts:
+    """What one split holds. `images_by_class` counts the defect-free images as the background's."""
 
     images: int
     groups: int
@@ -38,29 +38,29 @@ class PartCounts:
 
 @dataclass(frozen=True)
 class Split:
-    """Which picture belongs to which part, and how much a score on val or test is worth.
+    """Which image belongs to which split, and how much a score on val or test is worth.
 
-    `leaking_share` is, for val and for test, the share of its pictures whose group is also in train.
+    `leak_rate` is, for val and for test, the share of its images whose group is also in train.
     `leaks` is "yes" where such a share is above 0. `leak_note` is the card's.
     """
 
     kind: Kind
     seed: int
     fractions: tuple[float, float, float]
-    parts: dict[str, tuple[str, ...]]  # part -> ids, ascending
+    ids: dict[str, tuple[str, ...]]  # by split, ascending
     groups: dict[str, str]  # id -> group, as the split was made by
-    counts: dict[str, PartCounts]
+    counts: dict[str, SplitCounts]
     leaks: Leaks
-    leaking_share: dict[str, float]
+    leak_rate: dict[str, float]
     leak_note: str
     content_hash: str  # of the dataset that was split
 
-    def samples(self, dataset: Dataset, part: str) -> tuple[Sample, ...]:
-        """The part's samples, in the order of their ids; `UserError` where the dataset is another one."""
+    def samples(self, dataset: Dataset, split_name: str) -> tuple[Sample, ...]:
+        """The split's samples, in the order of their ids; `UserError` where the dataset is another one."""
         if dataset.card.content_hash != self.content_hash:
             raise UserError(f"{dataset.root} has changed since it was split; run `dbrnet split` again")
         by_id = self.regrouped(dataset).by_id
-        return tuple(by_id[id_] for id_ in self.parts[part])
+        return tuple(by_id[id_] for id_ in self.ids[split_name])
 
     def regrouped(self, dataset: Dataset) -> Dataset:
         """The dataset with the groups by which it was split in place of those that names alone gave."""
@@ -70,11 +70,11 @@ class Split:
         """Write `split.csv` and `split.json` into `folder`."""
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(("id", "part", "group"))
-        rows = ((id_, part, self.groups[id_]) for part, ids in self.parts.items() for id_ in ids)
+        writer.writerow(("id", "split", "group"))
+        rows = ((id_, split_name, self.groups[id_]) for split_name, ids in self.ids.items() for id_ in ids)
         writer.writerows(sorted(rows))
         write_atomically(folder / SPLIT_TABLE, text.getvalue())
-        table = {"parts", "groups"}
+        table = {"ids", "groups"}
         write_json(folder / SPLIT_FILE, {k: v for k, v in asdict(self).items() if k not in table})
 
     @classmethod
@@ -82,19 +82,19 @@ class Split:
         """Read a saved split; raises `UserError` where a file is missing, broken or belies the other."""
         raw = read_json(folder / SPLIT_FILE)
         try:
-            parts, groups = _parse_table((folder / SPLIT_TABLE).read_text())
-            raw["counts"] = {part: PartCounts(**raw["counts"][part]) for part in PARTS}
+            splits, groups = _parse_table((folder / SPLIT_TABLE).read_text())
+            raw["counts"] = {split_name: SplitCounts(**raw["counts"][split_name]) for split_name in SPLITS}
             raw["fractions"] = tuple(raw["fractions"])
-            split = cls(parts=parts, groups=groups, **raw)
+            split = cls(ids=splits, groups=groups, **raw)
         except FileNotFoundError:
             raise UserError(f"{folder / SPLIT_TABLE} does not exist; run `dbrnet split` again") from None
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise UserError(f"{folder} is not a split this version reads ({error}); split again") from None
-        for part in PARTS:
-            listed, counted = len(parts[part]), split.counts[part].images
+        for split_name in SPLITS:
+            listed, counted = len(splits[split_name]), split.counts[split_name].images
             if listed != counted:
                 raise UserError(
-                    f"{folder / SPLIT_TABLE} lists {listed} images in {part}, and {SPLIT_FILE} says "
+                    f"{folder / SPLIT_TABLE} lists {listed} images in {split_name}, and {SPLIT_FILE} says "
                     f"{counted}; split again"
                 )
         return split
@@ -107,47 +107,47 @@ def split_samples(
     kind: Kind,
     fractions: tuple[float, float, float],
     seed: int,
-    former: Split | None = None,
+    previous: Split | None = None,
 ) -> Split:
     """Divide `dataset` into train, val and test of about the given `fractions`.
 
-    `groups` says of each id which pictures show the same thing (the audit finds them).
-    "groups" keeps every group whole and stratifies by class, so that rare classes reach every part.
-    Groups that `former`, a split of an earlier state of the dataset, knew stay in their parts.
-    "paper" is the plain random split by picture of the paper (section 3.1), for comparison: near-copies
+    `groups` says of each id which images show the same thing (the audit finds them).
+    "groups" keeps every group whole and stratifies by class, so that rare classes reach every split.
+    Groups that `previous`, a split of an earlier state of the dataset, knew stay in their splits.
+    "random" is the plain random split by image of the paper (section 3.1), for comparison: near-copies
     fall on both sides of it. The result depends on the samples, not on their order, and on the seed.
-    Raises `UserError` where a class is too rare to reach every part.
+    Raises `UserError` where a class is too rare to reach every split.
     """
     samples = sorted(dataset.regrouped(groups).samples, key=lambda sample: sample.id)
     classes = dataset.card.classes
     _require_enough(samples, classes, kind)
     if kind == "groups":
-        part_of_group = _assign_groups(samples, fractions, seed, _settled(samples, former))
-        assigned = [part_of_group[sample.group] for sample in samples]
+        split_of_group = _assign_groups(samples, fractions, seed, _settled(samples, previous))
+        assigned = [split_of_group[sample.group] for sample in samples]
         _require_reach(samples, assigned, classes)
     else:
         assigned = _assign_at_random(len(samples), fractions, seed)
     held = {
-        part: [s for s, index in zip(samples, assigned, strict=True) if PARTS[index] == part]
-        for part in PARTS
+        split_name: [s for s, index in zip(samples, assigned, strict=True) if SPLITS[index] == split_name]
+        for split_name in SPLITS
     }
-    shares = _leaking_shares(held)
+    shares = _leak_rates(held)
     return Split(
         kind=kind,
         seed=seed,
         fractions=fractions,
-        parts={part: tuple(sample.id for sample in held[part]) for part in PARTS},
+        ids={split_name: tuple(sample.id for sample in held[split_name]) for split_name in SPLITS},
         groups={sample.id: sample.group for sample in samples},
-        counts={part: _count(held[part], classes) for part in PARTS},
+        counts={split_name: _count(held[split_name], classes) for split_name in SPLITS},
         leaks="yes" if any(shares.values()) else "no",
-        leaking_share=shares,
+        leak_rate=shares,
         leak_note=dataset.card.leak_note,
         content_hash=dataset.card.content_hash,
     )
 
 
 def _strata(sample: Sample) -> tuple[int, ...]:
-    """The classes a picture counts for; a defect-free one counts for the background."""
+    """The classes an image counts for; a defect-free one counts for the background."""
     return sample.classes or (0,)
 
 
@@ -158,35 +158,35 @@ def _require_enough(samples: list[Sample], classes: tuple[ClassInfo, ...], kind:
         for label in sample.classes:
             holders[label].add(sample.group if kind == "groups" else sample.id)
     for index, info in enumerate(classes[1:], start=1):
-        if len(holders[index]) < len(PARTS):
+        if len(holders[index]) < len(SPLITS):
             raise UserError(
-                f"class {info.name!r} has {len(holders[index])} {unit}, and needs {len(PARTS)} to reach "
+                f"class {info.name!r} has {len(holders[index])} {unit}, and needs {len(SPLITS)} to reach "
                 "train, val and test; add images of it or drop the class"
             )
-    if len(samples) < len(PARTS):
-        raise UserError(f"the dataset has {len(samples)} images, and a split needs at least {len(PARTS)}")
+    if len(samples) < len(SPLITS):
+        raise UserError(f"the dataset has {len(samples)} images, and a split needs at least {len(SPLITS)}")
 
 
-def _settled(samples: list[Sample], former: Split | None) -> dict[str, int]:
-    """The parts of the groups that a former split knew.
+def _settled(samples: list[Sample], previous: Split | None) -> dict[str, int]:
+    """The splits of the groups that a previous split knew.
 
-    Where new pictures show that two groups of different parts are one, it goes to the part that has had the
+    Where new images show that two groups of different splits are one, it goes to the split that has had the
     more influence on the model, train before val before test: what was learned from must not be scored on.
     """
-    part_of = {id_: PARTS.index(part) for part, ids in former.parts.items() for id_ in ids} if former else {}
-    parts: dict[str, int] = {}
+    split_of = {id_: SPLITS.index(name) for name, ids in previous.ids.items() for id_ in ids} if previous else {}
+    splits: dict[str, int] = {}
     for sample in samples:
-        if (part := part_of.get(sample.id)) is not None:
-            parts[sample.group] = min(part, parts.get(sample.group, part))
-    return parts
+        if (index := split_of.get(sample.id)) is not None:
+            splits[sample.group] = min(index, splits.get(sample.group, index))
+    return splits
 
 
 def _assign_groups(
     samples: list[Sample], fractions: tuple[float, ...], seed: int, settled: dict[str, int]
 ) -> dict[str, int]:
-    """Iterative stratification (Sechidis et al. 2011) over groups: group -> index of its part.
+    """Iterative stratification (Sechidis et al. 2011) over groups: group -> index of its split.
 
-    The rarest class is dealt out first, each of its groups to the part that lacks the largest share
+    The rarest class is dealt out first, each of its groups to the split that lacks the largest share
     of what it should have of that class, the biggest first, while there is still room to even them out.
     """
     sizes = Counter(sample.group for sample in samples)
@@ -201,40 +201,35 @@ def _assign_groups(
     totals = sum(strata.values(), Counter[int]())
     wanted = {label: [fraction * count for fraction in fractions] for label, count in totals.items()}
     groups_left = Counter(label for counts in strata.values() for label in counts)
-    unreached = {label: set(range(len(PARTS))) for label in totals}
-    part_of_group: dict[str, int] = {}
+    unreached = {label: set(range(len(SPLITS))) for label in totals}
+    split_of_group: dict[str, int] = {}
 
-    def assign(group: str, part: int) -> None:
-        part_of_group[group] = part
-        images_wanted[part] -= sizes[group]
+    def assign(group: str, index: int) -> None:
+        split_of_group[group] = index
+        images_wanted[index] -= sizes[group]
         for held, count in strata[group].items():
-            wanted[held][part] -= count
+            wanted[held][index] -= count
             groups_left[held] -= 1
-            unreached[held].discard(part)
+            unreached[held].discard(index)
 
-    for group, part in settled.items():
-        assign(group, part)
-    while len(part_of_group) < len(sizes):
+    for group, index in settled.items():
+        assign(group, index)
+    while len(split_of_group) < len(sizes):
         label = min(+groups_left, key=lambda label: (groups_left[label], label))
         for group in order:
-            if group in part_of_group or label not in strata[group]:
+            if group in split_of_group or label not in strata[group]:
                 continue
-            part = max(
-                _parts_in_need(strata[group], groups_left, unreached),
-                key=lambda part: (
-                    wanted[label][part] / fractions[part],
-                    images_wanted[part] / fractions[part],
-                ),
+            index = max(
+                _splits_in_need(strata[group], groups_left, unreached),
+                key=lambda index: (wanted[label][index] / fractions[index], images_wanted[index] / fractions[index]),
             )
-            assign(group, part)
-    return part_of_group
+            assign(group, index)
+    return split_of_group
 
 
-def _parts_in_need(
-    held: Iterable[int], groups_left: Counter[int], unreached: dict[int, set[int]]
-) -> list[int]:
-    """The parts a group may go to: where a class is down to its last groups, those still without it."""
-    allowed = set(range(len(PARTS)))
+def _splits_in_need(held: Iterable[int], groups_left: Counter[int], unreached: dict[int, set[int]]) -> list[int]:
+    """The splits a group may go to: where a class is down to its last groups, those still without it."""
+    allowed = set(range(len(SPLITS)))
     for label in sorted(held, key=lambda label: (groups_left[label], label)):
         if groups_left[label] <= len(unreached[label]):
             allowed = (allowed & unreached[label]) or allowed
@@ -242,10 +237,10 @@ def _parts_in_need(
 
 
 def _require_reach(samples: list[Sample], assigned: list[int], classes: tuple[ClassInfo, ...]) -> None:
-    reached = {(label, part) for s, part in zip(samples, assigned, strict=True) for label in s.classes}
+    reached = {(label, place) for s, place in zip(samples, assigned, strict=True) for label in s.classes}
     for index, info in enumerate(classes[1:], start=1):
-        for part, name in enumerate(PARTS):
-            if (index, part) not in reached:
+        for place, name in enumerate(SPLITS):
+            if (index, place) not in reached:
                 raise UserError(
                     f"class {info.name!r} does not reach {name} with this seed, since its groups hold "
                     "other rare classes too; choose another split.seed or add images of it"
@@ -256,30 +251,33 @@ def _assign_at_random(images: int, fractions: tuple[float, ...], seed: int) -> l
     bounds = [round(images * share) for share in accumulate(fractions)][:-1]
     ranks = np.random.default_rng(seed).permutation(images)
     assigned: list[int] = np.searchsorted(bounds, ranks, side="right").tolist()
-    for part, name in enumerate(PARTS):
-        if part not in assigned:
-            raise UserError(f"{images} images are too few to give {name} a share of {fractions[part]:g}")
+    for index, name in enumerate(SPLITS):
+        if index not in assigned:
+            raise UserError(f"{images} images are too few to give {name} a share of {fractions[index]:g}")
     return assigned
 
 
-def _leaking_shares(held: dict[str, list[Sample]]) -> dict[str, float]:
+def _leak_rates(held: dict[str, list[Sample]]) -> dict[str, float]:
     trained = {sample.group for sample in held["train"]}
-    return {part: sum(s.group in trained for s in held[part]) / len(held[part]) for part in PARTS[1:]}
+    return {
+        split_name: sum(s.group in trained for s in held[split_name]) / len(held[split_name])
+        for split_name in SPLITS[1:]
+    }
 
 
-def _count(samples: list[Sample], classes: tuple[ClassInfo, ...]) -> PartCounts:
+def _count(samples: list[Sample], classes: tuple[ClassInfo, ...]) -> SplitCounts:
     present = Counter(label for sample in samples for label in _strata(sample))
     by_class = {info.name: present[index] for index, info in enumerate(classes)}
-    return PartCounts(len(samples), len({sample.group for sample in samples}), by_class)
+    return SplitCounts(len(samples), len({sample.group for sample in samples}), by_class)
 
 
 def _parse_table(text: str) -> tuple[dict[str, tuple[str, ...]], dict[str, str]]:
-    """The ids of each part, and the group of each id."""
+    """The ids of each split, and the group of each id."""
     rows: list[dict[str, Any]] = list(csv.DictReader(io.StringIO(text)))
-    ids: dict[str, list[str]] = {part: [] for part in PARTS}
+    ids: dict[str, list[str]] = {split_name: [] for split_name in SPLITS}
     for row in rows:
-        ids[row["part"]].append(row["id"])
+        ids[row["split"]].append(row["id"])
     groups = {row["id"]: row["group"] for row in rows}
     if len(groups) != len(rows):
         raise ValueError(f"an id is listed twice in {SPLIT_TABLE}")
-    return {part: tuple(sorted(listed)) for part, listed in ids.items()}, groups
+    return {split_name: tuple(sorted(listed)) for split_name, listed in ids.items()}, groups

@@ -1,6 +1,6 @@
-"""The built-in data: a seeded generator of steel-strip pictures in Severstal's own layout.
+"""The built-in data: a seeded generator of steel-strip images in Severstal's own layout.
 
-    train.csv                ImageId,ClassId,EncodedPixels: one row a picture and class, defective ones only
+    train.csv                ImageId,ClassId,EncodedPixels: one row an image and class, defective ones only
     train_images/*.jpg       <strip>_<copy>.jpg, such as s00012_r0.jpg and s00012_r180.jpg
 
 A strip is drawn once: rolled texture, uneven light, what dirties a strip without being a defect, and its
@@ -42,9 +42,9 @@ _COPIES = {"r0": (1, 1), "r180": (-1, -1), "fh": (1, -1), "fv": (-1, 1)}  # name
 
 
 def generate(out: Path, *, images: int = 200, seed: int = 0) -> None:
-    """Write `images` pictures of `HEIGHT` x `WIDTH` and their `train.csv` into the folder `out`.
+    """Write `images` images of `HEIGHT` x `WIDTH` and their `train.csv` into the folder `out`.
 
-    The same seed and number of pictures give the same bytes. What `out` held is replaced.
+    The same seed and number of images give the same bytes. What `out` held is replaced.
     """
     table = io.StringIO()
     writer = csv.writer(table, lineterminator="\n")
@@ -58,7 +58,7 @@ def generate(out: Path, *, images: int = 200, seed: int = 0) -> None:
 
 
 def _photographs(images: int, rng: np.random.Generator) -> Iterator[tuple[str, bytes, dict[int, Region]]]:
-    """Yield the name, the JPEG and the region of each class, one picture after the other."""
+    """Yield the name, the JPEG and the region of each class, one image after the other."""
     strip, deck = 0, list[tuple[int, ...]]()
     while images:
         deck = deck or [_DECK[index] for index in rng.permutation(len(_DECK))]
@@ -83,9 +83,7 @@ def _draw_strip(labels: tuple[int, ...], rng: np.random.Generator) -> tuple[Plan
         wanted = rng.integers(1, 4)
         for _ in range(8):  # where there is no room left, there are fewer
             shape, relief = _DEFECTS[label](rng)
-            shape = (
-                cv2.morphologyEx(shape.astype(np.uint8), cv2.MORPH_OPEN, _DISC) > 0
-            )  # nobody labels slivers
+            shape = cv2.morphologyEx(shape.astype(np.uint8), cv2.MORPH_OPEN, _DISC) > 0  # nobody labels slivers
             if not shape.any() or not free[shape].all():
                 continue
             steel += cv2.GaussianBlur(shape.astype(np.float32), (0, 0), 0.8) * relief
@@ -130,10 +128,8 @@ def _roll(rng: np.random.Generator) -> Plane:
     return steel.astype(np.float32)
 
 
-def _grid(
-    rng: np.random.Generator, half_height: float, half_width: float, tilt: float
-) -> tuple[Plane, Plane]:
-    """Coordinates, in half-extents, around a random centre that keeps most of the shape in the picture."""
+def _grid(rng: np.random.Generator, half_height: float, half_width: float, tilt: float) -> tuple[Plane, Plane]:
+    """Coordinates, in half-extents, around a random centre that keeps most of the shape in the image."""
     y0 = rng.uniform(min(half_height, HEIGHT / 2), max(HEIGHT - half_height, HEIGHT / 2))
     x0 = rng.uniform(min(half_width, WIDTH / 2), max(WIDTH - half_width, WIDTH / 2))
     y, x = np.mgrid[:HEIGHT, :WIDTH].astype(np.float32)
@@ -153,7 +149,7 @@ def _oil_stain(rng: np.random.Generator) -> Plane:
 
 
 def _light_streak(rng: np.random.Generator) -> Plane:
-    """A reflection: a soft bright band across the whole picture."""
+    """A reflection: a soft bright band across the whole image."""
     v, _ = _grid(rng, rng.uniform(5, 14), WIDTH, rng.uniform(-0.03, 0.03))
     return (rng.uniform(0.04, 0.1) * np.exp(-(v**2))).astype(np.float32)
 

@@ -1,9 +1,9 @@
 """How far new data have moved from what the champion learned: the statistics, on numbers alone.
 
-A shift is a distance between two distributions, from 0 (the same) to 1 (nothing in common): of a
-picture's feature the Kolmogorov-Smirnov distance, of the classes the Jensen-Shannon distance. Pictures of
+A shift is a distance between two distributions, from 0 (the same) to 1 (nothing in common): of an
+image's feature the Kolmogorov-Smirnov distance, of the classes the Jensen-Shannon distance. Images of
 one group are near-copies and no independent evidence: each group weighs one, shared out among its
-pictures, and counts as one observation where a distance is held against what chance alone reaches.
+images, and counts as one observation where a distance is held against what chance alone reaches.
 """
 
 from collections.abc import Sequence
@@ -33,14 +33,9 @@ class Shift:
 
 
 def compare_values(
-    reference: Values,
-    reference_groups: Sequence[str],
-    new: Values,
-    new_groups: Sequence[str],
-    *,
-    comparisons: int,
+    reference: Values, reference_groups: Sequence[str], new: Values, new_groups: Sequence[str], *, comparisons: int
 ) -> Shift:
-    """The shift of one feature [N] of the reference's pictures to that [M] of the new ones.
+    """The shift of one feature [N] of the reference's images to that [M] of the new ones.
 
     `comparisons` features are looked at together and share `FALSE_ALARMS` (Bonferroni). The chance bound is
     Kolmogorov's, for as many observations as there are groups: likeness inside groups only lowers the truth.
@@ -49,9 +44,7 @@ def compare_values(
     groups = (len(set(reference_groups)), len(set(new_groups)))
     bound = kstwobign.isf(FALSE_ALARMS / comparisons) * np.sqrt(1 / groups[0] + 1 / groups[1])
     return Shift(
-        distance=ks_distance(reference, weights, new, new_weights),
-        chance=min(1.0, float(bound)),
-        groups=groups,
+        distance=ks_distance(reference, weights, new, new_weights), chance=min(1.0, float(bound)), groups=groups
     )
 
 
@@ -63,7 +56,7 @@ def compare_classes(
     *,
     classes: int,
 ) -> Shift:
-    """The shift of the class balance; each picture is given as the defect ids that it holds.
+    """The shift of the class balance; each image is given as the defect ids that it holds.
 
     The chance bound is Pearson's chi-squared: for samples of n and m from the same k classes, the squared
     distance is at most chi-squared of k - 1 degrees times (1/n + 1/m) / 4 (Topsoe 2000: the
@@ -74,15 +67,11 @@ def compare_classes(
     groups = (len(set(reference_groups)), len(set(new_groups)))
     seen = int(np.count_nonzero(before + after))
     spread = chi2.isf(FALSE_ALARMS, max(seen - 1, 1)) * (1 / groups[0] + 1 / groups[1])
-    return Shift(
-        distance=js_distance(before, after),
-        chance=min(1.0, float(np.sqrt(spread / 4))),
-        groups=groups,
-    )
+    return Shift(distance=js_distance(before, after), chance=min(1.0, float(np.sqrt(spread / 4))), groups=groups)
 
 
 def group_weights(groups: Sequence[str]) -> Values:
-    """Each picture's weight [N], all of them 1 together: equal for each group, and for each picture in it."""
+    """Each image's weight [N], all of them 1 together: equal for each group, and for each image in it."""
     _, which, counts = np.unique(np.asarray(groups), return_inverse=True, return_counts=True)
     weights: Values = 1.0 / (counts[which] * len(counts))
     return weights
@@ -99,7 +88,7 @@ def ks_distance(reference: Values, reference_weights: Values, new: Values, new_w
 
 
 def class_balance(labels: Sequence[Sequence[int]], groups: Sequence[str], classes: int) -> Values:
-    """The share of each class [C], background first: a picture is shared out among the defects it holds."""
+    """The share of each class [C], background first: an image is shared out among the defects it holds."""
     balance = np.zeros(classes)
     for held, weight in zip(labels, group_weights(groups), strict=True):
         for label in held or (0,):

@@ -1,6 +1,6 @@
-"""How far a figure would vary with other pictures: intervals from resampling whole groups of them.
+"""How far a figure would vary with other images: intervals from resampling whole groups of them.
 
-Pictures of one group show the same thing, so that they are no independent evidence; pixels are even less.
+Images of one group show the same thing, so that they are no independent evidence; pixels are even less.
 Groups are drawn with replacement, as many as there are, and the figure is computed anew from what was drawn
 (Efron and Tibshirani 1993, "An Introduction to the Bootstrap": percentile intervals). Two models are compared
 in one call, with the counts of both in each group's row: both are then scored on the same draws.
@@ -35,12 +35,7 @@ class Estimate:
 
 
 def estimate(
-    counts: NDArray[np.int64],
-    statistic: Statistic,
-    *,
-    confidence: float,
-    resamples: int = RESAMPLES,
-    seed: int = SEED,
+    counts: NDArray[np.int64], statistic: Statistic, *, confidence: float, resamples: int = RESAMPLES, seed: int = SEED
 ) -> dict[str, Estimate]:
     """Each figure of `statistic` with its interval, from `counts` [G, K], a row a group.
 
@@ -51,18 +46,14 @@ def estimate(
     """
     if len(counts) == 0:
         raise ValueError("no group to resample")
-    values = {
-        name: float(value[0]) for name, value in statistic(counts.sum(axis=0, dtype=float)[None]).items()
-    }
+    values = {name: float(value[0]) for name, value in statistic(counts.sum(axis=0, dtype=float)[None]).items()}
     if len(counts) == 1:
         return {name: _estimate(value, np.empty(0), 1, confidence) for name, value in values.items()}
     drawn = statistic(_resampled(counts.astype(np.float64), resamples, np.random.default_rng(seed)))
     return {name: _estimate(value, drawn[name], resamples, confidence) for name, value in values.items()}
 
 
-def _resampled(
-    counts: NDArray[np.float64], resamples: int, random: np.random.Generator
-) -> NDArray[np.float64]:
+def _resampled(counts: NDArray[np.float64], resamples: int, random: np.random.Generator) -> NDArray[np.float64]:
     """The sums of `counts` [G, K] over G groups drawn with replacement, [R, K]."""
     groups = len(counts)
     rows = max(1, CHUNK // groups)

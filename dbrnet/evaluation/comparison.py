@@ -1,23 +1,17 @@
-"""Candidate and champion on the same pictures: what differs, how surely, and where it can be seen."""
+"""Candidate and champion on the same images: what differs, how surely, and where it can be seen."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dbrnet.data.dataset import Dataset
 from dbrnet.evaluation.bootstrap import Estimate, estimate
 from dbrnet.evaluation.figures import defect_counts, figures, group_counts, to_dicts
-from dbrnet.evaluation.gallery import overlays
-from dbrnet.evaluation.predictions import Evaluation, PictureResult, Predict, predict_one
-from dbrnet.files import write_atomically
+from dbrnet.evaluation.predictions import Evaluation, ImageResult
 
-SHOWN = 12  # pictures, of as many groups
+SHOWN = 12  # images, of as many groups
 DIFFERENCE = "difference of "  # before a figure's name
-PANELS = "disagreements"  # the folder of their panels
 
 
 @dataclass(frozen=True)
@@ -39,12 +33,12 @@ class Comparison:
 
 
 def compare(candidate: Evaluation, champion: Evaluation, confidence: float) -> Comparison:
-    """Compare two models that answered the same pictures.
+    """Compare two models that answered the same images.
 
-    Both are scored on the same draws of groups, so that what makes a picture hard for both cancels out of
-    the difference. Raises ValueError where the pictures are not the same ones.
+    Both are scored on the same draws of groups, so that what makes an image hard for both cancels out of
+    the difference. Raises ValueError where the images are not the same ones.
     """
-    _require_same_pictures(candidate, champion)
+    _require_same_images(candidate, champion)
     classes, counts = candidate.classes, group_counts(candidate)
     own = counts.shape[1]
 
@@ -61,10 +55,10 @@ def compare(candidate: Evaluation, champion: Evaluation, confidence: float) -> C
 
 @dataclass(frozen=True)
 class Disagreement:
-    """A picture on which the candidate does better or worse than the champion."""
+    """An image on which the candidate does better or worse than the champion."""
 
-    candidate: PictureResult
-    champion: PictureResult
+    candidate: ImageResult
+    champion: ImageResult
 
     @property
     def change(self) -> float:
@@ -72,20 +66,16 @@ class Disagreement:
         return (_wrong(self.champion) - _wrong(self.candidate)) / int(self.candidate.confusion.sum())
 
 
-def choose_disagreements(
-    candidate: Evaluation, champion: Evaluation, count: int = SHOWN
-) -> list[Disagreement]:
-    """The up to `count` pictures with the largest changes, one a group at most; the worst regression first.
+def choose_disagreements(candidate: Evaluation, champion: Evaluation, count: int = SHOWN) -> list[Disagreement]:
+    """The up to `count` images with the largest changes, one a group at most; the worst regression first.
 
     Half of the places are kept for regressions, where there are so many: however much better a candidate is,
     what it does worse is seen.
     """
-    _require_same_pictures(candidate, champion)
-    pairs = zip(candidate.pictures, champion.pictures, strict=True)
+    _require_same_images(candidate, champion)
+    pairs = zip(candidate.images, champion.images, strict=True)
     changed = [one for one in (Disagreement(*pair) for pair in pairs) if one.change]
-    regressions = sorted(
-        (one for one in changed if one.change < 0), key=lambda one: (one.change, one.candidate.id)
-    )
+    regressions = sorted((one for one in changed if one.change < 0), key=lambda one: (one.change, one.candidate.id))
     largest = sorted(changed, key=lambda one: (-abs(one.change), one.candidate.id))
     chosen: dict[str, Disagreement] = {}
     for limit, some in ((count // 2, regressions), (count, largest)):
@@ -95,40 +85,11 @@ def choose_disagreements(
     return sorted(chosen.values(), key=lambda one: (one.change, one.candidate.id))
 
 
-def show_disagreements(
-    chosen: Sequence[Disagreement],
-    dataset: Dataset,
-    candidate: Predict,
-    champion: Predict,
-    folder: Path,
-) -> list[dict[str, Any]]:
-    """Predict the chosen pictures again and write their panels below `folder`; what JSON says of each."""
-    shown = []
-    for number, one in enumerate(chosen, start=1):
-        sample = dataset.by_id[one.candidate.id]
-        image = dataset.image(sample)
-        answers = {"champion": champion, "candidate": candidate}
-        masks = {name: predict_one(predict, image)[0] for name, predict in answers.items()}
-        drawn = overlays(image, {"ground truth": dataset.mask(sample), **masks}, dataset.card.classes)
-        panels = {caption: f"{PANELS}/{number:02}-{caption.replace(' ', '-')}.jpg" for caption in drawn}
-        for caption, path in panels.items():
-            write_atomically(folder / path, drawn[caption])
-        shown.append({
-            "id": one.candidate.id,
-            "group": one.candidate.group,
-            "change": one.change,
-            "candidate_iou": one.candidate.scores.miou_defects,
-            "champion_iou": one.champion.scores.miou_defects,
-            "panels": panels,
-        })  # fmt: skip
-    return shown
+def _wrong(image: ImageResult) -> int:
+    return image.missed_pixels + image.false_pixels + image.confused_pixels
 
 
-def _wrong(picture: PictureResult) -> int:
-    return picture.missed_pixels + picture.false_pixels + picture.confused_pixels
-
-
-def _require_same_pictures(one: Evaluation, other: Evaluation) -> None:
-    pictures = [[(picture.id, picture.group) for picture in side.pictures] for side in (one, other)]
-    if pictures[0] != pictures[1] or one.classes != other.classes:
-        raise ValueError("the two models were not evaluated on the same pictures and classes")
+def _require_same_images(one: Evaluation, other: Evaluation) -> None:
+    images = [[(image.id, image.group) for image in side.images] for side in (one, other)]
+    if images[0] != images[1] or one.classes != other.classes:
+        raise ValueError("the two models were not evaluated on the same images and classes")

@@ -8,17 +8,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dbrnet.evaluation.bootstrap import RESAMPLES, SEED, Estimate, estimate
-from dbrnet.evaluation.inspection import SIZES
-from dbrnet.evaluation.predictions import Evaluation, PictureResult
+from dbrnet.evaluation.defect_metrics import SIZES
+from dbrnet.evaluation.predictions import Evaluation, ImageResult
 
 Floats = NDArray[np.float64]
 
 
 def group_counts(evaluation: Evaluation) -> NDArray[np.int64]:
-    """The counts of each group's pictures added up, [G, K]; groups in the order of their names."""
+    """The counts of each group's images added up, [G, K]; groups in the order of their names."""
     rows: dict[str, NDArray[np.int64]] = {}
-    for picture in evaluation.pictures:
-        rows[picture.group] = rows.get(picture.group, 0) + _row(picture)
+    for image in evaluation.images:
+        rows[image.group] = rows.get(image.group, 0) + _row(image)
     return np.stack([rows[group] for group in sorted(rows)])
 
 
@@ -46,7 +46,7 @@ def figures(sums: Floats, classes: Sequence[str]) -> dict[str, Floats]:
         **_named("defect_recall/class", defects, recall),
         **_named("defect_recall/size", SIZES, by_size),
         **_named("defect_precision/class", defects, precision),
-        "false_alarms": _ratio(of["alarms"], of["defect_free"]),
+        "false_positives": _ratio(of["alarms"], of["defect_free"]),
         "flagged_share": _ratio(of["flagged"], of["defect_free"]),
         "boundary_f1": _mean(boundary),
         **_named("boundary_f1", defects, boundary),
@@ -67,14 +67,14 @@ def describe(evaluation: Evaluation, found: Mapping[str, Estimate], confidence: 
         "bootstrap": {
             "resamples": RESAMPLES,
             "confidence": confidence,
-            "groups": len({picture.group for picture in evaluation.pictures}),
+            "groups": len({image.group for image in evaluation.images}),
             "seed": SEED,
         },
         "defects": defect_counts(evaluation),
         "confusion": evaluation.confusion.tolist(),
-        "pictures": len(evaluation.pictures),
+        "images": len(evaluation.images),
         "defect_free": len(evaluation.defect_free),
-        "false_alarms": len(evaluation.false_alarms),
+        "false_positives": len(evaluation.false_positives),
         "defective": len(evaluation.defective),
         "missed": len(evaluation.missed),
     }
@@ -92,17 +92,11 @@ def defect_counts(evaluation: Evaluation) -> dict[str, Any]:
     by_size = {"true": true.sum(axis=0), "found": found.sum(axis=0)}
     by_class = {"true": true.sum(axis=1), "found": found.sum(axis=1)}
     by_class |= {name: of[name][0] for name in ("predicted", "correct")}
-    return {
-        "by_class": _rows(evaluation.classes[1:], by_class),
-        "by_size": _rows(SIZES, by_size),
-    }
+    return {"by_class": _rows(evaluation.classes[1:], by_class), "by_size": _rows(SIZES, by_size)}
 
 
 def _rows(names: Sequence[str], columns: dict[str, NDArray[np.int64]]) -> dict[str, dict[str, int]]:
-    return {
-        name: {what: int(counts[index]) for what, counts in columns.items()}
-        for index, name in enumerate(names)
-    }
+    return {name: {what: int(counts[index]) for what, counts in columns.items()} for index, name in enumerate(names)}
 
 
 def _shapes(classes: int) -> dict[str, tuple[int, ...]]:
@@ -117,15 +111,13 @@ def _shapes(classes: int) -> dict[str, tuple[int, ...]]:
     }
 
 
-def _row(picture: PictureResult) -> NDArray[np.int64]:
-    """All that is counted of one picture, [K]."""
-    defect_free = picture.defect_pixels == 0
-    alarms = picture.predicted_defects if defect_free else 0
+def _row(image: ImageResult) -> NDArray[np.int64]:
+    """All that is counted of one image, [K]."""
+    defect_free = image.defect_pixels == 0
+    alarms = image.predicted_defects if defect_free else 0
     clean = {"defect_free": defect_free, "alarms": alarms, "flagged": alarms > 0}
-    counts = {"confusion": picture.confusion, **vars(picture.inspection), **clean}
-    return np.concatenate([np.ravel(counts[name]) for name in _shapes(len(picture.confusion))]).astype(
-        np.int64
-    )
+    counts = {"confusion": image.confusion, **vars(image.defects), **clean}
+    return np.concatenate([np.ravel(counts[name]) for name in _shapes(len(image.confusion))]).astype(np.int64)
 
 
 def _by_name(sums: NDArray[Any], classes: int) -> dict[str, NDArray[Any]]:
@@ -133,10 +125,7 @@ def _by_name(sums: NDArray[Any], classes: int) -> dict[str, NDArray[Any]]:
     shapes = _shapes(classes)
     ends = np.cumsum([prod(shape) for shape in shapes.values()])
     parts = np.split(sums, ends[:-1], axis=1)
-    return {
-        name: part.reshape(len(sums), *shape)
-        for (name, shape), part in zip(shapes.items(), parts, strict=True)
-    }
+    return {name: part.reshape(len(sums), *shape) for (name, shape), part in zip(shapes.items(), parts, strict=True)}
 
 
 def _ratio(part: Floats, whole: Floats) -> Floats:

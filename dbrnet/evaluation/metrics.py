@@ -1,4 +1,4 @@
-"""Scores of a segmentation, all of them from one confusion matrix counted over a whole set of pictures.
+"""Scores of a segmentation, all of them from one confusion matrix counted over a whole set of images.
 
 The rule for absent classes: a class with no pixel in the ground truth and none in the predictions, over the
 whole set, has no IoU. It is listed under `absent` and left out of every mean. A class that is present but
@@ -47,7 +47,7 @@ def confusion_matrix(prediction: NDArray[np.uint8], target: NDArray[np.uint8], c
 
 @dataclass(frozen=True)
 class Scores:
-    """Scores over a set of pictures, each a share in 0..1; None where there is nothing to divide by.
+    """Scores over a set of images, each a share in 0..1; None where there is nothing to divide by.
 
     The keys of the mappings are class names in the order of the ids, the background first.
     """

@@ -1,6 +1,6 @@
 """Does a runtime say what PyTorch says, and what does it cost where it does not?
 
-Measured on the file as it is deployed, on every picture of a part.
+Measured on the file as it is deployed, on every image of a split.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -17,10 +17,10 @@ from dbrnet.progress import progress
 
 ClassIds = NDArray[np.uint8]  # [N, H, W]
 Logits = NDArray[np.float32]  # [N, C, H, W]
-# Pictures uint8 RGB [N, H, W, 3] in; class ids and the logits that they follow from out.
+# Images uint8 RGB [N, H, W, 3] in; class ids and the logits that they follow from out.
 PredictWithLogits = Callable[[NDArray[np.uint8]], tuple[ClassIds, Logits]]
 
-# The runtimes take turns on so many pictures: one whose threads still spin slows the next one down.
+# The runtimes take turns on so many images: one whose threads still spin slows the next one down.
 TURN = 16
 
 
@@ -33,7 +33,7 @@ class Parity:
     miou_change: float  # its mIoU minus PyTorch's
     iou_change: dict[str, float | None]  # by class; None: absent from one of the two
     scores: Scores
-    pictures: int
+    images: int
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON; scores beside the differences."""
@@ -47,22 +47,19 @@ class Parity:
             # NaN is no JSON; None reads as not measured, which the gate rejects.
             "max_logit_difference": logits if isfinite(logits) else None,
             "differing_pixels": self.differing_pixels,
-            "pictures": self.pictures,
+            "images": self.images,
         }
 
 
 def measure_parity(
-    reference: PredictWithLogits,
-    runtimes: Mapping[str, PredictWithLogits],
-    dataset: Dataset,
-    ids: Sequence[str],
+    reference: PredictWithLogits, runtimes: Mapping[str, PredictWithLogits], dataset: Dataset, ids: Sequence[str]
 ) -> dict[str, Parity]:
-    """Run `reference` and each of `runtimes` on the pictures `ids`, each at its native size; by name.
+    """Run `reference` and each of `runtimes` on the images `ids`, each at its native size; by name.
 
-    Raises ValueError where there is no picture, or a runtime's answer has another shape.
+    Raises ValueError where there is no image, or a runtime's answer has another shape.
     """
     if not ids:
-        raise ValueError("parity needs at least one picture")
+        raise ValueError("parity needs at least one image")
     classes = tuple(info.name for info in dataset.card.classes)
     expected = np.zeros((len(classes), len(classes)), np.int64)
     counts = {name: _Count(expected.copy()) for name in runtimes}
@@ -82,19 +79,19 @@ def measure_parity(
 
 
 class _Count:
-    """Adds up one runtime's pictures."""
+    """Adds up one runtime's images."""
 
     def __init__(self, confusion: Confusion) -> None:
         self.confusion = confusion
         self.logit_difference = 0.0
         self.differing = self.pixels = 0
 
-    def add(
-        self, mask: ClassIds, logits: Logits, expected: ClassIds, expected_logits: Logits, truth: ClassIds
-    ) -> None:
+    def add(self, mask: ClassIds, logits: Logits, expected: ClassIds, expected_logits: Logits, truth: ClassIds) -> None:
         if mask.shape != expected.shape or logits.shape != expected_logits.shape:
-            raise ValueError(f"answers {mask.shape} and logits {logits.shape} instead of "
-                             f"{expected.shape} and {expected_logits.shape}")  # fmt: skip
+            raise ValueError(
+                f"answers {mask.shape} and logits {logits.shape} instead of "
+                f"{expected.shape} and {expected_logits.shape}"
+            )
         # np.maximum keeps a NaN, which a plain max() could lose.
         difference = np.abs(logits - expected_logits).max()
         self.logit_difference = float(np.maximum(self.logit_difference, difference))
@@ -102,7 +99,7 @@ class _Count:
         self.pixels += mask.size
         self.confusion += confusion_matrix(mask, truth, len(self.confusion))
 
-    def result(self, target: Scores, classes: Sequence[str], pictures: int) -> Parity:
+    def result(self, target: Scores, classes: Sequence[str], images: int) -> Parity:
         scores = Scores.from_confusion(self.confusion, classes)
         return Parity(
             max_logit_difference=self.logit_difference,
@@ -110,7 +107,7 @@ class _Count:
             miou_change=scores.miou - target.miou,
             iou_change={name: _change(scores.iou[name], target.iou[name]) for name in classes},
             scores=scores,
-            pictures=pictures,
+            images=images,
         )
 
 

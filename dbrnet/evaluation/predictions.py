@@ -1,4 +1,4 @@
-"""Running a model over the pictures of a part, at their native size, and keeping what the scores need."""
+"""Running a model over the images of a split, at their native size, and keeping what the scores need."""
 
 import csv
 import io
@@ -11,14 +11,14 @@ from numpy.typing import NDArray
 
 from dbrnet.data.dataset import Dataset, Image, Mask
 from dbrnet.errors import UserError
-from dbrnet.evaluation.inspection import USUAL, Inspection, Rules, inspect
+from dbrnet.evaluation.defect_metrics import DEFAULT_RULES, DefectCounts, MatchRules, count_defects
 from dbrnet.evaluation.metrics import Confusion, Scores, confusion_matrix
 from dbrnet.progress import progress
 
-# RGB pictures uint8 [N, H, W, 3] in; class ids uint8 [N, H, W] and their confidences float32 [N, H, W] out.
+# RGB images uint8 [N, H, W, 3] in; class ids uint8 [N, H, W] and their confidences float32 [N, H, W] out.
 Predict = Callable[[NDArray[np.uint8]], tuple[NDArray[np.uint8], NDArray[np.float32]]]
 
-PICTURES_TABLE = "pictures.csv"
+IMAGES_TABLE = "images.csv"
 TABLE_COLUMNS = (
     *("id", "group", "miou", "miou_defects", "pixel_accuracy"),
     *("defect_pixels", "missed_pixels", "false_pixels", "confused_pixels"),
@@ -27,14 +27,14 @@ TABLE_COLUMNS = (
 
 
 @dataclass(frozen=True)
-class PictureResult:
-    """What became of one picture; that of its pixels follows from its confusion matrix."""
+class ImageResult:
+    """What became of one image; that of its pixels follows from its confusion matrix."""
 
     id: str
     group: str
-    confusion: Confusion  # [C, C], this picture's pixels alone
+    confusion: Confusion  # [C, C], this image's pixels alone
     confidence: float  # mean over its pixels
-    inspection: Inspection  # its defects and outlines
+    defects: DefectCounts  # its defects and outlines
 
     @property
     def defect_pixels(self) -> int:
@@ -65,77 +65,77 @@ class PictureResult:
     @property
     def true_defects(self) -> int:
         """Connected defects in the ground truth."""
-        return int(self.inspection.true.sum())
+        return int(self.defects.true.sum())
 
     @property
     def found_defects(self) -> int:
         """Those of them that were found."""
-        return int(self.inspection.found.sum())
+        return int(self.defects.found.sum())
 
     @property
     def predicted_defects(self) -> int:
         """Connected defects in the prediction."""
-        return int(self.inspection.predicted.sum())
+        return int(self.defects.predicted.sum())
 
     @property
     def false_defects(self) -> int:
         """Those of them that are not there, or are of another class."""
-        return self.predicted_defects - int(self.inspection.correct.sum())
+        return self.predicted_defects - int(self.defects.correct.sum())
 
     @cached_property
     def scores(self) -> Scores:
-        """The picture's own scores, over the classes present or predicted in it, named by their ids."""
+        """The image's own scores, over the classes present or predicted in it, named by their ids."""
         return Scores.from_confusion(self.confusion, [str(index) for index in range(len(self.confusion))])
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The results of all pictures of a part."""
+    """The results of all images of a split."""
 
     classes: tuple[str, ...]  # names in id order, the background first
-    pictures: tuple[PictureResult, ...]
+    images: tuple[ImageResult, ...]
 
     @cached_property
     def confusion(self) -> Confusion:
         """Pixels over the whole set by true class (row) and predicted class (column), [C, C]."""
-        return np.sum([picture.confusion for picture in self.pictures], axis=0, dtype=np.int64)
+        return np.sum([image.confusion for image in self.images], axis=0, dtype=np.int64)
 
     @cached_property
     def scores(self) -> Scores:
-        """The set's scores, from the set's confusion matrix and not as a mean over pictures."""
+        """The set's scores, from the set's confusion matrix and not as a mean over images."""
         return Scores.from_confusion(self.confusion, self.classes)
 
     @property
-    def defect_free(self) -> tuple[PictureResult, ...]:
-        """The pictures without a defect in the ground truth."""
-        return tuple(picture for picture in self.pictures if not picture.defect_pixels)
+    def defect_free(self) -> tuple[ImageResult, ...]:
+        """The images without a defect in the ground truth."""
+        return tuple(image for image in self.images if not image.defect_pixels)
 
     @property
-    def false_alarms(self) -> tuple[PictureResult, ...]:
-        """The defect-free pictures with at least one pixel predicted to be a defect."""
-        return tuple(picture for picture in self.defect_free if picture.flagged_pixels)
+    def false_positives(self) -> tuple[ImageResult, ...]:
+        """The defect-free images with at least one pixel predicted to be a defect."""
+        return tuple(image for image in self.defect_free if image.flagged_pixels)
 
     @property
-    def defective(self) -> tuple[PictureResult, ...]:
-        """The pictures with a defect in the ground truth."""
-        return tuple(picture for picture in self.pictures if picture.defect_pixels)
+    def defective(self) -> tuple[ImageResult, ...]:
+        """The images with a defect in the ground truth."""
+        return tuple(image for image in self.images if image.defect_pixels)
 
     @property
-    def missed(self) -> tuple[PictureResult, ...]:
-        """The defective pictures in which no pixel at all is predicted to be a defect."""
-        return tuple(picture for picture in self.defective if not picture.flagged_pixels)
+    def missed(self) -> tuple[ImageResult, ...]:
+        """The defective images in which no pixel at all is predicted to be a defect."""
+        return tuple(image for image in self.defective if not image.flagged_pixels)
 
     def images_by_class(self) -> dict[str, int]:
-        """Class name -> pictures whose ground truth holds it."""
-        held = np.sum([picture.confusion.any(axis=1) for picture in self.pictures], axis=0)
+        """Class name -> images whose ground truth holds it."""
+        held = np.sum([image.confusion.any(axis=1) for image in self.images], axis=0)
         return dict(zip(self.classes, held.tolist(), strict=True))
 
     def table(self) -> str:
-        """One CSV row a picture: id, group, scores, wrong pixels by kind, defects, mean confidence."""
+        """One CSV row an image: id, group, scores, wrong pixels by kind, defects, mean confidence."""
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(TABLE_COLUMNS)
-        for one in self.pictures:
+        for one in self.images:
             defects = one.scores.miou_defects
             shares = (one.scores.miou, defects, one.scores.pixel_accuracy)
             pixels = (one.defect_pixels, one.missed_pixels, one.false_pixels, one.confused_pixels)
@@ -146,17 +146,15 @@ class Evaluation:
 
 
 def evaluate(
-    predict: Predict, dataset: Dataset, ids: Sequence[str], rules: Rules = USUAL, label: str = "evaluate"
+    predict: Predict, dataset: Dataset, ids: Sequence[str], rules: MatchRules = DEFAULT_RULES, label: str = "evaluate"
 ) -> Evaluation:
-    """Predict the pictures `ids` of `dataset` one by one, at native size, and count them against their masks.
+    """Predict the images `ids` of `dataset` one by one, at native size, and count them against their masks.
 
     `rules` say when a defect counts as found, `label` what the work is called while it goes on.
     Raises `UserError` where there is nothing to evaluate, or a mask does not fit the dataset's classes.
     """
     if not ids:
-        raise UserError(
-            f"{dataset.root}: no picture to evaluate; give the part a larger share and split again"
-        )
+        raise UserError(f"{dataset.root}: no image to evaluate; give the split a larger share and split again")
     results = []
     for id_ in progress(ids, len(ids), label):
         sample = dataset.by_id[id_]
@@ -168,12 +166,12 @@ def evaluate(
                 raise ValueError("no labelled pixel to score")
         except ValueError as error:
             raise UserError(f"{dataset.root / sample.mask}: {error}; ingest the dataset again") from None
-        inspection = inspect(mask, truth, len(dataset.card.classes), rules)
-        results.append(PictureResult(id_, sample.group, confusion, float(confidence.mean()), inspection))
+        defects = count_defects(mask, truth, len(dataset.card.classes), rules)
+        results.append(ImageResult(id_, sample.group, confusion, float(confidence.mean()), defects))
     return Evaluation(tuple(info.name for info in dataset.card.classes), tuple(results))
 
 
 def predict_one(predict: Predict, image: Image) -> tuple[Mask, NDArray[np.float32]]:
-    """The class ids [H, W] and confidences [H, W] of one picture [H, W, 3]."""
+    """The class ids [H, W] and confidences [H, W] of one image [H, W, 3]."""
     masks, confidences = predict(image[None])
     return masks[0], confidences[0]

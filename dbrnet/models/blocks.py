@@ -12,7 +12,7 @@ from torch import Tensor, nn
 class BatchNorm(nn.BatchNorm2d):
     """Batch norm that also trains on a single value a channel.
 
-    A batch of one picture leaves one value a channel after global pooling, and below 64 pixels a side on
+    A batch of one image leaves one value a channel after global pooling, and below 64 pixels a side on
     the whole 1/32 map. One value has no variance, and its batch statistics would turn every feature into
     zero (PyTorch refuses them), so there the running statistics normalise, and stay as they are.
     """
@@ -99,9 +99,7 @@ class LFEM(nn.Module):
 
     def __init__(self, channels: int, *, final_relu: bool = True) -> None:
         super().__init__()
-        self.expand = nn.Sequential(
-            conv1x1(channels, 2 * channels), BatchNorm(2 * channels), nn.ReLU(inplace=True)
-        )
+        self.expand = nn.Sequential(conv1x1(channels, 2 * channels), BatchNorm(2 * channels), nn.ReLU(inplace=True))
         self.local = nn.Sequential(conv3x3(channels, channels, groups=channels), BatchNorm(channels))
         self.wide = nn.Sequential(
             nn.Conv2d(channels, channels, 5, padding=2, groups=channels, bias=False), BatchNorm(channels)

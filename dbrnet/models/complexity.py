@@ -13,7 +13,7 @@ UNSEEN_RELUS = (BasicBlock, Bottleneck, LFEM, LFEMDown, SegHead)
 
 @dataclass(frozen=True)
 class Complexity:
-    """The cost of one picture.
+    """The cost of one image.
 
     - `parameters`: those of the modules that run in eval mode (no auxiliary head), as the paper counts.
     - `conv_macs`: multiply-accumulates of all convolutions, biases not counted.
@@ -31,12 +31,10 @@ class Complexity:
 
 
 def measure(model: nn.Module, height: int, width: int) -> Complexity:
-    """Count what `model` does for one picture [1, 3, height, width] in eval mode; leaves it as it was."""
+    """Count what `model` does for one image [1, 3, height, width] in eval mode; leaves it as it was."""
     used: dict[int, int] = {}  # a parameter's identity -> its elements
     conv_macs = paper_flops = 0
-    unseen = {
-        id(part) for block in model.modules() if isinstance(block, UNSEEN_RELUS) for part in block.modules()
-    }
+    unseen = {id(part) for block in model.modules() if isinstance(block, UNSEEN_RELUS) for part in block.modules()}
 
     def count(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         nonlocal conv_macs, paper_flops

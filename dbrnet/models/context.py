@@ -1,4 +1,4 @@
-"""Context over the whole picture at the end of the semantic branch: the paper's DCPPM, and DDRNet's DAPPM
+"""Context over the whole image at the end of the semantic branch: the paper's DCPPM, and DDRNet's DAPPM
 for the baseline. Both pool at five scales and let each scale see the finer ones; they differ in how.
 """
 

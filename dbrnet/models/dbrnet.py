@@ -1,6 +1,6 @@
-"""DBRNet: two branches at 1/8 and 1/32 of the picture that help each other (section 2, Fig. 1).
+"""DBRNet: two branches at 1/8 and 1/32 of the image that help each other (section 2, Fig. 1).
 
-picture - stem - stage1 - stage2 (1/8) --+-- detail3 --> fusion -- detail4 -- detail5 ----+-- head
+image - stem - stage1 - stage2 (1/8) --+-- detail3 --> fusion -- detail4 -- detail5 ----+-- head
                                          |       |          ^          |                  |
                                          |     down3     semantic3   down4                |
                                          |       v          |          v                  |
@@ -11,15 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dbrnet.models.blocks import (
-    BasicBlock,
-    BatchNorm,
-    Bottleneck,
-    SegHead,
-    basic_stage,
-    conv3x3,
-    lfem_stage,
-)
+from dbrnet.models.blocks import BasicBlock, BatchNorm, Bottleneck, SegHead, basic_stage, conv3x3, lfem_stage
 from dbrnet.models.context import DAPPM, DCPPM, Process
 from dbrnet.models.fusion import AFFM, BilinearFusion, Flow
 
@@ -90,7 +82,7 @@ class DBRNet(nn.Module):
         self.apply(_initialise)
 
     def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:
-        """Logits [N, classes, H, W] of normalised pictures [N, 3, H, W], of any size from 32x32 up.
+        """Logits [N, classes, H, W] of normalised images [N, 3, H, W], of any size from 32x32 up.
 
         In training mode (logits, auxiliary logits): the auxiliary head reads the detail branch after
         fusion, so that its loss reaches the early layers directly (as in DDRNet).
@@ -120,7 +112,7 @@ class DBRNet(nn.Module):
 
         detail = self.detail5(detail)
         context = self.context(self.semantic5(semantic))
-        # The detail branch's real shape, not an eighth of the picture's: right for any size.
+        # The detail branch's real shape, not an eighth of the image's: right for any size.
         return detail + _resize(context, detail.shape[-2:]), fused
 
 

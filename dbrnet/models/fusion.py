@@ -90,6 +90,4 @@ class BilinearFusion(nn.Module):
     def forward(self, detail: Tensor, semantic: Tensor) -> Tensor:
         """[N, detail, H, W] and [N, semantic, ceil(H / 2), ceil(W / 2)] to [N, detail, H, W]."""
         compressed = self.compress(semantic)
-        return detail + F.interpolate(
-            compressed, size=detail.shape[-2:], mode="bilinear", align_corners=False
-        )
+        return detail + F.interpolate(compressed, size=detail.shape[-2:], mode="bilinear", align_corners=False)

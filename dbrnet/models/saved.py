@@ -25,8 +25,8 @@ class ModelMeta:
     dcppm: bool
     mean: Triple  # of RGB pixels / 255
     std: Triple
-    image_size: tuple[int, int] | None  # height and width that pictures are resized to; None: their own
-    standardised: bool = False  # whether each picture is first brought to one mean and deviation
+    image_size: tuple[int, int] | None  # height and width that images are resized to; None: their own
+    normalised: bool = False  # whether each image is first brought to one mean and deviation
 
     def build(self) -> DBRNet:
         """A new network of this description, with fresh weights from torch's generator."""
@@ -42,7 +42,7 @@ def save_model(path: Path, model: DBRNet, meta: ModelMeta) -> None:
         "mean": list(meta.mean),
         "std": list(meta.std),
         "image_size": None if meta.image_size is None else list(meta.image_size),
-        "standardised": meta.standardised,
+        "normalised": meta.normalised,
     }
     buffer = io.BytesIO()
     torch.save(content, buffer)
@@ -90,7 +90,7 @@ def _read_meta(content: dict[str, Any]) -> ModelMeta:
         mean=_triple(content["mean"]),
         std=_triple(content["std"]),
         image_size=None if size is None else (int(size[0]), int(size[1])),
-        standardised=bool(content.get("standardised", False)),  # files from before it could be
+        normalised=bool(content.get("normalised", False)),  # files from before it could be
     )
 
 

@@ -1,1 +1,1 @@
-"""A trained network on pictures of one's own: reading them, predicting them, and writing what was found."""
+"""A trained network on images of one's own: reading them, predicting them, and writing what was found."""

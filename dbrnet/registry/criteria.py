@@ -49,22 +49,30 @@ class Measurements:
                 f"{name}/miou_loss": max(0.0, -parity["miou_change"]),
                 f"{name}/iou_loss": max([0.0, *losses]) if losses else None,
             }
-        found["leaking_share"] = max(self.split["leaking_share"].values())
+        found["leak_rate"] = max(self.split["leak_rate"].values())
         return found
 
     @property
     def hardware(self) -> str:
         """What the deployed runtime computed on: the CPU, or the first GPU."""
-        hardware = self.benchmark["origin"]["hardware"]
+        hardware = self.benchmark["provenance"]["hardware"]
         on_cpu = self.benchmark["runtimes"][self.deployed]["device"] == "cpu"
         return str(hardware["cpu"]) if on_cpu else ", ".join(hardware["gpus"][:1])
 
     def thresholds(self, limits: Mapping[str, Any]) -> list[Threshold]:
         """Everything that is asked; `limits` is the promote section of params.yaml, None: not asked."""
-        return [*self._accuracy(limits), *self._speed(limits), *self._parity(limits["parity"]), Threshold(
-            "leaking_share", "share of val or test pictures that training shows", "data",
-            1.0 if limits["allow_leak"] else 0.0, "at most",
-        )]  # fmt: skip
+        return [
+            *self._accuracy(limits),
+            *self._speed(limits),
+            *self._parity(limits["parity"]),
+            Threshold(
+                "leak_rate",
+                "share of val or test images that training shows",
+                "data",
+                1.0 if limits["allow_leak"] else 0.0,
+                "at most",
+            ),
+        ]
 
     def _accuracy(self, limits: Mapping[str, Any]) -> list[Threshold]:
         by_class = limits["min_iou"]
@@ -74,7 +82,7 @@ class Measurements:
             ("miou", "mIoU", limits["min_miou"], "at least"),
             *((f"iou/{name}", f"IoU of {name}", least, "at least") for name, least in by_class.items()),
             ("defect_recall", "share of defects found", limits["min_defect_recall"], "at least"),
-            ("false_alarms", "false alarms a defect-free picture", limits["max_false_alarms"], "at most"),
+            ("false_positives", "false positives a defect-free image", limits["max_false_positives"], "at most"),
         ]
         found = [
             Threshold(name, label, "accuracy", limit, direction)
@@ -82,10 +90,16 @@ class Measurements:
             if limit is not None
         ]
         if self.champion["version"] is not None:
-            found.append(Threshold(
-                "champion/miou", f"mIoU minus that of the champion, version {self.champion['version']},",
-                "accuracy", -limits["max_miou_loss"], "at least", by_interval=True,
-            ))  # fmt: skip
+            found.append(
+                Threshold(
+                    "champion/miou",
+                    f"mIoU minus that of the champion, version {self.champion['version']},",
+                    "accuracy",
+                    -limits["max_miou_loss"],
+                    "at least",
+                    by_interval=True,
+                )
+            )
         return found
 
     def _speed(self, limits: Mapping[str, Any]) -> list[Threshold]:
@@ -104,8 +118,13 @@ class Measurements:
         """Of every runtime that was measured, and of the deployed one, measured or not."""
         measured = self.metrics["runtimes"]
         return [
-            Threshold(f"{name}/{figure}", f"{name}: {label}", "parity",
-                      limits[measured.get(name, {}).get("precision", "fp32")][f"max_{figure}"], "at most")
+            Threshold(
+                f"{name}/{figure}",
+                f"{name}: {label}",
+                "parity",
+                limits[measured.get(name, {}).get("precision", "fp32")][f"max_{figure}"],
+                "at most",
+            )
             for name in dict.fromkeys([self.deployed, *measured])
             for figure, label in PARITY.items()
-        ]  # fmt: skip
+        ]

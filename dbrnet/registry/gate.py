@@ -95,9 +95,7 @@ class Criterion:
             return f"{asked.label} {figure} cannot be told from {threshold}"
         if self.verdict == "passed":
             return f"{asked.label} {figure} is {asked.direction} {threshold}"
-        return (
-            f"{asked.label} {figure} is {'below' if asked.direction == 'at least' else 'above'} {threshold}"
-        )
+        return f"{asked.label} {figure} is {'below' if asked.direction == 'at least' else 'above'} {threshold}"
 
     def to_dict(self) -> dict[str, Any]:
         """The criterion as JSON values."""

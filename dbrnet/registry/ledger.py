@@ -19,8 +19,8 @@ from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
 from dbrnet.errors import JobError
+from dbrnet.registry.ledger_state import Entry, State, replay
 from dbrnet.registry.store import Store, repeatable
-from dbrnet.registry.succession import Entry, State, replay
 from dbrnet.registry.versions import ensure_registered
 
 CHAMPION, CHALLENGER = "champion", "challenger"
@@ -78,7 +78,7 @@ class Ledger:
         self._write(entry)
 
     @repeatable
-    def settle(self) -> State:
+    def reconcile(self) -> State:
         """Bring aliases and tags to where the entries have led, until none has come in since; that state."""
         while True:
             entries = self.entries()
@@ -102,10 +102,15 @@ class Ledger:
 
     def _set_aliases(self, state: State) -> None:
         now = self.aliases()
-        former = {event.champion_after for event in state.events}
-        if CHAMPION in now and now[CHAMPION] not in former:
-            log.warning("the alias %s of %s was moved to version %d by hand; the ledger says version %s",
-                        CHAMPION, self.model_name, now[CHAMPION], state.champion)  # fmt: skip
+        previous = {event.champion_after for event in state.events}
+        if CHAMPION in now and now[CHAMPION] not in previous:
+            log.warning(
+                "the alias %s of %s was moved to version %d by hand; the ledger says version %s",
+                CHAMPION,
+                self.model_name,
+                now[CHAMPION],
+                state.champion,
+            )
         with self.store.asked() as client:
             for alias, number in ((CHAMPION, state.champion), (CHALLENGER, state.challenger)):
                 if number is not None and now.get(alias) != number:
@@ -119,9 +124,7 @@ class Ledger:
         except MlflowException as error:
             if error.error_code != "RESOURCE_DOES_NOT_EXIST":
                 raise
-            log.warning(
-                "%s version %d should have the alias %s, and was deleted", self.model_name, number, alias
-            )
+            log.warning("%s version %d should have the alias %s, and was deleted", self.model_name, number, alias)
 
     def _set_tags(self, state: State) -> None:
         with self.store.asked() as client:
@@ -165,22 +168,22 @@ def _versions(client: MlflowClient, name: str) -> list[ModelVersion]:
 def _tags(state: State, version: int) -> dict[str, str | None]:
     """What a version says of itself: the latest decision on it, and, of a champion, how it did since.
 
-    A rollback withdraws the version that it leaves. None: no such tag; a version on which nothing was decided
+    A rollback revokes the version that it leaves. None: no such tag; a version on which nothing was decided
     has none of them.
     """
     tags: dict[str, str | None] = {}
     for event in state.events:
         entry, told = event.entry, event.why
         if event.outcome == "rolled back" and entry.expected == version:
-            tags |= {"decision": "withdrawn", "decided_by": entry.by, "reasons": told, "recheck": None}
-        elif entry.version != version or (event.outcome == "void" and entry.kind != "decision"):
+            tags |= {"decision": "revoked", "decided_by": entry.by, "reasons": told, "recheck": None}
+        elif entry.version != version or (event.outcome == "superseded" and entry.kind != "decision"):
             continue
         elif event.champion_before == event.champion_after == version:
             said = "failed" if event.outcome == "rejected" else event.outcome
             tags |= {"recheck": None if event.outcome == "promoted" else f"{said}: {told}"}
         else:
-            outcome = "rejected" if event.outcome == "void" else event.outcome
-            why = told if entry.reasons or event.outcome == "void" else None
+            outcome = "rejected" if event.outcome == "superseded" else event.outcome
+            why = told if entry.reasons or event.outcome == "superseded" else None
             tags |= {"decision": outcome, "decided_by": entry.by, "reasons": why, "recheck": None}
         tags[ENTRY_TAG] = str(entry.number)
         if entry.run_id is not None:

@@ -15,8 +15,8 @@ from typing import Any
 from dbrnet.errors import JobError, UserError
 from dbrnet.registry.gate import Answer
 from dbrnet.registry.ledger import CHAMPION, Ledger
+from dbrnet.registry.ledger_state import Entry, Event, Kind, State, name_of
 from dbrnet.registry.store import Store, repeatable
-from dbrnet.registry.succession import Entry, Event, Kind, State, name_of
 from dbrnet.registry.versions import network_of
 
 
@@ -55,30 +55,46 @@ def record(
 ) -> Promotion:
     """Enter the gate's answer on `version` and carry it out.
 
-    "promoted" moves the champion only if that is still `compared_with`, and no person has withdrawn the
+    "promoted" moves the champion only if that is still `compared_with`, and no person has revoked the
     version or another with its network; otherwise the answer becomes "rejected", and the reason says so. The
     same `decision_id` again is the same decision: it is not entered twice, and its outcome is told again.
     """
     ledger = Ledger(store, model_name)
     ledger.append(
         Entry(
-            id=decision_id, kind="decision", version=version, by="the gate", expected=compared_with,
-            answer=answer, reasons=tuple(reasons), run_id=run_id, figures=dict(figures),
+            id=decision_id,
+            kind="decision",
+            version=version,
+            by="the gate",
+            expected=compared_with,
+            answer=answer,
+            reasons=tuple(reasons),
+            run_id=run_id,
+            figures=dict(figures),
             network=network_of(store, model_name, version),
         )
-    )  # fmt: skip
-    state = ledger.settle()
+    )
+    state = ledger.reconcile()
     event = state.event(decision_id)
     if event is None:
         raise JobError(f"the ledger {ledger.log_name} has lost the entry {decision_id}; run the step again")
-    became: Answer = "rejected" if event.outcome == "void" else answer
-    told = (event.text,) if event.outcome == "void" else tuple(reasons)
+    became: Answer = "rejected" if event.outcome == "superseded" else answer
+    told = (event.text,) if event.outcome == "superseded" else tuple(reasons)
     if became == "rejected" and event.champion_after == version:
         told = (*told, event.text)
     return Promotion(
-        became, model_name, version, event.champion_before, event.champion_after, state.champion,
-        event.challenger_after, told, event.entry.number, _iso(event), event.entry.by,
-    )  # fmt: skip
+        became,
+        model_name,
+        version,
+        event.champion_before,
+        event.champion_after,
+        state.champion,
+        event.challenger_after,
+        told,
+        event.entry.number,
+        _iso(event),
+        event.entry.by,
+    )
 
 
 @repeatable
@@ -95,7 +111,7 @@ def approve(store: Store, model_name: str, version: int, *, why: str | None) -> 
     That needs a why, unless the version waits for a review and was compared with the present champion.
     """
     ledger = Ledger(store, model_name)
-    state = ledger.settle()
+    state = ledger.reconcile()
     network = network_of(store, model_name, version)
     if state.champion == version:
         raise UserError(f"{model_name} version {version} is the champion already")
@@ -113,25 +129,23 @@ def approve(store: Store, model_name: str, version: int, *, why: str | None) -> 
 def reject(store: Store, model_name: str, version: int, *, why: str) -> Event:
     """Withdraw `version`, as a person's decision: the gate cannot promote it until a person approves it."""
     ledger = Ledger(store, model_name)
-    state = ledger.settle()
+    state = ledger.reconcile()
     network = network_of(store, model_name, version)
     if state.champion == version:
         raise UserError(f"{model_name} version {version} is the champion: roll back instead")
-    if version in state.withdrawn:
-        raise UserError(
-            f"{model_name} version {version} was withdrawn already, by {state.withdrawn[version].by}"
-        )
+    if version in state.revoked:
+        raise UserError(f"{model_name} version {version} was revoked already, by {state.revoked[version].by}")
     return _enter(ledger, _entry("rejection", version, state, why, network))
 
 
 def rollback(store: Store, model_name: str, *, to: int | None, why: str) -> Event:
-    """Make a former champion champion again: `to`, or the one before; the present one is withdrawn.
+    """Make a previous champion champion again: `to`, or the one before; the present one is revoked.
 
     Raises `JobError` where the alias has not followed the ledger yet, when it is `to` none: then this may be
     a rollback that was killed and is tried again, and a second one would go back too far.
     """
     ledger = Ledger(store, model_name)
-    seen, state = ledger.aliases().get(CHAMPION), ledger.settle()
+    seen, state = ledger.aliases().get(CHAMPION), ledger.reconcile()
     if state.champion is None:
         raise UserError(f"{model_name} has no champion to roll back from")
     try:
@@ -149,9 +163,7 @@ def rollback(store: Store, model_name: str, *, to: int | None, why: str) -> Even
     if target == state.champion:
         raise UserError(f"{model_name} version {target} is the champion already")
     if target not in {event.champion_after for event in state.events}:
-        raise UserError(
-            f"{model_name} version {target} was never champion; `dbrnet registry approve` makes it one"
-        )
+        raise UserError(f"{model_name} version {target} was never champion; `dbrnet registry approve` makes it one")
     network_of(store, model_name, target)  # that is, it must be there
     return _enter(ledger, _entry("rollback", target, state, why, left))
 
@@ -167,17 +179,16 @@ def person() -> str:
 def _enter(ledger: Ledger, entry: Entry) -> Event:
     """Append a person's decision and carry it out; raises `JobError` where somebody else was quicker."""
     ledger.append(entry)
-    event = ledger.settle().event(entry.id)
-    if event is None or event.outcome == "void":
+    event = ledger.reconcile().event(entry.id)
+    if event is None or event.outcome == "superseded":
         raise JobError(f"nothing was changed: {event.text if event else 'the entry is lost'}; look again")
     return event
 
 
 def _entry(kind: Kind, version: int, state: State, why: str | None, network: str | None) -> Entry:
     return Entry(
-        uuid.uuid4().hex, kind, version, person(), state.champion, reasons=(why,) if why else (),
-        network=network,
-    )  # fmt: skip
+        uuid.uuid4().hex, kind, version, person(), state.champion, reasons=(why,) if why else (), network=network
+    )
 
 
 def _iso(event: Event) -> str:

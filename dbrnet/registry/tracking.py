@@ -52,14 +52,14 @@ class TrackedRun:
             client.log_batch(self.run_id, params=flat)
 
     def log_dataset(
-        self, name: str, content_hash: str, source: Path, parts: Mapping[str, Mapping[str, object]]
+        self, name: str, content_hash: str, source: Path, splits: Mapping[str, Mapping[str, object]]
     ) -> None:
-        """Log a dataset's parts, by context (training, validation, testing), as the run's inputs.
+        """Log a dataset's splits, by context (training, validation, testing), as the run's inputs.
 
-        What is known of a part becomes the input's tags. The digest is the start of the content hash.
+        What is known of a split becomes the input's tags. The digest is the start of the content hash.
         """
         inputs = []
-        for context, known in parts.items():
+        for context, known in splits.items():
             where = json.dumps({"uri": str(source)})
             dataset = Dataset(f"{name} {context}", content_hash[:_DIGEST], "local", where)
             tags = {"mlflow.data.context": context, **known}
@@ -73,11 +73,7 @@ class TrackedRun:
         A continued run skips what it has logged for that step already, so that work done again after a kill
         appears once.
         """
-        new = {
-            key: value
-            for key, value in values.items()
-            if not (self.resumed and step in self._steps_once(key))
-        }
+        new = {key: value for key, value in values.items() if not (self.resumed and step in self._steps_once(key))}
         self.send([metrics_of(new, step, int(time.time() * 1000))])
 
     def send(self, steps: Sequence[Sequence[Metric]]) -> None:
@@ -151,9 +147,7 @@ def start_or_resume_run(
     return _fresh(store, _experiment(store, experiment), name, {**tags, **missed})
 
 
-def decision_run(
-    store: Store, parent: TrackedRun, *, key: str, name: str, tags: Mapping[str, object]
-) -> TrackedRun:
+def decision_run(store: Store, parent: TrackedRun, *, key: str, name: str, tags: Mapping[str, object]) -> TrackedRun:
     """The run of the decision `key`, shown beneath `parent`: a new one, or the one that was begun before.
 
     `key` holds letters and digits. Raises `JobError` when the store cannot be reached.
@@ -206,9 +200,7 @@ def _fresh(store: Store, experiment_id: str, name: str, tags: Mapping[str, objec
     # Who and what started it, as MLflow's own runs say. The code's revision is the caller's to say.
     texts = resolve_tags({key: str(value) for key, value in tags.items()}, ignore=[GitRunContext])
     with store.asked() as client:
-        return TrackedRun(
-            store, client.create_run(experiment_id, run_name=name, tags=texts).info, resumed=False
-        )
+        return TrackedRun(store, client.create_run(experiment_id, run_name=name, tags=texts).info, resumed=False)
 
 
 def _experiment(store: Store, name: str) -> str:

@@ -1,8 +1,8 @@
 """Versions in MLflow's registry: one for each model file, whoever registers it and however often.
 
 A version is keyed by its model file's SHA-256. Beside the model lie what it was trained on and how (its
-lineage), its split, and what its pictures were like (the tables), so that a later candidate can be compared
-with it fairly, and later pictures with those that it knows, without the pictures themselves.
+lineage), its split, and what its images were like (the tables), so that a later candidate can be compared
+with it fairly, and later images with those that it knows, without the images themselves.
 """
 
 import hashlib
@@ -33,7 +33,7 @@ from dbrnet.registry.tracking import TrackedRun
 
 MODEL, LINEAGE = "model.onnx", "lineage.json"
 NETWORK_TAG = "network_sha256"
-TABLES = ("split.csv", "split.json", "card.json", "samples.csv", "appearance.csv", "pictures.csv")
+TABLES = ("split.csv", "split.json", "card.json", "samples.csv", "image_stats.csv", "images.csv")
 EXAMPLE_SIDE = 96  # pixels: the input example is kept as text
 _URI = re.compile(r"models:/(?P<name>[^/@]+)(?:@(?P<alias>[^/@]+)|/(?P<version>\d+))")
 
@@ -51,7 +51,7 @@ def register(
 ) -> int:
     """The version of the ONNX file `model` under `model_name`, made if there is none yet; its number.
 
-    `files` (name -> path) are kept beside the model; `tags` say what it rests on; `example` is a raw picture
+    `files` (name -> path) are kept beside the model; `tags` say what it rests on; `example` is a raw image
     [1, H, W, 3], of which a corner becomes the input example. Safe to repeat, to kill, and to call from many
     processes at once. Raises `UserError` where the file is no ONNX model, `JobError` when the store fails.
     """
@@ -97,9 +97,7 @@ def fetch_model(uri: str, destination: Path, *, store: Store) -> Path:
     """
     match = _URI.fullmatch(uri)
     if match is None:
-        raise UserError(
-            f"{uri!r} is not a registered model; write models:/NAME@ALIAS or models:/NAME/VERSION"
-        )
+        raise UserError(f"{uri!r} is not a registered model; write models:/NAME@ALIAS or models:/NAME/VERSION")
     with store.asked() as client:
         version = _resolve(client, match, store)
     fetch_files(store, version.name, int(version.version), destination, [MODEL])
@@ -223,11 +221,7 @@ def _create(client: MlflowClient, run: TrackedRun, name: str, uploaded: Any, dig
     """A version, tagged with its digest from its first moment; one that another process made goes first."""
     ensure_registered(client, name)
     created = client.create_model_version(
-        name,
-        uploaded.artifact_location,
-        run_id=run.run_id,
-        tags={"sha256": digest},
-        model_id=uploaded.model_id,
+        name, uploaded.artifact_location, run_id=run.run_id, tags={"sha256": digest}, model_id=uploaded.model_id
     )
     number = int(created.version)
     first = _find(client, name, digest)

@@ -1,4 +1,4 @@
-"""What a client is sent for a picture: its mask, its defects and the times, as JSON or as a PNG."""
+"""What a client is sent for an image: its mask, its defects and the times, as JSON or as a PNG."""
 
 import base64
 from collections.abc import Sequence
@@ -9,8 +9,8 @@ from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel, Field
 
 from dbrnet.data.dataset import ClassInfo, Mask
-from dbrnet.deployment.runtimes.base import Answer
-from dbrnet.prediction.defects import find_defects
+from dbrnet.inference.defects import find_defects
+from dbrnet.inference.runtimes.base import Answer
 from dbrnet.serving.worker import Timing
 
 PNG_LEVEL = 1  # of 9: masks are flat, so more costs time and saves next to nothing
@@ -35,7 +35,7 @@ class FoundDefect(BaseModel):
 
 
 class Prediction(BaseModel):
-    """The answer to a picture."""
+    """The answer to an image."""
 
     height: int
     width: int
@@ -60,7 +60,7 @@ def class_table(classes: Sequence[ClassInfo]) -> list[dict[str, Any]]:
 
 
 def as_json(classes: Sequence[ClassInfo], answer: Answer, timing: Timing) -> Response:
-    """A `Prediction`, from the model's answer to one picture."""
+    """A `Prediction`, from the model's answer to one image."""
     mask, confidence = answer[0][0], answer[1][0]
     defects = find_defects(mask, confidence, classes)
     return JSONResponse(
@@ -70,10 +70,7 @@ def as_json(classes: Sequence[ClassInfo], answer: Answer, timing: Timing) -> Res
             "defects": [defect.to_dict() for defect in defects],
             "classes": class_table(classes),
             "mask": base64.b64encode(_encode(mask)).decode(),
-            "milliseconds": {
-                "waiting": round(1e3 * timing.waiting, 2),
-                "inference": round(1e3 * timing.inference, 2),
-            },
+            "milliseconds": {"waiting": round(1e3 * timing.waiting, 2), "inference": round(1e3 * timing.inference, 2)},
         }
     )
 

@@ -14,9 +14,9 @@ from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import ClientDisconnect
 
 from dbrnet import __version__
-from dbrnet.deployment.runtimes.base import Answer
 from dbrnet.errors import UserError
-from dbrnet.page import templates
+from dbrnet.inference.runtimes.base import Answer
+from dbrnet.reports.html import templates
 from dbrnet.serving.answer import ErrorLine, Prediction, as_json, as_png, class_table
 from dbrnet.serving.metrics import Metrics
 from dbrnet.serving.refusal import Refusal
@@ -42,12 +42,12 @@ Result = TypeVar("Result")
 
 
 def create_app(worker: Worker, *, model_name: str, max_bytes: int, hosts: list[str]) -> FastAPI:
-    """The application: pictures of at most `max_bytes`, asked for under one of `hosts` ("*": any)."""
+    """The application: images of at most `max_bytes`, asked for under one of `hosts` ("*": any)."""
     app = FastAPI(title="DBRNet", version=__version__, docs_url=None, redoc_url=None, redirect_slashes=False)
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=hosts, www_redirect=False)
     uploads, metrics = Uploads(max_bytes), Metrics(worker)
     model = worker.model
-    page = templates("dbrnet.serving", "dbrnet.evaluation").get_template("page.html").render()
+    page = templates().get_template("service.html").render()
 
     def finish(wants_png: bool, answer: Answer, timing: Timing) -> Response:
         metrics.observe(timing)
@@ -56,7 +56,7 @@ def create_app(worker: Worker, *, model_name: str, max_bytes: int, hosts: list[s
     async def answer(request: Request, bit_depth: int) -> Response:
         wants_png = "image/png" in request.headers.get("accept", "")
         try:
-            async with uploads.picture(request) as data:
+            async with uploads.image(request) as data:
                 work = worker.answer(data, bit_depth, partial(finish, wants_png))
                 return await _while_connected(request, work)
         except Refusal as refusal:
@@ -66,8 +66,8 @@ def create_app(worker: Worker, *, model_name: str, max_bytes: int, hosts: list[s
         except ClientDisconnect:
             return Response(status_code=GONE)
         except Exception:
-            log.exception("a picture could not be answered")
-            return Refusal(500, "the model failed on this picture; the service's log says why").response
+            log.exception("an image could not be answered")
+            return Refusal(500, "the model failed on this image; the service's log says why").response
 
     @app.post(
         "/predict",
@@ -79,9 +79,9 @@ def create_app(worker: Worker, *, model_name: str, max_bytes: int, hosts: list[s
         openapi_extra={"requestBody": BODY},
     )
     async def predict(request: Request, bit_depth: Annotated[int, Query(ge=9, le=16)] = 16) -> Response:
-        """Find the defects in a picture. `Accept: image/png` asks for the mask alone.
+        """Find the defects in an image. `Accept: image/png` asks for the mask alone.
 
-        The values of a 16-bit picture are taken to be below 2**bit_depth.
+        The values of a 16-bit image are taken to be below 2**bit_depth.
         """
         response = await answer(request, bit_depth)
         metrics.count(response.status_code)
@@ -105,7 +105,7 @@ def create_app(worker: Worker, *, model_name: str, max_bytes: int, hosts: list[s
 
     @app.get("/health/ready", responses={503: {"model": ErrorLine}})
     async def ready() -> Response:
-        """Whether it takes pictures; 503 from the moment it is told to stop."""
+        """Whether it takes images; 503 from the moment it is told to stop."""
         return JSONResponse({"status": "ready"}) if worker.accepting else _STOPPING.response
 
     @app.get("/metrics", response_model=None)

@@ -1,14 +1,6 @@
 """What the service counts, for Prometheus: the one door to its library."""
 
-from prometheus_client import (
-    CollectorRegistry,
-    Counter,
-    Gauge,
-    Histogram,
-    Info,
-    ProcessCollector,
-    generate_latest,
-)
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, ProcessCollector, generate_latest
 
 from dbrnet.serving.worker import Timing, Worker
 
@@ -16,23 +8,25 @@ SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.
 
 
 class Metrics:
-    """Requests by status, the times of answered pictures, the queue, the model and the process."""
+    """Requests by status, the times of answered images, the queue, the model and the process."""
 
     def __init__(self, worker: Worker) -> None:
         self._registry = registry = CollectorRegistry()
         self._requests = Counter(
-            "dbrnet_requests", "Pictures by the status of their answer", ["status"], registry=registry
+            "dbrnet_requests", "Images by the status of their answer", ["status"], registry=registry
         )
         self._waiting = Histogram(
-            "dbrnet_waiting_seconds", "From a picture's arrival to the beginning of its inference",
-            buckets=SECONDS, registry=registry,
-        )  # fmt: skip
-        self._inference = Histogram(
-            "dbrnet_inference_seconds", "A picture's inference", buckets=SECONDS, registry=registry
+            "dbrnet_waiting_seconds",
+            "From an image's new_sample to the beginning of its inference",
+            buckets=SECONDS,
+            registry=registry,
         )
-        length = Gauge("dbrnet_queue_length", "Pictures waiting or worked on", registry=registry)
+        self._inference = Histogram(
+            "dbrnet_inference_seconds", "An image's inference", buckets=SECONDS, registry=registry
+        )
+        length = Gauge("dbrnet_queue_length", "Images waiting or worked on", registry=registry)
         length.set_function(lambda: worker.taken)
-        Gauge("dbrnet_queue_places", "Pictures that may wait", registry=registry).set(worker.places)
+        Gauge("dbrnet_queue_places", "Images that may wait", registry=registry).set(worker.places)
         model = worker.model
         Info("dbrnet_model", "The model served", registry=registry).info(
             {
@@ -49,7 +43,7 @@ class Metrics:
         self._requests.labels(str(status)).inc()
 
     def observe(self, timing: Timing) -> None:
-        """The times of a picture that was answered."""
+        """The times of an image that was answered."""
         self._waiting.observe(timing.waiting)
         self._inference.observe(timing.inference)
 

@@ -50,10 +50,17 @@ def run(app: FastAPI, worker: Worker, listener: socket.socket) -> None:
     """Serve until SIGTERM or SIGINT; then answer what is queued and return."""
     crowded = _WhereCrowded(app)
     config = uvicorn.Config(
-        crowded, http=_Protocol, ws="none", lifespan="off", log_config=None, access_log=False,
-        proxy_headers=False, server_header=False, headers=[("X-Content-Type-Options", "nosniff")],
+        crowded,
+        http=_Protocol,
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        proxy_headers=False,
+        server_header=False,
+        headers=[("X-Content-Type-Options", "nosniff")],
         timeout_graceful_shutdown=STOP_SECONDS,
-    )  # fmt: skip
+    )
     server = _Server(config, worker)
     crowded.connections = server.server_state.connections
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -1,4 +1,4 @@
-"""The picture out of a request: bounded in size, in time, and in what all uploads hold together."""
+"""The image out of a request: bounded in size, in time, and in what all uploads hold together."""
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
@@ -11,30 +11,28 @@ from starlette.formparsers import MultiPartException, MultiPartParser
 from dbrnet.serving.refusal import Refusal, busy
 
 UPLOAD_SECONDS = 20.0  # for the whole body
-TOGETHER = 8  # all pictures in memory, while they are sent and while they wait, take at most this many limits
+TOGETHER = 8  # all images in memory, while they are sent and while they wait, take at most this many limits
 FORM = "multipart/form-data"
 UNKNOWN = "application/octet-stream"
 
 
 class Uploads:
-    """Reads pictures from requests, each of at most `max_bytes`."""
+    """Reads images from requests, each of at most `max_bytes`."""
 
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes = max_bytes
         self._held = 0
 
     @asynccontextmanager
-    async def picture(self, request: Request) -> AsyncIterator[bytes]:
-        """Yield the picture's file, which counts as held in memory until the block ends.
+    async def image(self, request: Request) -> AsyncIterator[bytes]:
+        """Yield the image's file, which counts as held in memory until the block ends.
 
         The body is the file itself, or a form that holds one. Raises `Refusal` while reading: 413 too large,
-        408 too slow, 415 not declared as a picture, 503 no memory for it now; `ClientDisconnect`.
+        408 too slow, 415 not declared as an image, 503 no memory for it now; `ClientDisconnect`.
         """
         kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
         if kind not in {FORM, UNKNOWN} and not kind.startswith("image/"):
-            raise Refusal(
-                415, f"send one picture, with Content-Type image/png or the like, or a form; not {kind!r}"
-            )
+            raise Refusal(415, f"send one image, with Content-Type image/png or the like, or a form; not {kind!r}")
         self._check(_declared_size(request))
         size = 0
 
@@ -45,7 +43,7 @@ class Uploads:
                 self._held += len(chunk)
                 self._check(size)
                 if self._held > TOGETHER * self._max_bytes:
-                    raise busy("too many pictures are being sent")
+                    raise busy("too many images are being sent")
                 yield chunk
 
         try:
@@ -55,7 +53,7 @@ class Uploads:
                     data = await read
             except TimeoutError:
                 raise Refusal(
-                    408, f"the picture was not there in {UPLOAD_SECONDS:.0f} s", {"Connection": "close"}
+                    408, f"the image was not there in {UPLOAD_SECONDS:.0f} s", {"Connection": "close"}
                 ) from None
             yield data
         finally:
@@ -64,7 +62,7 @@ class Uploads:
     def _check(self, size: int) -> None:
         if size > self._max_bytes:
             limit = f"{self._max_bytes / 2**20:g} MiB"
-            raise Refusal(413, f"the picture is larger than {limit}; cut it into tiles")
+            raise Refusal(413, f"the image is larger than {limit}; cut it into tiles")
 
 
 class _InMemory(MultiPartParser):
@@ -80,7 +78,7 @@ async def _file_in_form(headers: Headers, body: AsyncGenerator[bytes, None]) -> 
     for value in form.values():
         if isinstance(value, UploadFile):
             return await value.read()
-    raise Refusal(400, "the form holds no file; send one picture")
+    raise Refusal(400, "the form holds no file; send one image")
 
 
 async def _join(body: AsyncGenerator[bytes, None]) -> bytes:

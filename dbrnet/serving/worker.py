@@ -1,7 +1,7 @@
 """The model's thread, and the queue before it.
 
-Each picture takes one of a fixed number of places from its arrival to its answer, so the queue is bounded.
-Its file waits as it came; only while the model works on one picture is the next one decoded. Everything waits
+Each image takes one of a fixed number of places from its new_sample to its answer, so the queue is bounded.
+Its file waits as it came; only while the model works on one image is the next one decoded. Everything waits
 in the event loop, so that a request that is cancelled takes no thread's time any more.
 """
 
@@ -16,8 +16,8 @@ from typing import TypeVar
 import numpy as np
 
 from dbrnet.data.dataset import Image
-from dbrnet.deployment.runtimes.base import Answer, Model
-from dbrnet.prediction.reading import decode_picture
+from dbrnet.inference.image_reading import decode_image
+from dbrnet.inference.runtimes.base import Answer, Model
 from dbrnet.serving.refusal import busy
 
 MAX_PIXELS = 2**24  # 4096 x 4096; the network then takes about 1.4 GB
@@ -28,25 +28,25 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True)
 class Timing:
-    """Seconds that a picture took."""
+    """Seconds that an image took."""
 
-    waiting: float  # from its arrival to the beginning of its inference
+    waiting: float  # from its new_sample to the beginning of its inference
     inference: float
 
 
 class Worker:
     """Owns a model: it is opened, warmed up and asked in one thread of its own.
 
-    `places`: how many pictures may wait or be worked on at a time.
+    `places`: how many images may wait or be worked on at a time.
     """
 
     def __init__(self, open_model: Callable[[], Model], places: int) -> None:
         self.places = places
         self.taken = 0
         self.accepting = True  # False: the service is about to stop
-        self._ahead = asyncio.Semaphore(2)  # one picture in the model, and the next one decoded
+        self._ahead = asyncio.Semaphore(2)  # one image in the model, and the next one decoded
         self._model_thread = ThreadPoolExecutor(1, "model")
-        self._picture_threads = ThreadPoolExecutor(2, "pictures")
+        self._image_threads = ThreadPoolExecutor(2, "images")
         self.model = self._model_thread.submit(self._open, open_model).result()
 
     @staticmethod
@@ -56,23 +56,23 @@ class Worker:
         return model
 
     async def answer(self, data: bytes, bit_depth: int, finish: Callable[[Answer, Timing], Result]) -> Result:
-        """Decode the picture's file, ask the model, and `finish` its answer, none of it in the event loop.
+        """Decode the image's file, ask the model, and `finish` its answer, none of it in the event loop.
 
-        `bit_depth` is of 16-bit pictures. Raises `Refusal` where no place is free, `UserError` where it is no
-        picture, one that is too small or one of more than MAX_PIXELS, and what else the model raises.
+        `bit_depth` is of 16-bit images. Raises `Refusal` where no place is free, `UserError` where it is no
+        image, one that is too small or one of more than MAX_PIXELS, and what else the model raises.
         """
         if self.taken >= self.places:
-            raise busy(f"{self.places} pictures are waiting already")
+            raise busy(f"{self.places} images are waiting already")
         self.taken += 1
         arrived = perf_counter()
         loop = asyncio.get_running_loop()
-        decode = partial(decode_picture, name="the picture", bit_depth=bit_depth, max_pixels=MAX_PIXELS)
+        decode = partial(decode_image, name="the image", bit_depth=bit_depth, max_pixels=MAX_PIXELS)
         try:
             async with self._ahead:
-                image = await loop.run_in_executor(self._picture_threads, decode, data)
+                image = await loop.run_in_executor(self._image_threads, decode, data)
                 answer, began, ended = await loop.run_in_executor(self._model_thread, self._predict, image)
             timing = Timing(began - arrived, ended - began)
-            return await loop.run_in_executor(self._picture_threads, partial(finish, answer, timing))
+            return await loop.run_in_executor(self._image_threads, partial(finish, answer, timing))
         finally:
             self.taken -= 1
 
@@ -84,4 +84,4 @@ class Worker:
     def close(self) -> None:
         """End the threads."""
         self._model_thread.shutdown()
-        self._picture_threads.shutdown()
+        self._image_threads.shutdown()

@@ -1,4 +1,4 @@
-"""Step 7: the speed of one picture on this machine, in every runtime that it has."""
+"""Step 7: the speed of one image on this machine, in every runtime that it has."""
 
 import logging
 import tempfile
@@ -9,42 +9,50 @@ from typing import Any
 
 import cv2
 
+from dbrnet.benchmark.baselines import open_baselines
+from dbrnet.benchmark.hardware import describe_machine, machine_state
+from dbrnet.benchmark.latency import Ratio
+from dbrnet.benchmark.measurement import Measured, durations, measure, noise
+from dbrnet.benchmark.roofline import count_work
+from dbrnet.benchmark.table import table
+from dbrnet.config import BenchmarkParams
 from dbrnet.data.dataset import Dataset, Sample
 from dbrnet.data.lineage import require_trained_on
 from dbrnet.data.split import Split
-from dbrnet.deployment.runtimes.base import Model, NotAvailableError
-from dbrnet.deployment.runtimes.catalogue import open_all, open_fitting
 from dbrnet.errors import UserError
 from dbrnet.files import atomic_directory, read_json, sha256_file, write_atomically, write_json
+from dbrnet.inference.runtimes.base import Model, NotAvailableError
+from dbrnet.inference.runtimes.registry import open_all, open_fitting
 from dbrnet.models.complexity import measure as measure_complexity
 from dbrnet.models.saved import load_model
-from dbrnet.params import BenchmarkParams
-from dbrnet.provenance import available_cores, origin
+from dbrnet.provenance import available_cores, collect_provenance
 from dbrnet.registry.model_file import find_model_file
-from dbrnet.speed.floor import count_work
-from dbrnet.speed.latency import Ratio
-from dbrnet.speed.machine import describe_machine, machine_state
-from dbrnet.speed.measurement import Measured, durations, measure, noise
-from dbrnet.speed.plots import latency_plot, speed_accuracy_plot
-from dbrnet.speed.rivals import open_rivals
-from dbrnet.speed.table import table
+from dbrnet.reports.latency_plots import latency_plot, speed_accuracy_plot
 
 log = logging.getLogger(__name__)
 
-PICTURES = 12  # of the test part, in turn
+IMAGES = 12  # of the test split, in turn
 AGAINST = " (against)"
 CHAMPION = " (champion)"
 
 
 def benchmark(
-    params: BenchmarkParams, dataset: Path, split: Path, trained: Path, exported: Path, champion: Path,
-    evaluated: Path, *, against: str | None = None, out: Path,
-) -> None:  # fmt: skip
-    """Measure how fast pictures are answered on this machine: export.runtimes and PyTorch, in turns.
+    params: BenchmarkParams,
+    dataset: Path,
+    split: Path,
+    trained: Path,
+    exported: Path,
+    champion: Path,
+    evaluated: Path,
+    *,
+    against: str | None = None,
+    out: Path,
+) -> None:
+    """Measure how fast images are answered on this machine: export.runtimes and PyTorch, in turns.
 
     The champion, where there is one, takes its turn beside the candidate in the runtime that the line uses.
 
-    Real pictures of the test part, one after the other: from the picture in memory to the answer in memory,
+    Real images of the test split, one after the other: from the image in memory to the answer in memory,
     and from the encoded file to the encoded mask; then in batches. Each is held against the least time that
     the machine would allow. Writes benchmark.json, durations.csv (every run), latency.png and, where the
     evaluate step knows the runtimes' accuracy, speed-accuracy.png under --out.
@@ -53,7 +61,7 @@ def benchmark(
     accuracy = read_json(evaluated / "metrics.json").get("runtimes", {})
     data = Dataset.load(dataset)
     require_trained_on(read_json(trained / "train.json"), data, split)
-    files = _pictures(data, Split.load(split), params.size)
+    files = _images(data, Split.load(split), params.size)
     network, meta = load_model(trained / "model.pt")
     inner_size = meta.image_size or params.size
     work = count_work(network, *inner_size)
@@ -62,31 +70,34 @@ def benchmark(
     deployed = export["runtimes"][0]
     if deployed in missing:
         raise UserError(f"{missing[deployed]}; it is the first of export.runtimes, which the line runs")
-    rivals, rival_digest = _open_rivals(against, list(models), threads)
+    baselines, baseline_digest = _open_baselines(against, list(models), threads)
     holder, holder_facts = _open_champion(champion, deployed, threads)
     start = machine_state()
     measured = measure(
-        _side_by_side(models, rivals, {deployed: holder} if holder else {}), files,
-        dict.fromkeys(models, work), seconds=params.seconds, in_batches=list(models),
-    )  # fmt: skip
-    compared = {name: _compare(measured, name, AGAINST) for name in rivals}
+        _side_by_side(models, baselines, {deployed: holder} if holder else {}),
+        files,
+        dict.fromkeys(models, work),
+        seconds=params.seconds,
+        in_batches=list(models),
+    )
+    compared = {name: _compare(measured, name, AGAINST) for name in baselines}
     if holder and holder_facts:
         holder_facts |= _compare(measured, deployed, CHAMPION)
     figures = {
         "runtimes": {name: measured[name].to_dict() for name in models},
         "not_available": missing,
-        "against": {"model": against, "sha256": rival_digest, "runtimes": compared} if against else None,
+        "against": {"model": against, "sha256": baseline_digest, "runtimes": compared} if against else None,
         "champion": holder_facts,
         "size": list(params.size),
         "batch": 1,
         "threads": threads,
-        "pictures": len(files),
+        "images": len(files),
         "complexity": asdict(measure_complexity(network, *inner_size)),
         "work": asdict(work),
         "machine": {"start": start, "end": machine_state()},
         "noise": noise(measured),
         "model_sha256": export["model_sha256"],
-        "origin": origin(),
+        "provenance": collect_provenance(),
     }
     title = f"{params.size[0]}x{params.size[1]}, batch 1, {threads} threads, {describe_machine()}"
     with atomic_directory(out) as folder:
@@ -96,15 +107,13 @@ def benchmark(
     _tell(measured, figures, title)
 
 
-def _open_rivals(
-    against: str | None, runtimes: list[str], threads: int
-) -> tuple[dict[str, Model], str | None]:
+def _open_baselines(against: str | None, runtimes: list[str], threads: int) -> tuple[dict[str, Model], str | None]:
     """The model to compare with in those of the runtimes that take it, and its file's SHA-256."""
     if against is None:
         return {}, None
     with tempfile.TemporaryDirectory() as scratch:
         file = find_model_file(against, Path(scratch))
-        return open_rivals(file, runtimes, threads), sha256_file(file)
+        return open_baselines(file, runtimes, threads), sha256_file(file)
 
 
 def _open_champion(folder: Path, runtime: str, threads: int) -> tuple[Model | None, dict[str, Any] | None]:
@@ -120,21 +129,21 @@ def _open_champion(folder: Path, runtime: str, threads: int) -> tuple[Model | No
     return model, known | {"runtime": model.runtime}
 
 
-def _side_by_side(models: Mapping[str, Model], *opponents: Mapping[str, Model]) -> dict[str, Model]:
-    """Each model followed by its opponents, so that the blocks that are compared are neighbours in time."""
+def _side_by_side(models: Mapping[str, Model], *baselines: Mapping[str, Model]) -> dict[str, Model]:
+    """Each model followed by its baselines, so that the blocks that are compared are neighbours in time."""
     ordered = {}
     for name, model in models.items():
         ordered[name] = model
-        for suffix, some in zip((AGAINST, CHAMPION), opponents, strict=True):
+        for suffix, some in zip((AGAINST, CHAMPION), baselines, strict=True):
             if name in some:
                 ordered[name + suffix] = some[name]
     return ordered
 
 
-def _pictures(data: Dataset, split: Split, size: tuple[int, int]) -> list[bytes]:
-    """Pictures from all over the test part, encoded as their files are, at [height, width] `size`."""
+def _images(data: Dataset, split: Split, size: tuple[int, int]) -> list[bytes]:
+    """Images from all over the test split, encoded as their files are, at [height, width] `size`."""
     samples = split.samples(data, "test")
-    number = min(PICTURES, len(samples))
+    number = min(IMAGES, len(samples))
     return [_at_size(data, samples[place * len(samples) // number], size) for place in range(number)]
 
 
@@ -148,7 +157,7 @@ def _at_size(data: Dataset, sample: Sample, size: tuple[int, int]) -> bytes:
 
 
 def _compare(measured: Mapping[str, Measured], name: str, suffix: str) -> dict[str, Any]:
-    """The opponent's figures beside the runtime `name`, and how many times as fast this one is."""
+    """The baseline's figures beside the runtime `name`, and how many times as fast this one is."""
     other = measured[name + suffix]
     return other.to_dict() | {"times_as_fast": asdict(measured[name].times_as_fast_as(other))}
 

@@ -9,34 +9,34 @@ from typing import Any
 
 import numpy as np
 
+from dbrnet.config import DriftParams
 from dbrnet.data.dataset import CARD_FILE, SAMPLES_FILE, Dataset
-from dbrnet.deployment.runtimes.base import Model, NotAvailableError
-from dbrnet.deployment.runtimes.catalogue import open_model
-from dbrnet.drift.appearance import APPEARANCE_FILE, FEATURES
-from dbrnet.drift.arrivals import Arrivals, Pictures, find_arrivals, open_current, read_picture
+from dbrnet.data.image_stats import FEATURES, IMAGE_STATS_FILE
 from dbrnet.drift.checks import Check, Feature, check_classes, check_count, check_feature
 from dbrnet.drift.distances import FALSE_ALARMS
-from dbrnet.drift.plot import Panel, drift_plot
-from dbrnet.evaluation.predictions import PICTURES_TABLE
+from dbrnet.drift.new_samples import Images, NewSamples, find_new_samples, open_current, read_image
+from dbrnet.evaluation.predictions import IMAGES_TABLE
 from dbrnet.files import atomic_directory, read_json, write_atomically, write_json
-from dbrnet.params import DriftParams
+from dbrnet.inference.runtimes.base import Model, NotAvailableError
+from dbrnet.inference.runtimes.registry import open_model
 from dbrnet.progress import progress
-from dbrnet.provenance import origin
+from dbrnet.provenance import collect_provenance
+from dbrnet.reports.drift_plot import Panel, drift_plot
 
 log = logging.getLogger(__name__)
 
-NEEDED = (CARD_FILE, SAMPLES_FILE, APPEARANCE_FILE, PICTURES_TABLE)  # of what is kept beside the champion
+NEEDED = (CARD_FILE, SAMPLES_FILE, IMAGE_STATS_FILE, IMAGES_TABLE)  # of what is kept beside the champion
 CONFIDENCE = "confidence"
-CONFIDENCE_PICTURES = 500  # of the new ones the network sees so many at most, drawn at random
+CONFIDENCE_IMAGES = 500  # of the new ones the network sees so many at most, drawn at random
 UNITS = FEATURES | {CONFIDENCE: "the network's mean confidence, 0 to 1"}
 
-Sides = tuple[Feature, Feature]  # the champion's pictures and the new ones
+Sides = tuple[Feature, Feature]  # the champion's images and the new ones
 
 
 def drift(params: DriftParams, current: Path, champion: Path, *, out: Path) -> None:
     """Answer whether retraining is warranted: yes or no, with each reason, its figure and its threshold.
 
-    Pictures of CURRENT (an ingested dataset, or a plain folder of unlabelled pictures) that CHAMPION does not
+    Images of CURRENT (an ingested dataset, or a plain folder of unlabelled images) that CHAMPION does not
     know are compared with those that it learned, by the tables that it came with: how many are labelled, the
     balance of classes, light and texture, and the network's confidence. Yes too where nothing can be
     compared: no champion, one without tables, other classes. Both answers are exit status 0. Writes
@@ -44,7 +44,7 @@ def drift(params: DriftParams, current: Path, champion: Path, *, out: Path) -> N
     """
     now, holder = open_current(current), read_json(champion / "champion.json")
     hindrance = _hindrance(holder, champion, now)
-    found = _Findings([hindrance]) if hindrance else _compare(params, now, champion)
+    found = _Comparison([hindrance]) if hindrance else _compare(params, now, champion)
     answer = "yes" if found.reasons else "no"
     with atomic_directory(out) as folder:
         write_json(
@@ -54,13 +54,13 @@ def drift(params: DriftParams, current: Path, champion: Path, *, out: Path) -> N
                 "reasons": found.reasons,
                 "notes": found.notes,
                 "checks": [asdict(check) for check in found.checks],
-                "pictures": found.pictures,
+                "images": found.images,
                 "unusable": found.unusable,
                 "reference": found.reference,
                 "current": {"path": str(current), "content_hash": found.content_hash},
                 "model": {key: holder[key] for key in ("model_name", "version", "sha256")} | found.model,
                 "params": params.model_dump() | {"false_alarms": FALSE_ALARMS},
-                "origin": origin(),
+                "provenance": collect_provenance(),
             },
         )
         if found.features:
@@ -78,14 +78,14 @@ def drift(params: DriftParams, current: Path, champion: Path, *, out: Path) -> N
 
 
 @dataclass(frozen=True)
-class _Findings:
+class _Comparison:
     """What speaks for a retraining, and, where there was a comparison, what it rests on."""
 
     reasons: list[str]
     notes: list[str] = field(default_factory=list)
     checks: list[Check] = field(default_factory=list)
     features: dict[str, Sides] = field(default_factory=dict)
-    pictures: dict[str, int | None] | None = None
+    images: dict[str, int | None] | None = None
     unusable: tuple[str, ...] = ()
     content_hash: str | None = None
     reference: dict[str, str] | None = None
@@ -111,27 +111,27 @@ def _hindrance(holder: Mapping[str, Any], champion: Path, now: Dataset | Path) -
     return None
 
 
-def _compare(params: DriftParams, now: Dataset | Path, champion: Path) -> _Findings:
+def _compare(params: DriftParams, now: Dataset | Path, champion: Path) -> _Comparison:
     reference = Dataset.load(champion)
-    arrivals = find_arrivals(reference, now)
+    new_samples = find_new_samples(reference, now)
     network, notes = _open(champion / "model.onnx")
-    features = _features(arrivals, network, champion)
+    features = _features(new_samples, network, champion)
     checks = [
-        check_count(arrivals, params.min_new_images),
-        check_classes(arrivals, reference.card.classes, params.max_class_shift),
+        check_count(new_samples, params.min_new_images),
+        check_classes(new_samples, reference.card.classes, params.max_class_shift),
         *(
             check_feature(name, UNITS[name], *sides, limit=params.max_image_drift, comparisons=len(features))
             for name, sides in features.items()
         ),
     ]
-    return _Findings(
+    return _Comparison(
         reasons=[check.text for check in checks if check.warrants],
-        notes=notes + _notes(arrivals, checks, params.max_image_drift),
+        notes=notes + _notes(new_samples, checks, params.max_image_drift),
         checks=checks,
         features=features,
-        pictures=_counts(arrivals),
-        unusable=arrivals.unusable,
-        content_hash=arrivals.content_hash,
+        images=_counts(new_samples),
+        unusable=new_samples.unusable,
+        content_hash=new_samples.content_hash,
         reference={"name": reference.card.name, "content_hash": reference.card.content_hash},
         model=network.metadata if network else {},
     )
@@ -145,61 +145,58 @@ def _open(model: Path) -> tuple[Model | None, list[str]]:
         return None, [f"confidence was not measured: {error}"]
 
 
-def _features(arrivals: Arrivals, network: Model | None, champion: Path) -> dict[str, Sides]:
-    before, new = arrivals.reference, arrivals.new
+def _features(new_samples: NewSamples, network: Model | None, champion: Path) -> dict[str, Sides]:
+    before, new = new_samples.reference, new_samples.new
     found = {
-        name: (
-            Feature(before.features[:, index], before.groups),
-            Feature(new.features[:, index], new.groups),
-        )
+        name: (Feature(before.features[:, index], before.groups), Feature(new.features[:, index], new.groups))
         for index, name in enumerate(FEATURES)
     }
     if network and len(new):
-        found[CONFIDENCE] = _tested(champion / PICTURES_TABLE), _confidence(network, new)
+        found[CONFIDENCE] = _tested(champion / IMAGES_TABLE), _confidence(network, new)
     return found
 
 
 def _tested(table: Path) -> Feature:
-    """The champion's confidence in each of its test pictures, which it had not learned either."""
+    """The champion's confidence in each of its test images, which it had not learned either."""
     with table.open(newline="") as file:
         rows = list(csv.DictReader(file))
     values = np.array([float(row["confidence"]) for row in rows], np.float64)
     return Feature(values, tuple(row["group"] for row in rows))
 
 
-def _confidence(network: Model, pictures: Pictures) -> Feature:
-    drawn = np.random.default_rng(0).permutation(len(pictures))[:CONFIDENCE_PICTURES]
-    chosen = pictures.take(sorted(drawn.tolist()))
+def _confidence(network: Model, images: Images) -> Feature:
+    drawn = np.random.default_rng(0).permutation(len(images))[:CONFIDENCE_IMAGES]
+    chosen = images.take(sorted(drawn.tolist()))
     values = [
-        float(network.predict(read_picture(path)[None])[1].mean())
+        float(network.predict(read_image(path)[None])[1].mean())
         for path in progress(chosen.paths, len(chosen), CONFIDENCE)
     ]
     return Feature(np.array(values, np.float64), chosen.groups)
 
 
-def _notes(arrivals: Arrivals, checks: Sequence[Check], limit: float) -> list[str]:
+def _notes(new_samples: NewSamples, checks: Sequence[Check], limit: float) -> list[str]:
     """What a reader must know to weigh the answer."""
     notes = []
     blunt = max((check.threshold for check in checks if check.name in FEATURES), default=limit)
     if blunt > limit:
-        notes.append(f"with so few groups of pictures, a shift of a feature up to {blunt:.2f} may be chance")
-    if arrivals.relabelled is None:
-        notes.append("nothing is known of near-copies among pictures without masks: each counts by itself")
-    if arrivals.unusable:
-        notes.append(f"files left out: {len(arrivals.unusable)}; {arrivals.unusable[0]}")
+        notes.append(f"with so few groups of images, a shift of a feature up to {blunt:.2f} may be chance")
+    if new_samples.relabelled is None:
+        notes.append("nothing is known of near-copies among images without masks: each counts by itself")
+    if new_samples.unusable:
+        notes.append(f"files left out: {len(new_samples.unusable)}; {new_samples.unusable[0]}")
     if any(check.warrants for check in checks) and not checks[0].figure:
-        notes.append("there is nothing new to train on yet: label some of the new pictures first")
+        notes.append("there is nothing new to train on yet: label some of the new images first")
     return notes
 
 
-def _counts(arrivals: Arrivals) -> dict[str, int | None]:
+def _counts(new_samples: NewSamples) -> dict[str, int | None]:
     return {
-        "reference": len(arrivals.reference),
-        "reference_groups": len(set(arrivals.reference.groups)),
-        "known": arrivals.known,
-        "relabelled": arrivals.relabelled,
-        "new": len(arrivals.new),
-        "new_groups": len(set(arrivals.new.groups)),
+        "reference": len(new_samples.reference),
+        "reference_groups": len(set(new_samples.reference.groups)),
+        "known": new_samples.known,
+        "relabelled": new_samples.relabelled,
+        "new": len(new_samples.new),
+        "new_groups": len(set(new_samples.new.groups)),
     }
 
 
@@ -208,12 +205,11 @@ def _plot(features: Mapping[str, Sides], checks: Sequence[Check], answer: str) -
     panels = []
     for name, (before, new) in features.items():
         check = by_name[name]
-        verdict = "no new pictures"
+        verdict = "no new images"
         if check.figure is not None:
             verdict = f"shift {check.figure:.2f}, threshold {check.threshold:.2f}"
         panels.append(
-            Panel(name, UNITS[name], before.values, before.weights, new.values, new.weights, verdict,
-                  check.warrants)
-        )  # fmt: skip
+            Panel(name, UNITS[name], before.values, before.weights, new.values, new.weights, verdict, check.warrants)
+        )
     reasons = ", ".join(check.name for check in checks if check.warrants)
     return drift_plot(panels, f"Retraining warranted: {answer}" + (f" ({reasons})" if reasons else ""))

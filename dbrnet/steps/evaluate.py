@@ -1,4 +1,4 @@
-"""Step 6: the exported model's score on the test part beside the champion's, and the report."""
+"""Step 6: the exported model's score on the test split beside the champion's, and the report."""
 
 import csv
 import logging
@@ -6,48 +6,47 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from dbrnet.audit.findings import AUDIT_FILE
+from dbrnet.audit.result import AUDIT_FILE
+from dbrnet.config import EvaluateParams
 from dbrnet.data.dataset import Dataset
 from dbrnet.data.lineage import require_trained_on
 from dbrnet.data.split import SPLIT_FILE, SPLIT_TABLE, Split
-from dbrnet.deployment.runtimes.base import Model, NotAvailableError
-from dbrnet.deployment.runtimes.catalogue import open_all, open_fitting, open_model
 from dbrnet.errors import UserError
-from dbrnet.evaluation.comparison import choose_disagreements, compare, show_disagreements
+from dbrnet.evaluation.comparison import choose_disagreements, compare
+from dbrnet.evaluation.defect_metrics import MatchRules
 from dbrnet.evaluation.figures import describe, estimates
-from dbrnet.evaluation.gallery import build_gallery
-from dbrnet.evaluation.inspection import Rules
 from dbrnet.evaluation.parity import Parity, measure_parity
-from dbrnet.evaluation.predictions import PICTURES_TABLE
+from dbrnet.evaluation.predictions import IMAGES_TABLE
 from dbrnet.evaluation.predictions import evaluate as run_evaluation
-from dbrnet.evaluation.report import render_report
 from dbrnet.files import atomic_directory, read_json, write_atomically, write_json
-from dbrnet.params import EvaluateParams
-from dbrnet.provenance import origin
+from dbrnet.inference.runtimes.base import Model, NotAvailableError
+from dbrnet.inference.runtimes.registry import open_all, open_fitting, open_model
+from dbrnet.provenance import collect_provenance
+from dbrnet.reports.evaluation_page import render_report
+from dbrnet.reports.gallery import build_gallery, show_disagreements
 
 log = logging.getLogger(__name__)
 
 
 def evaluate(
-    params: EvaluateParams, dataset: Path, split: Path, trained: Path, exported: Path, champion: Path,
-    *, out: Path,
-) -> None:  # fmt: skip
-    """Score the exported model, as the line runs it and at native resolution, on the test part.
+    params: EvaluateParams, dataset: Path, split: Path, trained: Path, exported: Path, champion: Path, *, out: Path
+) -> None:
+    """Score the exported model, as the line runs it and at native resolution, on the test split.
 
-    Every runtime of export.runtimes that this machine has is compared with PyTorch on the whole part; the
-    first one's answers are the ones scored. The champion, where there is one, answers the same pictures, in
+    Every runtime of export.runtimes that this machine has is compared with PyTorch on the whole split; the
+    first one's answers are the ones scored. The champion, where there is one, answers the same images, in
     the same runtime if that takes its file. Writes metrics.json (IoU, defects found and invented and
     outlines met, with intervals and as differences from the champion, and by runtime how far it lies from
-    PyTorch and what that costs), pictures.csv (a row a picture), the pictures on which candidate and champion
+    PyTorch and what that costs), images.csv (a row an image), the images on which candidate and champion
     disagree most, and report.html, which opens offline, under --out.
     """
-    parts = Split.load(split)
-    data = parts.regrouped(Dataset.load(dataset))
-    look_up = read_json(split / AUDIT_FILE)["look_up"]
+    splits = Split.load(split)
+    data = splits.regrouped(Dataset.load(dataset))
+    nn_baseline = read_json(split / AUDIT_FILE)["nn_baseline"]
     lineage = read_json(trained / "train.json")
     require_trained_on(lineage, data, split)
     export_info = read_json(exported / "export.json")
-    ids = [sample.id for sample in parts.samples(data, "test")]
+    ids = [sample.id for sample in splits.samples(data, "test")]
     models, missing = open_all(export_info["runtimes"], trained, exported)
     deployed = export_info["runtimes"][0]
     if deployed in missing:
@@ -59,7 +58,7 @@ def evaluate(
             f"{', '.join(asked)}; give the dataset that it was trained on"
         )
     holder, holder_facts = _open_champion(champion, deployed, data, ids)
-    rules = Rules(params.min_overlap, params.boundary_tolerance)
+    rules = MatchRules(params.min_overlap, params.boundary_tolerance)
     predict = models[deployed].predict
     evaluation = run_evaluation(predict, data, ids, rules)
     parity = measure_parity(
@@ -68,16 +67,14 @@ def evaluate(
         data,
         ids,
     )
-    by_runtime = {
-        name: {"precision": models[name].precision, **found.to_dict()} for name, found in parity.items()
-    }
+    by_runtime = {name: {"precision": models[name].precision, **found.to_dict()} for name, found in parity.items()}
     figures = estimates(evaluation, params.confidence)
     with atomic_directory(out) as folder:
         disagreements: list[dict[str, Any]] = []
         if holder and holder_facts:
-            rival = run_evaluation(holder.predict, data, ids, rules, "evaluate the champion")
-            holder_facts |= compare(evaluation, rival, params.confidence).to_dict()
-            chosen = choose_disagreements(evaluation, rival)
+            baseline = run_evaluation(holder.predict, data, ids, rules, "evaluate the champion")
+            holder_facts |= compare(evaluation, baseline, params.confidence).to_dict()
+            chosen = choose_disagreements(evaluation, baseline)
             disagreements = show_disagreements(chosen, data, predict, holder.predict, folder)
         metrics = {
             "runtime": deployed,
@@ -90,11 +87,11 @@ def evaluate(
             "model_sha256": export_info["model_sha256"],
             "dataset": lineage["dataset"],
             "split": lineage["split"],
-            "look_up": look_up,
-            "origin": origin(),
+            "nn_baseline": nn_baseline,
+            "provenance": collect_provenance(),
         }
         write_json(folder / "metrics.json", metrics)
-        write_atomically(folder / PICTURES_TABLE, evaluation.table())
+        write_atomically(folder / IMAGES_TABLE, evaluation.table())
         report = render_report(
             evaluation,
             figures=figures,
@@ -104,7 +101,7 @@ def evaluate(
             split=read_json(split / SPLIT_FILE),
             history=_history(trained / "history.csv"),
             gallery=build_gallery(evaluation, data, predict, params.gallery),
-            look_up=look_up["miou"],
+            nn_baseline=nn_baseline["miou"],
             parity=by_runtime,
             runtime=deployed,
             provenance=_provenance(lineage, export_info),
@@ -135,28 +132,31 @@ def _open_champion(
 
 
 def _seen(table: Path, ids: list[str]) -> float | None:
-    """The share of the pictures `ids` that the champion was trained on; None: its split is not known."""
+    """The share of the images `ids` that the champion was trained on; None: its split is not known."""
     if not table.exists():
         return None
     with table.open(newline="") as file:
-        trained_on = {row["id"] for row in csv.DictReader(file) if row["part"] == "train"}
+        trained_on = {row["id"] for row in csv.DictReader(file) if row["split"] == "train"}
     return sum(id_ in trained_on for id_ in ids) / len(ids)
 
 
-def _tell(
-    parity: Mapping[str, Parity], missing: Mapping[str, str], metrics: dict[str, Any], report: Path
-) -> None:
+def _tell(parity: Mapping[str, Parity], missing: Mapping[str, str], metrics: dict[str, Any], report: Path) -> None:
     """The step's summary, in the log."""
     for name, found in parity.items():
-        log.info("%s: mIoU %.4f (%+.4f), %.4f %% of the pixels unlike PyTorch's, logits by up to %.2g",
-                 name, found.scores.miou, found.miou_change, 100 * found.differing_pixels,
-                 found.max_logit_difference)  # fmt: skip
+        log.info(
+            "%s: mIoU %.4f (%+.4f), %.4f %% of the pixels unlike PyTorch's, logits by up to %.2g",
+            name,
+            found.scores.miou,
+            found.miou_change,
+            100 * found.differing_pixels,
+            found.max_logit_difference,
+        )
     for reason in missing.values():
         log.info("left out: %s", reason)
     figures, holder = metrics["figures"], metrics["champion"]
     log.info(
-        "test part, %d pictures in %d groups: mIoU %s with background, %s over defects; defects found: %s",
-        metrics["pictures"],
+        "test split, %d images in %d groups: mIoU %s with background, %s over defects; defects found: %s",
+        metrics["images"],
         metrics["bootstrap"]["groups"],
         *(_said(figures[name]) for name in ("miou", "miou_defects", "defect_recall")),
     )
@@ -179,9 +179,9 @@ def _history(path: Path) -> list[dict[str, float]]:
 
 def _provenance(lineage: dict[str, Any], export_info: dict[str, Any]) -> dict[str, str]:
     """What the report says of where its figures come from."""
-    origin_of_training, training = lineage["origin"], lineage["training"]
-    hardware = origin_of_training["hardware"]
-    libraries = ", ".join(f"{name} {version}" for name, version in origin_of_training["versions"].items())
+    provenance, training = lineage["provenance"], lineage["training"]
+    hardware = provenance["hardware"]
+    libraries = ", ".join(f"{name} {version}" for name, version in provenance["versions"].items())
     device, minutes = training["device"], training["seconds"] / 60
     return {
         "Dataset": f"{lineage['dataset']['title']}, content {lineage['dataset']['content_hash']}",
@@ -190,7 +190,7 @@ def _provenance(lineage: dict[str, Any], export_info: dict[str, Any]) -> dict[st
         f"{training['best_epoch']} by validation mIoU, {minutes:.1f} minutes on {device}",
         "Model": f"SHA-256 {export_info['model_sha256']}",
         "int8": _said_of_int8(export_info["int8"]),
-        "Code": str(origin_of_training["code_revision"]),
+        "Code": str(provenance["code_revision"]),
         "Machine": ", ".join([hardware["cpu"], f"{hardware['cores']} cores", *hardware["gpus"]]),
         "Versions": libraries,
     }

@@ -1,4 +1,4 @@
-"""Step 4: one ONNX file, the picture in and the answer out, and the same in int8."""
+"""Step 4: one ONNX file, the image in and the answer out, and the same in int8."""
 
 import logging
 from collections.abc import Sequence
@@ -6,19 +6,19 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from dbrnet.config import ExportParams
 from dbrnet.data.dataset import Dataset, Sample
 from dbrnet.data.lineage import require_trained_on
 from dbrnet.data.split import Split
-from dbrnet.deployment.export import OPSET, count_batch_norms, export_onnx
-from dbrnet.deployment.quantising import TooLossyError, quantise
-from dbrnet.deployment.runtimes.base import Model, NotAvailableError
-from dbrnet.deployment.runtimes.catalogue import file_of
 from dbrnet.errors import UserError
 from dbrnet.evaluation.predictions import evaluate
 from dbrnet.files import atomic_directory, read_json, sha256_file, write_json
+from dbrnet.inference.export import OPSET, count_batch_norms, export_onnx
+from dbrnet.inference.quantize import TooLossyError, quantize
+from dbrnet.inference.runtimes.base import Model, NotAvailableError
+from dbrnet.inference.runtimes.registry import file_of
 from dbrnet.models.saved import load_model
-from dbrnet.params import ExportParams
-from dbrnet.provenance import origin
+from dbrnet.provenance import collect_provenance
 
 log = logging.getLogger(__name__)
 
@@ -26,12 +26,12 @@ log = logging.getLogger(__name__)
 def export(params: ExportParams, dataset: Path, split: Path, trained: Path, *, out: Path) -> None:
     """Write the trained network as one ONNX file, and in int8 as another.
 
-    The graph takes uint8 RGB pictures of any size and batch and answers with class ids and their confidence;
+    The graph takes uint8 RGB images of any size and batch and answers with class ids and their confidence;
     normalisation is inside. Writes model.onnx, model-int8.onnx (where OpenVINO and NNCF are installed: with
-    as many convolutions in int8 as the budget on the val part allows) and export.json (what each runtime
+    as many convolutions in int8 as the budget on the val split allows) and export.json (what each runtime
     takes, digests, what int8 costs, lineage) under --out.
     """
-    data, parts = Dataset.load(dataset), Split.load(split)
+    data, splits = Dataset.load(dataset), Split.load(split)
     lineage = read_json(trained / "train.json")
     require_trained_on(lineage, data, split)
     model, meta = load_model(trained / "model.pt")
@@ -39,7 +39,7 @@ def export(params: ExportParams, dataset: Path, split: Path, trained: Path, *, o
         path = folder / "model.onnx"
         export_onnx(model, meta, path, metadata=_metadata(lineage))
         log.info("model.onnx: %.1f MB", path.stat().st_size / 1e6)
-        int8 = _quantise(params, data, parts, folder)
+        int8 = _quantize(params, data, splits, folder)
         deployed = folder / file_of(params.runtimes[0])
         if not deployed.exists():
             raise UserError(
@@ -58,24 +58,24 @@ def export(params: ExportParams, dataset: Path, split: Path, trained: Path, *, o
                 "int8": int8,
                 "dataset": lineage["dataset"],
                 "split": lineage["split"],
-                "origin": origin(),
+                "provenance": collect_provenance(),
             },
         )
 
 
-def _quantise(params: ExportParams, data: Dataset, parts: Split, folder: Path) -> dict[str, Any]:
+def _quantize(params: ExportParams, data: Dataset, splits: Split, folder: Path) -> dict[str, Any]:
     """Write model-int8.onnx; what it costs, or why there is none."""
     if "openvino-int8" not in params.runtimes:
         return {"not_available": "openvino-int8 is not among export.runtimes"}
-    validation = [sample.id for sample in parts.samples(data, "val")]
+    validation = [sample.id for sample in splits.samples(data, "val")]
 
     def score(model: Model, ids: Sequence[str]) -> tuple[float, list[float]]:
         found = evaluate(model.predict, data, ids)
-        return found.scores.miou, [picture.scores.pixel_accuracy for picture in found.pictures]
+        return found.scores.miou, [image.scores.pixel_accuracy for image in found.images]
 
-    chosen = _spread(parts.samples(data, "train"), params.calibration_images)
+    chosen = _spread(splits.samples(data, "train"), params.calibration_images)
     try:
-        quantised = quantise(
+        quantized = quantize(
             folder / "model.onnx",
             folder / "model-int8.onnx",
             calibration=[data.image(sample) for sample in chosen],
@@ -86,13 +86,14 @@ def _quantise(params: ExportParams, data: Dataset, parts: Split, folder: Path) -
     except (NotAvailableError, TooLossyError) as error:
         log.info("no int8: %s", error)
         return {"not_available": str(error)}
-    log.info("model-int8.onnx: %d of %d convolutions in int8; mIoU on the val part %+.4f (%+.4f with all)",
-             quantised.convolutions - len(quantised.kept), quantised.convolutions,
-             -quantised.loss, -quantised.loss_of_all)  # fmt: skip
-    return asdict(quantised) | {
-        "max_loss": params.max_int8_loss,
-        "sha256": sha256_file(folder / "model-int8.onnx"),
-    }
+    log.info(
+        "model-int8.onnx: %d of %d convolutions in int8; mIoU on the val split %+.4f (%+.4f with all)",
+        quantized.convolutions - len(quantized.kept),
+        quantized.convolutions,
+        -quantized.loss,
+        -quantized.loss_of_all,
+    )
+    return asdict(quantized) | {"max_loss": params.max_int8_loss, "sha256": sha256_file(folder / "model-int8.onnx")}
 
 
 def _spread(samples: Sequence[Sample], count: int) -> Sequence[Sample]:
@@ -109,5 +110,5 @@ def _metadata(lineage: dict[str, Any]) -> dict[str, str]:
         "split": str(lineage["split"]["kind"]),
         "leaks": str(lineage["split"]["leaks"]),
         "val_miou": f"{lineage['training']['best_val_miou']:.4f}",
-        "code_revision": str(lineage["origin"]["code_revision"]),
+        "code_revision": str(lineage["provenance"]["code_revision"]),
     }

@@ -4,15 +4,15 @@ import logging
 import tempfile
 from pathlib import Path
 
-from dbrnet.data.building import build_dataset
+from dbrnet.config import IngestParams
 from dbrnet.data.dataset import Dataset
-from dbrnet.data.growing import build_factory_dataset
-from dbrnet.data.source import fetch
-from dbrnet.drift.appearance import read_appearance, write_appearance
+from dbrnet.data.image_stats import read_image_stats, write_image_stats
+from dbrnet.data.incremental import build_factory_dataset
+from dbrnet.data.writer import build_dataset
 from dbrnet.errors import UserError
 from dbrnet.files import atomic_directory
-from dbrnet.params import IngestParams
 from dbrnet.progress import progress
+from dbrnet.storage.source import fetch
 
 log = logging.getLogger(__name__)
 
@@ -21,29 +21,23 @@ def ingest(params: IngestParams, *, out: Path) -> None:
     """Read the dataset that params.yaml names, from its folder, archive, URL or S3 prefix,
     into one canonical form.
 
-    Every picture is decoded and every mask checked. Writes images/, masks/ (8-bit class ids), samples.csv,
-    card.json and appearance.csv (each picture's light and texture, for `dbrnet drift`) under --out. The same
+    Every image is decoded and every mask checked. Writes images/, masks/ (8-bit class ids), samples.csv,
+    card.json and image_stats.csv (each image's light and texture, for `dbrnet drift`) under --out. The same
     content gives the same bytes, wherever it came from. Own data (factory) adds quarantine.csv: what could
     not be used, and why.
     """
-    if params.former and Path(params.former).resolve() == out.resolve():
-        raise UserError(f"--out {out} is ingest.former, which is only read; write the new dataset elsewhere")
+    if params.previous and Path(params.previous).resolve() == out.resolve():
+        raise UserError(f"--out {out} is ingest.previous, which is only read; write the new dataset elsewhere")
     with atomic_directory(out) as folder, tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
         source = fetch(params.source, Path(scratch), progress=progress)
         try:
             dataset = _build(params, source, folder)
         except UserError as error:  # name the source as the user does, not where it was fetched to
             raise UserError(str(error).replace(str(source), params.source)) from None
-        known = read_appearance(Dataset.load(Path(params.former))) if params.former else {}
-        write_appearance(dataset, known, progress)
+        known = read_image_stats(Dataset.load(Path(params.previous))) if params.previous else {}
+        write_image_stats(dataset, known, progress)
     card = dataset.card
-    log.info(
-        "%s: %d pictures in %d groups, content %s",
-        card.title,
-        card.images,
-        card.groups,
-        card.content_hash[:12],
-    )
+    log.info("%s: %d images in %d groups, content %s", card.title, card.images, card.groups, card.content_hash[:12])
     for note in (*card.notes, card.leak_note):
         if note:
             log.info("note: %s", note)
@@ -51,15 +45,13 @@ def ingest(params: IngestParams, *, out: Path) -> None:
 
 def _build(params: IngestParams, source: Path, folder: Path) -> Dataset:
     if params.dataset != "factory":
-        return build_dataset(
-            params.dataset, source, folder, mask_threshold=params.mask_threshold, progress=progress
-        )
+        return build_dataset(params.dataset, source, folder, mask_threshold=params.mask_threshold, progress=progress)
     dataset, changes = build_factory_dataset(
         source,
         folder,
         classes=params.classes,
         bit_depth=params.bit_depth,
-        former=Path(params.former) if params.former else None,
+        previous=Path(params.previous) if params.previous else None,
         max_quarantine=params.max_quarantine,
         progress=progress,
     )

@@ -9,32 +9,40 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from dbrnet.config import PromoteParams
 from dbrnet.data.dataset import Dataset, Image
 from dbrnet.data.lineage import require_trained_on
 from dbrnet.data.split import Split
 from dbrnet.errors import UserError
 from dbrnet.files import atomic_directory, read_json, sha256_file, write_atomically, write_json
-from dbrnet.params import PromoteParams
-from dbrnet.provenance import origin
+from dbrnet.provenance import collect_provenance
 from dbrnet.registry.criteria import Measurements
 from dbrnet.registry.gate import Decision, decide
 from dbrnet.registry.promotion import Promotion, describe, record
 from dbrnet.registry.store import Store, open_store, patient
 from dbrnet.registry.tracking import TrackedRun, decision_run, send_missing, start_or_resume_run
 from dbrnet.registry.versions import LINEAGE, TABLES, register
-from dbrnet.review.card import model_card
-from dbrnet.review.facts import Facts
-from dbrnet.review.page import render_review
-from dbrnet.review.summary import outcome_line, render_summary
+from dbrnet.reports.decision_facts import Facts
+from dbrnet.reports.decision_page import render_review
+from dbrnet.reports.model_card import model_card
+from dbrnet.reports.summary import outcome_line, render_summary
 
 log = logging.getLogger(__name__)
 
 
 @patient
 def promote(
-    params: PromoteParams, dataset: Path, split: Path, trained: Path, exported: Path, champion: Path,
-    evaluated: Path, benchmarked: Path, *, out: Path,
-) -> None:  # fmt: skip
+    params: PromoteParams,
+    dataset: Path,
+    split: Path,
+    trained: Path,
+    exported: Path,
+    champion: Path,
+    evaluated: Path,
+    benchmarked: Path,
+    *,
+    out: Path,
+) -> None:
     """Decide by the measured figures and carry the decision out in MLflow's registry.
 
     Promoted: the model's version gets the alias `champion`. Needs review: it gets the alias `challenger`, and
@@ -52,25 +60,38 @@ def promote(
     decision = decide(measured.figures(params.fps_hardware), thresholds, params.mode)
     key, name, store = _key(decision, files), files.champion["model_name"], open_store(Path.cwd())
     run = start_or_resume_run(
-        store, files.lineage["dataset"]["name"], run_id=files.lineage["run_id"], name=name,
+        store,
+        files.lineage["dataset"]["name"],
+        run_id=files.lineage["run_id"],
+        name=name,
         tags={"answer": decision.answer},
-    )  # fmt: skip
+    )
     try:
         send_missing(run, files.history)
         run.log_metrics(_metrics(files), step=0)
         version = register(
-            store, run, name, files.model,
+            store,
+            run,
+            name,
+            files.model,
             files={LINEAGE: trained / "train.json", **_tables(dataset, split, evaluated)},
-            tags=_evidence(files), example=_example(data, split),
-        )  # fmt: skip
+            tags=_evidence(files),
+            example=_example(data, split),
+        )
     finally:
         run.finish()  # the training did, whatever becomes of its model
     with decision_run(store, run, key=key, name=f"decide-v{version}", tags=_evidence(files)) as own:
         promotion = record(
-            store, name, version, answer=decision.answer, reasons=decision.reasons,
-            compared_with=files.champion["version"], decision_id=key, run_id=own.run_id,
+            store,
+            name,
+            version,
+            answer=decision.answer,
+            reasons=decision.reasons,
+            compared_with=files.champion["version"],
+            decision_id=key,
+            run_id=own.run_id,
             figures=_key_figures(measured),
-        )  # fmt: skip
+        )
         own.set_tags({"answer": promotion.answer})
         facts = _facts(params, decision, promotion, files, store, own, out)
         with atomic_directory(out) as folder:
@@ -127,21 +148,18 @@ class _Files:
 
     def require_one_model(self) -> None:
         """Figures of another model, or against another champion, must not decide on this one."""
-        digest, opponent = sha256_file(self.model), self.champion["version"]
+        digest, baseline = sha256_file(self.model), self.champion["version"]
         contents = {"export": self.export, "evaluate": self.metrics, "benchmark": self.benchmark}
         for step, content in contents.items():
             if content.get("model_sha256") != digest:
-                raise UserError(
-                    f"the {step} figures are of another model than {self.model}; run that step again"
-                )
-            if step != "export" and (content["champion"] or {}).get("version") != opponent:
+                raise UserError(f"the {step} figures are of another model than {self.model}; run that step again")
+            if step != "export" and (content["champion"] or {}).get("version") != baseline:
                 raise UserError(f"the {step} figures are against another champion; run that step again")
 
 
 def _key(decision: Decision, files: _Files) -> str:
     """The decision's id: the same evidence and the same answer, the same decision."""
-    content = [decision.to_dict(), files.export["model_sha256"], files.champion["version"],
-               files.metrics["dataset"]]  # fmt: skip
+    content = [decision.to_dict(), files.export["model_sha256"], files.champion["version"], files.metrics["dataset"]]
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -153,7 +171,7 @@ def _evidence(files: _Files) -> dict[str, object]:
         "dataset_hash": dataset["content_hash"],
         "split": split["kind"],
         "leaks": split["leaks"],
-        "code_revision": files.lineage["origin"]["code_revision"],
+        "code_revision": files.lineage["provenance"]["code_revision"],
         **{f"dvc_{name}": value for name, value in dataset.get("dvc", {}).items()},
     }
 
@@ -162,13 +180,16 @@ def _tables(*folders: Path) -> dict[str, Path]:
     """What a later run will want to know of the version, by name, in the folders that the steps wrote."""
     found = {name: folder / name for name in TABLES for folder in folders if (folder / name).exists()}
     if missing := [name for name in TABLES if name not in found]:  # an earlier version ingested the dataset
-        log.warning("the version is registered without %s, and drift will not know what to compare with; "
-                    "ingest the dataset again", ", ".join(missing))  # fmt: skip
+        log.warning(
+            "the version is registered without %s, and drift will not know what to compare with; "
+            "ingest the dataset again",
+            ", ".join(missing),
+        )
     return found
 
 
 def _example(data: Dataset, split: Path) -> Image:
-    """One raw picture of the test part, [1, H, W, 3]."""
+    """One raw image of the test split, [1, H, W, 3]."""
     return data.image(Split.load(split).samples(data, "test")[0])[None]
 
 
@@ -178,8 +199,9 @@ def _metrics(files: _Files) -> dict[str, float]:
     for name, latency in files.benchmark["runtimes"].items():
         found |= {f"{name}_{figure}": latency[figure] for figure in ("fps", "p50_ms", "p99_ms")}
     for name, parity in files.metrics["runtimes"].items():
-        found |= {f"{name}_{figure}": parity[figure]
-                  for figure in ("miou_change", "max_logit_difference", "differing_pixels")}  # fmt: skip
+        found |= {
+            f"{name}_{figure}": parity[figure] for figure in ("miou_change", "max_logit_difference", "differing_pixels")
+        }
     return {name: value for name, value in found.items() if value is not None}
 
 
@@ -195,9 +217,14 @@ def _key_figures(measured: Measurements) -> dict[str, float]:
 
 
 def _facts(
-    params: PromoteParams, decision: Decision, promotion: Promotion, files: _Files, store: Store,
-    own: TrackedRun, out: Path,
-) -> Facts:  # fmt: skip
+    params: PromoteParams,
+    decision: Decision,
+    promotion: Promotion,
+    files: _Files,
+    store: Store,
+    own: TrackedRun,
+    out: Path,
+) -> Facts:
     ui = str(store).rstrip("/") if store.is_server else "http://127.0.0.1:5000"
     page = f"{ui}/#/models/{promotion.model_name}/versions/{promotion.version}"
     return Facts(
@@ -218,11 +245,11 @@ def _facts(
         },
         time=promotion.time,
         by=promotion.by,
-    )  # fmt: skip
+    )
 
 
 def _write(folder: Path, facts: Facts, own: TrackedRun) -> None:
-    content = {**facts.decision, "promotion": facts.outcome, "run_id": own.run_id, "origin": origin()}
+    content = {**facts.decision, "promotion": facts.outcome, "run_id": own.run_id, "provenance": collect_provenance()}
     write_json(folder / "decision.json", content)
     write_atomically(folder / "review.html", render_review(facts))
     write_atomically(folder / "model-card.md", model_card(facts))
@@ -231,7 +258,12 @@ def _write(folder: Path, facts: Facts, own: TrackedRun) -> None:
 
 def _publish(own: TrackedRun, folder: Path, files: _Files) -> None:
     """Everything behind the decision, into its run."""
-    for file in [*sorted(folder.iterdir()), files.evaluated / "report.html", files.evaluated / "metrics.json",
-                 files.exported / "export.json", files.benchmarked / "benchmark.json",
-                 *sorted(files.benchmarked.glob("*.png"))]:  # fmt: skip
+    for file in [
+        *sorted(folder.iterdir()),
+        files.evaluated / "report.html",
+        files.evaluated / "metrics.json",
+        files.exported / "export.json",
+        files.benchmarked / "benchmark.json",
+        *sorted(files.benchmarked.glob("*.png")),
+    ]:
         own.log_artifact(file)

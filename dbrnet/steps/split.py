@@ -3,38 +3,41 @@
 import logging
 from pathlib import Path
 
-from dbrnet.audit.findings import judge, search
-from dbrnet.audit.hygiene import inspect
-from dbrnet.audit.record import log_findings, save_findings
+from dbrnet.audit.io import log_audit, save_audit
+from dbrnet.audit.label_checks import check_labels
+from dbrnet.audit.result import audit_splits, search
+from dbrnet.config import SplitParams
 from dbrnet.data.dataset import Dataset
 from dbrnet.data.split import Split, split_samples
 from dbrnet.errors import UserError
-from dbrnet.files import atomic_directory
-from dbrnet.params import SplitParams
+from dbrnet.files import atomic_directory, write_atomically
+from dbrnet.reports.audit_page import PAGE, render_audit
 
 log = logging.getLogger(__name__)
 
 
 def split(params: SplitParams, dataset: Path, *, out: Path) -> None:
-    """Audit the pictures for copies, then divide them so that every class reaches every part.
+    """Audit the images for copies, then divide them so that every class reaches every split.
 
-    kind `groups` keeps pictures of the same thing in one part, and in the part where `former` had them; kind
-    `paper` is the paper's random split, for comparison, and says what share leaks. Writes split.csv (id,
-    part, group), split.json, audit.json (groups, leaks, the look-up's score, how far labels repeat),
-    links.csv (the evidence for each pair) and audit.html under --out.
+    kind `groups` keeps near-duplicates in one split, and in the split where `previous` had them; kind `random` is
+    the papers' random split, for comparison, and says what share leaks. Writes split.csv (id, split, group),
+    split.json, audit.json (groups, leaks, the nearest-neighbour baseline's score, how far labels repeat), links.csv
+    (the evidence for each pair) and audit.html under --out.
     """
     data = Dataset.load(dataset)
     fingerprints, groups = search(data)
-    former = Split.load(Path(params.former)) if params.former else None
+    previous = Split.load(Path(params.previous)) if params.previous else None
     made = split_samples(
-        data, groups.of, kind=params.kind, fractions=params.fractions, seed=params.seed, former=former
+        data, groups.of, kind=params.kind, fractions=params.fractions, seed=params.seed, previous=previous
     )
-    if made.leaks == "yes" and params.kind != "paper":
-        raise UserError(f"{dataset}: the split leaks; ask for split.kind: paper where that is meant")
-    findings = judge(data, fingerprints, groups, made.parts)
-    hygiene = inspect(data, groups.of, fingerprints.brightness, made.parts)
+    if made.leaks == "yes" and params.kind != "random":
+        raise UserError(f"{dataset}: the split leaks; ask for split.kind: random where that is meant")
+    result = audit_splits(data, fingerprints, groups, made.ids)
+    label_checks = check_labels(data, groups.of, fingerprints.brightness, made.ids)
     with atomic_directory(out) as folder:
         made.save(folder)
-        save_findings(folder, data, findings, groups, hygiene)
-    log.info("%s", ", ".join(f"{part} {len(ids)}" for part, ids in made.parts.items()))
-    log_findings(findings, out)
+        save_audit(folder, result, groups)
+        write_atomically(folder / PAGE, render_audit(data, result, groups, label_checks))
+    log.info("%s", ", ".join(f"{split_name} {len(ids)}" for split_name, ids in made.ids.items()))
+    log_audit(result)
+    log.info("page: %s", out / PAGE)

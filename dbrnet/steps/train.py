@@ -10,14 +10,14 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from dbrnet.config import TrainParams
 from dbrnet.data.dataset import Dataset
 from dbrnet.data.split import SPLIT_TABLE, Split
 from dbrnet.files import atomic_directory, read_json, sha256_file, write_atomically, write_json
-from dbrnet.launch import launch
 from dbrnet.models.saved import save_model
-from dbrnet.params import TrainParams
-from dbrnet.provenance import computing_digest, data_revision, origin
-from dbrnet.registry.feed import Feed
+from dbrnet.process_group import process_group
+from dbrnet.provenance import collect_provenance, computing_digest, data_revision
+from dbrnet.registry.metric_logger import MetricLogger
 from dbrnet.registry.store import open_store, patient, without_credentials
 from dbrnet.registry.tracking import TrackedRun, start_or_resume_run
 from dbrnet.training.checkpoint import drop_stale, mark_finished
@@ -27,13 +27,11 @@ from dbrnet.training.recipe import Recipe
 
 log = logging.getLogger(__name__)
 
-CONTEXTS = {"train": "training", "val": "validation", "test": "testing"}  # MLflow's words for the parts
+CONTEXTS = {"train": "training", "val": "validation", "test": "testing"}  # MLflow's words for the splits
 
 
-def train(
-    params: TrainParams, dataset: Path, split: Path, *, out: Path, checkpoints: Path | None = None
-) -> None:
-    """Train DBRNet on the train part; the best weights are chosen on val, and test is never looked at.
+def train(params: TrainParams, dataset: Path, split: Path, *, out: Path, checkpoints: Path | None = None) -> None:
+    """Train DBRNet on the train split; the best weights are chosen on val, and test is never looked at.
 
     Runs on the GPU if there is one, and under torchrun on all those that it starts processes for, of one
     machine or more. Killed at any moment and started again, it goes on from its last checkpoint and, on the
@@ -43,21 +41,20 @@ def train(
 
     Where train.nodes is above 1 it does all this in a TrainJob on a Kubernetes cluster, and waits for it.
     """
-    if params.nodes > 1 and launch().size == 1:  # not one of the job's own processes
+    if params.nodes > 1 and process_group().size == 1:  # not one of the job's own processes
         from dbrnet.cluster.training import train_on_nodes  # which brings Kubernetes' client
 
         train_on_nodes(
-            params.model_dump_json(), dataset, split,
-            out=out, nodes=params.nodes, processes=params.processes_per_node,
-        )  # fmt: skip
+            params.model_dump_json(), dataset, split, out=out, nodes=params.nodes, processes=params.processes_per_node
+        )
         return
-    data, parts = Dataset.load(dataset), Split.load(split)
-    train_ids, val_ids = ([sample.id for sample in parts.samples(data, part)] for part in ("train", "val"))
+    data, splits = Dataset.load(dataset), Split.load(split)
+    train_ids, val_ids = ([sample.id for sample in splits.samples(data, split_name)] for split_name in ("train", "val"))
     recipe = recipe_of(params)
     card = data.card
     fingerprint = recipe.fingerprint(card.content_hash, train_ids, val_ids)
     workdir = checkpoints / fingerprint[:16] if checkpoints else out.with_name(f".{out.name}.checkpoint")
-    if not launch().first:  # it lends its processor; the first tracks and writes
+    if not process_group().first:  # it lends its processor; the first tracks and writes
         run_training(data, train_ids, val_ids, recipe, workdir)
         return
     by = computing_digest() if checkpoints else ""  # now: the source may be edited meanwhile
@@ -67,24 +64,29 @@ def train(
     revision = {key: without_credentials(value) for key, value in found.items()}
     lineage: dict[str, Any] = {
         "dataset": {
-            "name": card.name, "title": card.title, "content_hash": card.content_hash,
-            "images": card.images, "groups": card.groups, "images_by_class": card.images_by_class,
+            "name": card.name,
+            "title": card.title,
+            "content_hash": card.content_hash,
+            "images": card.images,
+            "groups": card.groups,
+            "images_by_class": card.images_by_class,
             "dvc": revision,
         },
         "split": {
-            "kind": parts.kind, "seed": parts.seed, "leaks": parts.leaks,
-            "leaking_share": parts.leaking_share, "leak_note": parts.leak_note,
+            "kind": splits.kind,
+            "seed": splits.seed,
+            "leaks": splits.leaks,
+            "leak_rate": splits.leak_rate,
+            "leak_note": splits.leak_note,
             "sha256": sha256_file(split / SPLIT_TABLE),
-            "counts": {part: asdict(counts) for part, counts in parts.counts.items()},
+            "counts": {split_name: asdict(counts) for split_name, counts in splits.counts.items()},
         },
-        "origin": origin(),
-    }  # fmt: skip
-    name = f"{card.name} {parts.kind} seed {params.seed} {fingerprint[:8]}"
+        "provenance": collect_provenance(),
+    }
+    name = f"{card.name} {splits.kind} seed {params.seed} {fingerprint[:8]}"
     with _tracked(workdir, fingerprint, params, card.name, name) as feed:
-        _describe(feed.run, params, dataset, parts, lineage)
-        result = run_training(
-            data, train_ids, val_ids, recipe, workdir, on_epoch=lambda row: feed.add(_flat(row))
-        )
+        _describe(feed.run, params, dataset, splits, lineage)
+        result = run_training(data, train_ids, val_ids, recipe, workdir, on_epoch=lambda row: feed.add(_flat(row)))
         for row in result.history:  # those of before a kill may not have been sent
             feed.add(_flat(row))
     lineage |= {
@@ -102,8 +104,12 @@ def train(
         shutil.rmtree(workdir, ignore_errors=True)
     log.info(
         "best epoch %d of %d, validation mIoU %.4f, %.0f s on %s",
-        result.best_epoch, params.epochs, result.best_miou, result.seconds, result.device,
-    )  # fmt: skip
+        result.best_epoch,
+        params.epochs,
+        result.best_miou,
+        result.seconds,
+        result.device,
+    )
 
 
 def recipe_of(params: TrainParams) -> Recipe:
@@ -113,7 +119,7 @@ def recipe_of(params: TrainParams) -> Recipe:
 
 
 @patient
-def _tracked(workdir: Path, fingerprint: str, params: TrainParams, experiment: str, name: str) -> Feed:
+def _tracked(workdir: Path, fingerprint: str, params: TrainParams, experiment: str, name: str) -> MetricLogger:
     """The way to this training's MLflow run: MLFLOW_RUN_ID's, one begun before a kill, or a new one."""
     note, given = workdir / "run.json", os.environ.get("MLFLOW_RUN_ID")
     # MLflow refuses to change a parameter of a run, also one that the weights do not know of.
@@ -124,28 +130,36 @@ def _tracked(workdir: Path, fingerprint: str, params: TrainParams, experiment: s
     store = open_store(Path.cwd())
     run = start_or_resume_run(store, experiment, run_id=run_id, name=name, tags={})
     write_json(note, {**asked, "run_id": run.run_id})
-    return Feed(run)
+    return MetricLogger(run)
 
 
 @patient
-def _describe(
-    run: TrackedRun, params: TrainParams, dataset: Path, parts: Split, lineage: Mapping[str, Any]
-) -> None:
+def _describe(run: TrackedRun, params: TrainParams, dataset: Path, splits: Split, lineage: Mapping[str, Any]) -> None:
     """What the run is a training of: parameters, data, split, code."""
     known, divided = lineage["dataset"], lineage["split"]
-    revision, code = known["dvc"], lineage["origin"]["code_revision"]
-    run.log_params({
-        "train": params.model_dump(),
-        "dataset": {key: known[key] for key in ("name", "title", "content_hash")},
-        "split": {key: divided[key] for key in ("kind", "seed", "leaks", "leaking_share", "leak_note")},
-    })  # fmt: skip
-    run.set_tags({"code_revision": code, "mlflow.source.git.commit": code or "", "leaks": parts.leaks})
+    revision, code = known["dvc"], lineage["provenance"]["code_revision"]
+    run.log_params(
+        {
+            "train": params.model_dump(),
+            "dataset": {key: known[key] for key in ("name", "title", "content_hash")},
+            "split": {key: divided[key] for key in ("kind", "seed", "leaks", "leak_rate", "leak_note")},
+        }
+    )
+    run.set_tags({"code_revision": code, "mlflow.source.git.commit": code or "", "leaks": splits.leaks})
     run.set_tags({f"dvc_{name}": value for name, value in revision.items()})
     run.log_dataset(
-        known["name"], known["content_hash"], dataset,
-        {context: {"split": f"{parts.kind}, seed {parts.seed}", "images": parts.counts[part].images,
-                   "groups": parts.counts[part].groups} for part, context in CONTEXTS.items()},
-    )  # fmt: skip
+        known["name"],
+        known["content_hash"],
+        dataset,
+        {
+            context: {
+                "split": f"{splits.kind}, seed {splits.seed}",
+                "images": splits.counts[split_name].images,
+                "groups": splits.counts[split_name].groups,
+            }
+            for split_name, context in CONTEXTS.items()
+        },
+    )
 
 
 def _training(params: TrainParams, result: TrainResult) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Random scale, crop and flips of a picture with its mask. The only module that imports albumentations."""
+"""Random scale, crop and flips of an image with its mask. The only module that imports albumentations."""
 
 import albumentations as A
 import cv2
@@ -12,17 +12,12 @@ class Augmentation:
     """Scale, pad, crop and flip at random (paper section 3.2), the same for the same seed.
 
     Masks are sampled by nearest neighbour, so no id comes out that did not go in, but for the padding's,
-    which is ignored by the loss. The picture is padded with `fill`, the training part's mean, which is 0
+    which is ignored by the loss. The image is padded with `fill`, the training split's mean, which is 0
     once normalised.
     """
 
     def __init__(
-        self,
-        crop: tuple[int, int],
-        scale: tuple[float, float],
-        *,
-        flip: bool,
-        fill: tuple[float, float, float],
+        self, crop: tuple[int, int], scale: tuple[float, float], *, flip: bool, fill: tuple[float, float, float]
     ) -> None:
         height, width = crop
         flips = [A.HorizontalFlip(p=0.5), A.VerticalFlip(p=0.5)] if flip else []
@@ -35,12 +30,7 @@ class Augmentation:
                     p=1.0,
                 ),
                 A.PadIfNeeded(
-                    height,
-                    width,
-                    position="random",
-                    border_mode=cv2.BORDER_CONSTANT,
-                    fill=fill,
-                    fill_mask=IGNORE_INDEX,
+                    height, width, position="random", border_mode=cv2.BORDER_CONSTANT, fill=fill, fill_mask=IGNORE_INDEX
                 ),
                 A.RandomCrop(height, width),
                 *flips,

@@ -27,7 +27,7 @@ FORMAT = 1  # raised when the state's layout changes: an older checkpoint is the
 
 
 def save_checkpoint(workdir: Path, fingerprint: str, state: dict[str, Any]) -> None:
-    """Replace the checkpoint in `workdir`; a process killed meanwhile leaves the former one."""
+    """Replace the checkpoint in `workdir`; a process killed meanwhile leaves the previous one."""
     content = io.BytesIO()
     torch.save({"format": FORMAT, "fingerprint": fingerprint, "state": state}, content)
     write_atomically(workdir / CHECKPOINT_FILE, content.getvalue())

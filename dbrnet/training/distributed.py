@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from dbrnet.errors import JobError, UserError
-from dbrnet.launch import launch
 from dbrnet.models.blocks import BatchNorm
+from dbrnet.process_group import process_group
 
 # A process that waits longer than this for another gives up. Waits are short, but for the first process's:
 # it measures the pixels and opens MLflow while the others wait.
@@ -99,7 +99,7 @@ def joined() -> Iterator[World]:
 
     Raises `UserError` for fewer GPUs than processes, and `JobError` when another process is lost.
     """
-    place = launch()
+    place = process_group()
     cuda = torch.cuda.is_available()
     if place.size == 1:
         yield World(torch.device("cuda" if cuda else "cpu"))
@@ -126,7 +126,7 @@ def joined() -> Iterator[World]:
 
 
 class SynchronisedBatchNorm(BatchNorm):
-    """Batch norm over the pictures of all processes, which gives each what one process with all would have.
+    """Batch norm over the images of all processes, which gives each what one process with all would have.
 
     Each process sends its pixels' sum and square sum a channel, and their number, once forward, and the
     gradients of these once backward, in float64: the variance is then as exact as that of one process.

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from dbrnet.data.dataset import Dataset
-from dbrnet.data.loading import Augmented, Pictures, epoch_batches, load_batches, normalise
+from dbrnet.data.loading import Augmented, Images, epoch_batches, load_batches, normalise
 from dbrnet.errors import JobError, UserError
 from dbrnet.models.dbrnet import DBRNet
 from dbrnet.models.saved import ModelMeta
@@ -41,7 +41,7 @@ class EpochRow:
     main_loss: float
     auxiliary_loss: float
     val_miou: float
-    val_iou: dict[str, float | None]  # None: the class is absent from the validation part
+    val_iou: dict[str, float | None]  # None: the class is absent from the validation split
     images_per_second: float  # of training alone
     seconds: float  # since the start, validation included, interruptions not
 
@@ -80,12 +80,12 @@ def train(
     which all get, is that of one process up to rounding. The first alone writes the checkpoint.
 
     `on_epoch` is called after each epoch, and again for the last one if the process was killed right after;
-    rows of epochs finished before a resumption come with the result. Raises `UserError` for an empty part
+    rows of epochs finished before a resumption come with the result. Raises `UserError` for an empty split
     and `JobError` when the loss is no longer finite.
     """
-    for part, ids in {"training": train_ids, "validation": val_ids}.items():
+    for split_name, ids in {"training": train_ids, "validation": val_ids}.items():
         if not ids:
-            raise UserError(f"the {part} part is empty; split again with other fractions")
+            raise UserError(f"the {split_name} split is empty; split again with other fractions")
     fingerprint = recipe.fingerprint(dataset.card.content_hash, train_ids, val_ids)
     with joined() as world:
         run = _Run(dataset, train_ids, val_ids, recipe, world)
@@ -93,9 +93,7 @@ def train(
         return run.result()
 
 
-def _run_on(
-    run: "_Run", workdir: Path, fingerprint: str, on_epoch: Callable[[EpochRow], None] | None
-) -> None:
+def _run_on(run: "_Run", workdir: Path, fingerprint: str, on_epoch: Callable[[EpochRow], None] | None) -> None:
     """Go on from the checkpoint, if there is one, to the last epoch's end."""
     recipe, world = run.recipe, run.world
     if state := world.from_first(lambda: load_checkpoint(workdir, fingerprint)):
@@ -127,25 +125,20 @@ class _Run:
     """All that changes while training, and what changes it."""
 
     def __init__(
-        self,
-        dataset: Dataset,
-        train_ids: Sequence[str],
-        val_ids: Sequence[str],
-        recipe: Recipe,
-        world: World,
+        self, dataset: Dataset, train_ids: Sequence[str], val_ids: Sequence[str], recipe: Recipe, world: World
     ) -> None:
         self.recipe, self.world, self.device = recipe, world, world.device
         self.half = recipe.amp and self.device.type == "cuda"
         torch.backends.cudnn.benchmark = True
         seed_all(recipe.seed)
 
-        self.train_pictures, self.val_pictures = (
-            Pictures(dataset, ids, recipe.image_size, standardised=recipe.standardise)
+        self.train_images, self.val_images = (
+            Images(dataset, ids, recipe.image_size, normalised=recipe.normalise_exposure)
             for ids in (train_ids, val_ids)
         )
         if recipe.workers:
-            self.train_pictures.warm()
-        mean, std = world.from_first(self.train_pictures.statistics)
+            self.train_images.warm()
+        mean, std = world.from_first(self.train_images.statistics)
         self.mean, self.std = torch.tensor(mean, device=self.device), torch.tensor(std, device=self.device)
         fill = (mean[0] * 255, mean[1] * 255, mean[2] * 255)
         self.augment = Augmentation(recipe.crop, recipe.scale, flip=recipe.flip, fill=fill)
@@ -158,7 +151,7 @@ class _Run:
             mean=mean,
             std=std,
             image_size=recipe.image_size,
-            standardised=recipe.standardise,
+            normalised=recipe.normalise_exposure,
         )
         self.names = [info.name for info in self.meta.classes]
         self.model = self.meta.build()
@@ -172,10 +165,7 @@ class _Run:
         )
         self.loss = OhemCrossEntropy(recipe.ohem_threshold, world)
         self.optimizer = torch.optim.SGD(
-            self.model.parameters(),
-            lr=recipe.learning_rate,
-            momentum=recipe.momentum,
-            weight_decay=recipe.weight_decay,
+            self.model.parameters(), lr=recipe.learning_rate, momentum=recipe.momentum, weight_decay=recipe.weight_decay
         )
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.half)
 
@@ -184,13 +174,11 @@ class _Run:
         batches = self._batches()
         self.batches_per_epoch = len(batches)
         if not batches:
-            raise UserError(
-                "train.defect_free leaves nothing to train on: raise it, or add pictures with defects"
-            )
+            raise UserError("train.defect_free leaves nothing to train on: raise it, or add images with defects")
         if len(batches[0]) < world.size:
             raise UserError(
                 f"a batch of {len(batches[0])} cannot be shared by {world.size} processes: raise "
-                "train.batch_size, which counts the pictures of all, or start fewer"
+                "train.batch_size, which counts the images of all, or start fewer"
             )
         self.losses: list[list[float]] = []  # of each iteration: total, main, auxiliary
         self.history: list[EpochRow] = []
@@ -211,13 +199,13 @@ class _Run:
         return self.seconds + time.monotonic() - self.since
 
     def _batches(self) -> list[list[int]]:
-        defect_free = [not sample.classes for sample in self.train_pictures.samples]
+        defect_free = [not sample.classes for sample in self.train_images.samples]
         recipe = self.recipe
         return epoch_batches(defect_free, recipe.defect_free, recipe.batch_size, recipe.seed, self.epoch)
 
     def rest_of_epoch(self) -> Iterator[tuple[Tensor, Tensor]]:
         """This process's share of the current epoch's batches that are still to be trained on."""
-        samples = Augmented(self.train_pictures, self.augment, self.recipe.seed, self.epoch)
+        samples = Augmented(self.train_images, self.augment, self.recipe.seed, self.epoch)
         batches = [self.world.share(batch) for batch in self._batches()[self.batch :]]
         loader = load_batches(samples, batches, self.recipe.workers)
         label = f"epoch {self.epoch + 1} of {self.recipe.epochs}"
@@ -265,10 +253,7 @@ class _Run:
         """Validate, keep the weights if they are the best so far (the earlier of equals), count the epoch."""
         candidate = self.model if self.averaged is None else self.averaged.module
         scores = validate(
-            candidate,
-            *(self.val_pictures, self.names, self.mean, self.std),
-            self.recipe.batch_size,
-            self.world,
+            candidate, *(self.val_images, self.names, self.mean, self.std), self.recipe.batch_size, self.world
         )
         last = torch.tensor(self.losses[-self.batches_per_epoch :], dtype=torch.float64).mean(0).tolist()
         row = EpochRow(
@@ -285,9 +270,7 @@ class _Run:
         )
         if row.val_miou > self.best_miou:
             self.best_epoch, self.best_miou = row.epoch, row.val_miou
-            self.best_weights = {
-                name: value.detach().cpu().clone() for name, value in candidate.state_dict().items()
-            }
+            self.best_weights = {name: value.detach().cpu().clone() for name, value in candidate.state_dict().items()}
         self.history.append(row)
         self.epoch, self.batch, self.epoch_seconds = self.epoch + 1, 0, 0.0
         return row

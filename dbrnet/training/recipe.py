@@ -18,7 +18,7 @@ class Recipe:
     epochs: int
     batch_size: int
     defect_free: float
-    standardise: bool
+    normalise_exposure: bool
     image_size: tuple[int, int] | None
     crop: tuple[int, int]
     scale: tuple[float, float]
@@ -39,7 +39,7 @@ class Recipe:
     dcppm: bool = True
 
     def fingerprint(self, content_hash: str, train_ids: Sequence[str], val_ids: Sequence[str]) -> str:
-        """SHA-256 of all that decides the weights: the recipe, the dataset's content and the parts' ids."""
+        """SHA-256 of all that decides the weights: the recipe, the dataset's content and the splits' ids."""
         recipe = {key: value for key, value in asdict(self).items() if key not in _WITHOUT_EFFECT}
         content = json.dumps([recipe, content_hash, list(train_ids), list(val_ids)], sort_keys=True)
         return hashlib.sha256(content.encode()).hexdigest()

@@ -1,4 +1,4 @@
-"""Scores of the network in training, over a whole part, at native resolution."""
+"""Scores of the network in training, over a whole split, at native resolution."""
 
 from collections import defaultdict
 
@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dbrnet.data.loading import Pictures, normalise
+from dbrnet.data.loading import Images, normalise
 from dbrnet.evaluation.metrics import Scores, confusion_matrix
 from dbrnet.progress import progress
 from dbrnet.training.distributed import World
@@ -15,28 +15,22 @@ from dbrnet.training.distributed import World
 
 @torch.inference_mode()
 def validate(
-    model: nn.Module,
-    pictures: Pictures,
-    names: list[str],
-    mean: Tensor,
-    std: Tensor,
-    batch_size: int,
-    world: World,
+    model: nn.Module, images: Images, names: list[str], mean: Tensor, std: Tensor, batch_size: int, world: World
 ) -> Scores:
-    """Score `model` on all of `pictures`, from one confusion matrix; the model is left in eval mode.
+    """Score `model` on all of `images`, from one confusion matrix; the model is left in eval mode.
 
     Each process of `world` scores a share of the batches, and all get the scores of the whole.
 
-    Pictures of one size share a batch. Where they were resized for the network, the logits are resized to
+    Images of one size share a batch. Where they were resized for the network, the logits are resized to
     the mask, not the mask to the logits. `mean` and `std` ([3], of pixels / 255) lie on the model's device.
     """
     model.eval()
     confusion = np.zeros((len(names), len(names)), np.int64)
-    batches = world.share(_batches_of_one_size(pictures, batch_size))
-    pictures.prefetch(index for batch in batches for index in batch)
+    batches = world.share(_batches_of_one_size(images, batch_size))
+    images.prefetch(index for batch in batches for index in batch)
     for batch in progress(batches, len(batches), "validating"):
-        images, masks = zip(*(pictures[index] for index in batch), strict=True)
-        inputs = normalise(torch.from_numpy(np.stack(images)).to(mean.device), mean, std)
+        inputs_u8, masks = zip(*(images[index] for index in batch), strict=True)
+        inputs = normalise(torch.from_numpy(np.stack(inputs_u8)).to(mean.device), mean, std)
         logits = model(inputs)
         target = np.stack(masks)
         if logits.shape[-2:] != target.shape[-2:]:
@@ -46,12 +40,10 @@ def validate(
     return Scores.from_confusion(total.cpu().numpy(), names)
 
 
-def _batches_of_one_size(pictures: Pictures, batch_size: int) -> list[list[int]]:
+def _batches_of_one_size(images: Images, batch_size: int) -> list[list[int]]:
     by_size: dict[tuple[int, int], list[int]] = defaultdict(list)
-    for index, sample in enumerate(pictures.samples):
+    for index, sample in enumerate(images.samples):
         by_size[sample.height, sample.width].append(index)
     return [
-        group[start : start + batch_size]
-        for group in by_size.values()
-        for start in range(0, len(group), batch_size)
+        group[start : start + batch_size] for group in by_size.values() for start in range(0, len(group), batch_size)
     ]

@@ -1,4 +1,4 @@
-"""Small pictures with a texture of their own, in datasets made on the spot."""
+"""Small images with a texture of their own, in datasets made on the spot."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -10,11 +10,11 @@ from numpy.typing import NDArray
 
 from dbrnet.data.dataset import Card, ClassInfo, Dataset, Image, Mask, Sample
 
-Picture = tuple[Image, Mask]
-Make = Callable[[dict[str, Picture]], Dataset]
+Labelled = tuple[Image, Mask]
+Make = Callable[[dict[str, Labelled]], Dataset]
 
 
-def steel(seed: int, height: int = 120, width: int = 120) -> Picture:
+def steel(seed: int, height: int = 120, width: int = 120) -> Labelled:
     """Rolled texture of its own under uneven light, with one defect of class 1 or 2."""
     rng = np.random.default_rng(seed)
     grain = rng.normal(size=(height, width)).astype(np.float32)
@@ -26,19 +26,19 @@ def steel(seed: int, height: int = 120, width: int = 120) -> Picture:
     axes = tuple(int(value) for value in rng.integers(8, 20, 2))
     cv2.ellipse(mask, center, axes, float(rng.integers(180)), 0, 360, 1 + seed % 2, -1)
     grey[mask > 0] -= 35
-    picture = np.clip(grey, 0, 255).astype(np.uint8)
-    return np.repeat(picture[..., None], 3, axis=2), mask
+    image = np.clip(grey, 0, 255).astype(np.uint8)
+    return np.repeat(image[..., None], 3, axis=2), mask
 
 
 @pytest.fixture
 def make(tmp_path: Path) -> Make:
-    """Write pictures (id -> picture and mask) as a dataset, each its own group by name."""
+    """Write images (id -> image and mask) as a dataset, each its own group by name."""
 
-    def written(pictures: dict[str, Picture]) -> Dataset:
+    def written(images: dict[str, Labelled]) -> Dataset:
         samples = []
         for folder in ("images", "masks"):
             (tmp_path / folder).mkdir(exist_ok=True)
-        for id_, (image, mask) in pictures.items():
+        for id_, (image, mask) in images.items():
             files = f"images/{id_}.jpg", f"masks/{id_}.png"
             for file, pixels in zip(files, (image, mask), strict=True):
                 cv2.imwrite(str(tmp_path / file), np.ascontiguousarray(pixels))
@@ -66,5 +66,5 @@ def make(tmp_path: Path) -> Make:
 
 
 def exposed(image: NDArray[np.uint8], gain: float, offset: float) -> Image:
-    """The picture under another exposure."""
+    """The image under another exposure."""
     return np.clip(image * gain + offset, 0, 255).astype(np.uint8)

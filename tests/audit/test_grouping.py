@@ -6,16 +6,16 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from dbrnet.audit.findings import search
 from dbrnet.audit.fingerprint import take_fingerprints
 from dbrnet.audit.grouping import Groups, find_groups
+from dbrnet.audit.result import search
 from dbrnet.audit.symmetry import SYMMETRIES, Symmetry
 from dbrnet.data.dataset import Dataset, Image, decode_image
-from tests.audit.conftest import Make, Picture, exposed, steel
+from tests.audit.conftest import Labelled, Make, exposed, steel
 
 
-def laid(picture: Picture, symmetry: Symmetry) -> Picture:
-    image, mask = (np.ascontiguousarray(symmetry.apply(array)) for array in picture)
+def laid(labelled: Labelled, symmetry: Symmetry) -> Labelled:
+    image, mask = (np.ascontiguousarray(symmetry.apply(array)) for array in labelled)
     return image, mask
 
 
@@ -28,14 +28,14 @@ def together(groups: Groups) -> set[frozenset[str]]:
 
 @pytest.mark.parametrize("symmetry", SYMMETRIES, ids=str)
 def test_a_copy_is_found_however_it_lies(make: Make, symmetry: Symmetry) -> None:
-    pictures = {f"p{seed}": steel(seed) for seed in range(12)}
-    dataset = make(pictures | {"copy": laid(pictures["p3"], symmetry)})
+    images = {f"p{seed}": steel(seed) for seed in range(12)}
+    dataset = make(images | {"copy": laid(images["p3"], symmetry)})
     _, groups = search(dataset)
     assert together(groups) == {frozenset({"copy", "p3"})} | {
         frozenset({f"p{seed}"}) for seed in range(12) if seed != 3
     }
     (link,) = groups.links
-    assert (link.first, link.second, link.evidence) == ("p3", "copy", "whole picture")
+    assert (link.first, link.second, link.evidence) == ("p3", "copy", "whole image")
     assert link.alignment is not None
     assert link.alignment.symmetry == symmetry.inverse
     relaid = link.alignment.lay(dataset.mask(dataset.by_id["copy"]), (120, 120))
@@ -57,19 +57,19 @@ def blown_out(image: Image) -> Image:
 
 @pytest.mark.parametrize("change", [darker, blown_out, recompressed])
 def test_light_and_compression_do_not_hide_a_copy(make: Make, change: object) -> None:
-    pictures = {f"p{seed}": steel(seed) for seed in range(12)}
-    image, mask = pictures["p5"]
+    images = {f"p{seed}": steel(seed) for seed in range(12)}
+    image, mask = images["p5"]
     assert callable(change)
-    _, groups = search(make(pictures | {"copy": (change(image), mask)}))
+    _, groups = search(make(images | {"copy": (change(image), mask)}))
     assert frozenset({"copy", "p5"}) in together(groups)
     assert groups.count == 12
 
 
 def test_a_shifted_crop_is_found_and_laid_where_it_belongs(make: Make) -> None:
     wide = {f"p{seed}": steel(seed, 150, 150) for seed in range(8)}
-    pictures = {id_: (image[:130, :130], mask[:130, :130]) for id_, (image, mask) in wide.items()}
+    images = {id_: (image[:130, :130], mask[:130, :130]) for id_, (image, mask) in wide.items()}
     image, mask = wide["p2"]
-    dataset = make(pictures | {"copy": (image[4:132, 3:133], mask[4:132, 3:133])})
+    dataset = make(images | {"copy": (image[4:132, 3:133], mask[4:132, 3:133])})
     _, groups = search(dataset)
     (link,) = groups.links
     assert {link.first, link.second} == {"p2", "copy"}
@@ -78,13 +78,13 @@ def test_a_shifted_crop_is_found_and_laid_where_it_belongs(make: Make) -> None:
 
 
 def test_a_defect_pasted_over_a_third_does_not_hide_a_copy(make: Make) -> None:
-    pictures = {f"p{seed}": steel(seed) for seed in range(12)}
-    image, mask = (array.copy() for array in pictures["p7"])
+    images = {f"p{seed}": steel(seed) for seed in range(12)}
+    image, mask = (array.copy() for array in images["p7"])
     image[:, 80:], mask[:, 80:] = steel(99)[0][:, 80:], steel(99)[1][:, 80:]
-    _, groups = search(make(pictures | {"composite": (image, mask)}))
+    _, groups = search(make(images | {"composite": (image, mask)}))
     (link,) = groups.links
     assert {link.first, link.second} == {"p7", "composite"}
-    assert link.evidence == "part of the picture"
+    assert link.evidence == "part of the image"
 
 
 def test_plates_with_one_embossed_pattern_are_not_copies(make: Make) -> None:
@@ -100,32 +100,32 @@ def test_plates_with_one_embossed_pattern_are_not_copies(make: Make) -> None:
     assert groups.links == ()
 
 
-def test_black_pictures_are_like_nothing(make: Make) -> None:
+def test_black_images_are_like_nothing(make: Make) -> None:
     black = np.zeros((120, 120, 3), np.uint8), np.zeros((120, 120), np.uint8)
     _, groups = search(make({f"p{index}": black for index in range(4)} | {"steel": steel(0)}))
     assert groups.links == ()
 
 
 def test_names_and_content_join_one_group(make: Make) -> None:
-    pictures = {f"p{seed}": steel(seed) for seed in range(8)}
-    dataset = make(pictures | {"copy": laid(pictures["p1"], SYMMETRIES[2])})
+    images = {f"p{seed}": steel(seed) for seed in range(8)}
+    dataset = make(images | {"copy": laid(images["p1"], SYMMETRIES[2])})
     named = tuple(replace(one, group="tile" if one.id in {"p0", "p1"} else one.id) for one in dataset.samples)
     fingerprints = take_fingerprints(Dataset(dataset.root, dataset.card, named))
     groups = find_groups(fingerprints)
     assert frozenset({"p0", "p1", "copy"}) in together(groups)
-    assert sorted(link.evidence for link in groups.links) == ["names", "whole picture"]
+    assert sorted(link.evidence for link in groups.links) == ["names", "whole image"]
     assert groups.of["copy"] == groups.of["p0"] == "copy"  # named by the first of its members' names
     assert frozenset({"p0"}) in together(find_groups(fingerprints, names=False))
 
 
 @given(choice=st.lists(st.sampled_from(SYMMETRIES), min_size=9, max_size=9), order=st.permutations(range(9)))
 @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_the_groups_do_not_depend_on_how_pictures_lie_or_are_ordered(
+def test_the_groups_do_not_depend_on_how_images_lie_or_are_ordered(
     make: Make, choice: list[Symmetry], order: list[int]
 ) -> None:
     things = [steel(index // 2) for index in range(9)]  # two of each of four, one of the fifth
-    pictures = {f"p{index}": laid(things[index], choice[index]) for index in order}
-    _, groups = search(make(pictures))
+    images = {f"p{index}": laid(things[index], choice[index]) for index in order}
+    _, groups = search(make(images))
     assert together(groups) == {
         *(frozenset({f"p{2 * thing}", f"p{2 * thing + 1}"}) for thing in range(4)),
         frozenset({"p8"}),

@@ -1,15 +1,15 @@
-"""The findings on the public sets, from the archives as they are downloaded."""
+"""The result on the public sets, from the archives as they are downloaded."""
 
 from itertools import combinations
 from pathlib import Path
 
 import pytest
 
-from dbrnet.audit.findings import judge
 from dbrnet.audit.fingerprint import take_fingerprints
 from dbrnet.audit.grouping import find_groups
-from dbrnet.data.building import build_dataset
+from dbrnet.audit.result import audit_splits
 from dbrnet.data.dataset import Dataset
+from dbrnet.data.writer import build_dataset
 
 pytestmark = pytest.mark.slow
 
@@ -23,15 +23,15 @@ def test_neu_segs_published_test_part_is_its_training_part_turned(archives: Path
     dataset = ingested("neu-seg", archives, tmp_path / "out")
     fingerprints = take_fingerprints(dataset)
     groups = find_groups(fingerprints)
-    findings = judge(dataset, fingerprints, groups, dataset.published_parts)
-    assert findings.leaking == {"test": 810}
-    assert findings.look_up is not None
-    assert findings.look_up.miou == pytest.approx(0.898, abs=0.01)
-    assert findings.repeatability is not None
-    assert findings.repeatability.miou == pytest.approx(0.916, abs=0.01)
-    swapped = [link for link in findings.labelled_differently if findings.agreement[link] < 0.1]
-    assert len(swapped) == pytest.approx(12, abs=3)  # one picture, its two classes exchanged
-    assert findings.groups == pytest.approx(1036, abs=5)  # with those that were pasted over
+    result = audit_splits(dataset, fingerprints, groups, dataset.published_splits)
+    assert result.leaking == {"test": 810}
+    assert result.nn_baseline is not None
+    assert result.nn_baseline.miou == pytest.approx(0.898, abs=0.01)
+    assert result.repeatability is not None
+    assert result.repeatability.miou == pytest.approx(0.916, abs=0.01)
+    swapped = [link for link in result.labelled_differently if result.agreement[link] < 0.1]
+    assert len(swapped) == pytest.approx(12, abs=3)  # one image, its two classes exchanged
+    assert result.groups == pytest.approx(1036, abs=5)  # with those that were pasted over
     turned = {
         frozenset((link.first, link.second))
         for link in groups.links

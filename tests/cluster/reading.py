@@ -1,4 +1,4 @@
-"""A process of a training on pictures in S3, one epoch: run by torchrun with `ADDRESS FOLDER WORKERS`.
+"""A process of a training on images in S3, one epoch: run by torchrun with `ADDRESS FOLDER WORKERS`.
 
 Each process keeps what it fetches in a folder of its own, FOLDER/RANK.
 """
@@ -7,13 +7,13 @@ import os
 import sys
 from pathlib import Path
 
-from dbrnet.data.linked import link_dataset
-from dbrnet.params import TrainParams
+from dbrnet.config import TrainParams
+from dbrnet.data.remote_dataset import link_dataset
 from dbrnet.steps.train import recipe_of
 from dbrnet.training.loop import train
 from dbrnet.training.recipe import Recipe
 
-VALIDATION = 4  # the last of the pictures
+VALIDATION = 4  # the last of the images
 
 
 def recipe(workers: int) -> Recipe:

@@ -33,9 +33,7 @@ def complete(stub: Stub) -> None:
 
 def test_outside_of_a_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
-    with pytest.raises(
-        UserError, match=r"this is none of its pods; run the pipeline there, or set train\.nodes"
-    ):
+    with pytest.raises(UserError, match=r"this is none of its pods; run the pipeline there, or set train\.nodes"):
         Cluster()
 
 
@@ -85,19 +83,9 @@ def test_an_api_that_stays_away(stub: Stub, monkeypatch: pytest.MonkeyPatch) -> 
 @pytest.mark.parametrize(
     ("status", "message", "kind", "expected"),
     [
-        (
-            403,
-            "trainjobs is forbidden",
-            UserError,
-            r"may not create trainjobs; give it the role.*is forbidden",
-        ),
+        (403, "trainjobs is forbidden", UserError, r"may not create trainjobs; give it the role.*is forbidden"),
         (403, "exceeded quota: gpus, used: 8", JobError, r"quota has no room for the train job: .*used: 8"),
-        (
-            404,
-            "the server could not find",
-            UserError,
-            r"knows no trainjobs of trainer\.kubeflow\.org/v1alpha1",
-        ),
+        (404, "the server could not find", UserError, r"knows no trainjobs of trainer\.kubeflow\.org/v1alpha1"),
         (422, "spec.x: Invalid", UserError, r"refuses to create trainjobs \(422\): .*spec\.x"),
     ],
 )
@@ -190,18 +178,12 @@ def test_a_cluster_without_room(
     [
         ("DeadlineExceeded", None, "was ended at its deadline of 48 hours; run it again to go on"),
         ("JobsFailed", None, r"failed: JobsFailed: 1 job failed; its logs: kubectl logs -l .*=dbrnet-x"),
-        (
-            "JobsFailed",
-            {"exitCode": 1, "message": "training diverged"},
-            "failed: training diverged; its logs",
-        ),
+        ("JobsFailed", {"exitCode": 1, "message": "training diverged"}, "failed: training diverged; its logs"),
         ("JobsFailed", {"exitCode": 137, "reason": "OOMKilled"}, r"abcde ran out of memory \(OOMKilled\)"),
         ("JobsFailed", {"exitCode": 3}, "abcde ended with exit status 3"),
     ],
 )
-def test_a_job_that_fails(
-    cluster: Cluster, stub: Stub, reason: str, ended: Json | None, expected: str
-) -> None:
+def test_a_job_that_fails(cluster: Cluster, stub: Stub, reason: str, ended: Json | None, expected: str) -> None:
     if ended:
         stub.container({"terminated": ended})
     stub.end("Failed", reason, "1 job failed")(stub.jobs[NAME])

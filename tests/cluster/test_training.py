@@ -10,15 +10,15 @@ from pathlib import Path
 
 import pytest
 
-from dbrnet.cluster.training import fetch_errand, send_result, train_on_nodes
-from dbrnet.data.building import build_dataset
+from dbrnet.cluster.training import fetch_job_spec, send_result, train_on_nodes
+from dbrnet.config import SplitParams, TrainParams
 from dbrnet.data.dataset import Dataset
-from dbrnet.data.linked import send_dataset
 from dbrnet.data.loading import epoch_batches
+from dbrnet.data.remote_dataset import send_dataset
 from dbrnet.data.split import Split
+from dbrnet.data.writer import build_dataset
 from dbrnet.errors import JobError, UserError
 from dbrnet.models.saved import load_model
-from dbrnet.params import SplitParams, TrainParams
 from dbrnet.steps.split import split as split_step
 from dbrnet.steps.train import train
 from tests.cluster import reading
@@ -26,8 +26,8 @@ from tests.cluster.conftest import IMAGE
 from tests.cluster.kubernetes_stub import JOBS, Json, Stub, condition
 from tests.cluster.reading import VALIDATION
 from tests.data.conftest import texture, write_image
-from tests.data.s3_server import BUCKET, S3Server
 from tests.registry.servers import free_port
+from tests.storage.s3_server import BUCKET, S3Server
 
 ROOT = Path(__file__).parents[2]
 PARAMS = TrainParams.model_validate({"epochs": 1, "batch_size": 4, "crop": (32, 32), "nodes": 2})
@@ -45,7 +45,7 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
 
 @pytest.fixture(scope="module")
 def split(dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("parts") / "split"
+    out = tmp_path_factory.mktemp("splits") / "split"
     split_step(SplitParams.model_validate({}), dataset.root, out=out)
     return out
 
@@ -54,12 +54,12 @@ def split(dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def pod(stub: Stub, s3: object, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Stub:
     """The component's pod, whose exchange is the test's own."""
     monkeypatch.setenv("DBRNET_IMAGE", IMAGE)
-    monkeypatch.setenv("DBRNET_EXCHANGE", f"s3://{BUCKET}/exchange/{abs(hash(request.node.name))}")
+    monkeypatch.setenv("DBRNET_STAGING", f"s3://{BUCKET}/exchange/{abs(hash(request.node.name))}")
     monkeypatch.delenv("WORLD_SIZE", raising=False)
     return stub
 
 
-def errand_of(job: Json) -> str:
+def job_spec_of(job: Json) -> str:
     return str(job["spec"]["trainer"]["command"][4])
 
 
@@ -69,7 +69,7 @@ def working(stub: Stub, tmp_path: Path) -> Callable[[Json], None]:
     def work(job: Json) -> None:
         (tmp_path / "trained").mkdir(exist_ok=True)
         (tmp_path / "trained/model.pt").write_bytes(b"weights")
-        send_result(tmp_path / "trained", errand_of(job))
+        send_result(tmp_path / "trained", job_spec_of(job))
         job["status"] = {"conditions": [condition("Complete")]}
 
     return work
@@ -90,10 +90,10 @@ def test_the_job_gets_what_it_needs_and_gives_back_what_it_wrote(
     assert (tmp_path / "out/model.pt").read_bytes() == b"weights"
     (job,) = jobs
     assert (job["spec"]["trainer"]["numNodes"], job["spec"]["trainer"]["image"]) == (2, IMAGE)
-    params, linked, parts = fetch_errand(errand_of(job), tmp_path / "node")
+    params, linked, splits = fetch_job_spec(job_spec_of(job), tmp_path / "node")
     assert TrainParams.model_validate_json(params) == PARAMS
     assert Dataset.load(linked).samples == dataset.samples
-    assert Split.load(parts) == Split.load(split)
+    assert Split.load(splits) == Split.load(split)
     assert pod.jobs == {}  # done with
 
 
@@ -108,9 +108,7 @@ def test_run_again_it_joins_the_job_that_runs(
     while not pod.jobs:
         time.sleep(0.01)
     ((name, job),) = pod.jobs.items()
-    again = threading.Thread(
-        target=train, args=(PARAMS, dataset.root, split), kwargs={"out": tmp_path / "out"}
-    )
+    again = threading.Thread(target=train, args=(PARAMS, dataset.root, split), kwargs={"out": tmp_path / "out"})
     again.start()
     while f"joining the train job {name}" not in caplog.text:
         time.sleep(0.01)
@@ -121,16 +119,14 @@ def test_run_again_it_joins_the_job_that_runs(
     assert caplog.text.count("submitted the train job") == 1
 
 
-def test_one_that_failed_makes_place_for_another(
-    pod: Stub, dataset: Dataset, split: Path, tmp_path: Path
-) -> None:
+def test_one_that_failed_makes_place_for_another(pod: Stub, dataset: Dataset, split: Path, tmp_path: Path) -> None:
     pod.on_create = pod.end("Failed", "JobsFailed", "1 job failed")
     with pytest.raises(JobError, match="failed: JobsFailed: 1 job failed"):
         train(PARAMS, dataset.root, split, out=tmp_path / "out")
-    (former,) = pod.jobs
+    (previous,) = pod.jobs
     pod.on_create = working(pod, tmp_path)
     train(PARAMS, dataset.root, split, out=tmp_path / "out")
-    assert f"DELETE {JOBS}/{former}" in pod.asked
+    assert f"DELETE {JOBS}/{previous}" in pod.asked
     assert (tmp_path / "out/model.pt").exists()
 
 
@@ -144,7 +140,7 @@ def test_a_place_that_is_not_free_at_once_is_waited_for(
     pod.on_create = working(pod, tmp_path)
     train(PARAMS, dataset.root, split, out=tmp_path / "out")
     assert (tmp_path / "out/model.pt").exists()
-    assert sum(one.startswith("DELETE") for one in pod.asked) == 2  # the former, and this one when done
+    assert sum(one.startswith("DELETE") for one in pod.asked) == 2  # the previous, and this one when done
 
 
 def test_a_result_that_is_there_is_taken_without_a_job(
@@ -187,13 +183,19 @@ def test_another_image_is_another_job(
     ("name", "value", "expected"),
     [
         ("DBRNET_IMAGE", "registry.example/dbrnet:latest", "by its digest, NAME@sha256:.*dbrnet:latest"),
-        ("DBRNET_EXCHANGE", "", "set DBRNET_EXCHANGE to an s3:// prefix"),
+        ("DBRNET_STAGING", "", "set DBRNET_STAGING to an s3:// prefix"),
     ],
 )
 def test_what_the_pod_lacks(
-    pod: Stub, dataset: Dataset, split: Path, tmp_path: Path, name: str, value: str, expected: str,
+    pod: Stub,
+    dataset: Dataset,
+    split: Path,
+    tmp_path: Path,
+    name: str,
+    value: str,
+    expected: str,
     monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
+) -> None:
     monkeypatch.setenv(name, value)
     with pytest.raises(UserError, match=expected):
         train_on_nodes("{}", dataset.root, split, out=tmp_path / "out", nodes=2, processes=1)
@@ -205,13 +207,14 @@ def nodes_of(job: Json, folder: Path) -> None:
     trainer = job["spec"]["trainer"]
     processes, port = [], str(free_port())
     for rank in range(trainer["numNodes"]):
-        command = [
-            str(folder / f"node{rank}") if word == "/checkpoints" else word for word in trainer["command"]
-        ]
+        command = [str(folder / f"node{rank}") if word == "/checkpoints" else word for word in trainer["command"]]
         launcher = {
-            "PET_NNODES": str(trainer["numNodes"]), "PET_NPROC_PER_NODE": str(trainer["numProcPerNode"]),
-            "PET_NODE_RANK": str(rank), "PET_MASTER_ADDR": "127.0.0.1", "PET_MASTER_PORT": port,
-        }  # fmt: skip
+            "PET_NNODES": str(trainer["numNodes"]),
+            "PET_NPROC_PER_NODE": str(trainer["numProcPerNode"]),
+            "PET_NODE_RANK": str(rank),
+            "PET_MASTER_ADDR": "127.0.0.1",
+            "PET_MASTER_PORT": port,
+        }
         temporary = folder / f"tmp{rank}"  # a pod has its own
         temporary.mkdir()
         processes.append(
@@ -221,9 +224,7 @@ def nodes_of(job: Json, folder: Path) -> None:
             )
         )
     ended = [process.wait() for process in processes]
-    job["status"] = {
-        "conditions": [condition("Failed" if any(ended) else "Complete", "JobsEnded", str(ended))]
-    }
+    job["status"] = {"conditions": [condition("Failed" if any(ended) else "Complete", "JobsEnded", str(ended))]}
 
 
 @pytest.mark.slow
@@ -235,9 +236,7 @@ def test_two_nodes_train_for_real(
     monkeypatch.setattr("dbrnet.cluster.following.POLL_SECONDS", 1.0)
     pod.on_create = lambda job: threading.Thread(target=nodes_of, args=(job, tmp_path)).start()
     train(PARAMS, dataset.root, split, out=tmp_path / "out")
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
-        "history.csv", "model.pt", "train.json"
-    ]  # fmt: skip
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["history.csv", "model.pt", "train.json"]
     model, meta = load_model(tmp_path / "out/model.pt")
     assert meta.classes == dataset.card.classes
     assert not model.training
@@ -245,21 +244,16 @@ def test_two_nodes_train_for_real(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 1])
-def test_a_process_fetches_its_share_and_no_other_pictures(
+def test_a_process_fetches_its_share_and_no_other_images(
     s3: S3Server, dataset: Dataset, tmp_path: Path, workers: int
 ) -> None:
-    """The first one also those by which it measures how to normalise, here all of the training part."""
+    """The first one also those by which it measures how to normalise, here all of the training split."""
     address = f"s3://{BUCKET}/shares/"
     send_dataset(dataset, address)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"]
     command += ["tests.cluster.reading", address, str(tmp_path), str(workers)]
     done = subprocess.run(
-        command,
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=200,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        command, cwd=ROOT, capture_output=True, text=True, timeout=200, env=os.environ | {"OMP_NUM_THREADS": "1"}
     )
     assert done.returncode == 0, done.stderr
     fetched = [{path.name for path in (tmp_path / rank / "images").glob("[!.]*")} for rank in "01"]

@@ -74,8 +74,8 @@ POD = f"{PATCH}.trainingRuntimeSpec.template.spec.replicatedJobs.0.template.spec
 def test_what_an_api_server_would_refuse_is_seen(path: str, key: str, value: Any) -> None:
     job = rendered()
     place: Any = job
-    for part in path.split("."):
-        place = place[int(part) if part.isdigit() else part]
+    for split_name in path.split("."):
+        place = place[int(split_name) if split_name.isdigit() else split_name]
     place[key] = value
     with pytest.raises(AssertionError):
         strictly(job)
@@ -87,12 +87,16 @@ def test_what_the_nodes_run() -> None:
     assert spec["runtimeRef"]["name"] == "torch-distributed"
     assert (trainer["numNodes"], trainer["numProcPerNode"], trainer["image"]) == (3, 2, IMAGE)
     assert trainer["command"] == [
-        "torchrun", "-m", "dbrnet", "node", "s3://steel/jobs/x/", "--checkpoints", "/checkpoints"
-    ]  # fmt: skip
+        "torchrun",
+        "-m",
+        "dbrnet",
+        "worker",
+        "s3://steel/jobs/x/",
+        "--checkpoints",
+        "/checkpoints",
+    ]
     assert trainer["resourcesPerNode"]["limits"] == {"cpu": "16", "memory": "64Gi", "nvidia.com/gpu": "2"}
-    assert (
-        "nvidia.com/gpu" not in rendered(Nodes(2, 1, IMAGE))["spec"]["trainer"]["resourcesPerNode"]["limits"]
-    )
+    assert "nvidia.com/gpu" not in rendered(Nodes(2, 1, IMAGE))["spec"]["trainer"]["resourcesPerNode"]["limits"]
 
 
 def test_what_the_runtime_calls_them() -> None:

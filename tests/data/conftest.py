@@ -27,11 +27,11 @@ def square(height: int, width: int, value: int, side: int = 10) -> NDArray[np.ui
 
 @pytest.fixture
 def neu_source(tmp_path: Path) -> Path:
-    """Wrapped in the top folder of a repository's download: 3 training and 2 test pictures of 40 x 50."""
+    """Wrapped in the top folder of a repository's download: 3 training and 2 test images of 40 x 50."""
     top = tmp_path / "source"
-    for part, numbers in (("training", (1, 2, 3)), ("test", (1, 2))):
+    for split_name, numbers in (("training", (1, 2, 3)), ("test", (1, 2))):
         for number in numbers:
-            name = f"{part}/{number:06d}"
+            name = f"{split_name}/{number:06d}"
             write_image(top / f"NEU_Seg-main/images/{name}.jpg", texture(40, 50, number))
             write_image(top / f"NEU_Seg-main/annotations/{name}.png", square(40, 50, number))
     (top / "NEU_Seg-main/README.md").write_text("# NEU_Seg")
@@ -56,7 +56,7 @@ def tile_source(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def severstal_source(tmp_path: Path) -> Path:
-    """Four pictures of 32 x 64 of which b and d are defect-free."""
+    """Four images of 32 x 64 of which b and d are defect-free."""
     top = tmp_path / "source"
     for seed, name in enumerate("abcd"):
         write_image(top / f"train_images/{name}.jpg", texture(32, 64, seed))

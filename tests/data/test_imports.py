@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
-from dbrnet.data.archive import unpack
-from dbrnet.data.building import build_dataset
 from dbrnet.data.readers import READERS
 from dbrnet.data.readers.reader import find_layout
+from dbrnet.data.writer import build_dataset
+from dbrnet.storage.archive import unpack
 
 ROOT = Path(__file__).parents[2]
 COMMITS = {
@@ -43,8 +43,7 @@ def dvc_hash(folder: Path) -> str:
     """A folder's hash by DVC's rule: the MD5 of the list of its files' MD5s."""
     files = sorted(path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
     listed = [
-        {"md5": hashlib.md5((folder / path).read_bytes()).hexdigest(), "relpath": path.as_posix()}
-        for path in files
+        {"md5": hashlib.md5((folder / path).read_bytes()).hexdigest(), "relpath": path.as_posix()} for path in files
     ]
     listed.sort(key=lambda file: file["relpath"])
     return hashlib.md5(json.dumps(listed, sort_keys=True).encode()).hexdigest() + ".dir"
@@ -52,9 +51,7 @@ def dvc_hash(folder: Path) -> str:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", COMMITS)
-def test_the_import_is_locked_to_the_commit_and_the_archives_bytes(
-    name: str, archives: Path, tmp_path: Path
-) -> None:
+def test_the_import_is_locked_to_the_commit_and_the_archives_bytes(name: str, archives: Path, tmp_path: Path) -> None:
     dependency, out = locked(name)["deps"][0], locked(name)["outs"][0]
     assert dependency["repo"]["url"] == READERS[name].about.homepage
     assert dependency["repo"]["rev"] == dependency["repo"]["rev_lock"] == COMMITS[name]
@@ -94,9 +91,7 @@ class Workspace:
 def make_workspace(name: str, archives: Path, tmp_path: Path) -> Workspace:
     space = Workspace(tmp_path / "project", tmp_path / "upstream", tmp_path / "home")
     (space.folder / "data").mkdir(parents=True)
-    shutil.copytree(
-        ROOT / ".dvc", space.folder / ".dvc", ignore=shutil.ignore_patterns("cache", "tmp", "store")
-    )
+    shutil.copytree(ROOT / ".dvc", space.folder / ".dvc", ignore=shutil.ignore_patterns("cache", "tmp", "store"))
     shutil.copy(ROOT / "data/.gitignore", space.folder / "data")
     shutil.move(repository_files(name, archives, tmp_path / "unpacked"), space.upstream)
     space.home.mkdir()

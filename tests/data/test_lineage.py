@@ -34,24 +34,22 @@ def test_the_data_of_the_training_are_taken(trained: tuple[Lineage, Dataset, Pat
 
 
 def moved(table: str) -> str:
-    """One picture of the train part, scored as test."""
+    """One image of the train split, scored as test."""
     return table.replace(",train,", ",test,", 1)
 
 
 @pytest.mark.parametrize("change", [moved, lambda table: table + "\n"])
-def test_another_split_is_refused(
-    trained: tuple[Lineage, Dataset, Path], change: Callable[[str], str]
-) -> None:
+def test_another_split_is_refused(trained: tuple[Lineage, Dataset, Path], change: Callable[[str], str]) -> None:
     table = trained[2] / SPLIT_TABLE
     table.write_text(change(table.read_text()))
     with pytest.raises(UserError, match=r"split\.csv \(SHA-256 \w{8}\) is not the split .* learned from"):
         require_trained_on(*trained)
 
 
-def test_other_pictures_are_refused(trained: tuple[Lineage, Dataset, Path]) -> None:
+def test_other_images_are_refused(trained: tuple[Lineage, Dataset, Path]) -> None:
     lineage, dataset, split = trained
     other = replace(dataset, card=replace(dataset.card, content_hash="other" * 13))
-    with pytest.raises(UserError, match=r"made-up holds other pictures \(content otherot.*train again"):
+    with pytest.raises(UserError, match=r"made-up holds other images \(content otherot.*train again"):
         require_trained_on(lineage, other, split)
 
 

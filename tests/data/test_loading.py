@@ -7,8 +7,8 @@ import torch
 
 from dbrnet.data import loading
 from dbrnet.data.dataset import Card, ClassInfo, Dataset, Image, Mask, Sample
-from dbrnet.data.loading import Augmented, Pictures, epoch_batches, load_batches, normalise
-from dbrnet.data.standardising import standardise
+from dbrnet.data.exposure import normalise_exposure
+from dbrnet.data.loading import Augmented, Images, epoch_batches, load_batches, normalise
 from dbrnet.errors import UserError
 
 IDS = [f"p{index}" for index in range(7)]
@@ -35,10 +35,8 @@ def crop_at_random(image: Image, mask: Mask, seed: int) -> tuple[Image, Mask]:
     return image[top : top + 20, left : left + 20], mask[top : top + 20, left : left + 20]
 
 
-def batches_of(
-    dataset: Dataset, epoch: int, *, seed: int = 5, skip: int = 0, workers: int = 0
-) -> list[torch.Tensor]:
-    samples = Augmented(Pictures(dataset, IDS, None), crop_at_random, seed, epoch)
+def batches_of(dataset: Dataset, epoch: int, *, seed: int = 5, skip: int = 0, workers: int = 0) -> list[torch.Tensor]:
+    samples = Augmented(Images(dataset, IDS, None), crop_at_random, seed, epoch)
     loader = load_batches(samples, epoch_batches([False] * len(IDS), 1.0, 2, seed, epoch)[skip:], workers)
     return [torch.cat([images, masks[..., None]], dim=-1) for images, masks in loader]
 
@@ -51,7 +49,7 @@ def batches(count: int, size: int, seed: int, epoch: int) -> list[list[int]]:
     return epoch_batches([False] * count, 1.0, size, seed, epoch)
 
 
-def test_an_epoch_takes_each_picture_once_in_full_batches() -> None:
+def test_an_epoch_takes_each_image_once_in_full_batches() -> None:
     for count, size, expected in ((7, 2, 3), (8, 4, 2), (9, 8, 1), (3, 8, 1), (1, 8, 1)):
         found = batches(count, size, 0, 0)
         assert [len(batch) for batch in found] == [min(size, count)] * expected
@@ -68,7 +66,7 @@ def test_the_order_follows_seed_and_epoch() -> None:
     assert len(left_out) > 1  # the rest that fills no batch is another one each epoch
 
 
-def test_an_epoch_sees_all_defects_and_the_share_of_defect_free_pictures() -> None:
+def test_an_epoch_sees_all_defects_and_the_share_of_defect_free_images() -> None:
     defect_free = [index >= 10 for index in range(30)]
     seen = [{i for b in epoch_batches(defect_free, 0.3, 4, 0, epoch) for i in b} for epoch in range(40)]
     for epoch in seen:
@@ -90,9 +88,9 @@ def test_the_same_batches_again_from_the_middle_and_with_workers(dataset: Datase
     assert not same(whole, batches_of(dataset, 1, seed=6))
 
 
-def test_a_picture_is_augmented_anew_each_epoch(dataset: Dataset) -> None:
-    pictures = Pictures(dataset, IDS, None)
-    views = [Augmented(pictures, crop_at_random, 0, epoch)[3][0].numpy().tobytes() for epoch in range(5)]
+def test_an_image_is_augmented_anew_each_epoch(dataset: Dataset) -> None:
+    images = Images(dataset, IDS, None)
+    views = [Augmented(images, crop_at_random, 0, epoch)[3][0].numpy().tobytes() for epoch in range(5)]
     assert len(set(views)) == 5
 
 
@@ -103,43 +101,40 @@ def test_loading_leaves_the_global_generator_alone(dataset: Dataset) -> None:
 
 
 @pytest.mark.parametrize("cached", [True, False])
-def test_pictures_are_what_the_dataset_holds(
-    dataset: Dataset, monkeypatch: pytest.MonkeyPatch, cached: bool
-) -> None:
+def test_images_are_what_the_dataset_holds(dataset: Dataset, monkeypatch: pytest.MonkeyPatch, cached: bool) -> None:
     if not cached:
         monkeypatch.setattr(loading, "CACHE_BYTES", 10)
-    pictures = Pictures(dataset, IDS, None)
-    pictures.warm()
+    images = Images(dataset, IDS, None)
+    images.warm()
     for index, sample in enumerate(dataset.samples):
-        image, mask = pictures[index]
+        image, mask = images[index]
         assert np.array_equal(image, dataset.image(sample))
         assert np.array_equal(mask, dataset.mask(sample))
-        assert pictures.size(index) == image.shape[:2]
-    assert (pictures[0][0] is pictures[0][0]) == cached
+        assert images.size(index) == image.shape[:2]
+    assert (images[0][0] is images[0][0]) == cached
 
 
-def test_the_picture_is_resized_and_its_mask_only_for_training(dataset: Dataset) -> None:
-    pictures = Pictures(dataset, IDS, (15, 22))
-    image, mask = pictures[0]
+def test_the_image_is_resized_and_its_mask_only_for_training(dataset: Dataset) -> None:
+    images = Images(dataset, IDS, (15, 22))
+    image, mask = images[0]
     assert image.shape == (15, 22, 3)
     assert mask.shape == (30, 44)
-    augmented = Augmented(pictures, lambda image, mask, _: (image, mask), 0, 0)
+    augmented = Augmented(images, lambda image, mask, _: (image, mask), 0, 0)
     assert augmented[0][1].shape == (15, 22)
     expected = torch.nn.functional.interpolate(  # what the exported graph does
-        torch.from_numpy(dataset.image(dataset.samples[0])).permute(2, 0, 1)[None].float(), size=(15, 22),
-        mode="bilinear", align_corners=False,
-    )[0].permute(1, 2, 0)  # fmt: skip
+        torch.from_numpy(dataset.image(dataset.samples[0])).permute(2, 0, 1)[None].float(),
+        size=(15, 22),
+        mode="bilinear",
+        align_corners=False,
+    )[0].permute(1, 2, 0)
     assert np.abs(expected.numpy() - image).max() <= 1
 
 
-def test_pictures_are_standardised_where_that_is_asked_for(dataset: Dataset) -> None:
-    plain, standardised = (
-        Pictures(dataset, IDS, (15, 22)),
-        Pictures(dataset, IDS, (15, 22), standardised=True),
-    )
-    assert not np.array_equal(plain[0][0], standardised[0][0])
-    expected = loading.resize_image(standardise(dataset.image(dataset.samples[0])), (15, 22))
-    assert np.array_equal(standardised[0][0], expected)
+def test_images_are_normalised_where_that_is_asked_for(dataset: Dataset) -> None:
+    plain, normalised = (Images(dataset, IDS, (15, 22)), Images(dataset, IDS, (15, 22), normalised=True))
+    assert not np.array_equal(plain[0][0], normalised[0][0])
+    expected = loading.resize_image(normalise_exposure(dataset.image(dataset.samples[0])), (15, 22))
+    assert np.array_equal(normalised[0][0], expected)
 
 
 def test_resizing_a_mask_does_not_shift_it() -> None:
@@ -152,26 +147,24 @@ def test_resizing_a_mask_does_not_shift_it() -> None:
 
 
 def test_statistics_equal_a_plain_count(dataset: Dataset) -> None:
-    mean, std = Pictures(dataset, IDS, None).statistics()
+    mean, std = Images(dataset, IDS, None).statistics()
     pixels = np.concatenate([dataset.image(sample).reshape(-1, 3) for sample in dataset.samples]) / 255
     assert mean == pytest.approx(pixels.mean(axis=0))
     assert std == pytest.approx(pixels.std(axis=0))
-    part = Pictures(dataset, IDS[:3], None).statistics()
-    assert part[0] != pytest.approx(mean, rel=0.01)  # of its own part only
+    split_name = Images(dataset, IDS[:3], None).statistics()
+    assert split_name[0] != pytest.approx(mean, rel=0.01)  # of its own split only
     images = torch.from_numpy(dataset.image(dataset.samples[0]))[None]
     normal = normalise(images, torch.tensor(mean), torch.tensor(std))
     assert normal.shape == (1, 3, 30, 44)
-    assert normal[0, 2, 7, 9].item() == pytest.approx(
-        (images[0, 7, 9, 2].item() / 255 - mean[2]) / std[2], rel=1e-4
-    )
+    assert normal[0, 2, 7, 9].item() == pytest.approx((images[0, 7, 9, 2].item() / 255 - mean[2]) / std[2], rel=1e-4)
 
 
 def test_a_split_of_another_dataset_is_refused(dataset: Dataset) -> None:
     with pytest.raises(UserError, match="the split names elsewhere"):
-        Pictures(dataset, ["p1", "elsewhere"], None)
+        Images(dataset, ["p1", "elsewhere"], None)
 
 
 def test_a_mask_of_another_size_is_refused(dataset: Dataset) -> None:
     cv2.imwrite(str(dataset.root / "p1-mask.png"), np.zeros((5, 5), np.uint8))
     with pytest.raises(UserError, match="p1: the mask is"):
-        Pictures(dataset, IDS, None)[1]
+        Images(dataset, IDS, None)[1]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.data.s3_server import BUCKET, S3Server, breaking_way
+from tests.storage.s3_server import BUCKET, S3Server, breaking_way
 
 ROOT = Path(__file__).parents[2]
 FILES = {"a.jpg": b"first", "b.jpg": os.urandom(6 << 20), "c.jpg": b"third"}
@@ -119,9 +119,7 @@ def test_a_push_that_may_not_write(on_s3: Project, s3_server: S3Server) -> None:
     assert "The specified bucket does not exist" in missing[0]
 
 
-def test_a_connection_that_breaks_off_leaves_nothing_half_written(
-    on_s3: Project, s3_server: S3Server
-) -> None:
+def test_a_connection_that_breaks_off_leaves_nothing_half_written(on_s3: Project, s3_server: S3Server) -> None:
     whole = {len(content) for content in FILES.values()}
     with breaking_way(s3_server.port, after=1 << 20) as port:
         way = s3_server.environment(port=port)

@@ -120,8 +120,7 @@ def test_wrong_runs_are_named(text: str, complaint: str) -> None:
 
 @given(
     st.one_of(
-        st.text(max_size=20),
-        st.lists(st.integers(-2, 25), max_size=8).map(lambda numbers: " ".join(map(str, numbers))),
+        st.text(max_size=20), st.lists(st.integers(-2, 25), max_size=8).map(lambda numbers: " ".join(map(str, numbers)))
     )
 )
 @settings(max_examples=300, deadline=None)

@@ -10,10 +10,10 @@ import pytest
 from numpy.typing import NDArray
 
 from dbrnet.data import rle, synthetic
-from dbrnet.data.building import build_dataset
 from dbrnet.data.dataset import Dataset
 from dbrnet.data.readers.steel_strip import CLASSES
 from dbrnet.data.synthetic import HEIGHT, WIDTH, generate
+from dbrnet.data.writer import build_dataset
 
 FLIPS = {"r0": (1, 1), "r180": (-1, -1), "fh": (1, -1), "fv": (-1, 1)}
 IMAGES = 200
@@ -47,7 +47,7 @@ def test_the_same_seed_gives_the_same_bytes(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("images", [1, 2, 7])
-def test_as_many_pictures_as_asked_replace_what_was_there(tmp_path: Path, images: int) -> None:
+def test_as_many_images_as_asked_replace_what_was_there(tmp_path: Path, images: int) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "stale").touch()
     generate(tmp_path / "out", images=images, seed=0)
@@ -90,12 +90,7 @@ def test_defects_are_as_rare_as_promised(dataset: Dataset) -> None:
 
 
 def test_each_class_id_is_the_kind_it_is_named_after(dataset: Dataset) -> None:
-    assert [CLASSES[label].name for label in synthetic._DEFECTS] == [
-        "scratch",
-        "patch",
-        "inclusion",
-        "scale-pit",
-    ]
+    assert [CLASSES[label].name for label in synthetic._DEFECTS] == ["scratch", "patch", "inclusion", "scale-pit"]
     contrast = defaultdict(list)
     for sample in dataset.samples:
         grey, mask = dataset.image(sample)[..., 0] / 255, dataset.mask(sample)

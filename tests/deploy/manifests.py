@@ -57,8 +57,7 @@ def named(objects: tuple[Object, ...], kind: str, name: str, namespace: str = "d
     (found,) = [
         each
         for each in objects
-        if (each["kind"], each["metadata"]["name"]) == (kind, name)
-        and each["metadata"].get("namespace") == namespace
+        if (each["kind"], each["metadata"]["name"]) == (kind, name) and each["metadata"].get("namespace") == namespace
     ]
     return found
 
@@ -69,9 +68,7 @@ def pods(objects: tuple[Object, ...]) -> Iterator[Pod]:
         template = spec.get("jobTemplate", {}).get("spec", spec).get("template")
         if template:
             metadata = each["metadata"]
-            yield Pod(
-                metadata["name"], metadata["namespace"], template["metadata"]["labels"], template["spec"]
-            )
+            yield Pod(metadata["name"], metadata["namespace"], template["metadata"]["labels"], template["spec"])
 
 
 def pod(objects: tuple[Object, ...], owner: str) -> Pod:
@@ -79,9 +76,7 @@ def pod(objects: tuple[Object, ...], owner: str) -> Pod:
     return found
 
 
-def environment(
-    objects: tuple[Object, ...], of: Pod, secrets: Mapping[str, Mapping[str, str]]
-) -> dict[str, str]:
+def environment(objects: tuple[Object, ...], of: Pod, secrets: Mapping[str, Mapping[str, str]]) -> dict[str, str]:
     """The container's environment, as the kubelet makes it: `env` after `envFrom`."""
     values: dict[str, str] = {}
     for source in of.container.get("envFrom", []):

@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from dbrnet.cli import _parser
-from dbrnet.params import load_params
+from dbrnet.config import load_params
 from tests.deploy.manifests import DEPLOY, OVERLAYS, command, environment, named, overlay, pod
 
 ROOT = DEPLOY.parent
@@ -56,7 +56,7 @@ def test_serve_understands_its_command(name: str) -> None:
 
 def test_the_demo_serves_the_model_that_params_name() -> None:
     settings = named(overlay("demo"), "ConfigMap", "dbrnet")["data"]
-    assert settings["MODEL"] == load_params(ROOT / "params.yaml").champion.model_name
+    assert settings["MODEL"] == load_params(ROOT / "params.yaml").fetch_champion.model_name
     assert settings == named(overlay("demo"), "ConfigMap", "dbrnet", "factory")["data"]
     bucket = f"-bucket={urlsplit(settings['ARTIFACTS']).netloc}"
     assert bucket in pod(overlay("demo"), "objects").container["args"]

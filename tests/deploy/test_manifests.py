@@ -18,7 +18,7 @@ kubernetes_validate = pytest.importorskip("kubernetes_validate", reason="pip ins
 VERSION = "1.37"
 PAGE = (DEPLOY.parent / "docs" / "cluster.md").read_text()
 ELSEWHERE = {  # pods that others make, which a policy may name
-    "app.kubernetes.io/part-of": "dbrnet",  # pipelines.placing, cluster.trainjob
+    "app.kubernetes.io/part-of": "dbrnet",  # pipelines.resources, cluster.trainjob
     "app.kubernetes.io/component": "train",
     "k8s-app": "kube-dns",
 }
@@ -29,11 +29,7 @@ KIND_OF_REFERENCE = {
     "configMap": ("ConfigMap", "name"),
     "persistentVolumeClaim": ("PersistentVolumeClaim", "claimName"),
 }
-CASES = [
-    pytest.param(name, each.owner, id=f"{name}-{each.owner}")
-    for name in OVERLAYS
-    for each in pods(overlay(name))
-]
+CASES = [pytest.param(name, each.owner, id=f"{name}-{each.owner}") for name in OVERLAYS for each in pods(overlay(name))]
 
 
 @pytest.mark.parametrize("name", OVERLAYS)
@@ -232,11 +228,6 @@ def test_the_profiles_namespace_is_written_once(tmp_path: Path) -> None:
 def test_the_follower_may_patch_one_deployment() -> None:
     role = named(overlay("demo"), "Role", "champion")
     assert role["rules"] == [
-        {
-            "apiGroups": ["apps"],
-            "resources": ["deployments"],
-            "resourceNames": ["inference"],
-            "verbs": ["patch"],
-        }
+        {"apiGroups": ["apps"], "resources": ["deployments"], "resourceNames": ["inference"], "verbs": ["patch"]}
     ]
     assert pod(overlay("demo"), "champion").container["args"] == ["$(MODEL)", "inference"]

@@ -27,9 +27,9 @@ from dbrnet.registry.store import open_store
 from dbrnet.registry.tracking import start_or_resume_run
 from dbrnet.registry.versions import register
 from tests.conftest import Exported
-from tests.data.s3_server import BUCKET, S3Server
 from tests.deploy.manifests import DEPLOY, command, environment, overlay, pod
 from tests.registry.servers import BINARIES, free_port, postgresql
+from tests.storage.s3_server import BUCKET, S3Server
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -38,9 +38,7 @@ PASSWORDS = {name: randomness.token_hex(12) for name in ("database", "admin", "t
 
 
 @contextmanager
-def running(
-    owner: str, ports: dict[str, int], secrets: dict[str, dict[str, str]], folder: Path
-) -> Iterator[Path]:
+def running(owner: str, ports: dict[str, int], secrets: dict[str, dict[str, str]], folder: Path) -> Iterator[Path]:
     """The container of `owner` as a process with the container's environment and no other; yields its log.
 
     Its /tmp is `folder`; the ports and the cluster's names are replaced by this machine's. Ends when every
@@ -53,9 +51,7 @@ def running(
         "@postgres/": f"@127.0.0.1:{ports['postgres']}/",
         "objects.dbrnet.svc:8333": f"127.0.0.1:{ports['s3']}",
         "http://mlflow.dbrnet.svc:5000": f"http://localhost:{ports['mlflow']}",
-        "mlflow.dbrnet.svc:5000,localhost:5000": "mlflow.dbrnet.svc:{0},localhost:{0}".format(
-            ports["mlflow"]
-        ),
+        "mlflow.dbrnet.svc:5000,localhost:5000": "mlflow.dbrnet.svc:{0},localhost:{0}".format(ports["mlflow"]),
         "s3://dbrnet/": f"s3://{BUCKET}/",
         "--port=5000": f"--port={ports['mlflow']}",
         "--port=8080": f"--port={ports['inference']}",
@@ -67,9 +63,7 @@ def running(
     values["TMPDIR"] = str(folder)
     log = folder / "log"
     with log.open("wb") as to:
-        process = subprocess.Popen(
-            words, env=values, cwd=folder, stdout=to, stderr=to, start_new_session=True
-        )
+        process = subprocess.Popen(words, env=values, cwd=folder, stdout=to, stderr=to, start_new_session=True)
     try:
         port = ports[owner]
         for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
@@ -120,8 +114,10 @@ def api(tmp_path: Path) -> Iterator[Api]:
             *("openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-subj", "/CN=kubernetes"),
             *("-addext", "subjectAltName=IP:127.0.0.1", "-keyout", "key.pem", "-out", "ca.crt"),
         ],
-        cwd=account, check=True, capture_output=True,
-    )  # fmt: skip
+        cwd=account,
+        check=True,
+        capture_output=True,
+    )
     (account / "token").write_text("a-token")
     (account / "namespace").write_text("dbrnet")
     found: list[tuple[str, str, str, str]] = []
@@ -174,18 +170,14 @@ def database() -> Iterator[int]:
 
 
 def test_from_empty_servers_to_a_champion_on_the_line(
-    database: int, s3_server: S3Server, exported: Exported, api: Api, tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
+    database: int, s3_server: S3Server, exported: Exported, api: Api, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     ports = {"postgres": database, "s3": s3_server.port, "mlflow": free_port(), "inference": free_port()}
     login = {"MLFLOW_TRACKING_USERNAME": "line", "MLFLOW_TRACKING_PASSWORD": PASSWORDS["line"]}
     keys = s3_server.environment()
     secrets = {
         "postgres": {"password": PASSWORDS["database"]},
-        "mlflow": {
-            "MLFLOW_AUTH_ADMIN_PASSWORD": PASSWORDS["admin"],
-            "MLFLOW_FLASK_SERVER_SECRET_KEY": "k" * 32,
-        },
+        "mlflow": {"MLFLOW_AUTH_ADMIN_PASSWORD": PASSWORDS["admin"], "MLFLOW_FLASK_SERVER_SECRET_KEY": "k" * 32},
         "dbrnet-s3": {name: keys[name] for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")},
         "dbrnet-line": login,
     }
@@ -225,9 +217,16 @@ def test_from_empty_servers_to_a_champion_on_the_line(
         run = start_or_resume_run(store, "steel-strip", run_id=run.run_id, name="train", tags={})
         version = register(store, run, model, exported[0], files={}, tags={}, example=example)
         record(
-            store, model, version, answer="promoted", reasons=[], compared_with=None, decision_id="first",
-            run_id=run.run_id, figures={},
-        )  # fmt: skip
+            store,
+            model,
+            version,
+            answer="promoted",
+            reasons=[],
+            compared_with=None,
+            decision_id="first",
+            run_id=run.run_id,
+            figures={},
+        )
         kept = s3_server.client().list_objects_v2(Bucket=BUCKET, Prefix="mlflow/")["Contents"]
         assert [each["Key"] for each in kept if each["Key"].endswith(".onnx")]
 
@@ -263,8 +262,11 @@ def set_accounts(address: str, model: str, **changed: str) -> "subprocess.Comple
     given = {f"{name.upper()}_PASSWORD": password for name, password in PASSWORDS.items()}
     return subprocess.run(
         [sys.executable, str(DEPLOY / "mlflow_accounts.py"), address, model, "steel-strip"],
-        env=given | changed, capture_output=True, text=True, check=False,
-    )  # fmt: skip
+        env=given | changed,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
 
 
 def follower(address: str, model: str, login: dict[str, str], api: Api) -> "subprocess.CompletedProcess[str]":
@@ -278,5 +280,8 @@ def follower(address: str, model: str, login: dict[str, str], api: Api) -> "subp
     given |= {"KUBERNETES_SERVICE_HOST": "127.0.0.1", "KUBERNETES_SERVICE_PORT": str(api.port)}
     return subprocess.run(
         [sys.executable, "-c", script.replace(mounted, str(api.account)), *words[2:]],
-        env=given, capture_output=True, text=True, check=False,
-    )  # fmt: skip
+        env=given,
+        capture_output=True,
+        text=True,
+        check=False,
+    )

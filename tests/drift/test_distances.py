@@ -22,9 +22,7 @@ from dbrnet.drift.distances import (
 Labels = list[tuple[int, ...]]
 
 samples = st.lists(st.integers(-5, 5), min_size=1, max_size=30).map(lambda values: np.array(values, float))
-balances = (
-    st.lists(st.integers(0, 20), min_size=4, max_size=4).filter(any).map(lambda v: np.array(v) / sum(v))
-)
+balances = st.lists(st.integers(0, 20), min_size=4, max_size=4).filter(any).map(lambda v: np.array(v) / sum(v))
 
 
 def even(values: Values) -> Values:
@@ -57,9 +55,7 @@ def test_the_distance_is_symmetric_and_between_0_and_1(first: Values, second: Va
 def test_copies_in_a_group_change_nothing(first: Values, second: Values, copies: int) -> None:
     groups, others = names(len(first)), names(len(second))
     once = compare_values(first, groups, second, others, comparisons=1)
-    many = compare_values(
-        np.repeat(first, copies), np.repeat(groups, copies).tolist(), second, others, comparisons=1
-    )
+    many = compare_values(np.repeat(first, copies), np.repeat(groups, copies).tolist(), second, others, comparisons=1)
     assert many.distance == pytest.approx(once.distance)
     assert (many.chance, many.groups) == (once.chance, once.groups)
 
@@ -84,7 +80,7 @@ def test_the_distance_of_balances_is_symmetric_and_between_0_and_1(first: Values
     assert js_distance(*apart) == pytest.approx(1)
 
 
-def test_a_picture_is_shared_out_among_its_classes_and_a_group_among_its_pictures() -> None:
+def test_an_image_is_shared_out_among_its_classes_and_a_group_among_its_images() -> None:
     labels: Labels = [(), (1,), (1, 2), (2,), (2,)]
     balance = class_balance(labels, ["a", "b", "c", "d", "d"], 4)
     assert balance.tolist() == pytest.approx([0.25, 0.375, 0.375, 0])
@@ -106,7 +102,7 @@ def alarms(draws: int, alarm: Callable[[np.random.Generator], bool]) -> float:
 
 
 def near_copies(rng: np.random.Generator, groups: int) -> tuple[Values, list[str]]:
-    """Groups of one to six pictures that are nearly the same."""
+    """Groups of one to six images that are nearly the same."""
     sizes = rng.integers(1, 7, groups)
     values = np.repeat(rng.normal(size=groups), sizes) + rng.normal(0, 0.05, sizes.sum())
     return values, np.repeat(names(groups), sizes).tolist()

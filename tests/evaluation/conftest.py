@@ -53,7 +53,7 @@ def dataset(tmp_path: Path) -> Dataset:
         mask = _truth(number)
         height, width = mask.shape
         image, name = f"images/p{number}.png", f"masks/p{number}.png"
-        # The picture's brightness tells the predictor which one it is.
+        # The image's brightness tells the predictor which one it is.
         cv2.imwrite(str(tmp_path / image), np.full((height, width, 3), 10 * number, np.uint8))
         cv2.imwrite(str(tmp_path / name), mask)
         present = tuple(int(value) for value in np.unique(mask) if value)
@@ -65,7 +65,7 @@ def dataset(tmp_path: Path) -> Dataset:
 
 @pytest.fixture
 def predict() -> Predict:
-    """Right but for: a false alarm of 2 pixels in p1, p2 missed whole, 3 pixels of p3 and p4's dent wrong."""
+    """Right but for: a false positive of 2 pixels in p1, p2 missed whole, 3 pixels of p3 and p4's dent wrong."""
 
     def answer(images: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
         masks = []

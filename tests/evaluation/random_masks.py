@@ -7,14 +7,14 @@ from numpy.typing import NDArray
 from scipy import ndimage
 
 from dbrnet.evaluation.bootstrap import Estimate
-from dbrnet.evaluation.inspection import Rules, inspect
+from dbrnet.evaluation.defect_metrics import MatchRules, count_defects
 from dbrnet.evaluation.metrics import IGNORE_INDEX, confusion_matrix
-from dbrnet.evaluation.predictions import Evaluation, PictureResult
+from dbrnet.evaluation.predictions import Evaluation, ImageResult
 
 Mask = NDArray[np.uint8]
 CLASSES = 4
 NAMES = ("background", "scratch", "dent", "stain")
-RULES = Rules(min_overlap=0.5, boundary_tolerance=1)
+RULES = MatchRules(min_overlap=0.5, boundary_tolerance=1)
 
 
 def blobs(rng: np.random.Generator, height: int, width: int, coarse: float) -> Mask:
@@ -30,29 +30,27 @@ def masks(seed: int, height: int = 31, width: int = 43) -> tuple[Mask, Mask]:
     truth = blobs(rng, height, width, coarse)
     other = blobs(rng, height, width, coarse)
     shift = rng.integers(-2, 3, 2)
-    prediction = np.where(blobs(rng, height, width, 3) > 1, other, np.roll(truth, shift, (0, 1))).astype(
-        np.uint8
-    )
+    prediction = np.where(blobs(rng, height, width, 3) > 1, other, np.roll(truth, shift, (0, 1))).astype(np.uint8)
     if rng.random() < 0.6:
         truth[blobs(rng, height, width, rng.uniform(0.3, 3)) == 3] = IGNORE_INDEX
     return prediction, truth
 
 
-def picture(id_: str, group: str, prediction: Mask, truth: Mask) -> PictureResult:
+def image(id_: str, group: str, prediction: Mask, truth: Mask) -> ImageResult:
     confusion = confusion_matrix(prediction, truth, CLASSES)
-    return PictureResult(id_, group, confusion, 0.5, inspect(prediction, truth, CLASSES, RULES))
+    return ImageResult(id_, group, confusion, 0.5, count_defects(prediction, truth, CLASSES, RULES))
 
 
 def evaluation(seeds: Iterable[int], groups: int) -> Evaluation:
-    """A picture a seed, in turn in one of `groups` groups; a third of them are defect-free in truth."""
-    pictures = []
+    """An image a seed, in turn in one of `groups` groups; a third of them are defect-free in truth."""
+    images = []
     for number, seed in enumerate(seeds):
         prediction, truth = masks(seed, 20, 24)
         if number % 3 == 0:
             truth[(truth > 0) & (truth != IGNORE_INDEX)] = 0
             prediction[prediction < 3] = 0
-        pictures.append(picture(f"p{number:03}", f"g{number % groups}", prediction, truth))
-    return Evaluation(NAMES, tuple(pictures))
+        images.append(image(f"p{number:03}", f"g{number % groups}", prediction, truth))
+    return Evaluation(NAMES, tuple(images))
 
 
 def width(one: Estimate) -> float:

@@ -50,31 +50,31 @@ def test_the_same_bits_again_whatever_the_chunks(monkeypatch: pytest.MonkeyPatch
     assert run(1) == first
 
 
-def steel(random: np.random.Generator, groups: int, pictures: int) -> Counts:
+def steel(random: np.random.Generator, groups: int, images: int) -> Counts:
     """Hits and pixels [G, P, 2] of groups that differ in difficulty and size; E[hits] / E[pixels] is 0.6."""
     skill = random.beta(3, 2, (groups, 1))
-    pixels = random.integers(200, 2000, (groups, 1)).repeat(pictures, 1)
+    pixels = random.integers(200, 2000, (groups, 1)).repeat(images, 1)
     return np.stack([random.binomial(pixels, skill), pixels], axis=2).astype(np.int64)
 
 
-def test_holds_the_truth_as_often_as_it_says_and_pictures_would_not() -> None:
+def test_holds_the_truth_as_often_as_it_says_and_images_would_not() -> None:
     random = np.random.default_rng(0)
     held = np.zeros(2)
     for seed in range(200):
-        counts = steel(random, groups=60, pictures=6)
+        counts = steel(random, groups=60, images=6)
         for place, rows in enumerate((counts.sum(axis=1), counts.reshape(-1, 2))):
             one = estimate(rows, share, confidence=0.95, resamples=1000, seed=seed)["share"]
             assert one.low is not None
             assert one.high is not None
             held[place] += one.low <= 0.6 <= one.high
-    by_groups, by_pictures = held / 200
+    by_groups, by_images = held / 200
     assert 0.91 <= by_groups <= 0.985
-    assert by_pictures < 0.75  # too sure of itself: six pictures of one thing are no six things
+    assert by_images < 0.75  # too sure of itself: six images of one thing are no six things
 
 
 def test_copies_within_a_group_change_nothing() -> None:
     whole = evaluation(range(12), groups=6)
-    doubled = Evaluation(NAMES, tuple(one for picture in whole.pictures for one in (picture, picture)))
+    doubled = Evaluation(NAMES, tuple(one for image in whole.images for one in (image, image)))
     assert estimates(doubled, 0.95) == estimates(whole, 0.95)
 
 

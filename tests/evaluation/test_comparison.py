@@ -1,4 +1,4 @@
-"""Two models on the same pictures: the difference, and the pictures that show it."""
+"""Two models on the same images: the difference, and the images that show it."""
 
 from pathlib import Path
 
@@ -7,28 +7,34 @@ import pytest
 from numpy.typing import NDArray
 
 from dbrnet.data.dataset import Dataset, decode_image
-from dbrnet.evaluation.comparison import choose_disagreements, compare, show_disagreements
+from dbrnet.evaluation.comparison import choose_disagreements, compare
+from dbrnet.evaluation.defect_metrics import no_defects
 from dbrnet.evaluation.figures import estimates
-from dbrnet.evaluation.inspection import no_defects
-from dbrnet.evaluation.predictions import Evaluation, PictureResult, Predict, evaluate
+from dbrnet.evaluation.predictions import Evaluation, ImageResult, Predict, evaluate
+from dbrnet.reports.gallery import show_disagreements
 from tests.evaluation.random_masks import NAMES, evaluation, width
 
 ALL = tuple(f"p{number}" for number in range(6))
 
 
 def results(wrong: list[int], groups: str = "") -> Evaluation:
-    """Pictures of 100 pixels with so many wrong ones each; a group a letter, or each its own."""
-    pictures = (
-        PictureResult(f"p{number:02}", groups[number] if groups else str(number),
-                      np.array([[50, 0], [missed, 50 - missed]], np.int64), 1.0, no_defects(1))
+    """Images of 100 pixels with so many wrong ones each; a group a letter, or each its own."""
+    images = (
+        ImageResult(
+            f"p{number:02}",
+            groups[number] if groups else str(number),
+            np.array([[50, 0], [missed, 50 - missed]], np.int64),
+            1.0,
+            no_defects(1),
+        )
         for number, missed in enumerate(wrong)
-    )  # fmt: skip
-    return Evaluation(("background", "dent"), tuple(pictures))
+    )
+    return Evaluation(("background", "dent"), tuple(images))
 
 
 def test_the_difference_is_paired_and_so_narrower() -> None:
     random = np.random.default_rng(0)
-    hard = random.integers(5, 45, 80)  # what makes a picture hard does so for both
+    hard = random.integers(5, 45, 80)  # what makes an image hard does so for both
     candidate, champion = (results((hard + random.integers(-3, 4, 80)).tolist()) for _ in range(2))
     comparison = compare(candidate, champion, 0.95)
     own = estimates(candidate, 0.95)["miou"]
@@ -44,8 +50,8 @@ def test_both_sides_are_scored_as_each_alone() -> None:
     for name, one in same.difference.items():
         assert one.value in (None, 0), name
         assert one.low in (None, 0)
-    other = Evaluation(NAMES, tuple(reversed(champion.pictures)))
-    with pytest.raises(ValueError, match="same pictures"):
+    other = Evaluation(NAMES, tuple(reversed(champion.images)))
+    with pytest.raises(ValueError, match="same images"):
         compare(candidate, other, 0.9)
 
 
@@ -80,11 +86,9 @@ def test_their_panels_show_both_answers(dataset: Dataset, predict: Predict, tmp_
     assert first["change"] == -12 / (22 * 24)
     assert (first["group"], first["candidate_iou"], first["champion_iou"]) == ("b", 0.0, 1.0)
     assert (last["candidate_iou"], last["champion_iou"]) == (0.0, None)  # clean, and flagged
-    assert list(first["panels"]) == ["picture", "ground truth", "champion", "candidate"]
+    assert list(first["panels"]) == ["image", "ground truth", "champion", "candidate"]
     files = [path for one in shown for path in one["panels"].values()]
     assert sorted(files) == sorted(str(file.relative_to(tmp_path)) for file in tmp_path.rglob("*.jpg"))
-    drawn = {
-        name: decode_image((tmp_path / path).read_bytes(), path) for name, path in first["panels"].items()
-    }
-    differs = {name: np.abs(image.astype(int) - drawn["picture"]).max() > 60 for name, image in drawn.items()}
-    assert differs == {"picture": False, "ground truth": True, "champion": True, "candidate": False}
+    drawn = {name: decode_image((tmp_path / path).read_bytes(), path) for name, path in first["panels"].items()}
+    differs = {name: np.abs(image.astype(int) - drawn["image"]).max() > 60 for name, image in drawn.items()}
+    assert differs == {"image": False, "ground truth": True, "champion": True, "candidate": False}

@@ -1,19 +1,19 @@
-"""The figures of any set of groups against plain sums over its pictures."""
+"""The figures of any set of groups against plain sums over its images."""
 
 from collections.abc import Sequence
 
 import numpy as np
 import pytest
 
+from dbrnet.evaluation.defect_metrics import SIZES
 from dbrnet.evaluation.figures import defect_counts, describe, estimates, figures, group_counts
-from dbrnet.evaluation.inspection import SIZES
 from dbrnet.evaluation.metrics import Scores
-from dbrnet.evaluation.predictions import Evaluation, PictureResult
-from tests.evaluation.random_masks import NAMES, Mask, evaluation, picture
+from dbrnet.evaluation.predictions import Evaluation, ImageResult
+from tests.evaluation.random_masks import NAMES, Mask, evaluation, image
 
 
-def ratio(part: int, whole: int) -> float | None:
-    return part / whole if whole else None
+def ratio(split_name: int, whole: int) -> float | None:
+    return split_name / whole if whole else None
 
 
 def mean(values: Sequence[float | None]) -> float | None:
@@ -21,16 +21,16 @@ def mean(values: Sequence[float | None]) -> float | None:
     return sum(known) / len(known) if known else None
 
 
-def plain_figures(pictures: Sequence[PictureResult]) -> dict[str, float | None]:
-    """Every figure from the pictures one by one, with `Scores` for those of pixels."""
-    scores = Scores.from_confusion(np.sum([one.confusion for one in pictures], axis=0), NAMES)
+def plain_figures(images: Sequence[ImageResult]) -> dict[str, float | None]:
+    """Every figure from the images one by one, with `Scores` for those of pixels."""
+    scores = Scores.from_confusion(np.sum([one.confusion for one in images], axis=0), NAMES)
     found: dict[str, float | None] = {
         "miou": scores.miou,
         "miou_defects": scores.miou_defects,
         "pixel_accuracy": scores.pixel_accuracy,
         **{f"iou/{name}": value for name, value in scores.iou.items()},
     }
-    seen = [one.inspection for one in pictures]
+    seen = [one.defects for one in images]
 
     def total(name: str, *place: int) -> int:
         return sum(int(np.sum(getattr(one, name)[place])) for one in seen)
@@ -47,13 +47,15 @@ def plain_figures(pictures: Sequence[PictureResult]) -> dict[str, float | None]:
             found[f"boundary_f1/{name}"] = 2 * (precision or 0) * (recall or 0) / both if both else 0.0
     for place, size in enumerate(SIZES):
         of_size = [(one.found[:, place].sum(), one.true[:, place].sum()) for one in seen]
-        found[f"defect_recall/size/{size}"] = ratio(*(int(sum(part)) for part in zip(*of_size, strict=True)))
+        found[f"defect_recall/size/{size}"] = ratio(
+            *(int(sum(split_name)) for split_name in zip(*of_size, strict=True))
+        )
     found["boundary_f1"] = mean([found[f"boundary_f1/{name}"] for name in NAMES[1:]])
     found["defect_recall"] = ratio(total("found"), total("true"))
     found["defect_precision"] = ratio(total("correct"), total("predicted"))
-    clean = [one for one in pictures if one.defect_pixels == 0]
+    clean = [one for one in images if one.defect_pixels == 0]
     alarms = [one.predicted_defects for one in clean]
-    found["false_alarms"] = ratio(sum(alarms), len(clean))
+    found["false_positives"] = ratio(sum(alarms), len(clean))
     found["flagged_share"] = ratio(sum(count > 0 for count in alarms), len(clean))
     return found
 
@@ -64,12 +66,12 @@ def flat(rows: np.ndarray) -> dict[str, float | None]:
 
 
 @pytest.mark.parametrize("seed", range(8))
-def test_equals_plain_sums_over_the_pictures_of_any_groups(seed: int) -> None:
+def test_equals_plain_sums_over_the_images_of_any_groups(seed: int) -> None:
     whole = evaluation(range(100 * seed, 100 * seed + 14), groups=6)
     rows = group_counts(whole)
     drawn = np.random.default_rng(seed).integers(0, 6, 6)
-    pictures = [one for group in drawn for one in whole.pictures if one.group == f"g{group}"]
-    expected = plain_figures(pictures)
+    images = [one for group in drawn for one in whole.images if one.group == f"g{group}"]
+    expected = plain_figures(images)
     got = flat(rows[drawn])
     assert got.keys() == expected.keys()
     for name, value in expected.items():
@@ -85,11 +87,7 @@ def test_the_values_are_the_scores() -> None:
     counts = described["defects"]
     for what in ("true", "found"):
         sums = {kind: sum(one[what] for one in rows.values()) for kind, rows in counts.items()}
-        assert (
-            sums["by_class"]
-            == sums["by_size"]
-            == sum(getattr(one, f"{what}_defects") for one in whole.pictures)
-        )
+        assert sums["by_class"] == sums["by_size"] == sum(getattr(one, f"{what}_defects") for one in whole.images)
 
 
 def square(id_: int | None) -> Mask:
@@ -100,22 +98,22 @@ def square(id_: int | None) -> Mask:
 
 
 def test_what_is_nowhere_has_no_figure_and_what_is_missed_has_zero() -> None:
-    pictures = (picture("a", "a", square(None), square(1)), picture("b", "b", square(2), square(2)))
-    found = {name: one.value for name, one in estimates(Evaluation(NAMES, pictures), 0.95).items()}
+    images = (image("a", "a", square(None), square(1)), image("b", "b", square(2), square(2)))
+    found = {name: one.value for name, one in estimates(Evaluation(NAMES, images), 0.95).items()}
     assert found["iou/stain"] is found["defect_recall/class/stain"] is found["boundary_f1/stain"] is None
     assert found["iou/scratch"] == found["defect_recall/class/scratch"] == found["boundary_f1/scratch"] == 0
     assert found["defect_precision/class/scratch"] is None
-    assert found["defect_recall/size/large"] is found["false_alarms"] is found["flagged_share"] is None
+    assert found["defect_recall/size/large"] is found["false_positives"] is found["flagged_share"] is None
     assert (found["boundary_f1"], found["defect_recall"], found["miou_defects"]) == (0.5, 0.5, 0.5)
 
 
-def test_false_alarms_are_counted_on_defect_free_pictures_alone() -> None:
+def test_false_alarms_are_counted_on_defect_free_images_alone() -> None:
     two = square(1)
     two[12:14, 12:14] = 3
-    clean = [picture("a", "a", two, square(None)), picture("b", "b", square(None), square(None))]
-    invented = picture("c", "c", two, square(1))
+    clean = [image("a", "a", two, square(None)), image("b", "b", square(None), square(None))]
+    invented = image("c", "c", two, square(1))
     whole = Evaluation(NAMES, (*clean, invented))
     found = estimates(whole, 0.95)
-    assert (found["false_alarms"].value, found["flagged_share"].value) == (1.0, 0.5)
+    assert (found["false_positives"].value, found["flagged_share"].value) == (1.0, 0.5)
     assert found["defect_precision"].value == 0.25
     assert defect_counts(whole)["by_class"]["stain"] == {"true": 0, "found": 0, "predicted": 2, "correct": 0}

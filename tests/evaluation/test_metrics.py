@@ -8,11 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from torchmetrics.functional.classification import (
-    multiclass_accuracy,
-    multiclass_f1_score,
-    multiclass_jaccard_index,
-)
+from torchmetrics.functional.classification import multiclass_accuracy, multiclass_f1_score, multiclass_jaccard_index
 
 from dbrnet.evaluation.metrics import IGNORE_INDEX, Scores, confusion_matrix
 
@@ -23,9 +19,7 @@ def random_masks(seed: int, classes: int = 4, used: int = 4) -> tuple[NDArray[np
     """A prediction and a target [2, 9, 7] over the first `used` ids, with ignored pixels in the target."""
     rng = np.random.default_rng(seed)
     prediction = rng.integers(0, used, (2, 9, 7), dtype=np.uint8)
-    target = np.where(rng.random((2, 9, 7)) < 0.6, prediction, rng.integers(0, used, (2, 9, 7))).astype(
-        np.uint8
-    )
+    target = np.where(rng.random((2, 9, 7)) < 0.6, prediction, rng.integers(0, used, (2, 9, 7))).astype(np.uint8)
     target[rng.random(target.shape) < 0.1] = IGNORE_INDEX
     return prediction, target
 

@@ -26,7 +26,7 @@ def test_the_same_answers_are_at_no_distance(dataset: Dataset, reference: Predic
     (parity,) = measure_parity(reference, {"same": reference}, dataset, ids).values()
     assert (parity.max_logit_difference, parity.differing_pixels, parity.miou_change) == (0, 0, 0)
     assert {value for value in parity.iou_change.values() if value is not None} == {0}
-    assert parity.pictures == len(ids)
+    assert parity.images == len(ids)
 
 
 def test_each_runtime_is_held_against_the_reference(
@@ -41,7 +41,7 @@ def test_each_runtime_is_held_against_the_reference(
 
     found = measure_parity(reference, {"same": reference, "blind": blind}, dataset, ids)
     truth = evaluate(predict, dataset, ids)
-    flagged = sum(picture.flagged_pixels for picture in truth.pictures)
+    flagged = sum(image.flagged_pixels for image in truth.images)
     pixels = int(truth.confusion.sum())
     blind_scores = evaluate(lambda images: (blind(images)[0], predict(images)[1]), dataset, ids).scores
     assert found["same"].scores == truth.scores
@@ -55,10 +55,7 @@ def test_each_runtime_is_held_against_the_reference(
 
 @pytest.mark.parametrize(
     ("spoil", "message"),
-    [
-        (lambda mask, logits: (mask[:, :-1], logits), "answers"),
-        (lambda mask, logits: (mask, logits[:, :2]), "logits"),
-    ],
+    [(lambda mask, logits: (mask[:, :-1], logits), "answers"), (lambda mask, logits: (mask, logits[:, :2]), "logits")],
 )
 def test_answers_of_another_shape_cannot_be_compared(
     dataset: Dataset, reference: PredictWithLogits, spoil: Callable[..., Any], message: str
@@ -78,5 +75,5 @@ def test_not_a_number_is_not_lost(dataset: Dataset, reference: PredictWithLogits
 
 
 def test_nothing_to_compare(dataset: Dataset, reference: PredictWithLogits) -> None:
-    with pytest.raises(ValueError, match="at least one picture"):
+    with pytest.raises(ValueError, match="at least one image"):
         measure_parity(reference, {}, dataset, [])

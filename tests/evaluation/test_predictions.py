@@ -32,9 +32,9 @@ def test_counts_every_error_where_it_was_made(dataset: Dataset, predict: Predict
     assert scores.miou_defects == pytest.approx((21 / 46 + 0.5) / 2)
     assert evaluation.images_by_class() == {"background": 6, "scratch": 3, "dent": 2, "stain": 0}
 
-    by_id = {picture.id: picture for picture in evaluation.pictures}
+    by_id = {image.id: image for image in evaluation.images}
     assert [one.id for one in evaluation.defect_free] == ["p0", "p1"]
-    assert [one.id for one in evaluation.false_alarms] == ["p1"]
+    assert [one.id for one in evaluation.false_positives] == ["p1"]
     assert [one.id for one in evaluation.missed] == ["p2"]
     assert (by_id["p1"].false_pixels, by_id["p2"].missed_pixels, by_id["p3"].missed_pixels) == (2, 12, 3)
     assert (by_id["p4"].confused_pixels, by_id["p4"].missed_pixels) == (8, 0)
@@ -44,11 +44,11 @@ def test_counts_every_error_where_it_was_made(dataset: Dataset, predict: Predict
 
 def test_only_the_ids_given_are_evaluated(dataset: Dataset, predict: Predict) -> None:
     evaluation = evaluate(predict, dataset, ["p5", "p3"])
-    assert [one.id for one in evaluation.pictures] == ["p5", "p3"]
+    assert [one.id for one in evaluation.images] == ["p5", "p3"]
     assert evaluation.confusion[1].sum() == 12
 
 
-def test_table_has_a_row_a_picture(dataset: Dataset, predict: Predict) -> None:
+def test_table_has_a_row_an_image(dataset: Dataset, predict: Predict) -> None:
     rows = list(csv.DictReader(io.StringIO(evaluate(predict, dataset, ALL).table())))
     assert [row["id"] for row in rows] == list(ALL)
     assert rows[0]["miou_defects"] == ""
@@ -71,9 +71,9 @@ def test_ignored_pixels_do_not_count(dataset: Dataset, predict: Predict) -> None
     mask = dataset.mask(dataset.by_id["p2"])
     mask[mask == 1] = IGNORE_INDEX  # what would be missed is not asked for
     cv2.imwrite(str(dataset.root / "masks/p2.png"), mask)
-    picture = evaluate(predict, dataset, ["p2"]).pictures[0]
-    assert picture.confusion.sum() == mask.size - 12
-    assert picture.scores.pixel_accuracy == 1.0
+    image = evaluate(predict, dataset, ["p2"]).images[0]
+    assert image.confusion.sum() == mask.size - 12
+    assert image.scores.pixel_accuracy == 1.0
 
 
 @pytest.mark.parametrize(("value", "message"), [(9, "class id 9"), (IGNORE_INDEX, "no labelled pixel")])
@@ -90,5 +90,5 @@ def test_a_mask_of_another_size_is_named(dataset: Dataset, predict: Predict) -> 
 
 
 def test_nothing_to_evaluate_is_an_error(dataset: Dataset, predict: Predict) -> None:
-    with pytest.raises(UserError, match="no picture to evaluate"):
+    with pytest.raises(UserError, match="no image to evaluate"):
         evaluate(predict, dataset, [])

@@ -26,8 +26,19 @@ BASE = "localhost/dbrnet-check-base"
 IMAGE = "localhost/dbrnet:cpu"
 PROGRAMS = ("buildah", "podman", "runc", "debootstrap")
 USER = 10001
-COMPONENTS = ("revision", "ingest", "split", "train", "export", "champion", "evaluate", "benchmark",
-              "promote", "drift", "notify")  # fmt: skip
+COMPONENTS = (
+    "revision",
+    "ingest",
+    "split",
+    "train",
+    "export",
+    "fetch-champion",
+    "evaluate",
+    "benchmark",
+    "promote",
+    "drift",
+    "notify",
+)
 LIMITS = ["--ulimit", "nofile=1024:1024", "--ulimit", "nproc=1024:1024"]  # a sandbox may not raise its own
 
 
@@ -47,8 +58,10 @@ def main() -> None:
         print((folder / "kubeflow/promote/decision/summary.txt").read_text())
     megabytes = int(_output("podman", "image", "inspect", "--format", "{{.Size}}", IMAGE)) / 1e6
     base = int(_output("podman", "image", "inspect", "--format", "{{.Size}}", BASE)) / 1e6
-    print(f"image  {megabytes:.0f} MB, of which {base:.0f} are the base; built in {built - started:.0f} s, "
-          f"run in {time.monotonic() - built:.0f} s")  # fmt: skip
+    print(
+        f"image  {megabytes:.0f} MB, of which {base:.0f} are the base; built in {built - started:.0f} s, "
+        f"run in {time.monotonic() - built:.0f} s"
+    )
 
 
 def make_base() -> None:
@@ -82,8 +95,14 @@ def build() -> None:
         lines = [f"{name} = {' '.join(dict.fromkeys(values))}" for name, values in settings.items()]
         configuration.write_text("\n".join(["[global]", *lines, ""]))
         volumes = " ".join(f"--volume {path}:{path}:ro" for path in sorted(folders))
-        _run("make", "image", "ENGINE=buildah", f"BASE={BASE}", f"PIP_CONF={configuration}",
-             f"IMAGE_FLAGS=--layers {volumes}")  # fmt: skip
+        _run(
+            "make",
+            "image",
+            "ENGINE=buildah",
+            f"BASE={BASE}",
+            f"PIP_CONF={configuration}",
+            f"IMAGE_FLAGS=--layers {volumes}",
+        )
 
 
 def inspect() -> None:
@@ -135,7 +154,7 @@ def look_inside(folder: Path) -> None:
 
 
 def run_demo(folder: Path) -> None:
-    """Generate the pictures, then run every compiled component by its command, as Kubeflow does."""
+    """Generate the images, then run every compiled component by its command, as Kubeflow does."""
     in_container(folder, "dbrnet", "generate", "--out", "data/steel-strip")
     made: dict[str, str] = {}  # where the artifacts lie, by their names
     for component in COMPONENTS:
@@ -156,12 +175,14 @@ def kubeflow_command(folder: Path, name: str, made: dict[str, str]) -> list[str]
     definitions = spec["components"][f"comp-{name}"]
     asked, promised = (definitions.get(key, {}) for key in ("inputDefinitions", "outputDefinitions"))
     sections = YAML(typ="safe").load(folder / "params.yaml")
-    section = {"revision": "ingest", "notify": "champion"}.get(name, name)
+    section = {"revision": "ingest", "notify": "fetch_champion"}.get(name, name)
     values = {
-        "params": json.dumps(sections[section]), "revision": "r1", "checkpoints": "/workspace/checkpoints",
-        "pipeline": "in the image", "status": {"state": "SUCCEEDED", "pipelineJobResourceName": "",
-                                               "pipelineTaskName": "", "error": {}},
-    }  # fmt: skip
+        "params": json.dumps(sections[section]),
+        "revision": "r1",
+        "checkpoints": "/workspace/checkpoints",
+        "pipeline": "in the image",
+        "status": {"state": "SUCCEEDED", "pipelineJobResourceName": "", "pipelineTaskName": "", "error": {}},
+    }
 
     def artifacts(definitions: dict[str, Any]) -> dict[str, Any]:
         """Those that there are, where they lie: an input may be optional."""
@@ -174,10 +195,7 @@ def kubeflow_command(folder: Path, name: str, made: dict[str, str]) -> list[str]
     inputs = artifacts(asked)
     made |= {key: f"kubeflow/{name}/{key}" for key in promised.get("artifacts", {})}
     given = {
-        "inputs": {
-            "parameterValues": {key: values[key] for key in asked.get("parameters", {})},
-            "artifacts": inputs,
-        },
+        "inputs": {"parameterValues": {key: values[key] for key in asked.get("parameters", {})}, "artifacts": inputs},
         "outputs": {
             "parameters": {key: {"outputFile": f"/tmp/{key}"} for key in promised.get("parameters", {})},
             "artifacts": artifacts(promised),
@@ -191,11 +209,29 @@ def kubeflow_command(folder: Path, name: str, made: dict[str, str]) -> list[str]
 def in_container(folder: Path, *command: str) -> str:
     """Run `command` as a pod would; what it printed on standard output."""
     return _output(
-        "podman", "--runtime", "runc", "run", "--rm", "--network", "none", *LIMITS,
-        "--cap-drop", "all", "--security-opt", "no-new-privileges",
-        "--read-only", "--read-only-tmpfs=false", "--tmpfs", "/tmp:rw,mode=1777", "--shm-size", "256m",
-        "--volume", f"{folder}:/workspace", IMAGE, *command,
-    )  # fmt: skip
+        "podman",
+        "--runtime",
+        "runc",
+        "run",
+        "--rm",
+        "--network",
+        "none",
+        *LIMITS,
+        "--cap-drop",
+        "all",
+        "--security-opt",
+        "no-new-privileges",
+        "--read-only",
+        "--read-only-tmpfs=false",
+        "--tmpfs",
+        "/tmp:rw,mode=1777",
+        "--shm-size",
+        "256m",
+        "--volume",
+        f"{folder}:/workspace",
+        IMAGE,
+        *command,
+    )
 
 
 def _canonical(name: str) -> str:

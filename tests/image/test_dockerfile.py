@@ -59,9 +59,7 @@ def test_torch_and_kfp_are_the_versions_that_the_project_pins() -> None:
 
 
 def test_the_context_is_what_the_dockerfile_copies_and_nothing_else() -> None:
-    first, *rules = (
-        line for line in (ROOT / ".dockerignore").read_text().splitlines() if not line.startswith("#")
-    )
+    first, *rules = (line for line in (ROOT / ".dockerignore").read_text().splitlines() if not line.startswith("#"))
     assert first == "*"
     copied = {
         source
@@ -104,9 +102,7 @@ def test_all_that_the_package_imports_is_declared_so_that_the_image_has_it() -> 
         )
     } - {"dbrnet", *sys.stdlib_module_names}
     providers = packages_distributions()
-    strangers = {
-        name for name in imported if not declared & {canonical(provider) for provider in providers[name]}
-    }
+    strangers = {name for name in imported if not declared & {canonical(provider) for provider in providers[name]}}
     # botocore and s3transfer come with boto3, starlette with FastAPI, google's protobuf with onnx.
     assert strangers <= {"botocore", "s3transfer", "starlette", "google"}
 

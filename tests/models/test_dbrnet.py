@@ -18,20 +18,18 @@ def test_corrected_flow_differs_from_the_released() -> None:
     torch.manual_seed(0)
     aligned, released = DBRNet(4).eval(), DBRNet(4, flow="released").eval()
     released.load_state_dict(aligned.state_dict())
-    picture = torch.randn(1, 3, 64, 96)
+    image = torch.randn(1, 3, 64, 96)
     with torch.inference_mode():
-        assert (aligned(picture) - released(picture)).abs().max() > 1e-2
+        assert (aligned(image) - released(image)).abs().max() > 1e-2
 
 
-@pytest.mark.parametrize(
-    ("height", "width"), [(32, 32), (33, 47), (204, 200), (500, 300), (32, 250), (63, 64)]
-)
+@pytest.mark.parametrize(("height", "width"), [(32, 32), (33, 47), (204, 200), (500, 300), (32, 250), (63, 64)])
 def test_any_size(height: int, width: int) -> None:
     model = DBRNet(5).eval()
-    picture = torch.randn(1, 3, height, width)
+    image = torch.randn(1, 3, height, width)
     with torch.inference_mode():
-        logits = model(picture)
-        coarse = model.logits_at_stride_8(picture)
+        logits = model(image)
+        coarse = model.logits_at_stride_8(image)
     assert logits.shape == (1, 5, height, width)
     assert coarse.shape == (1, 5, -(-height // 8), -(-width // 8))
     assert logits.isfinite().all()
@@ -40,7 +38,7 @@ def test_any_size(height: int, width: int) -> None:
 @pytest.mark.parametrize(("batch", "height", "width"), [(1, 32, 32), (1, 33, 47), (1, 64, 96), (2, 32, 32)])
 @pytest.mark.parametrize("full", [True, False])
 def test_trains_on_any_batch(full: bool, batch: int, height: int, width: int) -> None:
-    """Both logits at the picture's size, and a finite gradient in every parameter."""
+    """Both logits at the image's size, and a finite gradient in every parameter."""
     torch.manual_seed(0)
     model = DBRNet(4, lfem=full, affm=full, dcppm=full).train()
     logits, auxiliary = model(torch.randn(batch, 3, height, width))
@@ -54,12 +52,12 @@ def test_trains_on_any_batch(full: bool, batch: int, height: int, width: int) ->
     assert all(buffer.isfinite().all() for buffer in model.buffers())
 
 
-def test_a_picture_does_not_depend_on_its_batch() -> None:
+def test_an_image_does_not_depend_on_its_batch() -> None:
     torch.manual_seed(0)
     model = DBRNet(4).eval()
-    pictures = torch.randn(3, 3, 40, 56)
+    images = torch.randn(3, 3, 40, 56)
     with torch.inference_mode():
-        together, alone = model(pictures), model(pictures[1:2])
+        together, alone = model(images), model(images[1:2])
     assert (together[1:2] - alone).abs().max() < 1e-5 * alone.abs().max()
 
 
@@ -88,9 +86,9 @@ def test_nothing_is_created_on_the_host(flow: Flow, training: bool) -> None:
     """On the meta device every tensor must be a meta tensor: one on the host is made there, or copied."""
     with torch.device("meta"):
         model = DBRNet(4, flow=flow).train(training)
-        picture = torch.empty(2, 3, 64, 96)
+        image = torch.empty(2, 3, 64, 96)
     with HostTensors() as noted:
-        model(picture)
+        model(image)
     assert noted.operations > 100
     assert noted.found == []
 

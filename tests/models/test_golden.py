@@ -101,9 +101,7 @@ def filled(name: str, shape: tuple[int, ...]) -> Tensor:
 def golden_model(variant: str) -> DBRNet:
     model = DBRNet(4, **VARIANTS[variant]).eval()  # type: ignore[arg-type]
     state = {
-        name: torch.tensor(0)
-        if name.endswith("num_batches_tracked")
-        else filled(released_name(name), tuple(v.shape))
+        name: torch.tensor(0) if name.endswith("num_batches_tracked") else filled(released_name(name), tuple(v.shape))
         for name, v in model.state_dict().items()
     }
     model.load_state_dict(state)

@@ -31,7 +31,7 @@ def saved(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("size", [(64, 96), None])
 def test_round_trip(tmp_path: Path, size: tuple[int, int] | None) -> None:
-    meta = dataclasses.replace(META, image_size=size, standardised=size is None)
+    meta = dataclasses.replace(META, image_size=size, normalised=size is None)
     model = meta.build()
     save_model(tmp_path / "model.pt", model, meta)
     generator = torch.get_rng_state()
@@ -39,9 +39,9 @@ def test_round_trip(tmp_path: Path, size: tuple[int, int] | None) -> None:
     assert torch.equal(torch.get_rng_state(), generator)
     assert read == meta
     assert not loaded.training
-    picture = torch.randn(1, 3, 32, 40)
+    image = torch.randn(1, 3, 32, 40)
     with torch.inference_mode():
-        assert torch.equal(loaded(picture), model.eval()(picture))
+        assert torch.equal(loaded(image), model.eval()(image))
 
 
 def test_loaded_model_trains(saved: Path) -> None:

@@ -105,9 +105,12 @@ class KfpServer:
     def add_run(self, schedule: Record, **values: Any) -> Record:
         """A run that the scheduler has started."""
         made = self.stamp("run_id") | {
-            "display_name": f"{schedule['display_name']} 1", "experiment_id": schedule["experiment_id"],
-            "recurring_run_id": schedule["recurring_run_id"], "state": "RUNNING", **values,
-        }  # fmt: skip
+            "display_name": f"{schedule['display_name']} 1",
+            "experiment_id": schedule["experiment_id"],
+            "recurring_run_id": schedule["recurring_run_id"],
+            "state": "RUNNING",
+            **values,
+        }
         self.runs[made["run_id"]] = made
         return made
 
@@ -260,9 +263,7 @@ def _answer(state: KfpServer, method: str, target: str, body: bytes) -> Record:
             return {}
         case "DELETE", "recurringruns", _, "":
             _found(state.schedules, one)
-            if (
-                query.get("propagation_policy") != "ORPHAN"
-            ):  # Kubernetes then ends what the schedule has started
+            if query.get("propagation_policy") != "ORPHAN":  # Kubernetes then ends what the schedule has started
                 for run in state.runs.values():
                     if run.get("recurring_run_id") == one and run["state"] == "RUNNING":
                         run["state"] = "CANCELED"
@@ -292,9 +293,7 @@ def _new_run(state: KfpServer, given: Record) -> Record:
 def _new_schedule(state: KfpServer, given: Record) -> Record:
     _check_pipeline(state, given)
     if not 1 <= int(given.get("max_concurrency", 0)) <= 10:
-        raise RefusedError(
-            400, "Invalid input error: The max concurrency of the recurring run is out of range"
-        )
+        raise RefusedError(400, "Invalid input error: The max concurrency of the recurring run is out of range")
     if given.get("mode") not in {"ENABLE", "DISABLE"}:
         raise RefusedError(400, "Invalid input error: mode")
     # as in the backend, whose parser takes the sixth field as a choice
@@ -311,9 +310,7 @@ def _check_pipeline(state: KfpServer, given: Record) -> None:
     document = given["pipeline_spec"]
     platform = document.get("platform_spec", {})
     try:
-        spec = json_format.ParseDict(
-            document.get("pipeline_spec", document), pipeline_spec_pb2.PipelineSpec()
-        )
+        spec = json_format.ParseDict(document.get("pipeline_spec", document), pipeline_spec_pb2.PipelineSpec())
         json_format.ParseDict(platform, pipeline_spec_pb2.PlatformSpec())
     except json_format.ParseError as error:
         raise RefusedError(400, f"Invalid input error: {error}") from None
@@ -371,9 +368,7 @@ def _chosen(state: KfpServer, one: Record, query: Record) -> bool:
         if experiment["namespace"] != query["namespace"]:
             return False
     for predicate in json.loads(query.get("filter") or "{}").get("predicates", []):
-        if predicate["operation"] not in {1, "EQUALS"} or predicate["key"] not in {
-            "display_name", "recurring_run_id",
-        }:  # fmt: skip
+        if predicate["operation"] not in {1, "EQUALS"} or predicate["key"] not in {"display_name", "recurring_run_id"}:
             raise RefusedError(400, f"Invalid input error: filter {predicate}")
         value = predicate.get("string_value", predicate.get("stringValue"))
         if str(one.get(predicate["key"])).casefold() != value.casefold():  # as MySQL compares

@@ -50,9 +50,7 @@ def push(address: str) -> str:
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "layer").write_text("a layer")
         client = OrasClient(insecure=True)
-        answer = client.push(
-            target=f"{address}/line/dbrnet:1", files=[f"{folder}/layer"], disable_path_validation=True
-        )
+        answer = client.push(target=f"{address}/line/dbrnet:1", files=[f"{folder}/layer"], disable_path_validation=True)
     return f"{address}/line/dbrnet@{answer.headers['Docker-Content-Digest']}"
 
 

@@ -14,19 +14,15 @@ from ruamel.yaml import YAML
 import components
 from dbrnet.cli import STEPS
 from dbrnet.cluster.trainjob import SETTINGS
+from dbrnet.config import Params
 from dbrnet.errors import UserError
-from dbrnet.params import Params
 from pipelines.compiling import PIPELINES, compile_all, compile_pipeline
-from pipelines.placing import NEEDS, SECRET_KEYS
+from pipelines.resources import SECRET_KEYS, TASK_SPECS
 
 ROOT = Path(__file__).parents[2]
 COMPILED = sorted((ROOT / "pipelines/compiled").glob("*.yaml"))
 COMPONENTS = sorted((ROOT / "components/compiled").glob("*.yaml"))
-ALONE = {
-    "revision",
-    "drift",
-    "notify",
-}  # no stages: DVC and a person do this on a laptop
+ALONE = {"revision", "drift", "notify"}  # no stages: DVC and a person do this on a laptop
 
 Document = dict[str, Any]
 VOLUME = [
@@ -137,15 +133,22 @@ def test_training_is_the_graph_of_dvc(variant: str) -> None:
 @pytest.mark.parametrize("variant", ["cpu", "gpu"])
 def test_retraining_is_the_same_behind_the_question(variant: str) -> None:
     spec = documents(ROOT / f"pipelines/compiled/retraining-{variant}.yaml")[0]
-    question = {("ingest", "drift"), ("champion", "drift"), ("champion", "split")}
+    question = {("ingest", "drift"), ("fetch-champion", "drift"), ("fetch-champion", "split")}
     second = {
-        (a.replace("champion", "champion-2"), b.replace("champion", "champion-2")) for a, b in dvc_edges()
+        (a.replace("fetch-champion", "fetch-champion-2"), b.replace("fetch-champion", "fetch-champion-2"))
+        for a, b in dvc_edges()
     }
     assert edges(spec) == second | question
     asked = next(one for one in dags(spec) if "split" in one["dag"]["tasks"])
     assert set(asked["dag"]["tasks"]) == {
-        "split", "train", "export", "champion-2", "evaluate", "benchmark", "promote",
-    }  # fmt: skip
+        "split",
+        "train",
+        "export",
+        "fetch-champion-2",
+        "evaluate",
+        "benchmark",
+        "promote",
+    }
     [condition] = [
         task["triggerPolicy"]["condition"]
         for one in dags(spec)
@@ -153,9 +156,7 @@ def test_retraining_is_the_same_behind_the_question(variant: str) -> None:
         if "condition" in task.get("triggerPolicy", {})
     ]
     assert condition == "inputs.parameter_values['pipelinechannel--drift-Output'] == 'yes'"
-    assert (
-        spec["root"]["dag"]["tasks"]["notify"]["triggerPolicy"]["strategy"] == "ALL_UPSTREAM_TASKS_COMPLETED"
-    )
+    assert spec["root"]["dag"]["tasks"]["notify"]["triggerPolicy"]["strategy"] == "ALL_UPSTREAM_TASKS_COMPLETED"
 
 
 @pytest.mark.parametrize("path", COMPILED, ids=lambda path: path.stem)
@@ -177,28 +178,25 @@ def test_how_tasks_are_placed(path: Path) -> None:
         label = spec["components"][task["componentRef"]["name"]]["executorLabel"]
         container, on_kubernetes = spec["deploymentSpec"]["executors"][label]["container"], settings[label]
         assert re.fullmatch(r"registry\.example/dbrnet@sha256:[0-9a-f]{64}", container["image"])
-        assert task.get("cachingOptions", {}).get("enableCache", False) is NEEDS[step].cached
+        assert task.get("cachingOptions", {}).get("enableCache", False) is TASK_SPECS[step].cached
         deadline = int(on_kubernetes["activeDeadlineSeconds"])
-        assert deadline == 60 * NEEDS[step].minutes
+        assert deadline == 60 * TASK_SPECS[step].minutes
         _check_retries(task["retryPolicy"], deadline)
         assert container["resources"].keys() >= {"resourceCpuLimit", "resourceMemoryLimit"}
-        assert ("accelerator" in container["resources"]) is (path.stem.endswith("gpu") and NEEDS[step].gpu)
-        assert on_kubernetes["securityContext"] == {
-            "runAsUser": "10001", "runAsGroup": "10001", "runAsNonRoot": True,
-        }  # fmt: skip
+        assert ("accelerator" in container["resources"]) is (path.stem.endswith("gpu") and TASK_SPECS[step].gpu)
+        assert on_kubernetes["securityContext"] == {"runAsUser": "10001", "runAsGroup": "10001", "runAsNonRoot": True}
         assert on_kubernetes["podMetadata"]["labels"] == {  # by which network policies know it
-            "app.kubernetes.io/part-of": "dbrnet", "app.kubernetes.io/component": step,
-        }  # fmt: skip
+            "app.kubernetes.io/part-of": "dbrnet",
+            "app.kubernetes.io/component": step,
+        }
         given = {
             one["secretName"]: {pair["envVar"] for pair in one["keyToEnv"]}
             for one in on_kubernetes.get("secretAsEnv", [])
         }
-        assert given == {secret: set(SECRET_KEYS[secret]) for secret in NEEDS[step].secrets}
+        assert given == {secret: set(SECRET_KEYS[secret]) for secret in TASK_SPECS[step].secrets}
         if given:
-            addresses = [
-                pair["envVar"] for one in on_kubernetes["configMapAsEnv"] for pair in one["keyToEnv"]
-            ]
-            assert addresses == [*SETTINGS["dbrnet"], *(["DBRNET_EXCHANGE"] if step == "train" else [])]
+            addresses = [pair["envVar"] for one in on_kubernetes["configMapAsEnv"] for pair in one["keyToEnv"]]
+            assert addresses == [*SETTINGS["dbrnet"], *(["DBRNET_STAGING"] if step == "train" else [])]
         assert on_kubernetes.get("pvcMount") == (VOLUME if step == "train" else None)
         assert on_kubernetes.get("emptyDirMounts") == (MEMORY if step == "train" else None)
         given = {one["name"]: one["value"] for one in container.get("env", [])}
@@ -216,11 +214,17 @@ def _check_retries(policy: Document, deadline: int) -> None:
 
 
 def test_only_promotion_can_promote_and_it_is_never_cached() -> None:
-    assert {step for step, needs in NEEDS.items() if "dbrnet-promoter" in needs.secrets} == {"promote"}
-    assert {step for step, needs in NEEDS.items() if not needs.cached} == {
-        "revision", "champion", "evaluate", "benchmark", "promote", "drift", "notify",
-    }  # fmt: skip
-    assert set(NEEDS) == set(components.__all__)
+    assert {step for step, needs in TASK_SPECS.items() if "dbrnet-promoter" in needs.secrets} == {"promote"}
+    assert {step for step, needs in TASK_SPECS.items() if not needs.cached} == {
+        "revision",
+        "fetch-champion",
+        "evaluate",
+        "benchmark",
+        "promote",
+        "drift",
+        "notify",
+    }
+    assert set(TASK_SPECS) == set(components.__all__)
 
 
 @pytest.mark.parametrize(

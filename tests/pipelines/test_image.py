@@ -38,9 +38,7 @@ def test_a_wrong_digest_is_one_line(verb: str, cluster: KfpServer, command: Comm
         wrong = image[:-64] + 64 * "a"
         told = command(*words, "--image", wrong)
         assert told.status == 2
-        assert told.error == (
-            f"error: its registry has no image {wrong}: is the digest right, and was it pushed?\n"
-        )
+        assert told.error == (f"error: its registry has no image {wrong}: is the digest right, and was it pushed?\n")
         assert not cluster.requests
         assert command(*words, "--image", image.replace("dbrnet", "other")).status == 2
         told = command(*words, "--image", image)
@@ -49,9 +47,7 @@ def test_a_wrong_digest_is_one_line(verb: str, cluster: KfpServer, command: Comm
     assert len(cluster.runs) + len(cluster.schedules) == 1
 
 
-def test_a_compiled_files_image_is_asked_for_too(
-    cluster: KfpServer, command: Command, tmp_path: Path
-) -> None:
+def test_a_compiled_files_image_is_asked_for_too(cluster: KfpServer, command: Command, tmp_path: Path) -> None:
     with image_registry(tmp_path) as address:
         wrong = f"{address}/line/dbrnet@sha256:{64 * 'a'}"
         compile_pipeline("training", gpu=False, image=wrong, path=tmp_path / "ours.yaml")

@@ -51,9 +51,7 @@ def test_no_answer_in_time(cluster: KfpServer, command: Command, monkeypatch: py
 
 
 @pytest.mark.parametrize("status", [500, 502, 503, 504, 429])
-def test_a_sick_server_is_asked_again_and_then_told_of(
-    status: int, cluster: KfpServer, command: Command
-) -> None:
+def test_a_sick_server_is_asked_again_and_then_told_of(status: int, cluster: KfpServer, command: Command) -> None:
     cluster.faults.append(Fault(status, times=3))
     assert command("list").status == 0
     cluster.faults.append(Fault(status))
@@ -66,9 +64,7 @@ def test_a_run_is_not_asked_for_again(cluster: KfpServer, command: Command) -> N
     assert cluster.requests.count("POST /apis/v2beta1/runs") == 1
 
 
-def test_tokens(
-    cluster: KfpServer, command: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_tokens(cluster: KfpServer, command: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     cluster.tokens = {"good": True, SECRET: False}
     one_line(command("list", "--namespace", "north"), 2, "refuses us in the namespace north (403): the token")
     monkeypatch.setenv("KF_PIPELINES_TOKEN", SECRET)
@@ -118,9 +114,7 @@ def test_a_token_file_is_read_anew(
     assert len(cluster.runs) == 1
 
 
-def test_a_session_of_the_browser(
-    cluster: KfpServer, command: Command, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_session_of_the_browser(cluster: KfpServer, command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     cluster.tokens, cluster.cookie = {}, "authservice_session=abc"
     monkeypatch.setenv("KF_PIPELINES_COOKIES", "authservice_session=abc")
     assert command("list").status == 0
@@ -133,9 +127,7 @@ def test_a_page_to_log_in(cluster: KfpServer, command: Command) -> None:
 
 def test_another_server(cluster: KfpServer, command: Command) -> None:
     told = command("list", host=f"{cluster.address}/elsewhere")
-    one_line(
-        told, 2, "is not the API of Kubeflow Pipelines: 404 page not found; give the address before /apis"
-    )
+    one_line(told, 2, "is not the API of Kubeflow Pipelines: 404 page not found; give the address before /apis")
     cluster.faults.append(Fault("page"))
     one_line(command("list"), 2, "is not the API of Kubeflow Pipelines: it answers with a page")
 
@@ -150,9 +142,7 @@ def test_what_the_server_refuses_is_in_its_words(cluster: KfpServer, command: Co
     one_line(told, 2, "refuses the request (400): made to fail")
 
 
-def test_certificates(
-    cluster: KfpServer, command: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_certificates(cluster: KfpServer, command: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv("SSL_CERT_FILE", raising=False)
     certificate = self_signed(tmp_path / "server.pem")
     with kfp_server(certificate) as server:

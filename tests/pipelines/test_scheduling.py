@@ -45,7 +45,7 @@ def test_another_of_the_name_is_replaced_and_its_run_goes_on(cluster: KfpServer,
     (old,) = cluster.enabled("nightly")
     run = cluster.add_run(old)
     told = command("schedule", "nightly", "PACKAGE", "--cron", "0 0 4 * * SUN")
-    assert "nightly: scheduled, in the place of the former one" in told.out
+    assert "nightly: scheduled, in the place of the previous one" in told.out
     (new,) = cluster.enabled("nightly")
     assert new["trigger"]["cron_schedule"]["cron"] == "0 0 4 * * SUN"
     assert len(cluster.schedules) == 2
@@ -67,10 +67,7 @@ def test_what_is_taken_away_may_be_away(cluster: KfpServer, command: Command) ->
     [
         (("--cron", "30 2 * * *"), "has five fields and Kubeflow wants six, the seconds first: perhaps"),
         (("--cron", "0 0 25 * * *"), "hours: '25' is not 0-23"),
-        (
-            (*NIGHTLY, "--timezone", "Europe/Berlim"),
-            "no time zone 'Europe/Berlim': write one such as Europe/",
-        ),
+        ((*NIGHTLY, "--timezone", "Europe/Berlim"), "no time zone 'Europe/Berlim': write one such as Europe/"),
         ((*NIGHTLY, "--timezone", "Europe"), "there is no time zone 'Europe'"),
         ((*NIGHTLY, "--timezone", "../UTC"), "there is no time zone '../UTC'"),
     ],
@@ -114,9 +111,7 @@ def test_list_shows_what_others_made(cluster: KfpServer, command: Command) -> No
     command("schedule", "nightly", "PACKAGE", *NIGHTLY)
     (made,) = cluster.enabled("nightly")
     made |= {"description": "by hand"}
-    other = (
-        made | cluster.stamp("recurring_run_id") | {"display_name": "hourly", "description": "cron in UTC"}
-    )
+    other = made | cluster.stamp("recurring_run_id") | {"display_name": "hourly", "description": "cron in UTC"}
     other["trigger"] = {"cron_schedule": {"cron": "30 2 * * *"}}
     third = made | cluster.stamp("recurring_run_id") | {"display_name": "often"}
     third["trigger"] = {"periodic_schedule": {"interval_second": "60"}}

@@ -7,7 +7,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from components.component import IMAGE
-from dbrnet.params import Params, load_params
+from dbrnet.config import Params, load_params
 from pipelines import commands
 from tests.pipelines.command import PARAMS, Command
 from tests.pipelines.kfp_server import Fault, KfpServer
@@ -71,10 +71,7 @@ def test_wait_ends_as_the_run_does(
         (run,) = cluster.runs.values()
         run["state"] = next(states)
         if run["state"] == "FAILED":
-            tasks = [
-                {"display_name": "train", "state": "FAILED"},
-                {"display_name": "split", "state": "SUCCEEDED"},
-            ]
+            tasks = [{"display_name": "train", "state": "FAILED"}, {"display_name": "split", "state": "SUCCEEDED"}]
             run |= {"error": {"code": 2, "message": "it diverged"}, "run_details": {"task_details": tasks}}
 
     cluster.on_request = go_on
@@ -121,7 +118,7 @@ def test_a_run_is_never_started_twice(cluster: KfpServer, command: Command) -> N
         (("submit", "PACKAGE", "--params", "none.yaml"), "error: none.yaml does not exist"),
         (("submit", str(PARAMS)), "is not a compiled pipeline"),
     ],
-)  # fmt: skip
+)
 def test_wrong_input_is_one_line_before_anything_is_sent(
     words: tuple[str, ...], line: str, cluster: KfpServer, command: Command
 ) -> None:
@@ -170,6 +167,4 @@ def test_a_pipeline_arrives_whole_compiled_for_the_image(
     params = load_params(PARAMS)
     values = sent["runtime_config"]["parameters"]
     assert set(values) == set(Params.model_fields) - ({"drift"} if name == "training" else set())
-    assert all(
-        json.loads(text) == getattr(params, key).model_dump(mode="json") for key, text in values.items()
-    )
+    assert all(json.loads(text) == getattr(params, key).model_dump(mode="json") for key, text in values.items())

@@ -27,16 +27,27 @@ def enter(store: Store, run: TrackedRun, model: Path) -> int:
 
 
 def carry_out(
-    store: Store, run: TrackedRun, model: Path, answer: Answer = "promoted", against: int | None = None,
-    why: str | None = None, id_: str | None = None,
-) -> Promotion:  # fmt: skip
+    store: Store,
+    run: TrackedRun,
+    model: Path,
+    answer: Answer = "promoted",
+    against: int | None = None,
+    why: str | None = None,
+    id_: str | None = None,
+) -> Promotion:
     """Register a model and decide on it; the id follows from the content, as the step makes it."""
     version = enter(store, run, model)
     promotion = record(
-        store, NAME, version, answer=answer, reasons=[why] if why else [], compared_with=against,
-        decision_id=id_ or f"{model.name}-{answer}-{against}-{why}", run_id=run.run_id,
+        store,
+        NAME,
+        version,
+        answer=answer,
+        reasons=[why] if why else [],
+        compared_with=against,
+        decision_id=id_ or f"{model.name}-{answer}-{against}-{why}",
+        run_id=run.run_id,
         figures={"miou": 0.8},
-    )  # fmt: skip
+    )
     describe(store, NAME, version, f"# {model.name}: {promotion.answer}")
     return promotion
 

@@ -34,9 +34,8 @@ def mlflow_server(
     command += ["--backend-store-uri", database, "--artifacts-destination", str(root / "artifacts")]
     with (root / "log").open("wb") as log:
         process = subprocess.Popen(
-            [*command, "--workers", "2", *words], cwd=root, env=given, stdout=log, stderr=log,
-            start_new_session=True,
-        )  # fmt: skip
+            [*command, "--workers", "2", *words], cwd=root, env=given, stdout=log, stderr=log, start_new_session=True
+        )
         try:
             address = f"http://127.0.0.1:{port}"
             deadline = time.monotonic() + 120
@@ -68,9 +67,13 @@ class Server:
         environment = {key: value for key, value in os.environ.items() if not key.startswith("MLFLOW_")}
         with (self.root / "log").open("ab") as log:
             self.process = subprocess.Popen(
-                command, cwd=self.root, stdout=log, stderr=log, start_new_session=True,
+                command,
+                cwd=self.root,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
                 env=environment | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
-            )  # fmt: skip
+            )
         deadline = time.monotonic() + 90
         while True:
             try:
@@ -111,8 +114,9 @@ def postgresql() -> Iterator[str]:
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.STDOUT, "cwd": data}
     subprocess.run(
         [*as_user, str(binaries / "initdb"), "-D", str(data), "-A", "trust", "-U", "mlflow", "--no-sync"],
-        check=True, **quiet,  # type: ignore[call-overload]
-    )  # fmt: skip
+        check=True,
+        **quiet,  # type: ignore[call-overload]
+    )
     options = f"-p {port} -c listen_addresses=127.0.0.1 -c unix_socket_directories={data} -c fsync=off"
     control = [*as_user, str(binaries / "pg_ctl"), "-D", str(data), "-w", "-o", options]
     subprocess.run([*control, "start"], check=True, **quiet)  # type: ignore[call-overload]

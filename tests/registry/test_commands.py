@@ -9,9 +9,9 @@ import pytest
 from dbrnet.cli import main
 from dbrnet.registry.gate import Answer
 from dbrnet.registry.ledger import Ledger
+from dbrnet.registry.ledger_state import Entry
 from dbrnet.registry.promotion import Promotion, record
 from dbrnet.registry.store import Store
-from dbrnet.registry.succession import Entry
 
 NAME = "dbrnet-strip"
 Decide = Callable[..., Promotion]
@@ -26,15 +26,20 @@ def decide(store: Store, monkeypatch: pytest.MonkeyPatch) -> Decide:
     client.create_registered_model(NAME)
     made: set[int] = set()
 
-    def run(
-        version: int, answer: Answer = "promoted", against: int | None = None, why: str = ""
-    ) -> Promotion:
+    def run(version: int, answer: Answer = "promoted", against: int | None = None, why: str = "") -> Promotion:
         while len(made) < version:
             made.add(int(client.create_model_version(NAME, "file:///nowhere", tags={"mark": "x"}).version))
         return record(
-            store, NAME, version, answer=answer, reasons=[why] if why else [], compared_with=against,
-            decision_id=os.urandom(8).hex(), run_id="0" * 32, figures={"miou": 0.7 + version / 100},
-        )  # fmt: skip
+            store,
+            NAME,
+            version,
+            answer=answer,
+            reasons=[why] if why else [],
+            compared_with=against,
+            decision_id=os.urandom(8).hex(),
+            run_id="0" * 32,
+            figures={"miou": 0.7 + version / 100},
+        )
 
     return run
 
@@ -45,9 +50,7 @@ def registry(capsys: pytest.CaptureFixture[str], *words: str, status: int = 0) -
     return shown.err if status else shown.out
 
 
-def test_the_history_names_everything(
-    decide: Decide, capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> None:
+def test_the_history_names_everything(decide: Decide, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     decide(1)
     decide(2, "rejected", 1, "mIoU 0.61 is below 0.75")
     decide(3, "needs review", 1, "mIoU minus the champion's 0.01 cannot be told from 0")
@@ -72,9 +75,9 @@ def test_a_person_approves_rejects_and_rolls_back(decide: Decide, capsys: pytest
     assert "not now" in registry(capsys, "reject", "3", "--why", "not now")
     outcome = decide(3, "promoted", 1)
     assert outcome.answer == "rejected"
-    assert "withdrawn by ann" in outcome.reasons[0]
+    assert "revoked by ann" in outcome.reasons[0]
     shown = registry(capsys, "show", "3")
-    assert "withdrawn by ann" in shown
+    assert "revoked by ann" in shown
     assert "not now" in shown
 
 
@@ -118,8 +121,8 @@ def test_a_persons_act_that_was_killed_ends_as_if_it_had_not_been(
     decide(4, "needs review", 2, "too close")
     cut_off("reject", "4", "--why", "not now")
     assert tag(4) == "needs review"
-    assert "was withdrawn already" in registry(capsys, "reject", "4", "--why", "not now", status=2)
-    assert (ledger.aliases(), tag(4)) == ({"champion": 2}, "withdrawn")
+    assert "was revoked already" in registry(capsys, "reject", "4", "--why", "not now", status=2)
+    assert (ledger.aliases(), tag(4)) == ({"champion": 2}, "revoked")
     assert "version 1 is champion" in registry(capsys, "rollback", "--why", "no better")
 
 
@@ -178,18 +181,14 @@ def test_what_cannot_be_done_is_one_line(
     assert "version 1 is champion" in registry(capsys, "history")
 
 
-def test_an_alias_moved_by_hand_is_told(
-    decide: Decide, store: Store, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_an_alias_moved_by_hand_is_told(decide: Decide, store: Store, capsys: pytest.CaptureFixture[str]) -> None:
     decide(1)
     decide(2, "rejected", 1, "slow")
     store.client.set_registered_model_alias(NAME, "champion", "2")
     assert "points to version 2" in registry(capsys, "history")
 
 
-def test_no_ledger_yet(
-    store: Store, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_no_ledger_yet(store: Store, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(store.artifacts.parent)
     store.client.create_registered_model(NAME)
     assert f"{NAME}: no champion yet" in registry(capsys, "history")

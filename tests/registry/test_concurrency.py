@@ -41,9 +41,7 @@ def address(
 
 
 @pytest.fixture
-def project(
-    address: str | None, migrated_database: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Path:
+def project(address: str | None, migrated_database: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A project's folder whose store is at the address, with no model of that name in it."""
     if address is None:
         monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
@@ -96,21 +94,19 @@ def test_eight_promotions_at_once_end_with_one_champion_and_no_decision_lost(
     at_once(project, run.run_id, [make_model(number + 2) for number in range(AT_ONCE)], decide=True)
     state = registry_state(store)  # the aliases are as the ledger says
     outcomes = Counter(outcome for _, outcome, _, _ in state["ledger"])
-    assert outcomes == {"promoted": 2, "void": AT_ONCE - 1}
+    assert outcomes == {"promoted": 2, "superseded": AT_ONCE - 1}
     champion = state["aliases"]["champion"]
     assert champion != 1
     decided = {version: tags["tags"]["decision"] for version, tags in state.items() if version.isdigit()}
     assert len(decided) == AT_ONCE + 1
     assert {version for version, answer in decided.items() if answer == "promoted"} == {"1", str(champion)}
     for version, outcome, _, text in state["ledger"][1:]:
-        if outcome == "void":
+        if outcome == "superseded":
             assert text == f"version {champion} had become champion since the comparison with version 1"
             assert state[str(version)]["tags"]["reasons"] == text
 
 
-def test_one_model_registered_eight_times_at_once_is_one_version(
-    project: Path, make_model: ModelMaker
-) -> None:
+def test_one_model_registered_eight_times_at_once_is_one_version(project: Path, make_model: ModelMaker) -> None:
     store = open_store(project)
     run, model = start(store), make_model(1)
     at_once(project, run.run_id, [model] * AT_ONCE, decide=False)

@@ -3,25 +3,30 @@ from typing import Any
 
 import pytest
 
-from dbrnet.params import PromoteParams
+from dbrnet.config import PromoteParams
 from dbrnet.registry.criteria import Measurements
 from dbrnet.registry.gate import Decision, decide
 
-LIMITS = {
-    "max_logit_difference": 1e-3,
-    "max_differing_pixels": 1e-4,
-    "max_miou_loss": 5e-4,
-    "max_iou_loss": 1e-3,
-}
+LIMITS = {"max_logit_difference": 1e-3, "max_differing_pixels": 1e-4, "max_miou_loss": 5e-4, "max_iou_loss": 1e-3}
 PARITY = {"fp32": LIMITS, "bf16": LIMITS, "int8": LIMITS | {"max_logit_difference": 20.0}}
 ASKED = {
-    "min_miou": 0.7, "min_iou": 0.5, "min_defect_recall": 0.6, "max_false_alarms": 0.5, "max_miou_loss": 0.01,
-    "min_fps": 10.0, "max_p99_ms": 50.0, "min_speed_ratio": 0.9, "parity": PARITY,
-}  # fmt: skip
+    "min_miou": 0.7,
+    "min_iou": 0.5,
+    "min_defect_recall": 0.6,
+    "max_false_positives": 0.5,
+    "max_miou_loss": 0.01,
+    "min_fps": 10.0,
+    "max_p99_ms": 50.0,
+    "min_speed_ratio": 0.9,
+    "parity": PARITY,
+}
 SAME = {
-    "precision": "fp32", "max_logit_difference": 1e-4, "differing_pixels": 0.0, "miou_change": 0.0,
+    "precision": "fp32",
+    "max_logit_difference": 1e-4,
+    "differing_pixels": 0.0,
+    "miou_change": 0.0,
     "iou_change": {"background": 0.0, "dent": None},
-}  # fmt: skip
+}
 
 
 def interval(value: float, half: float = 0.005) -> dict[str, float]:
@@ -34,8 +39,11 @@ FACTS: dict[str, Any] = {
     "metrics": {
         "scores": {"iou": {"background": 0.9, "dent": 0.6}},
         "figures": {
-            "miou": interval(0.75), "iou/background": interval(0.9), "iou/dent": interval(0.6),
-            "defect_recall": interval(0.8), "false_alarms": interval(0.1),
+            "miou": interval(0.75),
+            "iou/background": interval(0.9),
+            "iou/dent": interval(0.6),
+            "defect_recall": interval(0.8),
+            "false_positives": interval(0.1),
         },
         "runtimes": {
             "onnxruntime-cpu": SAME,
@@ -46,10 +54,10 @@ FACTS: dict[str, Any] = {
     "benchmark": {
         "runtimes": {"onnxruntime-cpu": {"device": "cpu", "fps": 30.0, "p99_ms": 41.0}},
         "champion": {"version": 3, "times_as_fast": {"median": 1.0, "low": 0.95, "high": 1.05, "pairs": 10}},
-        "origin": {"hardware": {"cpu": "AMD EPYC", "gpus": []}},
+        "provenance": {"hardware": {"cpu": "AMD EPYC", "gpus": []}},
     },
-    "split": {"leaking_share": {"val": 0.0, "test": 0.0}},
-}  # fmt: skip
+    "split": {"leak_rate": {"val": 0.0, "test": 0.0}},
+}
 
 
 def decided(changes: dict[str, Any] | None = None, **asked: Any) -> Decision:
@@ -72,11 +80,11 @@ def test_everything_that_is_asked_is_asked() -> None:
     names = [criterion.asked.name for criterion in decision.criteria]
     parity = ("logit_difference", "differing_pixels", "miou_loss", "iou_loss")
     assert names == [
-        *("miou", "iou/background", "iou/dent", "defect_recall", "false_alarms", "champion/miou"),
+        *("miou", "iou/background", "iou/dent", "defect_recall", "false_positives", "champion/miou"),
         *("fps", "p99_ms", "champion/speed"),
         *(f"onnxruntime-cpu/{name}" for name in parity),
         *(f"openvino-int8/{name}" for name in parity),
-        "leaking_share",
+        "leak_rate",
     ]
 
 
@@ -86,8 +94,8 @@ def test_everything_that_is_asked_is_asked() -> None:
         ({"metrics.figures.miou": interval(0.69)}, "mIoU 0.69"),
         ({"metrics.figures.iou/dent": interval(0.4)}, "IoU of dent 0.4"),
         ({"metrics.figures.defect_recall": interval(0.5)}, "share of defects found"),
-        ({"metrics.figures.false_alarms": interval(0.7)}, "false alarms"),
-        ({"metrics.figures.false_alarms": {"value": None, "low": None, "high": None}}, "not measured"),
+        ({"metrics.figures.false_positives": interval(0.7)}, "false positives"),
+        ({"metrics.figures.false_positives": {"value": None, "low": None, "high": None}}, "not measured"),
         ({"metrics.champion.difference": {"miou": interval(-0.02)}}, "version 3, -0.02"),
         ({"metrics.champion": {"version": 3, "not_compared": "other classes"}}, "not measured"),
         ({"metrics.champion": None}, "version 3,: not measured"),
@@ -99,10 +107,10 @@ def test_everything_that_is_asked_is_asked() -> None:
         ({"metrics.runtimes.openvino-int8.max_logit_difference": 30.0}, "openvino-int8: largest logit"),
         ({"metrics.runtimes.onnxruntime-cpu.iou_change": {"background": -0.01, "dent": None}}, "one class"),
         ({"metrics.runtimes": {}}, "onnxruntime-cpu: largest logit difference from PyTorch: not measured"),
-        ({"split.leaking_share": {"val": 0.0, "test": 0.95}}, "training shows 0.95 is above 0"),
-        ({"split.leaking_share": {"val": 0.1, "test": 0.0}}, "training shows 0.1 is above 0"),
+        ({"split.leak_rate": {"val": 0.0, "test": 0.95}}, "training shows 0.95 is above 0"),
+        ({"split.leak_rate": {"val": 0.1, "test": 0.0}}, "training shows 0.1 is above 0"),
     ],
-)  # fmt: skip
+)
 def test_what_is_in_the_way_is_named(changes: dict[str, Any], words: str) -> None:
     decision = decided(changes)
     assert decision.answer == "rejected"
@@ -124,8 +132,8 @@ def test_without_a_champion_nothing_is_compared() -> None:
 
 
 def test_what_is_null_is_not_asked_and_classes_may_have_their_own() -> None:
-    nothing = {"metrics.figures.false_alarms": {"value": None, "low": None, "high": None}}
-    assert decided(nothing, max_false_alarms=None).answer == "promoted"
+    nothing = {"metrics.figures.false_positives": {"value": None, "low": None, "high": None}}
+    assert decided(nothing, max_false_positives=None).answer == "promoted"
     decision = decided(min_iou={"dent": 0.65})
     assert decision.reasons == ["IoU of dent 0.6 (0.595 to 0.605) is below 0.65"]
     assert "IoU of crack: not measured" in decided(min_iou={"crack": 0.1}).reasons[0]
@@ -137,7 +145,7 @@ def test_speed_counts_only_on_the_hardware_it_is_asked_for() -> None:
     reasons = decided(fps_hardware="Xeon").reasons
     assert len(reasons) == 2
     assert all("on Xeon" in reason and "not measured" in reason for reason in reasons)
-    beside_it = {"benchmark.origin.hardware.gpus": ["NVIDIA H100"]}
+    beside_it = {"benchmark.provenance.hardware.gpus": ["NVIDIA H100"]}
     assert decided(beside_it, fps_hardware="H100").answer == "rejected"  # the figure is the CPU's
     assert decided(beside_it, fps_hardware="EPYC").answer == "promoted"
     on_it = beside_it | {"benchmark.runtimes.onnxruntime-cpu.device": "cuda"}
@@ -146,4 +154,4 @@ def test_speed_counts_only_on_the_hardware_it_is_asked_for() -> None:
 
 
 def test_a_leak_may_be_allowed() -> None:
-    assert decided({"split.leaking_share": {"val": 1.0, "test": 1.0}}, allow_leak=True).answer == "promoted"
+    assert decided({"split.leak_rate": {"val": 1.0, "test": 1.0}}, allow_leak=True).answer == "promoted"

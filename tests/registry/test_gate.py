@@ -100,9 +100,7 @@ def test_promoted_means_every_figure_measured_and_met(
     decision = decide(figures, asked, "automatic")
     values = [figures.get(name) for name in GOOD]
     met = all(
-        value is not None
-        and math.isfinite(value)
-        and (value <= limit if name == "logits" else value >= limit)
+        value is not None and math.isfinite(value) and (value <= limit if name == "logits" else value >= limit)
         for name, value, limit in zip(GOOD, values, thresholds, strict=True)
     )
     assert (decision.answer == "promoted") == met
@@ -120,9 +118,7 @@ def test_a_failure_never_reads_as_a_figure_that_equals_its_threshold(
         assert ("below" if direction == "at least" else "above") in criterion.text
 
 
-AGAINST = Threshold(
-    "champion/miou", "mIoU minus the champion's", "accuracy", -0.01, "at least", by_interval=True
-)
+AGAINST = Threshold("champion/miou", "mIoU minus the champion's", "accuracy", -0.01, "at least", by_interval=True)
 
 
 @pytest.mark.parametrize(
@@ -140,9 +136,7 @@ AGAINST = Threshold(
         (None, "not measured", "rejected"),
     ],
 )
-def test_an_interval_on_both_sides_of_its_threshold_is_for_a_person(
-    figure: object, verdict: str, answer: str
-) -> None:
+def test_an_interval_on_both_sides_of_its_threshold_is_for_a_person(figure: object, verdict: str, answer: str) -> None:
     decision = decide(GOOD | {"champion/miou": figure}, [*THRESHOLDS, AGAINST], "automatic")
     assert decision.criteria[-1].verdict == verdict
     assert decision.answer == answer

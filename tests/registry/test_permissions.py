@@ -82,9 +82,7 @@ def test_a_trainer_logs_and_cannot_promote_and_a_promoter_can(log_in: Act, make_
     assert os.environ["MLFLOW_TRACKING_USERNAME"] == "trainer"
 
 
-def test_a_password_that_is_not_accepted_any_more_is_one_line(
-    log_in: Act, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_password_that_is_not_accepted_any_more_is_one_line(log_in: Act, monkeypatch: pytest.MonkeyPatch) -> None:
     store = log_in("trainer")
     monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "of-last-year")
     with pytest.raises(JobError, match="does not accept the credentials; renew MLFLOW_TRACKING_U") as caught:

@@ -17,7 +17,7 @@ from dbrnet.errors import JobError, UserError
 from dbrnet.registry.ledger import Ledger
 from dbrnet.registry.promotion import approve, reject, rollback
 from dbrnet.registry.store import Store, open_store
-from dbrnet.review.summary import outcome_line
+from dbrnet.reports.summary import outcome_line
 from tests.registry import acting
 from tests.registry.acting import NAME, carry_out, registry_state, start
 from tests.registry.conftest import ModelMaker
@@ -106,10 +106,10 @@ def test_the_tags_of_every_version_are_what_the_ledger_says(
     carry_out(store, run, make_model(3), "needs review", 1, "too close to call")
     approve(store, NAME, 3, why="sharper")
     reject(store, NAME, 2, why="blurred")
-    assert told("decision") == ["promoted", "withdrawn", "approved"]
+    assert told("decision") == ["promoted", "revoked", "approved"]
     assert told("reasons") == [None, "blurred", "sharper"]
     rollback(store, NAME, to=None, why="coil 4711")
-    assert told("decision") == ["rolled back", "withdrawn", "withdrawn"]
+    assert told("decision") == ["rolled back", "revoked", "revoked"]
     assert told("decided_by") == ["ann", "ann", "ann"]
     assert told("ledger_entry") == ["6", "5", "6"]
     assert told("review") == [f"runs:/{run.run_id}/review.html"] * 3
@@ -129,12 +129,12 @@ def test_a_person_decides(store: Store, make_model: ModelMaker, monkeypatch: pyt
     assert registry_state(store)["aliases"] == {"champion": 1}
     back = carry_out(store, run, make_model(2), against=1, id_="the schedule")
     assert back.answer == "rejected"
-    assert "withdrawn by ann" in back.reasons[0]
+    assert "revoked by ann" in back.reasons[0]
     assert "coil 4711" in back.reasons[0]
     carry_out(store, run, make_model(3), "needs review", 1)
     reject(store, NAME, 3, why="blurred")
     assert registry_state(store)["aliases"] == {"champion": 1}
-    with pytest.raises(UserError, match="withdrawn already, by ann"):
+    with pytest.raises(UserError, match="revoked already, by ann"):
         reject(store, NAME, 3, why="blurred")
     approve(store, NAME, 2, why="it was the lens")
     assert registry_state(store)["aliases"] == {"champion": 2}
@@ -152,13 +152,11 @@ def test_a_rolled_back_network_stays_out_when_its_file_says_another_commit(
     onnx.save_model(proto, tmp_path / "again.onnx")
     back = carry_out(store, run, tmp_path / "again.onnx", against=1)
     assert (back.version, back.answer) == (3, "rejected")
-    assert "version 3 has the network of version 2, which was withdrawn by" in back.reasons[0]
+    assert "version 3 has the network of version 2, which was revoked by" in back.reasons[0]
     assert registry_state(store)["aliases"] == {"champion": 1}
 
 
-def test_a_champion_whose_version_was_deleted_is_rolled_back_from(
-    store: Store, make_model: ModelMaker
-) -> None:
+def test_a_champion_whose_version_was_deleted_is_rolled_back_from(store: Store, make_model: ModelMaker) -> None:
     run = start(store)
     carry_out(store, run, make_model(1))
     carry_out(store, run, make_model(2), against=1)
@@ -194,11 +192,11 @@ def test_an_alias_older_than_the_ledger_is_adopted(store: Store, make_model: Mod
     store.client.create_model_version(NAME, "file:///elsewhere")
     store.client.set_registered_model_alias(NAME, "champion", "1")
     ledger = Ledger(store, NAME)
-    assert ledger.state().opponent(None) == 1
+    assert ledger.state().baseline(None) == 1
     blind = carry_out(store, run, make_model(1))
     assert (blind.answer, blind.champion_after) == ("rejected", 1)
     assert carry_out(store, run, make_model(2), against=1).champion_after == 3
-    assert [event.outcome for event in ledger.state().events] == ["adopted", "void", "promoted"]
+    assert [event.outcome for event in ledger.state().events] == ["adopted", "superseded", "promoted"]
 
 
 def test_an_alias_moved_by_hand_is_put_back_and_told(
@@ -228,7 +226,7 @@ def test_a_settler_that_was_slow_is_put_right_by_itself(store: Store, make_model
         assert slow.aliases() == {"champion": 1}
 
     slow._set_aliases = late  # type: ignore[method-assign]
-    assert slow.settle().champion == 2
+    assert slow.reconcile().champion == 2
     assert registry_state(store)["aliases"] == {"champion": 2}
 
 
@@ -332,11 +330,11 @@ def test_killed_before_any_write_and_run_again_it_ends_the_same(
     "kind",
     [
         "sqlite",
-        pytest.param("postgresql", marks=pytest.mark.skipif(
-            not BINARIES, reason="needs PostgreSQL: apt-get install postgresql"
-        )),
+        pytest.param(
+            "postgresql", marks=pytest.mark.skipif(not BINARIES, reason="needs PostgreSQL: apt-get install postgresql")
+        ),
     ],
-)  # fmt: skip
+)
 def test_killed_before_any_write_it_ends_the_same_on_a_server(
     kind: str, make_model: ModelMaker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

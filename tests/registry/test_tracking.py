@@ -52,9 +52,7 @@ def test_a_run_holds_what_was_logged(store: Store, tmp_path: Path) -> None:
     (tmp_path / "report" / "index.html").write_text("<p>")
     (tmp_path / "card.md").write_text("#")
     with start(store) as run:
-        run.log_params(
-            {"train": {"epochs": 3, "model": {"lfem": True}}, "crop": (64, 64), "kind": "groups", "x": None}
-        )
+        run.log_params({"train": {"epochs": 3, "model": {"lfem": True}}, "crop": (64, 64), "kind": "groups", "x": None})
         run.log_metrics({"loss": 1.5, "val/miou": 0.25}, step=0)
         run.log_metrics({"loss": math.nan, "val/miou": 0.5}, step=1)
         run.log_artifact(tmp_path / "report")
@@ -104,8 +102,7 @@ def test_a_killed_run_goes_on_without_doubled_steps(store: Store) -> None:
 
 
 HISTORY = [
-    {"epoch": float(epoch), "loss": 1 / epoch, "val_miou": epoch / 9, "seconds": epoch * 1.5}
-    for epoch in range(1, 5)
+    {"epoch": float(epoch), "loss": 1 / epoch, "val_miou": epoch / 9, "seconds": epoch * 1.5} for epoch in range(1, 5)
 ]
 
 
@@ -115,9 +112,7 @@ def test_the_epochs_that_a_run_lacks_are_sent_once(store: Store) -> None:
     assert send_missing(run, HISTORY) == 3
     assert send_missing(start(store, run.run_id), HISTORY) == 0
     found = store.client.get_metric_history(run.run_id, "val_miou")
-    assert sorted((one.step, one.value) for one in found) == [
-        (row["epoch"], row["val_miou"]) for row in HISTORY
-    ]
+    assert sorted((one.step, one.value) for one in found) == [(row["epoch"], row["val_miou"]) for row in HISTORY]
     assert "epoch" not in store.client.get_run(run.run_id).data.metrics
 
 
@@ -161,9 +156,10 @@ def test_a_decision_has_a_run_of_its_own_that_goes_on(store: Store) -> None:
     found = store.client.get_run(first.run_id)
     assert found.info.run_name == "decide-v1"
     assert found.info.experiment_id == parent.experiment_id
-    assert found.data.tags.items() >= {
-        "mlflow.parentRunId": parent.run_id, "decision": "a1b2", "leaks": "no", "answer": "promoted",
-    }.items()  # fmt: skip
+    assert (
+        found.data.tags.items()
+        >= {"mlflow.parentRunId": parent.run_id, "decision": "a1b2", "leaks": "no", "answer": "promoted"}.items()
+    )
     again = decision_run(store, parent, key="a1b2", name="decide-v1", tags={"leaks": "yes"})
     assert again.run_id == first.run_id
     assert store.client.get_run(again.run_id).data.tags["leaks"] == "yes"

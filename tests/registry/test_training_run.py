@@ -17,13 +17,13 @@ from typing import Any
 import pytest
 import torch
 
-import dbrnet.registry.feed
+import dbrnet.registry.metric_logger
+from dbrnet.config import load_params
 from dbrnet.data.dataset import Dataset
 from dbrnet.data.split import split_samples
 from dbrnet.data.synthetic import generate
 from dbrnet.errors import JobError
 from dbrnet.files import read_json
-from dbrnet.params import load_params
 from dbrnet.registry.store import Store, open_store
 from dbrnet.registry.tracking import TrackedRun, send_missing, start_or_resume_run
 from dbrnet.steps.ingest import ingest
@@ -50,15 +50,13 @@ def server(tmp_path: Path, migrated_database: Path) -> Iterator[Server]:
 
 @pytest.fixture(scope="session")
 def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a `dataset` of 32 pictures and its `split`."""
+    """A folder with a `dataset` of 32 images and its `split`."""
     root = tmp_path_factory.mktemp("prepared")
     generate(root / "source", images=32)
-    ingest(
-        load_params(PARAMS).ingest.model_copy(update={"source": str(root / "source")}), out=root / "dataset"
-    )
+    ingest(load_params(PARAMS).ingest.model_copy(update={"source": str(root / "source")}), out=root / "dataset")
     data = Dataset.load(root / "dataset")
     groups = {sample.id: sample.group for sample in data.samples}
-    made = split_samples(data, groups, kind="paper", fractions=(0.5, 0.25, 0.25), seed=4)
+    made = split_samples(data, groups, kind="random", fractions=(0.5, 0.25, 0.25), seed=4)
     (root / "split").mkdir()
     made.save(root / "split")
     return root
@@ -92,16 +90,17 @@ class Project:
 
         self.monkeypatch.setattr("dbrnet.steps.train.run_training", run)
 
-    def train(
-        self, epochs: int = EPOCHS, checkpoints: Path | None = None, workers: int = 0
-    ) -> dict[str, Any]:
+    def train(self, epochs: int = EPOCHS, checkpoints: Path | None = None, workers: int = 0) -> dict[str, Any]:
         """Train, and return train.json."""
         small = {"epochs": epochs, "crop": (32, 32), "image_size": (32, 64), "batch_size": 8, "seed": 7}
         params = load_params(PARAMS).train.model_copy(update=small | {"workers": workers})
         train(
-            params, self.prepared / "dataset", self.prepared / "split",
-            out=self.folder / "train", checkpoints=checkpoints,
-        )  # fmt: skip
+            params,
+            self.prepared / "dataset",
+            self.prepared / "split",
+            out=self.folder / "train",
+            checkpoints=checkpoints,
+        )
         return read_json(self.folder / "train" / "train.json")
 
     @property
@@ -111,9 +110,7 @@ class Project:
     @property
     def history(self) -> list[dict[str, float]]:
         with (self.folder / "train" / "history.csv").open(newline="") as file:
-            return [
-                {key: float(value) for key, value in row.items() if value} for row in csv.DictReader(file)
-            ]
+            return [{key: float(value) for key, value in row.items() if value} for row in csv.DictReader(file)]
 
     def steps(self, run_id: str, key: str = "loss") -> list[int]:
         """The steps that MLflow has, doubles and all."""
@@ -153,12 +150,12 @@ def test_a_training_as_mlflow_shows_it(filed: Project) -> None:
     run = client.get_run(run_id)
     assert client.get_experiment(run.info.experiment_id).name == "steel-strip"
     assert run.info.status == "FINISHED"
-    assert run.info.run_name.startswith("steel-strip paper seed 7 ")
+    assert run.info.run_name.startswith("steel-strip random seed 7 ")
     assert run.data.tags["mlflow.user"] == getpass.getuser()
     assert run.data.tags["mlflow.source.name"] == sys.argv[0]
-    assert run.data.tags["mlflow.source.git.commit"] == (lineage["origin"]["code_revision"] or "")
+    assert run.data.tags["mlflow.source.git.commit"] == (lineage["provenance"]["code_revision"] or "")
     assert run.data.params["train.crop"] == "[32, 32]"
-    assert run.data.params["split.kind"] == "paper"
+    assert run.data.params["split.kind"] == "random"
     assert not [name for name in run.data.params if "counts" in name]
     for row in filed.history:
         for key, value in row.items():
@@ -166,10 +163,7 @@ def test_a_training_as_mlflow_shows_it(filed: Project) -> None:
                 found = {one.step: one.value for one in client.get_metric_history(run_id, key)}
                 assert found[int(row["epoch"])] == value, key
     assert filed.steps(run_id) == [1, 2, 3]
-    inputs = {
-        {tag.key: tag.value for tag in one.tags}["mlflow.data.context"]: one
-        for one in run.inputs.dataset_inputs
-    }
+    inputs = {{tag.key: tag.value for tag in one.tags}["mlflow.data.context"]: one for one in run.inputs.dataset_inputs}
     assert set(inputs) == {"training", "validation", "testing"}
     card = Dataset.load(filed.prepared / "dataset").card
     assert {one.dataset.digest for one in inputs.values()} == {card.content_hash[:36]}
@@ -224,9 +218,7 @@ def test_a_training_that_goes_on_has_every_epoch_once(filed: Project, *, sent: b
         with pytest.raises(KeyboardInterrupt):
             filed.train(epochs=3)
     filed.after_epoch(lambda epoch: None)
-    [begun] = filed.store.client.search_runs(
-        [filed.store.client.get_experiment_by_name("steel-strip").experiment_id]
-    )
+    [begun] = filed.store.client.search_runs([filed.store.client.get_experiment_by_name("steel-strip").experiment_id])
     assert begun.info.status == "FAILED"
     lineage = filed.train(epochs=3)
     assert lineage["run_id"] == begun.info.run_id
@@ -272,7 +264,7 @@ def test_a_server_killed_and_started_again_has_every_epoch_once(
     project: Project, server: Server, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
-    project.monkeypatch.setattr(dbrnet.registry.feed, "RETRY", 0.5)
+    project.monkeypatch.setattr(dbrnet.registry.metric_logger, "RETRY", 0.5)
     project.use(server.address)
 
     def said(words: str) -> bool:
@@ -323,16 +315,14 @@ def test_a_server_that_never_comes_back_costs_the_training_nothing(
     assert send_missing(project.joined(lineage), project.history) == 0
     for key in ("loss", "val_miou", "learning_rate"):
         found = project.store.client.get_metric_history(lineage["run_id"], key)
-        assert [(one.step, one.value) for one in found] == [
-            (row["epoch"], row[key]) for row in project.history
-        ]
+        assert [(one.step, one.value) for one in found] == [(row["epoch"], row[key]) for row in project.history]
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_a_server_that_hangs_does_not_hold_training_up(project: Project, server: Server) -> None:
     project.use(server.address)
-    project.monkeypatch.setattr(dbrnet.registry.feed, "PATIENCE", 2.0)
+    project.monkeypatch.setattr(dbrnet.registry.metric_logger, "PATIENCE", 2.0)
     times: list[float] = []
 
     def trouble(epoch: int) -> None:

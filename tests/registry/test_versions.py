@@ -60,9 +60,7 @@ def test_the_champion_loads_through_mlflow_and_answers(store: Store, make_model:
     np.testing.assert_array_equal(again["mask"], answer["mask"])
 
 
-def test_a_model_is_fetched_by_alias_and_by_version(
-    store: Store, make_model: ModelMaker, tmp_path: Path
-) -> None:
+def test_a_model_is_fetched_by_alias_and_by_version(store: Store, make_model: ModelMaker, tmp_path: Path) -> None:
     run = start(store)
     carry_out(store, run, make_model(1))
     carry_out(store, run, make_model(2), "rejected", 1, "slow")
@@ -104,9 +102,7 @@ def test_an_address_that_names_nothing_is_one_line(
     assert not list((tmp_path / "out").glob("*"))
 
 
-def test_a_stored_file_that_was_changed_is_not_handed_out(
-    store: Store, make_model: ModelMaker, tmp_path: Path
-) -> None:
+def test_a_stored_file_that_was_changed_is_not_handed_out(store: Store, make_model: ModelMaker, tmp_path: Path) -> None:
     carry_out(store, start(store), make_model(1))
     [stored] = store.artifacts.rglob("model.onnx")
     shutil.copyfile(make_model(2), stored)
@@ -116,9 +112,7 @@ def test_a_stored_file_that_was_changed_is_not_handed_out(
 
 
 @pytest.mark.parametrize("content", [None, b"", b"\xff" * 50])
-def test_a_file_that_is_no_model_registers_nothing(
-    content: bytes | None, store: Store, tmp_path: Path
-) -> None:
+def test_a_file_that_is_no_model_registers_nothing(content: bytes | None, store: Store, tmp_path: Path) -> None:
     path = tmp_path / "broken.onnx"
     if content is not None:
         path.write_bytes(content)

@@ -11,7 +11,7 @@ import sys
 import numpy as np
 
 from dbrnet.data.dataset import ClassInfo
-from dbrnet.deployment.runtimes.base import Answer, Images, Model
+from dbrnet.inference.runtimes.base import Answer, Images, Model
 from dbrnet.serving import server, upload
 from dbrnet.serving.app import create_app
 from dbrnet.serving.worker import Worker

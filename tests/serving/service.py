@@ -64,9 +64,13 @@ class Service:
 def running(*command: str, folder: Path | None = None) -> Iterator[Service]:
     """Start a service, read its port from the line that says it is ready, and end it."""
     process = subprocess.Popen(
-        [sys.executable, *command], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        text=True, cwd=folder,
-    )  # fmt: skip
+        [sys.executable, *command],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=folder,
+    )
     assert process.stdin
     assert process.stdout
     assert process.stderr

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from dbrnet.data.dataset import Image
-from dbrnet.deployment.runtimes.catalogue import open_model
+from dbrnet.inference.runtimes.registry import open_model
 from dbrnet.models.dbrnet import DBRNet
 from dbrnet.models.saved import ModelMeta
 from dbrnet.registry.promotion import record
@@ -29,18 +29,23 @@ Exported = tuple[Path, DBRNet, ModelMeta]
 
 @pytest.mark.slow
 def test_mlflow_serves_the_champion(
-    exported: Exported, picture: Callable[..., Image], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    exported: Exported, make_image: Callable[..., Image], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     store = open_store(tmp_path)
     with start_or_resume_run(store, "strip", run_id=None, name="train", tags={}) as run:
-        version = register(
-            store, run, "dbrnet", exported[0], files={}, tags={}, example=picture(48, 64)[None]
-        )
+        version = register(store, run, "dbrnet", exported[0], files={}, tags={}, example=make_image(48, 64)[None])
         record(
-            store, "dbrnet", version, answer="promoted", reasons=[], compared_with=None, decision_id="first",
-            run_id=run.run_id, figures={},
-        )  # fmt: skip
+            store,
+            "dbrnet",
+            version,
+            answer="promoted",
+            reasons=[],
+            compared_with=None,
+            decision_id="first",
+            run_id=run.run_id,
+            figures={},
+        )
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -48,9 +53,13 @@ def test_mlflow_serves_the_champion(
     command += ["--env-manager", "local", "--host", "127.0.0.1", "--port", str(port)]
     with (tmp_path / "log").open("wb") as log:
         process = subprocess.Popen(
-            command, cwd=tmp_path, env=os.environ | {"MLFLOW_TRACKING_URI": store.uri},
-            stdout=log, stderr=log, start_new_session=True,
-        )  # fmt: skip
+            command,
+            cwd=tmp_path,
+            env=os.environ | {"MLFLOW_TRACKING_URI": store.uri},
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
 
     def answers() -> bool:
         assert process.poll() is None, (tmp_path / "log").read_text()
@@ -62,7 +71,7 @@ def test_mlflow_serves_the_champion(
 
     try:
         wait_until(answers)
-        images = np.stack([picture(48, 64, seed) for seed in range(2)])
+        images = np.stack([make_image(48, 64, seed) for seed in range(2)])
         body = json.dumps({"inputs": {"image": images.tolist()}}).encode()
         asked = urllib.request.Request(
             f"http://127.0.0.1:{port}/invocations", body, {"Content-Type": "application/json"}

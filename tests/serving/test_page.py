@@ -11,8 +11,16 @@ from playwright.sync_api import Browser, FilePayload, Page, sync_playwright
 from dbrnet.data.dataset import Image
 from tests.serving.service import Service, png
 
-ARGUMENTS = ("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-             "--disable-background-networking", "--disable-component-update", "--disable-sync")  # fmt: skip
+ARGUMENTS = (
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+)
 
 DROP = """([name, type, data]) => {
   const bytes = Uint8Array.from(atob(data), (character) => character.charCodeAt(0));
@@ -21,9 +29,7 @@ DROP = """([name, type, data]) => {
   const event = { dataTransfer: dropped, bubbles: true, cancelable: true };
   document.body.dispatchEvent(new DragEvent("drop", event));
 }"""
-PAINTED = (
-    "() => ['fill', 'outline'].map((id) => { const canvas = document.getElementById(id); return Array.from("
-)
+PAINTED = "() => ['fill', 'outline'].map((id) => { const canvas = document.getElementById(id); return Array.from("
 PAINTED += "canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data); })"
 
 
@@ -61,10 +67,10 @@ def drop(page: Page, name: str, kind: str, data: bytes) -> None:
     page.evaluate(DROP, [name, kind, base64.b64encode(data).decode()])
 
 
-def test_a_dropped_picture_is_shown_with_its_defects(
-    page: Page, service: Service, picture: Callable[..., Image]
+def test_a_dropped_image_is_shown_with_its_defects(
+    page: Page, service: Service, make_image: Callable[..., Image]
 ) -> None:
-    data = png(picture(90, 130))
+    data = png(make_image(90, 130))
     answer = service.predict(data).json
     drop(page, "strip.png", "image/png", data)
     rows = page.locator("#defects button")
@@ -74,14 +80,17 @@ def test_a_dropped_picture_is_shown_with_its_defects(
     assert len(said) == len(answer["defects"]) > 1
     _, _, width, height = first["bbox"]
     assert [word.strip() for word in said[0]] == [
-        first["class_name"], f"{width} × {height}", str(first["area"]), f"{first['score']:.2f}"
-    ]  # fmt: skip
+        first["class_name"],
+        f"{width} × {height}",
+        str(first["area"]),
+        f"{first['score']:.2f}",
+    ]
     assert "strip.png, 130 × 90" in page.inner_text("#status")
     assert "model.onnx" in page.inner_text("#model")
     assert "onnxruntime-cpu" in page.inner_text("#model")
     assert "4d5e" in page.inner_text("#model")
     assert page.locator("#legend li").count() == 3
-    assert page.evaluate("document.getElementById('picture').naturalWidth") == 130
+    assert page.evaluate("document.getElementById('image').naturalWidth") == 130
     fill, outline = (np.array(layer).reshape(90, 130, 4) for layer in page.evaluate(PAINTED))
     mask = mask_of(answer)
     np.testing.assert_array_equal((fill + outline)[..., 3] == 255, mask > 0)
@@ -99,9 +108,9 @@ def mask_of(answer: dict[str, str]) -> np.ndarray:
 
 
 def test_focusing_or_pointing_at_a_defect_marks_it(
-    page: Page, service: Service, picture: Callable[..., Image]
+    page: Page, service: Service, make_image: Callable[..., Image]
 ) -> None:
-    data = png(picture(90, 130))
+    data = png(make_image(90, 130))
     left, top, width, height = service.predict(data).json["defects"][1]["bbox"]
     drop(page, "strip.png", "image/png", data)
     row = page.locator("#defects button").nth(1)
@@ -120,9 +129,7 @@ def test_focusing_or_pointing_at_a_defect_marks_it(
         page.locator("#mark").wait_for(state="hidden")
 
 
-def test_a_broken_picture_is_told_in_words_and_the_next_is_shown(
-    page: Page, picture: Callable[..., Image]
-) -> None:
+def test_a_broken_image_is_told_in_words_and_the_next_is_shown(page: Page, make_image: Callable[..., Image]) -> None:
     drop(page, "broken.png", "image/png", b"nonsense")
     page.locator("#error").wait_for(state="visible")
     said = page.inner_text("#error")
@@ -131,19 +138,19 @@ def test_a_broken_picture_is_told_in_words_and_the_next_is_shown(
     assert not page.locator("#result").is_visible()
     drop(page, "words.txt", "text/plain", b"nonsense")
     page.locator("#error", has_text="not 'text/plain'").wait_for()
-    drop(page, "good.png", "image/png", png(picture(64, 64)))
+    drop(page, "good.png", "image/png", png(make_image(64, 64)))
     page.locator("#result").wait_for(state="visible")
     assert not page.locator("#error").is_visible()
     assert page.locator("#shots button").all_inner_texts()[0].split("\n")[-1] == "not read"
 
 
-def test_by_keyboard_alone_several_pictures_in_turn(page: Page, picture: Callable[..., Image]) -> None:
+def test_by_keyboard_alone_several_images_in_turn(page: Page, make_image: Callable[..., Image]) -> None:
     page.keyboard.press("Tab")
     assert page.evaluate("document.activeElement.id") == "files"
     with page.expect_file_chooser() as chooser:
         page.keyboard.press("Enter")
     files: list[FilePayload] = [
-        {"name": f"{seed}.png", "mimeType": "image/png", "buffer": png(picture(64, 64 + seed, seed))}
+        {"name": f"{seed}.png", "mimeType": "image/png", "buffer": png(make_image(64, 64 + seed, seed))}
         for seed in range(3)
     ]
     chooser.value.set_files(files)

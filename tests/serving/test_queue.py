@@ -22,7 +22,7 @@ def square(side: int) -> bytes:
 
 
 class Waiting:
-    """A picture of `side` that is being asked about; `reply` waits for its answer."""
+    """An image of `side` that is being asked about; `reply` waits for its answer."""
 
     def __init__(self, service: Service, side: int) -> None:
         before = service.metric("dbrnet_queue_length")
@@ -38,7 +38,7 @@ class Waiting:
 
 
 def asked(service: Service) -> str:
-    """The next picture that the model is asked about."""
+    """The next image that the model is asked about."""
     assert service.process.stdout
     return service.process.stdout.readline().strip()
 
@@ -79,7 +79,7 @@ def test_a_full_queue_refuses_at_once_and_answers_all_that_waited(service: Servi
         refused = [service.predict(square(44)) for _ in range(3)]
         assert [reply.status for reply in refused] == [503] * 3
         assert {reply.headers["Retry-After"] for reply in refused} == {"1"}
-        assert refused[0].json == {"error": "4 pictures are waiting already; send it again in a second"}
+        assert refused[0].json == {"error": "4 images are waiting already; send it again in a second"}
         assert service.metric("dbrnet_queue_length") == service.metric("dbrnet_queue_places") == 4
         assert service.ask("/health/ready").status == 200  # the event loop is free
         tell(service, "go", "go", "go", "go")
@@ -109,11 +109,11 @@ def test_a_client_that_went_away_costs_no_inference(service: Service, before: in
     assert [asked(service) for _ in expected] == expected
 
 
-def test_a_model_that_fails_is_500_and_the_next_picture_is_answered(service: Service) -> None:
+def test_a_model_that_fails_is_500_and_the_next_image_is_answered(service: Service) -> None:
     tell(service, "fail", "go")
     failed = service.predict(square(40))
     assert failed.status == 500
-    assert failed.json == {"error": "the model failed on this picture; the service's log says why"}
+    assert failed.json == {"error": "the model failed on this image; the service's log says why"}
     wait_until(lambda: any("a secret of the model's" in line for line in service.errors))
     answered = service.predict(square(41))
     assert answered.status == 200
@@ -133,7 +133,7 @@ def test_slow_and_silent_clients_hold_no_place_and_are_sent_away() -> None:
         with stuck.makefile("rb") as answer:
             said = answer.read()
         assert said.startswith(b"HTTP/1.1 408 ")
-        assert said.endswith(b'{"error":"the picture was not there in 2 s"}')
+        assert said.endswith(b'{"error":"the image was not there in 2 s"}')
         assert silent.recv(1) == half.recv(1) == b""
         for connection in (silent, half, stuck):
             connection.close()
@@ -146,7 +146,7 @@ def test_uploads_together_hold_no_more_memory_than_is_meant_for_them() -> None:
         replies: list[Reply] = []
         wait_until(lambda: replies.append(service.predict(b"x" * 600_000)) or replies[-1].status == 503)  # type: ignore[func-returns-value]
         assert replies[-1].headers["Retry-After"] == "1"
-        assert "too many pictures" in replies[-1].json["error"]
+        assert "too many images" in replies[-1].json["error"]
         tell(service, "go")
         assert service.predict(square(40)).status == 200  # a small one finds room
         first.close()
@@ -158,13 +158,13 @@ def test_told_to_stop_it_answers_what_is_queued(number: signal.Signals) -> None:
     with running(GATED, "4") as service:
         kept = socket.create_connection(("127.0.0.1", service.port), timeout=60)
         waiting = [Waiting(service, 40)]
-        assert asked(service) == "asked 40x40"  # before the others come: pictures are decoded side by side
+        assert asked(service) == "asked 40x40"  # before the others come: images are decoded side by side
         waiting += [Waiting(service, side) for side in (41, 42)]
         service.process.send_signal(number)
         wait_until(lambda: not is_ready(service))
         assert service.process.poll() is None
         tell(service, "go", "go", "go")
-        assert [picture.reply.status for picture in waiting] == [200] * 3
+        assert [image.reply.status for image in waiting] == [200] * 3
         assert service.process.wait(60) == 0
         kept.close()
 

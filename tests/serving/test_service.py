@@ -17,11 +17,11 @@ from PIL import Image as Pillow
 
 from dbrnet.cli import main
 from dbrnet.data.dataset import Image
-from dbrnet.deployment.runtimes.catalogue import open_model
+from dbrnet.inference.defects import find_defects
+from dbrnet.inference.image_reading import decode_image
+from dbrnet.inference.runtimes.registry import open_model
 from dbrnet.models.dbrnet import DBRNet
 from dbrnet.models.saved import ModelMeta
-from dbrnet.prediction.defects import find_defects
-from dbrnet.prediction.reading import decode_picture
 from tests.serving.service import Service, png, running, serve, wait_until
 
 Exported = tuple[Path, DBRNet, ModelMeta]
@@ -29,11 +29,11 @@ FORM = b'--b\r\nContent-Disposition: form-data; name="file"; filename="a.png"\r\
 FORM_TYPE = "multipart/form-data; boundary=b"
 
 
-def test_a_picture_is_answered_as_the_model_answers(
-    service: Service, exported: Exported, picture: Callable[..., Image]
+def test_an_image_is_answered_as_the_model_answers(
+    service: Service, exported: Exported, make_image: Callable[..., Image]
 ) -> None:
-    model, data = open_model(exported[0]), png(picture(90, 130))
-    masks, confidences = model.predict(decode_picture(data, "a")[None])
+    model, data = open_model(exported[0]), png(make_image(90, 130))
+    masks, confidences = model.predict(decode_image(data, "a")[None])
     defects = [defect.to_dict() for defect in find_defects(masks[0], confidences[0], model.classes)]
     assert len(defects) > 1
     reply = service.predict(data)
@@ -53,17 +53,15 @@ def test_a_picture_is_answered_as_the_model_answers(
     assert alone.body == base64.b64decode(said["mask"])
 
 
-def test_the_answer_is_what_the_schema_says(service: Service, picture: Callable[..., Image]) -> None:
+def test_the_answer_is_what_the_schema_says(service: Service, make_image: Callable[..., Image]) -> None:
     schemas = service.ask("/openapi.json").json["components"]["schemas"]
-    said = service.predict(png(picture(64, 64))).json
+    said = service.predict(png(make_image(64, 64))).json
     assert set(said) == set(schemas["Prediction"]["properties"])
     assert set(said["defects"][0]) == set(schemas["FoundDefect"]["properties"])
     assert set(service.predict(b"").json) == set(schemas["ErrorLine"]["properties"])
 
 
-def test_health_model_and_metrics(
-    service: Service, exported: Exported, picture: Callable[..., Image]
-) -> None:
+def test_health_model_and_metrics(service: Service, exported: Exported, make_image: Callable[..., Image]) -> None:
     assert service.ask("/health/live").json == {"status": "live"}
     assert service.ask("/health/ready").json == {"status": "ready"}
     said = service.ask("/model").json
@@ -78,8 +76,8 @@ def test_health_model_and_metrics(
         "dbrnet_waiting_seconds_count": 2,
     }
     before = {name: service.metric(name) for name in names}
-    assert service.predict(png(picture(64, 64))).status == 200
-    assert service.predict(png(picture(64, 64)), Accept="image/png").status == 200
+    assert service.predict(png(make_image(64, 64))).status == 200
+    assert service.predict(png(make_image(64, 64)), Accept="image/png").status == 200
     assert service.predict(b"").status == 400
     assert {name: service.metric(name) - before[name] for name in names} == names
     assert service.metric("dbrnet_queue_length") == 0
@@ -116,9 +114,9 @@ def sixteen_bit() -> bytes:
     return cv2.imencode(".png", values)[1].tobytes()
 
 
-PICTURES = {
+IMAGES = {
     "zero bytes": b"",
-    "text": b"no picture",
+    "text": b"no image",
     "truncated jpeg": saved("RGB", "JPEG")[:-300],
     "truncated png": saved("RGB", "PNG")[:-300],
     "100 megapixels": declared_png(10_000, 10_000),
@@ -139,18 +137,18 @@ PICTURES = {
 }
 
 
-@pytest.mark.parametrize("name", PICTURES)
-def test_every_kind_of_picture_is_answered_or_refused_in_one_line(service: Service, name: str) -> None:
-    data = PICTURES[name]
+@pytest.mark.parametrize("name", IMAGES)
+def test_every_kind_of_image_is_answered_or_refused_in_one_line(service: Service, name: str) -> None:
+    data = IMAGES[name]
     try:
-        refused = min(decode_picture(data, "the picture", max_pixels=2**24).shape[:2]) < 32
+        refused = min(decode_image(data, "the image", max_pixels=2**24).shape[:2]) < 32
     except Exception:
         refused = True
     reply = service.predict(data)
     assert reply.status == (400 if refused else 200)
     if refused:
         assert list(reply.json) == ["error"]
-        assert reply.json["error"].startswith(("the picture", "a picture"))
+        assert reply.json["error"].startswith(("the image", "an image"))
         assert "\n" not in reply.json["error"]
         assert "Traceback" not in reply.json["error"]
     assert service.ask("/health/ready").status == 200
@@ -159,9 +157,9 @@ def test_every_kind_of_picture_is_answered_or_refused_in_one_line(service: Servi
 def test_which_of_them_must_be_refused(service: Service) -> None:
     """So that the test above cannot pass by refusing, or answering, all."""
     for name in ("zero bytes", "text", "truncated jpeg", "truncated png", "100 megapixels", "too small"):
-        assert service.predict(PICTURES[name]).status == 400, name
+        assert service.predict(IMAGES[name]).status == 400, name
     for name in ("grey", "16-bit", "bmp", "with alpha"):
-        assert service.predict(PICTURES[name]).status == 200, name
+        assert service.predict(IMAGES[name]).status == 200, name
 
 
 @pytest.mark.parametrize(
@@ -186,8 +184,7 @@ def test_requests_that_are_none(service: Service, kind: str, body: bytes, status
 def test_an_undeclared_size_is_refused_while_reading(service: Service) -> None:
     connection = socket.create_connection(("127.0.0.1", service.port), timeout=60)
     connection.sendall(
-        b"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Type: image/png\r\n"
-        b"Transfer-Encoding: chunked\r\n\r\n"
+        b"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Type: image/png\r\nTransfer-Encoding: chunked\r\n\r\n"
     )
     sent = 0
     connection.setblocking(False)
@@ -204,7 +201,7 @@ def test_an_undeclared_size_is_refused_while_reading(service: Service) -> None:
     connection.close()
 
 
-def test_the_depth_of_16_bit_pictures(service: Service) -> None:
+def test_the_depth_of_16_bit_images(service: Service) -> None:
     twelve = cv2.imencode(".png", np.full((64, 64), 3000, np.uint16))[1].tobytes()
     assert "12 of 16 bits" in service.predict(twelve).json["error"]
     assert service.predict(twelve, path="/predict?bit_depth=12").status == 200
@@ -248,11 +245,9 @@ def test_a_port_that_is_taken_and_a_file_that_is_none(
 
 
 @pytest.mark.slow
-def test_many_idle_connections_do_not_keep_pictures_out(
-    exported: Exported, picture: Callable[..., Image]
-) -> None:
+def test_many_idle_connections_do_not_keep_images_out(exported: Exported, make_image: Callable[..., Image]) -> None:
     with running(*serve(exported[0])) as service:
-        data = png(picture(64, 64))
+        data = png(make_image(64, 64))
         idle = [socket.create_connection(("127.0.0.1", service.port)) for _ in range(600)]
         wait_until(lambda: service.ask("/health/live").status == 503)  # more than it takes
         refused = service.ask("/health/live")

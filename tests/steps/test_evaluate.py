@@ -13,14 +13,14 @@ import numpy as np
 import onnx
 import pytest
 
+from dbrnet.config import EvaluateParams, load_params
 from dbrnet.data.dataset import Card, Dataset, Image, Sample
-from dbrnet.data.split import PartCounts, Split
-from dbrnet.deployment.runtimes.catalogue import open_model
+from dbrnet.data.split import Split, SplitCounts
 from dbrnet.errors import UserError
 from dbrnet.evaluation.metrics import confusion_matrix
 from dbrnet.files import sha256_file, write_json
+from dbrnet.inference.runtimes.registry import open_model
 from dbrnet.models.saved import save_model
-from dbrnet.params import EvaluateParams, load_params
 from dbrnet.steps.benchmark import benchmark
 from dbrnet.steps.evaluate import evaluate
 from dbrnet.steps.export import export
@@ -30,12 +30,12 @@ from tests.conftest import CLASSES, Exported
 PARAMS = EvaluateParams(gallery=1)
 ASKED = load_params(Path(__file__).parents[2] / "params.yaml")
 ORIGIN = {"hardware": {"cpu": "x", "cores": 2, "gpus": []}, "versions": {}, "code_revision": None}
-PARTS = {"train": ("p0", "p1"), "val": ("p2",), "test": ("p3", "p4", "p5", "p6", "p7")}
+SPLITS = {"train": ("p0", "p1"), "val": ("p2",), "test": ("p3", "p4", "p5", "p6", "p7")}
 
 
 @pytest.fixture(scope="module")
 def folders(
-    exported: Exported, picture: Callable[..., Image], tmp_path_factory: pytest.TempPathFactory
+    exported: Exported, make_image: Callable[..., Image], tmp_path_factory: pytest.TempPathFactory
 ) -> dict[str, Path]:
     """What the steps before evaluate wrote, but for the champion; truth is its answer, shifted."""
     root = tmp_path_factory.mktemp("steps")
@@ -44,20 +44,28 @@ def folders(
     folders = {name: root / name for name in names}
     for folder in folders.values():
         folder.mkdir()
-    dataset = _dataset(folders["dataset"], file, picture)
+    dataset = _dataset(folders["dataset"], file, make_image)
     groups = {sample.id: sample.group for sample in dataset.samples}
-    counts = {part: PartCounts(len(ids), len(ids), {}) for part, ids in PARTS.items()}
+    counts = {split_name: SplitCounts(len(ids), len(ids), {}) for split_name, ids in SPLITS.items()}
     Split(
-        kind="groups", seed=0, fractions=(0.2, 0.1, 0.7), parts=PARTS, groups=groups, counts=counts,
-        leaks="no", leaking_share={"val": 0.0, "test": 0.0}, leak_note="", content_hash="ab",
-    ).save(folders["split"])  # fmt: skip
-    write_json(folders["split"] / "audit.json", {"look_up": {"miou": 0.3}})
+        kind="groups",
+        seed=0,
+        fractions=(0.2, 0.1, 0.7),
+        ids=SPLITS,
+        groups=groups,
+        counts=counts,
+        leaks="no",
+        leak_rate={"val": 0.0, "test": 0.0},
+        leak_note="",
+        content_hash="ab",
+    ).save(folders["split"])
+    write_json(folders["split"] / "audit.json", {"nn_baseline": {"miou": 0.3}})
     save_model(folders["train"] / "model.pt", model, meta)
     (folders["train"] / "history.csv").write_text("epoch,loss,val_miou,learning_rate\n1,0.5,0.4,0.1\n")
     training = {"params": {"seed": 0, "epochs": 1}, "best_epoch": 1, "seconds": 60, "device": "cpu"}
     divided = {"kind": "groups", "seed": 0, "sha256": sha256_file(folders["split"] / "split.csv")}
     about = {"dataset": {"title": "Tiny", "content_hash": "ab"}, "split": divided}
-    write_json(folders["train"] / "train.json", {**about, "origin": ORIGIN, "training": training})
+    write_json(folders["train"] / "train.json", {**about, "provenance": ORIGIN, "training": training})
     shutil.copy(file, folders["export"] / "model.onnx")
     int8 = {"kept": ["stem.weight"], "convolutions": 62, "loss": 0.0008, "max_loss": 0.005}
     info = {"runtimes": ["onnxruntime-cpu"], "model_sha256": sha256_file(file), "int8": int8}
@@ -65,21 +73,19 @@ def folders(
     return folders
 
 
-def _dataset(root: Path, file: Path, picture: Callable[..., Image]) -> Dataset:
+def _dataset(root: Path, file: Path, make_image: Callable[..., Image]) -> Dataset:
     model = open_model(file)
     (root / "images").mkdir()
     (root / "masks").mkdir()
     samples = []
     for number in range(8):
-        image = picture(64, 96, number)
+        image = make_image(64, 96, number)
         truth = np.roll(model.predict(image[None])[0][0], 2, axis=1)
         name = f"p{number}"
         cv2.imwrite(str(root / f"images/{name}.png"), cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
         cv2.imwrite(str(root / f"masks/{name}.png"), truth)
         present = tuple(int(value) for value in np.unique(truth) if value)
-        samples.append(
-            Sample(name, f"images/{name}.png", f"masks/{name}.png", 64, 96, present, name, "0" * 64)
-        )
+        samples.append(Sample(name, f"images/{name}.png", f"masks/{name}.png", 64, 96, present, name, "0" * 64))
     about = ("tiny", "Tiny", CLASSES, "", "", "", "", "")
     card = Card(*about, notes=(), images=8, groups=8, images_by_class={}, pixel_shares={}, content_hash="ab")
     dataset = Dataset(root, card, tuple(samples))
@@ -88,28 +94,22 @@ def _dataset(root: Path, file: Path, picture: Callable[..., Image]) -> Dataset:
 
 
 def champion(folder: Path, model: Path | None, train: tuple[str, ...] | None = None) -> Path:
-    """The folder that step champion writes; `train` are the pictures that it was trained on, where known."""
+    """The folder that step champion writes; `train` are the images that it was trained on, where known."""
     folder.mkdir()
-    facts: dict[str, object] = {
-        "model_name": "m",
-        "version": None,
-        "sha256": None,
-        "since": None,
-        "lineage": None,
-    }
+    facts: dict[str, object] = {"model_name": "m", "version": None, "sha256": None, "since": None, "lineage": None}
     if model:
         shutil.copy(model, folder / "model.onnx")
         facts |= {"version": 3, "sha256": sha256_file(model)}
     if train is not None:
         rows = [f"{id_},{'train' if id_ in train else 'val'},g" for id_ in ("p0", "p3", "p4", "p5", "p9")]
-        (folder / "split.csv").write_text("\n".join(["id,part,group", *rows, ""]))
+        (folder / "split.csv").write_text("\n".join(["id,split,group", *rows, ""]))
     write_json(folder / "champion.json", facts)
     return folder
 
 
-def run(folders: dict[str, Path], opponent: Path, out: Path) -> dict[str, Any]:
+def run(folders: dict[str, Path], baseline: Path, out: Path) -> dict[str, Any]:
     paths = [folders[name] for name in ("dataset", "split", "train", "export")]
-    evaluate(PARAMS, *paths, opponent, out=out)  # type: ignore[misc]
+    evaluate(PARAMS, *paths, baseline, out=out)  # type: ignore[misc]
     found: dict[str, Any] = json.loads((out / "metrics.json").read_text())
     return found
 
@@ -137,9 +137,7 @@ def other_classes(model: onnx.ModelProto) -> None:
     classes.value = json.dumps([background, pit, crack, scratch])
 
 
-def test_both_are_scored_on_the_same_pictures(
-    folders: dict[str, Path], exported: Exported, tmp_path: Path
-) -> None:
+def test_both_are_scored_on_the_same_images(folders: dict[str, Path], exported: Exported, tmp_path: Path) -> None:
     model = changed(exported[0], tmp_path / "other.onnx", other_weights)
     metrics = run(folders, champion(tmp_path / "champion", model, ("p0", "p3", "p5", "p9")), tmp_path / "out")
     holder = metrics["champion"]
@@ -158,7 +156,7 @@ def test_both_are_scored_on_the_same_pictures(
     assert changes == sorted(changes)
     for one in metrics["disagreements"]:
         assert all((tmp_path / "out" / path).is_file() for path in one["panels"].values())
-    with (tmp_path / "out/pictures.csv").open(newline="") as file:
+    with (tmp_path / "out/images.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     counts = metrics["defects"]["by_class"].values()
     assert sum(int(row["true_defects"]) for row in rows) == sum(one["true"] for one in counts) > 5
@@ -171,11 +169,9 @@ def test_both_are_scored_on_the_same_pictures(
 def _miou_by_hand(root: Path, file: Path) -> float:
     dataset, model = Dataset.load(root), open_model(file)
     confusion = np.zeros((4, 4), np.int64)
-    for id_ in PARTS["test"]:
+    for id_ in SPLITS["test"]:
         sample = dataset.by_id[id_]
-        confusion += confusion_matrix(
-            model.predict(dataset.image(sample)[None])[0][0], dataset.mask(sample), 4
-        )
+        confusion += confusion_matrix(model.predict(dataset.image(sample)[None])[0][0], dataset.mask(sample), 4)
     hits, total = confusion.diagonal(), confusion.sum(0) + confusion.sum(1) - confusion.diagonal()
     return float((hits[total > 0] / total[total > 0]).mean())
 
@@ -224,7 +220,7 @@ MEASURING: dict[str, tuple[Callable[..., None], Any, int, int]] = {  # its param
 def test_no_step_takes_another_split_or_dataset_than_the_training_s(
     folders: dict[str, Path], tmp_path: Path, step: str
 ) -> None:
-    """Of which a picture that was learned from may be in the test part."""
+    """Of which an image that was learned from may be in the test split."""
     measure, params, first, others = MEASURING[step]
     holder = champion(tmp_path / "champion", None)
     known = {"champion": None, "model_sha256": sha256_file(folders["export"] / "model.onnx")}
@@ -234,15 +230,15 @@ def test_no_step_takes_another_split_or_dataset_than_the_training_s(
     exported = shutil.copytree(folders["export"], tmp_path / "export")
     write_json(exported / "export.json", export_info | {"model_file": "model.onnx"})
     split, dataset = tmp_path / "split", tmp_path / "dataset"
-    moved = PARTS | {"train": ("p3", "p1"), "test": ("p0", *PARTS["test"][1:])}
+    moved = SPLITS | {"train": ("p3", "p1"), "test": ("p0", *SPLITS["test"][1:])}
     shutil.copytree(folders["split"], split)
-    replace(Split.load(split), parts=moved).save(split)
+    replace(Split.load(split), ids=moved).save(split)
     shutil.copytree(folders["dataset"], dataset)
     data = Dataset.load(dataset)
     replace(data, card=replace(data.card, content_hash="cd")).save_tables()
     for changed_data, message in (
         ((folders["dataset"], split), r"split\.csv \(SHA-256 \w+\) is not the split"),
-        ((dataset, folders["split"]), r"dataset holds other pictures \(content cd\)"),
+        ((dataset, folders["split"]), r"dataset holds other images \(content cd\)"),
     ):
         words = [*changed_data, folders["train"], exported]
         with pytest.raises(UserError, match=message):
@@ -250,13 +246,9 @@ def test_no_step_takes_another_split_or_dataset_than_the_training_s(
     assert not (tmp_path / "out").exists()
 
 
-def test_a_candidate_of_other_classes_is_refused(
-    folders: dict[str, Path], exported: Exported, tmp_path: Path
-) -> None:
+def test_a_candidate_of_other_classes_is_refused(folders: dict[str, Path], exported: Exported, tmp_path: Path) -> None:
     (tmp_path / "export").mkdir()
     changed(exported[0], tmp_path / "export/model.onnx", other_classes)
     shutil.copy(folders["export"] / "export.json", tmp_path / "export")
     with pytest.raises(UserError, match=r"knows the classes background, pit, crack, scratch, and .*"):
-        run(
-            folders | {"export": tmp_path / "export"}, champion(tmp_path / "champion", None), tmp_path / "out"
-        )
+        run(folders | {"export": tmp_path / "export"}, champion(tmp_path / "champion", None), tmp_path / "out")

@@ -5,13 +5,13 @@ from pathlib import Path
 
 import pytest
 
-from dbrnet.data.building import build_dataset
+from dbrnet.config import PromoteParams
 from dbrnet.data.dataset import Dataset
 from dbrnet.data.split import split_samples
 from dbrnet.data.synthetic import generate
+from dbrnet.data.writer import build_dataset
 from dbrnet.errors import UserError
 from dbrnet.files import sha256_file
-from dbrnet.params import PromoteParams
 from dbrnet.registry.store import open_store
 from dbrnet.registry.tracking import start_or_resume_run
 from dbrnet.steps.promote import promote
@@ -19,12 +19,13 @@ from tests.registry.test_criteria import ASKED, FACTS
 
 
 def made_data(folder: Path) -> Dataset:
-    """A dataset of 40 pictures and its split, both in `folder`."""
+    """A dataset of 40 images and its split, both in `folder`."""
     generate(folder / "source", images=40)
     data = build_dataset("steel-strip", folder / "source", folder, mask_threshold=127)
-    parts = split_samples(data, {one.id: one.id for one in data.samples}, kind="paper",
-                          fractions=(0.5, 0.25, 0.25), seed=0)  # fmt: skip
-    parts.save(folder)
+    splits = split_samples(
+        data, {one.id: one.id for one in data.samples}, kind="random", fractions=(0.5, 0.25, 0.25), seed=0
+    )
+    splits.save(folder)
     return data
 
 
@@ -41,16 +42,19 @@ def test_a_model_that_cannot_be_registered_leaves_its_training_finished(
     model.write_bytes(b"no ONNX model")
     digest = {"model_sha256": sha256_file(model)}
     Path("history.csv").write_text("epoch,loss\n1,0.5\n")
-    lineage = {"run_id": run.run_id, "dataset": {"name": "strip", "content_hash": data.card.content_hash},
-               "split": FACTS["split"] | {"kind": "groups", "leaks": "no",
-                                          "sha256": sha256_file(tmp_path / "split.csv")},
-               "origin": {"code_revision": "bb"}}  # fmt: skip
+    lineage = {
+        "run_id": run.run_id,
+        "dataset": {"name": "strip", "content_hash": data.card.content_hash},
+        "split": FACTS["split"] | {"kind": "groups", "leaks": "no", "sha256": sha256_file(tmp_path / "split.csv")},
+        "provenance": {"code_revision": "bb"},
+    }
     written = {
-        "train": lineage, "export": FACTS["export"] | digest | {"model_file": "model.onnx"},
+        "train": lineage,
+        "export": FACTS["export"] | digest | {"model_file": "model.onnx"},
         "champion": FACTS["champion"] | {"model_name": "strip"},
         "benchmark": FACTS["benchmark"] | digest | {"runtimes": {}},
         "metrics": FACTS["metrics"] | digest | {"dataset": "aa"},
-    }  # fmt: skip
+    }
     for name, content in written.items():
         Path(f"{name}.json").write_text(json.dumps(content))
     with pytest.raises(UserError, match="not a sound ONNX model"):

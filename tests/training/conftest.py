@@ -22,7 +22,7 @@ def recipe() -> Recipe:
         epochs=3,
         batch_size=4,
         defect_free=1.0,
-        standardise=False,
+        normalise_exposure=False,
         image_size=None,
         crop=(64, 64),
         scale=(0.75, 1.5),
@@ -53,7 +53,7 @@ def val_ids() -> list[str]:
 
 @pytest.fixture(scope="session")
 def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
-    """20 pictures of 64x64; the last two are 48x80."""
+    """20 images of 64x64; the last two are 48x80."""
     root = tmp_path_factory.mktemp("squares")
     rng = np.random.default_rng(0)
     samples = []

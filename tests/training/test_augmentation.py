@@ -30,14 +30,14 @@ def test_masks_keep_to_their_ids(
     assert set(np.unique(out_mask)) <= {*ids, 255}
 
 
-def picture() -> tuple[np.ndarray, np.ndarray]:
+def make_image() -> tuple[np.ndarray, np.ndarray]:
     """A gradient in both directions, so that a crop's place shows, and a mask that follows its columns."""
     y, x = np.mgrid[0:64, 0:64].astype(np.uint8)
     return np.stack([3 * x, 3 * y, 0 * x], axis=2), (x // 8).astype(np.uint8)
 
 
 def test_same_seed_same_result_and_another_seed_another() -> None:
-    image, mask = picture()
+    image, mask = make_image()
     augment = Augmentation((48, 48), (0.5, 2.5), flip=True, fill=GREY)
     first, again, other = augment(image, mask, 1), augment(image, mask, 1), augment(image, mask, 2)
     assert all(np.array_equal(a, b) for a, b in zip(first, again, strict=True))
@@ -45,7 +45,7 @@ def test_same_seed_same_result_and_another_seed_another() -> None:
 
 
 def test_image_and_mask_move_together() -> None:
-    image, mask = picture()
+    image, mask = make_image()
     augment = Augmentation((48, 48), (0.5, 2.5), flip=True, fill=GREY)
     for seed in range(20):
         out_image, out_mask = augment(image, mask, seed)
@@ -58,7 +58,7 @@ def test_image_and_mask_move_together() -> None:
 def test_scale_place_and_flips_are_drawn_independently() -> None:
     # One stream for all of them would tie the place of the crop to the scale.
     height = 64
-    image, mask = picture()
+    image, mask = make_image()
     augment = Augmentation((16, 16), (1.0, 2.0), flip=False, fill=GREY)
     slopes, lefts, tops = [], [], []
     for seed in range(300):
@@ -74,7 +74,7 @@ def test_scale_place_and_flips_are_drawn_independently() -> None:
 
 
 def test_without_flip_left_stays_left() -> None:
-    image, mask = picture()
+    image, mask = make_image()
     augment = Augmentation((32, 32), (1.0, 1.0), flip=False, fill=GREY)
     assert all(augment(image, mask, seed)[0][0, :, 0].argmax() == 31 for seed in range(10))
     augment = Augmentation((32, 32), (1.0, 1.0), flip=True, fill=GREY)

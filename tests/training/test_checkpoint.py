@@ -41,9 +41,7 @@ def test_another_runs_is_ignored_in_one_line(tmp_path: Path, caplog: pytest.LogC
 
 
 @pytest.mark.parametrize("content", ["empty", "half", "text", "list", "code"])
-def test_a_broken_one_is_ignored_in_one_line(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture, content: str
-) -> None:
+def test_a_broken_one_is_ignored_in_one_line(tmp_path: Path, caplog: pytest.LogCaptureFixture, content: str) -> None:
     save_checkpoint(tmp_path, "mine", STATE)
     path = tmp_path / CHECKPOINT_FILE
     if content == "list":
@@ -52,9 +50,7 @@ def test_a_broken_one_is_ignored_in_one_line(
         torch.save({"format": 1, "fingerprint": "mine", "state": Path}, path)
     else:
         whole = path.read_bytes()
-        path.write_bytes(
-            {"empty": b"", "half": whole[: len(whole) // 2], "text": b"not a checkpoint"}[content]
-        )
+        path.write_bytes({"empty": b"", "half": whole[: len(whole) // 2], "text": b"not a checkpoint"}[content])
     with caplog.at_level(logging.WARNING):
         assert load_checkpoint(tmp_path, "mine") is None
     assert len(caplog.records) == 1
@@ -76,7 +72,7 @@ def test_what_nobody_goes_on_with_is_removed_and_nothing_else(tmp_path: Path) ->
         return tmp_path / name
 
     own, old, recent = (folder(16 * name, days) for name, days in (("a", 99), ("b", KEPT_DAYS + 1), ("c", 1)))
-    foreign = folder("pictures", 99)
+    foreign = folder("images", 99)
     drop_stale(tmp_path, own, "this code")
     assert [path.exists() for path in (own, old, recent, foreign)] == [True, False, True, True]
     mark_finished(own, "this code")

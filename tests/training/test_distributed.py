@@ -38,11 +38,27 @@ def _float64() -> Iterator[None]:
 def job(dataset: Dataset, train_ids: list[str], val_ids: list[str]) -> Job:
     """Batches of five, which two processes cannot halve; a checkpoint after each iteration."""
     recipe = Recipe(
-        seed=3, epochs=2, batch_size=5, defect_free=1.0, standardise=False, image_size=None, crop=(32, 32),
-        scale=(0.5, 1.0), flip=True, learning_rate=0.01, momentum=0.9, weight_decay=5e-4, schedule="linear",
-        warmup_epochs=1.0, ohem_threshold=0.7, auxiliary_weight=0.8, ema_decay=0.8, amp=True, workers=0,
+        seed=3,
+        epochs=2,
+        batch_size=5,
+        defect_free=1.0,
+        normalise_exposure=False,
+        image_size=None,
+        crop=(32, 32),
+        scale=(0.5, 1.0),
+        flip=True,
+        learning_rate=0.01,
+        momentum=0.9,
+        weight_decay=5e-4,
+        schedule="linear",
+        warmup_epochs=1.0,
+        ohem_threshold=0.7,
+        auxiliary_weight=0.8,
+        ema_decay=0.8,
+        amp=True,
+        workers=0,
         checkpoint_seconds=1e-3,
-    )  # fmt: skip
+    )
     return dataset, train_ids, val_ids, recipe
 
 

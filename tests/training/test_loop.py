@@ -21,19 +21,19 @@ Parts = tuple[list[str], list[str]]
 
 
 @pytest.fixture
-def parts(train_ids: list[str], val_ids: list[str]) -> Parts:
+def splits(train_ids: list[str], val_ids: list[str]) -> Parts:
     return train_ids, val_ids
 
 
 @pytest.fixture
 def averaged(recipe: Recipe) -> Recipe:
-    """With averaged weights, which are part of what must survive a kill."""
+    """With averaged weights, which are split of what must survive a kill."""
     return replace(recipe, epochs=2, ema_decay=0.8)
 
 
 @pytest.fixture
-def uninterrupted(dataset: Dataset, parts: Parts, averaged: Recipe, tmp_path: Path) -> dict[str, Any]:
-    return content(train(dataset, *parts, averaged, tmp_path / "uninterrupted"))
+def uninterrupted(dataset: Dataset, splits: Parts, averaged: Recipe, tmp_path: Path) -> dict[str, Any]:
+    return content(train(dataset, *splits, averaged, tmp_path / "uninterrupted"))
 
 
 def content(result: TrainResult) -> dict[str, Any]:
@@ -58,23 +58,23 @@ def assert_same(one: dict[str, Any], other: dict[str, Any]) -> None:
     ]
 
 
-def train_to_file(root: Path, parts: Parts, recipe: Recipe, workdir: Path, out: Path) -> None:
+def train_to_file(root: Path, splits: Parts, recipe: Recipe, workdir: Path, out: Path) -> None:
     """What the killed process runs."""
     torch.set_num_threads(1)
     file = io.BytesIO()
-    torch.save(content(train(Dataset.load(root), *parts, recipe, workdir)), file)
+    torch.save(content(train(Dataset.load(root), *splits, recipe, workdir)), file)
     write_atomically(out, file.getvalue())
 
 
 @pytest.mark.slow
 def test_killed_at_any_moment_it_ends_in_the_same_bits(
-    dataset: Dataset, parts: Parts, averaged: Recipe, uninterrupted: dict[str, Any], tmp_path: Path
+    dataset: Dataset, splits: Parts, averaged: Recipe, uninterrupted: dict[str, Any], tmp_path: Path
 ) -> None:
     processes = multiprocessing.get_context("forkserver")
     processes.set_forkserver_preload(["dbrnet.training.loop", "torch._dynamo"])
     recipe = replace(averaged, checkpoint_seconds=1e-3)  # after each iteration
     workdir, out = tmp_path / "work", tmp_path / "result.pt"
-    arguments = (dataset.root, parts, recipe, workdir, out)
+    arguments = (dataset.root, splits, recipe, workdir, out)
     kills = 0
     deadline = time.monotonic() + 120
     while not out.exists():
@@ -102,22 +102,22 @@ def _written(workdir: Path) -> int:
 
 
 def test_a_finished_run_is_not_done_again(
-    dataset: Dataset, parts: Parts, averaged: Recipe, uninterrupted: dict[str, Any], tmp_path: Path
+    dataset: Dataset, splits: Parts, averaged: Recipe, uninterrupted: dict[str, Any], tmp_path: Path
 ) -> None:
-    first = train(dataset, *parts, averaged, tmp_path)
+    first = train(dataset, *splits, averaged, tmp_path)
     assert_same(content(first), uninterrupted)  # the same seed, the same bits
     rows: list[EpochRow] = []
-    again = train(dataset, *parts, averaged, tmp_path, on_epoch=rows.append)
+    again = train(dataset, *splits, averaged, tmp_path, on_epoch=rows.append)
     assert not rows
     assert again.history == first.history
     assert_same(content(again), uninterrupted)
 
 
 def test_each_epoch_is_told_once_and_the_best_is_kept(
-    dataset: Dataset, parts: Parts, recipe: Recipe, tmp_path: Path
+    dataset: Dataset, splits: Parts, recipe: Recipe, tmp_path: Path
 ) -> None:
     rows: list[EpochRow] = []
-    result = train(dataset, *parts, recipe, tmp_path, on_epoch=rows.append)
+    result = train(dataset, *splits, recipe, tmp_path, on_epoch=rows.append)
     assert tuple(rows) == result.history
     assert [(row.epoch, row.step) for row in rows] == [(1, 3), (2, 6), (3, 9)]
     assert result.best_miou == max(row.val_miou for row in rows)
@@ -131,9 +131,9 @@ def test_each_epoch_is_told_once_and_the_best_is_kept(
 
 
 def test_the_best_epochs_weights_are_kept_the_earlier_of_equals(
-    dataset: Dataset, parts: Parts, recipe: Recipe
+    dataset: Dataset, splits: Parts, recipe: Recipe
 ) -> None:
-    run = _Run(dataset, *parts, recipe, World(torch.device("cpu")))
+    run = _Run(dataset, *splits, recipe, World(torch.device("cpu")))
     last = [module for module in run.model.head.modules() if isinstance(module, torch.nn.Conv2d)][-1]
     assert last.bias is not None
     for favourite, better in ((1, 0), (0, 3), (0, 4), (2, 0)):  # all background scores best: most pixels are
@@ -152,59 +152,57 @@ def _name(model: torch.nn.Module, conv: torch.nn.Conv2d) -> str:
 
 
 def test_another_seed_or_recipe_starts_afresh(
-    dataset: Dataset, parts: Parts, recipe: Recipe, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    dataset: Dataset, splits: Parts, recipe: Recipe, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     short = replace(recipe, epochs=1)
-    first = train(dataset, *parts, short, tmp_path)
+    first = train(dataset, *splits, short, tmp_path)
     with caplog.at_level(logging.WARNING):
-        other = train(dataset, *parts, replace(short, seed=4), tmp_path)
+        other = train(dataset, *splits, replace(short, seed=4), tmp_path)
     assert "another recipe" in caplog.text
     assert first.step_losses != other.step_losses
 
 
 @pytest.mark.slow
-def test_learns(dataset: Dataset, parts: Parts, recipe: Recipe, tmp_path: Path) -> None:
+def test_learns(dataset: Dataset, splits: Parts, recipe: Recipe, tmp_path: Path) -> None:
     longer = replace(recipe, epochs=20, learning_rate=0.05, scale=(1.0, 1.0), batch_size=7)
-    result = train(dataset, *parts, longer, tmp_path)
+    result = train(dataset, *splits, longer, tmp_path)
     assert result.best_miou > 0.6
     assert result.history[-1].loss < 0.7 * result.history[0].loss  # of the hard pixels alone
 
 
-def test_a_single_picture_and_a_resized_one_train(
-    dataset: Dataset, parts: Parts, recipe: Recipe, tmp_path: Path
+def test_a_single_image_and_a_resized_one_train(
+    dataset: Dataset, splits: Parts, recipe: Recipe, tmp_path: Path
 ) -> None:
-    resized = replace(recipe, epochs=1, image_size=(40, 56), crop=(48, 48), standardise=True)
-    result = train(dataset, parts[0][:1], parts[1][:1], resized, tmp_path)
+    resized = replace(recipe, epochs=1, image_size=(40, 56), crop=(48, 48), normalise_exposure=True)
+    result = train(dataset, splits[0][:1], splits[1][:1], resized, tmp_path)
     assert len(result.step_losses) == 1
     assert result.meta.image_size == (40, 56)
-    assert result.meta.standardised
+    assert result.meta.normalised
     assert result.meta.mean == pytest.approx((0.5,) * 3, abs=0.02)
 
 
-def test_nothing_but_defect_free_pictures_and_none_of_them_wanted(
-    dataset: Dataset, parts: Parts, recipe: Recipe, tmp_path: Path
+def test_nothing_but_defect_free_images_and_none_of_them_wanted(
+    dataset: Dataset, splits: Parts, recipe: Recipe, tmp_path: Path
 ) -> None:
     free = Dataset(dataset.root, dataset.card, tuple(replace(each, classes=()) for each in dataset.samples))
     with pytest.raises(UserError, match=r"train\.defect_free leaves nothing to train on"):
-        train(free, *parts, replace(recipe, defect_free=0.0), tmp_path)
+        train(free, *splits, replace(recipe, defect_free=0.0), tmp_path)
 
 
-def test_divergence_is_one_clear_line(dataset: Dataset, parts: Parts, recipe: Recipe, tmp_path: Path) -> None:
-    with pytest.raises(
-        JobError, match=r"diverged: the loss is .* epoch \d+, iteration \d+, at learning rate"
-    ):
-        train(dataset, *parts, replace(recipe, learning_rate=1e12, warmup_epochs=0.0), tmp_path)
+def test_divergence_is_one_clear_line(dataset: Dataset, splits: Parts, recipe: Recipe, tmp_path: Path) -> None:
+    with pytest.raises(JobError, match=r"diverged: the loss is .* epoch \d+, iteration \d+, at learning rate"):
+        train(dataset, *splits, replace(recipe, learning_rate=1e12, warmup_epochs=0.0), tmp_path)
 
 
-def test_an_empty_part_is_refused(dataset: Dataset, parts: Parts, recipe: Recipe, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="validation part is empty"):
-        train(dataset, parts[0], (), recipe, tmp_path)
+def test_an_empty_part_is_refused(dataset: Dataset, splits: Parts, recipe: Recipe, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="validation split is empty"):
+        train(dataset, splits[0], (), recipe, tmp_path)
     with pytest.raises(UserError, match="nowhere"):
-        train(dataset, ["nowhere"], parts[1], recipe, tmp_path)
+        train(dataset, ["nowhere"], splits[1], recipe, tmp_path)
 
 
-def test_the_fingerprint_knows_what_decides_the_weights(recipe: Recipe, parts: Parts) -> None:
-    train_ids, val_ids = parts
+def test_the_fingerprint_knows_what_decides_the_weights(recipe: Recipe, splits: Parts) -> None:
+    train_ids, val_ids = splits
     mine = recipe.fingerprint("hash", train_ids, val_ids)
     assert replace(recipe, workers=4, checkpoint_seconds=1.0).fingerprint("hash", train_ids, val_ids) == mine
     others = {

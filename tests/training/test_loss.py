@@ -12,10 +12,10 @@ ALONE = World(torch.device("cpu"))
 def count_by_hand(logits: NDArray[np.float64], target: NDArray[np.int64], threshold: float) -> float:
     """The same, one pixel at a time."""
     losses = []
-    for picture, labels in zip(logits, target, strict=True):
+    for image, labels in zip(logits, target, strict=True):
         for (y, x), label in np.ndenumerate(labels):
             if label != 255:
-                scores = np.exp(picture[:, y, x])
+                scores = np.exp(image[:, y, x])
                 losses.append(-np.log(scores[label] / scores.sum()))
     losses.sort(reverse=True)
     hard = [loss for loss in losses if np.exp(-loss) < threshold]

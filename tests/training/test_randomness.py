@@ -8,13 +8,7 @@ from dbrnet.training.randomness import random_state, restore_random_state, seed_
 
 
 def draw() -> tuple[float, ...]:
-    return (
-        random.random(),
-        random.gauss(),
-        float(np.random.rand()),
-        float(np.random.randn()),
-        torch.rand(1).item(),
-    )
+    return (random.random(), random.gauss(), float(np.random.rand()), float(np.random.randn()), torch.rand(1).item())
 
 
 def test_a_seed_fixes_all_generators() -> None:

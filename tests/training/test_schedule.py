@@ -24,13 +24,7 @@ def test_poly_decay_has_the_power_nine_tenths() -> None:
 
 @given(st.integers(1, 500), st.integers(0, 600), st.sampled_from(["linear", "poly"]), st.floats(1e-6, 1.0))
 def test_stays_real_and_between_zero_and_base(total: int, warmup: int, kind: Schedule, base: float) -> None:
-    for step in {
-        0,
-        total // 2,
-        total - 1,
-        total,
-        total + 5,
-    }:  # the released code's turned complex past the end
+    for step in {0, total // 2, total - 1, total, total + 5}:  # the released code's turned complex past the end
         rate = learning_rate(step, total, base, warmup, kind)
         assert isinstance(rate, float)
         assert 0 <= rate <= base * (1 + 1e-9)

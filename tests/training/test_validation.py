@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dbrnet.data.dataset import Dataset
-from dbrnet.data.loading import Pictures
+from dbrnet.data.loading import Images
 from dbrnet.training.distributed import World
 from dbrnet.training.validation import validate
 
@@ -23,26 +23,22 @@ class Threshold(nn.Module):
         return -logits if self.training else logits
 
 
-def test_counts_every_pixel_once_whatever_the_sizes_and_the_batch(
-    dataset: Dataset, val_ids: list[str]
-) -> None:
+def test_counts_every_pixel_once_whatever_the_sizes_and_the_batch(dataset: Dataset, val_ids: list[str]) -> None:
     model = Threshold().train()
-    pictures = Pictures(dataset, val_ids, None)
+    images = Images(dataset, val_ids, None)
     for batch_size in (1, 3, 8):
-        scores = validate(model, pictures, NAMES, MEAN, STD, batch_size, ALONE)
+        scores = validate(model, images, NAMES, MEAN, STD, batch_size, ALONE)
         assert scores.iou == {"background": 1.0, "dark": 1.0, "light": 1.0}
     assert not model.training
 
 
-def test_resized_pictures_are_scored_at_the_masks_size(dataset: Dataset, val_ids: list[str]) -> None:
-    scores = validate(Threshold(), Pictures(dataset, val_ids, (32, 40)), NAMES, MEAN, STD, 4, ALONE)
+def test_resized_images_are_scored_at_the_masks_size(dataset: Dataset, val_ids: list[str]) -> None:
+    scores = validate(Threshold(), Images(dataset, val_ids, (32, 40)), NAMES, MEAN, STD, 4, ALONE)
     union, hits = np.zeros(3), np.zeros(3)
     for name in val_ids:
         sample = dataset.by_id[name]
-        image, mask = Pictures(dataset, [name], (32, 40))[0]
-        x = (torch.from_numpy(image).float().permute(2, 0, 1)[None] / 255 - MEAN[:, None, None]) / STD[
-            :, None, None
-        ]
+        image, mask = Images(dataset, [name], (32, 40))[0]
+        x = (torch.from_numpy(image).float().permute(2, 0, 1)[None] / 255 - MEAN[:, None, None]) / STD[:, None, None]
         logits = F.interpolate(Threshold().eval()(x), size=mask.shape, mode="bilinear", align_corners=False)
         prediction = logits[0].argmax(0).numpy()
         assert mask.shape == (sample.height, sample.width)

@@ -16,7 +16,7 @@ from dbrnet.training.loop import TrainResult, _Run, _run_on
 from dbrnet.training.loss import OhemCrossEntropy
 from dbrnet.training.recipe import Recipe
 
-CASES = {  # of a batch's loss: threshold, how sure the network is, pictures without a valid pixel
+CASES = {  # of a batch's loss: threshold, how sure the network is, images without a valid pixel
     "all hard": (1.0, 0.0, ()),
     "some hard": (0.7, 2.0, ()),
     "none hard, the sixteenth counts": (0.0, 14.0, ()),
@@ -28,7 +28,7 @@ CASES = {  # of a batch's loss: threshold, how sure the network is, pictures wit
 
 
 def batch(case: str) -> tuple[Tensor, Tensor]:
-    """Five pictures' logits and masks, of which the first process gets three and the other two."""
+    """Five images' logits and masks, of which the first process gets three and the other two."""
     _, margin, blank = CASES[case]
     rng = np.random.default_rng(1)
     target = rng.integers(0, 4, (5, 9, 11))
@@ -77,10 +77,10 @@ def main(folder: Path) -> None:
             "from first": world.from_first(lambda: {"rank": rank, "values": (0.1, torch.arange(3))}),
         }
         dataset, recipe = Dataset.load(Path(job["root"])), Recipe(**job["recipe"])
-        parts = job["train_ids"], job["val_ids"]
-        fingerprint = recipe.fingerprint(dataset.card.content_hash, *parts)
+        splits = job["train_ids"], job["val_ids"]
+        fingerprint = recipe.fingerprint(dataset.card.content_hash, *splits)
         for name in ("afresh", "resumed"):  # as `train` does; torch's processes can join only once
-            run = _Run(dataset, *parts, recipe, world)
+            run = _Run(dataset, *splits, recipe, world)
             _run_on(run, folder / name / f"of rank {rank}", fingerprint, None)
             found[name] = content(run.result())
     torch.save(found, folder / f"{rank}.pt")

@@ -1,10 +1,10 @@
-"""A factory's own data: pictures in images/, their labels in one of three layouts, told by what is there.
+"""A factory's own data: images in images/, their labels in one of three layouts, told by what is there.
 
     masks/<name>.png            class ids, 0 is the background
     masks/<class>/<name>.png    a folder for each class, one file at least; what is not 0 is defect
-    <any name>.csv              run-length encoded rows, see `rle_table`; no row: a defect-free picture
+    <any name>.csv              run-length encoded rows, see `rle_table`; no row: a defect-free image
 
-withdrawn.txt, if there, lists pictures that are to be left out: ids of the former dataset or file names.
+withdrawn.txt, if there, lists images that are to be left out: ids of the previous dataset or file names.
 """
 
 import os
@@ -19,14 +19,14 @@ from pathlib import Path, PurePath
 import numpy as np
 
 from dbrnet.data.dataset import About, ClassInfo
-from dbrnet.data.pictures import read_class_ids, read_marked
+from dbrnet.data.image_decoding import read_class_ids, read_marked
 from dbrnet.data.readers.reader import RawMask, RawSample, find_layout
 from dbrnet.data.readers.rle_table import BadRow, Row, read_mask, read_table
 from dbrnet.errors import UserError
 
 NAME = "factory"
 IMAGES, MASKS, WITHDRAWN = "images", "masks", "withdrawn.txt"
-NO_MASK = "has no mask; a defect-free picture needs an empty one"
+NO_MASK = "has no mask; a defect-free image needs an empty one"
 
 _COLORS = (  # Okabe and Ito's, told apart by colour-blind readers too
     (230, 159, 0),
@@ -50,19 +50,19 @@ class Rejected:
 
     file: str  # relative to the source
     reason: str
-    counts: bool = True  # whether it is a picture lost; of one picture's files only one counts
+    counts: bool = True  # whether it is an image lost; of one image's files only one counts
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A picture that has all it needs, as far as names tell."""
+    """An image that has all it needs, as far as names tell."""
 
     raw: RawSample
     masks: tuple[Path, ...]
 
     @property
     def files(self) -> tuple[Path, ...]:
-        """The picture's file first."""
+        """The image's file first."""
         return (self.raw.image, *self.masks)
 
 
@@ -93,19 +93,19 @@ def about(classes: Sequence[str]) -> About:
 
 
 def list_source(root: Path, classes: Sequence[str]) -> Listing:
-    """Pair pictures with their labels under `root`. Raises `UserError` where there is no layout to go by."""
+    """Pair images with their labels under `root`. Raises `UserError` where there is no layout to go by."""
     only_withdraws = (root / WITHDRAWN).is_file() and not (root / IMAGES).exists()
     folder = root if only_withdraws else find_layout(root, (IMAGES,))
-    pictures = _by_key(_files(folder / IMAGES))
+    images = _by_key(_files(folder / IMAGES))
     tables = [path for path in _files(folder) if path.suffix.lower() == ".csv"]
     mask_files = _mask_files(folder / MASKS, classes)
     if len(tables) > 1 or (tables and mask_files):
         found = " and ".join([*(path.name for path in tables), *([MASKS] if mask_files else [])])
         raise UserError(f"has {found}; give the labels in one of them")
     if tables:
-        listing = _list_table(pictures, tables[0], root, classes)
-    elif mask_files or not pictures:
-        listing = _list_masks(pictures, mask_files, root, folder, classes)
+        listing = _list_table(images, tables[0], root, classes)
+    elif mask_files or not images:
+        listing = _list_masks(images, mask_files, root, folder, classes)
     else:
         raise UserError(f"has {IMAGES}/ but no labels; give {MASKS}/ or a csv beside it")
     if (folder / WITHDRAWN).is_file():
@@ -118,32 +118,28 @@ def list_source(root: Path, classes: Sequence[str]) -> Listing:
 
 
 def identify(stem: str) -> str:
-    """The id of a picture whose file's name is `stem`: letters, digits and ._- kept, the rest as _."""
+    """The id of an image whose file's name is `stem`: letters, digits and ._- kept, the rest as _."""
     clean = re.sub(r"[^\w.-]+", "_", unicodedata.normalize("NFC", stem))
     return clean.encode()[:_LONGEST_ID].decode(errors="ignore")
 
 
 def is_named(names: frozenset[str], id_: str, file: str) -> bool:
-    """Whether withdrawn.txt's `names` hold the picture `id_`, kept as `file`, by its id or a file's name."""
+    """Whether withdrawn.txt's `names` hold the image `id_`, kept as `file`, by its id or a file's name."""
     if {id_, file} & names:
         return True
     return any(PurePath(name).suffix and identify(PurePath(name).stem) == id_ for name in names)
 
 
 def _list_masks(
-    pictures: Mapping[str, list[Path]],
-    masks: Sequence[ReadMarked],
-    root: Path,
-    folder: Path,
-    classes: Sequence[str],
+    images: Mapping[str, list[Path]], masks: Sequence[ReadMarked], root: Path, folder: Path, classes: Sequence[str]
 ) -> Listing:
     by_class = any(class_id for class_id, _ in masks)
     listing = Listing("a mask for each class" if by_class else "masks of class ids")
     masks_of: dict[str, list[ReadMarked]] = defaultdict(list)
     for class_id, path in masks:
         masks_of[_key(path)].append((class_id, path))
-    for key in sorted({*pictures, *masks_of}):
-        found, own = pictures.get(key, []), sorted(masks_of.get(key, []))
+    for key in sorted({*images, *masks_of}):
+        found, own = images.get(key, []), sorted(masks_of.get(key, []))
         if reason := _mismatch(found, own):
             first, *others = [*found, *(path for _, path in own)]
             listing.rejected.append(Rejected(_name(first, root), reason))
@@ -155,12 +151,12 @@ def _list_masks(
     return listing
 
 
-def _mismatch(pictures: Sequence[Path], masks: Sequence[ReadMarked]) -> str:
+def _mismatch(images: Sequence[Path], masks: Sequence[ReadMarked]) -> str:
     """Why these files of one name do not make a sample; empty where they do."""
-    if not pictures:
-        return "is a mask without a picture"
-    if len(pictures) > 1:
-        return f"{_together(pictures)} have one name but for case or suffix; rename one"
+    if not images:
+        return "is a mask without an image"
+    if len(images) > 1:
+        return f"{_together(images)} have one name but for case or suffix; rename one"
     if not masks:
         return NO_MASK
     classes = [class_id for class_id, _ in masks]
@@ -169,13 +165,11 @@ def _mismatch(pictures: Sequence[Path], masks: Sequence[ReadMarked]) -> str:
     return ""
 
 
-def _list_table(
-    pictures: Mapping[str, list[Path]], table: Path, root: Path, classes: Sequence[str]
-) -> Listing:
-    listing = Listing("run-length encoded rows; a picture without a row is defect-free")
+def _list_table(images: Mapping[str, list[Path]], table: Path, root: Path, classes: Sequence[str]) -> Listing:
+    listing = Listing("run-length encoded rows; an image without a row is defect-free")
     rows_of: dict[str, dict[int, Row]] = defaultdict(dict)
-    faults: dict[str, str] = {}  # of pictures, by their file's name
-    names = {_normal(path.name) for found in pictures.values() for path in found}
+    faults: dict[str, str] = {}  # of images, by their file's name
+    names = {_normal(path.name) for found in images.values() for path in found}
     numbered = enumerate(classes, start=1)
     labels = {label: number for number, name in numbered for label in (str(number), name)}
     missing: set[str] = set()
@@ -191,7 +185,7 @@ def _list_table(
             faults.setdefault(image, f"{place}: class {classes[row.class_id - 1]} has a row already")
         else:
             rows_of[image][row.class_id] = row
-    for found in pictures.values():
+    for found in images.values():
         for path in found:
             name = _normal(path.name)
             if len(found) > 1:
@@ -222,7 +216,7 @@ def _read_marked(masks: Sequence[ReadMarked], height: int, width: int) -> RawMas
         marked = read_marked(path)
         if marked.shape != ids.shape:
             found = " x ".join(map(str, marked.shape))
-            raise UserError(f"{path} is {found} (height x width) and its picture {height} x {width}")
+            raise UserError(f"{path} is {found} (height x width) and its image {height} x {width}")
         np.putmask(ids, marked, class_id)
         claims += marked
     return RawMask(ids, int((claims > 1).sum()))
@@ -241,9 +235,7 @@ def _mask_files(folder: Path, classes: Sequence[str]) -> list[ReadMarked]:
         )
     unknown = [path.name for path in folders if path.name not in classes]
     if unknown:
-        raise UserError(
-            f"{MASKS}/{unknown[0]} is no class; ingest.classes in params.yaml has {', '.join(classes)}"
-        )
+        raise UserError(f"{MASKS}/{unknown[0]} is no class; ingest.classes in params.yaml has {', '.join(classes)}")
     ids = {name: class_id for class_id, name in enumerate(classes, start=1)}
     return direct or [(ids[path.name], file) for path in folders for file in _files(path)]
 
@@ -293,18 +285,16 @@ def _read_withdrawn(path: Path) -> tuple[str, ...]:
 
 
 def _strangers(root: Path, folder: Path, used: set[Path], known: set[str]) -> Iterator[Rejected]:
-    """The files that belong to nothing. Those in images/ count: they may be pictures."""
+    """The files that belong to nothing. Those in images/ count: they may be images."""
     for path in _walk(root, [folder / IMAGES, folder / MASKS]):
         name = _name(path, root)
         if path in used or name in known:
             continue
         in_images = path.is_relative_to(folder / IMAGES)
-        if any(
-            _is_systems(part) for part in (path, *path.parents) if part.is_relative_to(root) and part != root
-        ):
+        if any(_is_systems(part) for part in (path, *path.parents) if part.is_relative_to(root) and part != root):
             yield Rejected(name, "a file of a system's or an editor's", counts=False)
         elif path.is_file():
-            reason = f"pictures lie in {IMAGES}/ itself" if in_images else "not part of the layout"
+            reason = f"images lie in {IMAGES}/ itself" if in_images else "not part of the layout"
             yield Rejected(name, reason, counts=in_images)
         else:
             yield Rejected(name, "no plain file, or a link that leads nowhere", counts=in_images)

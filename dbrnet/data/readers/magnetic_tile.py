@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from dbrnet.data.dataset import About, ClassInfo, decode_grey
-from dbrnet.data.pictures import read_whole
+from dbrnet.data.image_decoding import read_whole
 from dbrnet.data.readers.reader import Measured, RawMask, RawSample, Reader, pair_by_stem
 from dbrnet.errors import UserError
 
@@ -21,7 +21,7 @@ _NAME = re.compile(r"exp(\d+)_num_(\d+)")
 
 
 class MagneticTile(Reader):
-    """The public set: 1,344 pictures of about 246 tiles; its masks are grey and are thresholded."""
+    """The public set: 1,344 images of about 246 tiles; its masks are grey and are thresholded."""
 
     about = About(
         name="magnetic-tile",
@@ -37,14 +37,14 @@ class MagneticTile(Reader):
         homepage="https://github.com/abin24/Magnetic-tile-defect-datasets.",
         citation="Huang, Qiu, Yuan: Surface defect saliency of magnetic tile, The Visual Computer 36, 2020",
         licence="its README welcomes use and asks for a citation",
-        group_rule="pictures of one tile under successive exposures share a group; a new tile starts, in "
+        group_rule="images of one tile under successive exposures share a group; a new tile starts, in "
         f"order of num within a class, when exp does not increase or num jumps by {TILE_JUMP} or more",
         leak_note="",
     )
     layout = tuple(f"MT_{name}" for name in (*DEFECTS, FREE))
 
     def samples(self, folder: Path, mask_threshold: int) -> list[RawSample]:
-        """The pairs of all six folders; a picture's class is its folder's."""
+        """The pairs of all six folders; an image's class is its folder's."""
         found = []
         for class_id, name in enumerate((FREE, *DEFECTS)):
             files = folder / f"MT_{name}" / "Imgs"
@@ -55,9 +55,7 @@ class MagneticTile(Reader):
             for image, mask in pairs:
                 read_mask = partial(_read_mask, mask, class_id, mask_threshold)
                 prefix = name.lower()
-                found.append(
-                    RawSample(f"{prefix}-{image.stem}", image, f"{prefix}-{tiles[image.stem]}", read_mask)
-                )
+                found.append(RawSample(f"{prefix}-{image.stem}", image, f"{prefix}-{tiles[image.stem]}", read_mask))
         return found
 
     def notes(self, folder: Path, measured: Sequence[Measured], mask_threshold: int) -> tuple[str, ...]:
@@ -71,26 +69,26 @@ class MagneticTile(Reader):
             f"grey values between black and white, {sum(grey)} pixels in all"
         ]
         if empty:
-            found.append(f"masks of defective pictures that are empty: {', '.join(empty)}")
+            found.append(f"masks of defective images that are empty: {', '.join(empty)}")
         if nearly:
             found.append(f"masks with fewer than {NEARLY_EMPTY} pixels: {', '.join(nearly)}")
         return tuple(found)
 
 
 def find_tiles(stems: Iterable[str]) -> dict[str, str]:
-    """The tile of each picture `exp<E>_num_<N>` of one class, named by the tile's first num."""
+    """The tile of each image `exp<E>_num_<N>` of one class, named by the tile's first num."""
     numbered = []
     for stem in stems:
         if (match := _NAME.fullmatch(stem)) is None:
-            raise UserError(f"{stem}: pictures are named exp<E>_num_<N>; rename or remove it")
+            raise UserError(f"{stem}: images are named exp<E>_num_<N>; rename or remove it")
         numbered.append((int(match[2]), int(match[1]), stem))
     tiles: dict[str, str] = {}
-    tile, former_num, former_exposure = "", 0, 0
+    tile, previous_num, previous_exposure = "", 0, 0
     for num, exposure, stem in sorted(numbered):
-        if not tile or exposure <= former_exposure or num - former_num >= TILE_JUMP:
+        if not tile or exposure <= previous_exposure or num - previous_num >= TILE_JUMP:
             tile = f"{num:06d}"
         tiles[stem] = tile
-        former_num, former_exposure = num, exposure
+        previous_num, previous_exposure = num, exposure
     return tiles
 
 
@@ -98,6 +96,6 @@ def _read_mask(path: Path, class_id: int, threshold: int, height: int, width: in
     levels = decode_grey(read_whole(path), path)
     marked = levels > threshold
     if not class_id and marked.any():
-        raise UserError(f"{path} marks a defect in a picture of MT_{FREE}; correct it or remove the picture")
+        raise UserError(f"{path} marks a defect in an image of MT_{FREE}; correct it or remove the image")
     grey = int(np.count_nonzero((levels > 0) & (levels < 255)))
     return RawMask((marked * class_id).astype(np.uint8), grey=grey)

@@ -5,7 +5,7 @@ from functools import partial
 from pathlib import Path
 
 from dbrnet.data.dataset import About, ClassInfo, decode_grey
-from dbrnet.data.pictures import read_whole
+from dbrnet.data.image_decoding import read_whole
 from dbrnet.data.readers.reader import Measured, RawMask, RawSample, Reader, image_files, pair_by_stem
 from dbrnet.errors import UserError
 
@@ -13,7 +13,7 @@ PUBLISHED = {"training": "train", "test": "test"}
 
 
 class NeuSeg(Reader):
-    """The public set: 3,630 training and 840 test pictures of 200 x 200."""
+    """The public set: 3,630 training and 840 test images of 200 x 200."""
 
     about = About(
         name="neu-seg",
@@ -29,31 +29,31 @@ class NeuSeg(Reader):
         "Automated Surface Defect Detection, IEEE Transactions on Industrial Informatics 16(12), 2020",
         licence="none is stated",
         group_rule="",
-        leak_note="96.4 % of the published test pictures are turned training pictures, and many pictures "
-        "of two classes are others with a defect pasted in: a split must go by what the pictures show",
+        leak_note="96.4 % of the published test images are turned training images, and many images "
+        "of two classes are others with a defect pasted in: a split must go by what the images show",
     )
     layout = ("images", "annotations")
 
     def samples(self, folder: Path, mask_threshold: int) -> list[RawSample]:
-        """The pairs of both published parts, which the ids keep apart."""
+        """The pairs of both published splits, which the ids keep apart."""
         found = []
-        for part in PUBLISHED:
-            images, masks = folder / "images" / part, folder / "annotations" / part
+        for split_name in PUBLISHED:
+            images, masks = folder / "images" / split_name, folder / "annotations" / split_name
             for needed in (images, masks):
                 if not needed.is_dir():
                     raise UserError(f"{needed.relative_to(folder)} is missing; fetch the dataset again")
             for image, mask in pair_by_stem(image_files(images), image_files(masks), folder):
-                id_ = f"{part}-{image.stem}"
+                id_ = f"{split_name}-{image.stem}"
                 read_mask = partial(_read_mask, mask)
-                found.append(RawSample(id_, image, id_, read_mask, PUBLISHED[part]))
+                found.append(RawSample(id_, image, id_, read_mask, PUBLISHED[split_name]))
         return found
 
     def notes(self, folder: Path, measured: Sequence[Measured], mask_threshold: int) -> tuple[str, ...]:
-        """How large the published parts are; they are not used as a split."""
-        sizes = {part: sum(one.id.startswith(f"{part}-") for one in measured) for part in PUBLISHED}
+        """How large the published splits are; they are not used as a split."""
+        sizes = {split_name: sum(one.id.startswith(f"{split_name}-") for one in measured) for split_name in PUBLISHED}
         return (
-            f"the published parts, {sizes['training']} training and {sizes['test']} test pictures, are read "
-            "as one set; the ids say which part a picture came from",
+            f"the published splits, {sizes['training']} training and {sizes['test']} test images, are read "
+            "as one set; the ids say which split an image came from",
         )
 
 

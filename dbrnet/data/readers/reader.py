@@ -27,13 +27,13 @@ class RawMask:
 
 @dataclass(frozen=True)
 class RawSample:
-    """One picture as its source has it. `read_mask(height, width)` is given the picture's size."""
+    """One image as its source has it. `read_mask(height, width)` is given the image's size."""
 
     id: str
     image: Path
     group: str
     read_mask: Callable[[int, int], RawMask]
-    published: str = ""  # the part in which it was published, train or test; empty: none
+    published: str = ""  # the split in which it was published, train or test; empty: none
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Measured:
 
 
 class Reader(ABC):
-    """Knows one dataset's layout: where pictures, masks and groups are, and what is odd about it."""
+    """Knows one dataset's layout: where images, masks and groups are, and what is odd about it."""
 
     about: ClassVar[About]
     layout: ClassVar[tuple[str, ...]]  # the files and folders by which the layout is known
@@ -67,9 +67,7 @@ def find_layout(root: Path, layout: tuple[str, ...]) -> Path:
     for _ in range(_WRAPPING_DEPTH + 1):
         found = [folder for folder in level if all((folder / name).exists() for name in layout)]
         if len(found) > 1:
-            raise UserError(
-                f"{found[0].name} and {found[1].name} both look like the dataset; give one of them"
-            )
+            raise UserError(f"{found[0].name} and {found[1].name} both look like the dataset; give one of them")
         if found:
             return found[0]
         level = sorted(path for folder in level for path in folder.iterdir() if path.is_dir())
@@ -77,22 +75,20 @@ def find_layout(root: Path, layout: tuple[str, ...]) -> Path:
 
 
 def pair_by_stem(images: Iterable[Path], masks: Iterable[Path], folder: Path) -> list[tuple[Path, Path]]:
-    """Each picture with the mask of its name, ascending; one without the other is a `UserError`."""
+    """Each image with the mask of its name, ascending; one without the other is a `UserError`."""
     mask_of = {path.stem: path for path in masks}
     pairs = []
     for image in sorted(images):
         if (mask := mask_of.pop(image.stem, None)) is None:
-            raise UserError(f"{image.relative_to(folder)} has no mask; add it or remove the picture")
+            raise UserError(f"{image.relative_to(folder)} has no mask; add it or remove the image")
         pairs.append((image, mask))
     for mask in mask_of.values():
-        raise UserError(f"{mask.relative_to(folder)} is a mask without a picture; add it or remove the mask")
+        raise UserError(f"{mask.relative_to(folder)} is a mask without an image; add it or remove the mask")
     return pairs
 
 
 def image_files(folder: Path) -> list[Path]:
-    """The pictures directly in `folder`, ascending; files of systems and editors are passed over."""
+    """The images directly in `folder`, ascending; files of systems and editors are passed over."""
     return sorted(
-        path
-        for path in folder.iterdir()
-        if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
+        path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
     )

@@ -1,7 +1,7 @@
 """Run-length encoded masks in a csv file with Severstal's columns, of its new form or its old one.
 
-ImageId,ClassId,EncodedPixels    one row a picture and class
-ImageId_ClassId,EncodedPixels    the same; an empty cell says that the picture has no such defect
+ImageId,ClassId,EncodedPixels    one row an image and class
+ImageId_ClassId,EncodedPixels    the same; an empty cell says that the image has no such defect
 """
 
 import csv
@@ -25,7 +25,7 @@ csv.field_size_limit(1 << 24)  # a ragged mask's runs exceed the module's 128 Ki
 
 
 class Row(NamedTuple):
-    """The runs of one class in one picture."""
+    """The runs of one class in one image."""
 
     image: str  # file name
     class_id: int
@@ -73,7 +73,7 @@ def read_table(path: Path, labels: Mapping[str, int]) -> Iterator[Row | BadRow]:
 
 
 def _divide(cell: str, known: list[str]) -> tuple[str, str]:
-    """Picture and class of the old form's first cell; a class's name may hold underscores too."""
+    """Image and class of the old form's first cell; a class's name may hold underscores too."""
     for label in known:
         if cell.endswith(f"_{label}"):
             return cell[: -len(label) - 1], label
@@ -82,7 +82,7 @@ def _divide(cell: str, known: list[str]) -> tuple[str, str]:
 
 
 def read_mask(rows: Mapping[int, Row], height: int, width: int) -> RawMask:
-    """The mask of one picture from its rows by class id; the highest id wins where they overlap."""
+    """The mask of one image from its rows by class id; the highest id wins where they overlap."""
     ids: Mask | None = None
     overlap = np.zeros((), bool)
     decoder = Decoder(height, width)

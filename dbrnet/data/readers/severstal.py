@@ -15,7 +15,7 @@ TABLE = "train.csv"
 
 
 class Severstal(Reader):
-    """The competition's layout, the whole set (12,568 pictures) or a part of it."""
+    """The competition's layout, the whole set (12,568 images) or a part of it."""
 
     about = About(
         name="severstal",
@@ -41,11 +41,11 @@ class Severstal(Reader):
     }
 
     def group(self, stem: str) -> str:
-        """The group of a picture, by its file's name: here each its own."""
+        """The group of an image, by its file's name: here each its own."""
         return stem
 
     def samples(self, folder: Path, mask_threshold: int) -> list[RawSample]:
-        """All of train_images/; a picture without a row is defect-free. test_images/ has no labels."""
+        """All of train_images/; an image without a row is defect-free. test_images/ has no labels."""
         images = image_files(folder / "train_images")
         rows_of: dict[str, dict[int, Row]] = {image.name: {} for image in images}
         labels = {str(class_id): class_id for class_id in range(1, len(self.about.classes))}
@@ -53,9 +53,7 @@ class Severstal(Reader):
             if isinstance(row, BadRow):
                 raise UserError(f"{row.place}: {row.reason}")
             if row.image not in rows_of:
-                raise UserError(
-                    f"{row.place}: there is no train_images/{row.image[:200]}; add it or remove the row"
-                )
+                raise UserError(f"{row.place}: there is no train_images/{row.image[:200]}; add it or remove the row")
             if row.class_id in rows_of[row.image]:
                 raise UserError(f"{row.place}: class {row.class_id} of {row.image} has a row already")
             rows_of[row.image][row.class_id] = row
@@ -67,10 +65,7 @@ class Severstal(Reader):
     def notes(self, folder: Path, measured: Sequence[Measured], mask_threshold: int) -> tuple[str, ...]:
         """Who wins where classes overlap, how often they do, and whose table it is."""
         overlaps = [one.overlap for one in measured if one.overlap]
-        overlap = (
-            f"where classes overlap the highest class id wins: {sum(overlaps)} pixels in "
-            f"{len(overlaps)} pictures"
-        )
+        overlap = f"where classes overlap the highest class id wins: {sum(overlaps)} pixels in {len(overlaps)} images"
         return (overlap, self._table_note(folder / TABLE)) if self.whole_tables else (overlap,)
 
     def _table_note(self, table: Path) -> str:

@@ -22,7 +22,7 @@ def _ids(listing: Listing) -> list[str]:
 
 @pytest.fixture
 def batch(tmp_path: Path) -> Path:
-    """Three pictures of 30 x 40 without labels yet."""
+    """Three images of 30 x 40 without labels yet."""
     root = tmp_path / "batch"
     for number, name in enumerate(("a.png", "b.jpg", "c.bmp")):
         write_image(root / "images" / name, texture(30, 40, number))
@@ -47,7 +47,7 @@ def test_a_folder_for_each_class_and_the_highest_id_wins(batch: Path) -> None:
     mask = listing.candidates[0].raw.read_mask(30, 40)
     assert np.bincount(mask.ids.ravel()).tolist() == [1100, 84, 16]
     assert mask.overlap == 16
-    assert _rejected(listing) == {"images/c.bmp": "has no mask; a defect-free picture needs an empty one"}
+    assert _rejected(listing) == {"images/c.bmp": "has no mask; a defect-free image needs an empty one"}
 
 
 @pytest.mark.parametrize(
@@ -75,17 +75,8 @@ def test_a_class_name_that_ends_like_another_is_not_taken_for_it(batch: Path) ->
     assert listing.candidates[0].raw.read_mask(30, 40).ids[0, 0] == 2
 
 
-def test_bad_rows_turn_their_picture_away_and_name_the_row(batch: Path) -> None:
-    rows = (
-        "a.png,3,1 2",
-        "z.png,1,1 2",
-        "z.png,2,1 2",
-        "b.jpg,1,1 2",
-        "b.jpg,scratch,5 2",
-        "c.bmp,1",
-        "",
-        "x",
-    )
+def test_bad_rows_turn_their_image_away_and_name_the_row(batch: Path) -> None:
+    rows = ("a.png,3,1 2", "z.png,1,1 2", "z.png,2,1 2", "b.jpg,1,1 2", "b.jpg,scratch,5 2", "c.bmp,1", "", "x")
     (batch / "labels.csv").write_text("\n".join(("ImageId,ClassId,EncodedPixels", *rows)) + "\n")
     listing = list_source(batch, CLASSES)
     assert not listing.candidates
@@ -153,16 +144,11 @@ def test_an_accent_of_two_characters_is_that_of_one(batch: Path) -> None:
         (("masks/a.png", "labels.csv"), "has labels.csv and masks; give the labels in one"),
         (("one.csv", "two.csv"), "has one.csv and two.csv; give"),
         (("masks/a.png", "masks/scratch/a.png"), "holds files (a.png) and folders (scratch)"),
-        (
-            ("masks/dnet/a.png",),
-            "masks/dnet is no class; ingest.classes in params.yaml has scratch, deep_dent",
-        ),
+        (("masks/dnet/a.png",), "masks/dnet is no class; ingest.classes in params.yaml has scratch, deep_dent"),
         (("labels.csv",), "the columns are ''"),
     ],
 )
-def test_a_layout_that_cannot_be_told_is_an_error(
-    batch: Path, files: tuple[str, ...], complaint: str
-) -> None:
+def test_a_layout_that_cannot_be_told_is_an_error(batch: Path, files: tuple[str, ...], complaint: str) -> None:
     for name in files:
         (batch / name).parent.mkdir(parents=True, exist_ok=True)
         (batch / name).write_bytes(b"")

@@ -3,9 +3,9 @@ from pathlib import Path
 
 import pytest
 
-from dbrnet.data.building import build_dataset
 from dbrnet.data.dataset import Dataset
 from dbrnet.data.readers.magnetic_tile import find_tiles
+from dbrnet.data.writer import build_dataset
 from dbrnet.errors import UserError
 
 
@@ -16,9 +16,7 @@ def _build(source: Path, out: Path, threshold: int = 127) -> Dataset:
 
 def test_a_tile_ends_where_exposures_start_again_or_numbers_jump() -> None:
     # In order of num, not of text: 90 comes before 100; a jump of 399 is none, one of 400 is.
-    tiles = find_tiles(
-        ["exp1_num_90", "exp2_num_100", "exp4_num_499", "exp5_num_899", "exp5_num_900", "exp1_num_901"]
-    )
+    tiles = find_tiles(["exp1_num_90", "exp2_num_100", "exp4_num_499", "exp5_num_899", "exp5_num_900", "exp1_num_901"])
     assert tiles == {
         "exp1_num_90": "000090",
         "exp2_num_100": "000090",
@@ -30,7 +28,7 @@ def test_a_tile_ends_where_exposures_start_again_or_numbers_jump() -> None:
 
 
 def test_another_name_is_an_error() -> None:
-    with pytest.raises(UserError, match="IMG_3: pictures are named"):
+    with pytest.raises(UserError, match="IMG_3: images are named"):
         find_tiles(["exp1_num_1", "IMG_3"])
 
 
@@ -60,7 +58,7 @@ def test_the_threshold_decides_and_is_written_down(tile_source: Path, tmp_path: 
         assert "15 masks hold grey values between black and white, 45 pixels" in dataset.card.notes[0]
 
 
-def test_empty_masks_of_defective_pictures_are_noted(tile_source: Path, tmp_path: Path) -> None:
+def test_empty_masks_of_defective_images_are_noted(tile_source: Path, tmp_path: Path) -> None:
     dataset = _build(tile_source, tmp_path / "out", 254)
     assert len(dataset.card.notes) == 1
     folder = tile_source / "tiles-master/MT_Uneven/Imgs"
@@ -74,7 +72,7 @@ def test_empty_masks_of_defective_pictures_are_noted(tile_source: Path, tmp_path
     assert dataset.card.notes[1].endswith("are empty: uneven-exp1_num_1000")
 
 
-def test_a_defect_in_a_free_picture_is_an_error(tile_source: Path, tmp_path: Path) -> None:
+def test_a_defect_in_a_free_image_is_an_error(tile_source: Path, tmp_path: Path) -> None:
     top = tile_source / "tiles-master"
     for suffix in ("jpg", "png"):
         name = f"Imgs/exp1_num_1000.{suffix}"
@@ -89,8 +87,8 @@ def test_the_real_archive(archives: Path, tmp_path: Path) -> None:
         pytest.skip("needs the real archives: set DBRNET_DATASETS to the folder that holds them")
     dataset = _build(archives / "magnetic-tile.zip", tmp_path / "out")
     card = dataset.card
-    pictures = Counter(s.id.partition("-")[0] for s in dataset.samples)
-    assert pictures == {"blowhole": 115, "break": 85, "crack": 57, "fray": 32, "uneven": 103, "free": 952}
+    images = Counter(s.id.partition("-")[0] for s in dataset.samples)
+    assert images == {"blowhole": 115, "break": 85, "crack": 57, "fray": 32, "uneven": 103, "free": 952}
     assert card.groups == 246
     tiles = Counter(group.partition("-")[0] for group in {s.group for s in dataset.samples})
     assert tiles == {"blowhole": 22, "break": 16, "crack": 12, "fray": 7, "uneven": 17, "free": 172}

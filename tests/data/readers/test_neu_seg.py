@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from dbrnet.data.building import build_dataset
+from dbrnet.data.writer import build_dataset
 from dbrnet.errors import UserError
 
 
@@ -10,8 +10,8 @@ def test_both_parts_are_read(neu_source: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     out.mkdir()
     dataset = build_dataset("neu-seg", neu_source, out)
-    parts = {sample.id: sample.classes for sample in dataset.samples}
-    assert parts == {
+    splits = {sample.id: sample.classes for sample in dataset.samples}
+    assert splits == {
         "test-000001": (1,),
         "test-000002": (2,),
         "training-000001": (1,),
@@ -20,8 +20,8 @@ def test_both_parts_are_read(neu_source: Path, tmp_path: Path) -> None:
     }
     assert dataset.card.group_rule == ""
     assert all(sample.group == sample.id for sample in dataset.samples)
-    assert "turned training pictures" in dataset.card.leak_note
-    assert {part: len(ids) for part, ids in dataset.published_parts.items()} == {"train": 3, "test": 2}
+    assert "turned training images" in dataset.card.leak_note
+    assert {split_name: len(ids) for split_name, ids in dataset.published_splits.items()} == {"train": 3, "test": 2}
 
 
 @pytest.mark.parametrize("lost", ["images/test/000001.jpg", "annotations/training/000002.png"])
@@ -44,7 +44,7 @@ def test_the_real_archive(archives: Path, tmp_path: Path) -> None:
         "patches": 1448 + 360,
         "scratches": 1429 + 353,
     }
-    # The facts' shares of the published parts, weighted by their pictures, to the digits they have.
+    # The facts' shares of the published splits, weighted by their images, to the digits they have.
     expected = {"background": (87.94, 87.55), "inclusion": (2.14, 2.49), "patches": (7.36, 7.18)}
     for name, (training, test) in expected.items():
         percent = (3630 * training + 840 * test) / 4470

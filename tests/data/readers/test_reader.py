@@ -31,5 +31,5 @@ def test_pairs_are_by_name_and_complete() -> None:
     assert pair_by_stem(images, masks, folder) == [(images[1], masks[0]), (images[0], masks[1])]
     with pytest.raises(UserError, match=r"images/2\.jpg has no mask"):
         pair_by_stem(images, masks[:1], folder)
-    with pytest.raises(UserError, match=r"masks/1\.png is a mask without a picture"):
+    with pytest.raises(UserError, match=r"masks/1\.png is a mask without an image"):
         pair_by_stem(images[:1], masks, folder)

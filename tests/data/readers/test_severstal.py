@@ -4,9 +4,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dbrnet.data.building import build_dataset
 from dbrnet.data.dataset import Dataset
 from dbrnet.data.readers.severstal import Severstal, git_blob
+from dbrnet.data.writer import build_dataset
 from dbrnet.errors import UserError
 
 NEW, OLD = "ImageId,ClassId,EncodedPixels", "ImageId_ClassId,EncodedPixels"
@@ -30,7 +30,7 @@ def test_rows_become_masks_and_missing_rows_are_defect_free(severstal_source: Pa
     assert down.tolist() == expected.tolist()
     assert dataset.mask(dataset.by_id["c"])[31, 63] == 4
     assert dataset.card.notes == (
-        "where classes overlap the highest class id wins: 1 pixels in 1 pictures",
+        "where classes overlap the highest class id wins: 1 pixels in 1 images",
         "train.csv is not one of the whole set's two known files: a part or a changed copy",
     )
     assert dataset.card.images_by_class["background"] == 2
@@ -67,10 +67,7 @@ def test_the_old_form_gives_the_same(severstal_source: Path, tmp_path: Path) -> 
         ((NEW, "a.jpg,1,2048 2"), "row 2 (a.jpg, class 1): run 1 ends at pixel 2049 of 2048"),
         ((NEW, "a.jpg,1,-4 2"), "row 2 (a.jpg, class 1): run 1 starts at -4"),
         ((NEW, 'a.jpg,1,"1 2'), "is not a readable csv"),
-        (
-            (NEW, "a.jpg,1," + "1 " * (1 << 23) + "1"),
-            "is not a readable csv file (field larger than field limit",
-        ),
+        ((NEW, "a.jpg,1," + "1 " * (1 << 23) + "1"), "is not a readable csv file (field larger than field limit"),
         ((NEW, "a.jpg,1," + "9" * 5000 + " 1"), "row 2 (a.jpg, class 1): run 1 starts at"),
         ((NEW, "a.jpg,1,1 2\0"), "row 2 (a.jpg, class 1): "),
         ((NEW, "a.jpg,1" + ",1 2" * 5000), "row 2: has 5002 cells and not 3"),
@@ -78,9 +75,7 @@ def test_the_old_form_gives_the_same(severstal_source: Path, tmp_path: Path) -> 
         ((NEW, "é" * 100_000 + ",1,1 2"), "row 2: there is no train_images/é"),
     ],
 )
-def test_a_wrong_row_is_named(
-    severstal_source: Path, tmp_path: Path, lines: tuple[str, ...], complaint: str
-) -> None:
+def test_a_wrong_row_is_named(severstal_source: Path, tmp_path: Path, lines: tuple[str, ...], complaint: str) -> None:
     (severstal_source / "train.csv").write_text("\n".join(lines) + "\n")
     with pytest.raises(UserError) as caught:
         _build(severstal_source, tmp_path / "out")

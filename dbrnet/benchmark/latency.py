@@ -1,0 +1,70 @@
+"""What is said of measured durations: their distribution, how steady they were, and how two compare."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from scipy.stats import binom
+
+NOISY = 0.10  # a spread between blocks above it is said
+
+
+@dataclass(frozen=True)
+class Latency:
+    """The time of one image over `runs` runs, in milliseconds."""
+
+    runs: int
+    mean_ms: float
+    p50_ms: float
+    p90_ms: float
+    p99_ms: float
+    min_ms: float
+    max_ms: float
+
+    @property
+    def fps(self) -> float:
+        """Frames per second: the reciprocal of the mean, so that slow runs count."""
+        return 1000 / self.mean_ms
+
+    @classmethod
+    def from_seconds(cls, durations: Sequence[float]) -> "Latency":
+        """Summarise single runs' durations, in seconds."""
+        times = 1000 * np.array(durations)
+        p50, p90, p99 = (float(value) for value in np.percentile(times, [50, 90, 99]))
+        return cls(len(times), float(times.mean()), p50, p90, p99, float(times.min()), float(times.max()))
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return asdict(self) | {"fps": self.fps}
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """How many times as fast one is as another, from blocks that were measured side by side.
+
+    Each pair of blocks gives one ratio of their medians; `median` is the median of these, and `low` to
+    `high` holds it with a confidence of 95 % or more: order statistics of the ratios, by the sign test,
+    which assumes nothing of how they are distributed.
+    """
+
+    median: float
+    low: float
+    high: float
+    pairs: int
+
+    @classmethod
+    def of(cls, own: Sequence[float], other: Sequence[float]) -> "Ratio":
+        """From the paired blocks' median durations; below 6 pairs the interval is all there is."""
+        ratios = sorted(theirs / ours for ours, theirs in zip(own, other, strict=True))
+        rank = max(int(binom.ppf(0.025, len(ratios), 0.5)), 1)  # from either end
+        return cls(float(np.median(ratios)), ratios[rank - 1], ratios[-rank], len(ratios))
+
+    def __str__(self) -> str:
+        return f"{self.median:.2f} ({self.low:.2f} to {self.high:.2f})"
+
+
+def spread(blocks: Sequence[float]) -> float:
+    """How far apart the blocks' durations lie: from their 10th to their 90th percentile, over the median."""
+    low, middle, high = np.percentile(blocks, [10, 50, 90])
+    return float((high - low) / middle)

@@ -1,0 +1,198 @@
+"""Images answered one after the other, as on a production line, and in batches; as MLPerf's LoadGen does.
+
+Single stream: each image is asked for when the one before it is answered. Offline: all images are there,
+and the batch is as large as pays.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import cycle
+from pathlib import Path
+from statistics import median
+from time import perf_counter as clock
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+
+from dbrnet.benchmark.latency import Latency
+from dbrnet.data.dataset import decode_image
+from dbrnet.inference.runtimes.base import Answer, Images
+from dbrnet.progress import progress
+
+ROUNDS = 10  # at least: enough pairs of blocks for an interval
+BLOCK_SECONDS = 1.0  # at most
+WINDOW = 5  # runs
+STEADY = 0.05
+BATCHES = (1, 2, 4, 8, 16)
+
+
+class Run(NamedTuple):
+    """One image's durations, in seconds."""
+
+    predict: float  # from the image in memory to the answer in memory
+    whole: float  # from the file's bytes to the mask's as a PNG
+
+
+Stream = Callable[[], Run]  # answers its next image
+Predict = Callable[[Images], Answer]
+
+
+@dataclass(frozen=True)
+class WarmUp:
+    """The runs before the measurement; `steady`: whether they ended because the durations had settled."""
+
+    runs: int
+    seconds: float
+    steady: bool
+
+
+@dataclass(frozen=True)
+class Series:
+    """Every run of a stream, in the blocks in which it had its turns."""
+
+    warm_up: WarmUp
+    blocks: tuple[tuple[Run, ...], ...]
+
+    @property
+    def runs(self) -> list[Run]:
+        """All runs in the order in which they were made."""
+        return [run for block in self.blocks for run in block]
+
+    @property
+    def predict(self) -> Latency:
+        """From the image in memory to the answer in memory."""
+        return Latency.from_seconds([run.predict for run in self.runs])
+
+    @property
+    def whole(self) -> Latency:
+        """From the file's bytes to the mask's."""
+        return Latency.from_seconds([run.whole for run in self.runs])
+
+    @property
+    def medians(self) -> list[float]:
+        """Each block's median of `predict`, in seconds."""
+        return [median(run.predict for run in block) for block in self.blocks]
+
+
+@dataclass(frozen=True)
+class Offline:
+    """The best throughput of any batch, those that were tried, and why no larger one was."""
+
+    batch: int
+    images_per_second: float
+    tried: dict[int, float]  # batch -> images a second
+    ended: str
+
+
+def single_stream(predict: Predict, files: Sequence[bytes]) -> Stream:
+    """Answers the encoded images `files` in turn: decoded, predicted, the mask encoded as PNG."""
+    turn = cycle(files)
+
+    def answer() -> Run:
+        data = next(turn)
+        asked = clock()
+        image = decode_image(data, "the image")[None]
+        decoded = clock()
+        masks, _ = predict(image)  # returns when the answer is in memory
+        predicted = clock()
+        cv2.imencode(".png", masks[0])
+        return Run(predicted - decoded, clock() - asked)
+
+    return answer
+
+
+def take_turns(streams: Mapping[str, Stream], *, seconds: float) -> dict[str, Series]:
+    """Run each stream for `seconds` or a little more, in blocks that take turns, after a warm-up of each.
+
+    So what else the machine does in the meantime falls on all alike, and every other round goes backwards,
+    so that a drift does too. A block's first run is not counted, because the threads of the one before may
+    still be spinning.
+    """
+    rounds = max(ROUNDS, math.ceil(seconds / BLOCK_SECONDS))
+    warm_ups = {
+        name: warm_up(stream, least=0.1 * seconds, most=0.5 * seconds)
+        for name, stream in progress(streams.items(), len(streams), "warm-up")
+    }
+    blocks: dict[str, list[tuple[Run, ...]]] = {name: [] for name in streams}
+    for number in progress(range(rounds), rounds, "benchmark"):
+        for name in list(streams)[:: -1 if number % 2 else 1]:
+            blocks[name].append(_block(streams[name], seconds / rounds))
+    return {name: Series(warm_ups[name], tuple(blocks[name])) for name in streams}
+
+
+def warm_up(stream: Stream, *, least: float, most: float) -> WarmUp:
+    """Run until steady: the medians of the last two windows of 5 runs differ by less than 5 %.
+
+    Not before `least` seconds, and no longer than `most`; the first run, which may compile, is not counted.
+    """
+    stream()
+    durations: list[float] = []
+    while True:
+        durations.append(stream().predict)
+        spent = sum(durations)
+        steady = spent >= least and is_steady(durations)
+        if steady or spent >= most:
+            return WarmUp(len(durations) + 1, spent, steady)
+
+
+def is_steady(durations: Sequence[float]) -> bool:
+    """Whether the last two windows' medians agree."""
+    if len(durations) < 2 * WINDOW:
+        return False
+    before, now = median(durations[-2 * WINDOW : -WINDOW]), median(durations[-WINDOW:])
+    return abs(now - before) < STEADY * before
+
+
+def _block(stream: Stream, seconds: float) -> tuple[Run, ...]:
+    stream()
+    runs = [stream()]
+    while sum(run.whole for run in runs) < seconds:
+        runs.append(stream())
+    return tuple(runs)
+
+
+def offline(predict: Predict, images: Images, *, seconds: float, image_bytes: int) -> Offline:
+    """The throughput of `predict` at the best batch of 1, 2, 4, 8 and 16 images of `images`, [N, H, W, 3].
+
+    Each batch runs for `seconds`. Ends where throughput falls, where the device's memory is too small, or
+    where a batch at `image_bytes` an image might take more than half of the free memory here.
+    """
+    tried: dict[int, float] = {}
+    ended = "all were tried"
+    for batch in BATCHES:
+        if tried and batch * image_bytes > _free_memory() / 2:
+            ended = f"a batch of {batch} might need more than half of the free memory"
+            break
+        try:
+            tried[batch] = _throughput(predict, np.resize(images, (batch, *images.shape[1:])), seconds)
+        except Exception as error:  # each runtime has its own for want of memory
+            if not tried:
+                raise
+            ended = f"a batch of {batch} could not be run ({str(error).strip().splitlines()[0]})"
+            break
+        if tried[batch] < max(tried.values()):
+            ended = f"a batch of {batch} was slower"
+            break
+    best = max(tried, key=lambda batch: tried[batch])
+    return Offline(best, tried[best], tried, ended)
+
+
+def _throughput(predict: Predict, images: Images, seconds: float) -> float:
+    predict(images)
+    durations: list[float] = []
+    while sum(durations) < seconds or len(durations) < 2:
+        asked = clock()
+        predict(images)
+        durations.append(clock() - asked)
+    return len(images) * len(durations) / sum(durations)
+
+
+def _free_memory() -> float:
+    """Bytes; infinite where the system does not say."""
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+    except OSError:
+        return math.inf
+    return next((1024.0 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable")), math.inf)

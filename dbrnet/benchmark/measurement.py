@@ -1,0 +1,126 @@
+"""Several models measured in one run: each one's latency, throughput, and how near it comes to its roofline."""
+
+import csv
+import io
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from dbrnet.benchmark.latency import NOISY, Ratio, spread
+from dbrnet.benchmark.load_generator import Offline, Series, offline, single_stream, take_turns
+from dbrnet.benchmark.roofline import BYTES, Roofline, Work, higher, measure_peaks, roofline
+from dbrnet.data.dataset import decode_image
+from dbrnet.inference.runtimes.base import Model
+from dbrnet.progress import progress
+
+OFFLINE_SHARE = 0.1  # of the measuring time, for each batch
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One model's speed. `roofline`: why there is none, where it could not be measured."""
+
+    precision: str
+    device: str
+    threads: int
+    series: Series
+    roofline: Roofline | str
+    offline: Offline | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON: the latency from memory to memory at the top, the rest by name."""
+        latency = self.series.predict
+        return {
+            **latency.to_dict(),
+            "precision": self.precision,
+            "device": self.device,
+            "threads": self.threads,
+            "batch": 1,
+            "end_to_end": self.series.whole.to_dict(),
+            "offline": None if self.offline is None else asdict(self.offline),
+            "roofline": self.roofline if isinstance(self.roofline, str) else self.roofline.to_dict(latency.p50_ms),
+            "warm_up": asdict(self.series.warm_up),
+            "block_spread": spread(self.series.medians),
+        }
+
+    def row(self, name: str) -> dict[str, str]:
+        """For a table."""
+        latency, batches = self.series.predict, self.offline
+        return {
+            "runtime": name,
+            "precision": self.precision,
+            **{
+                f"p{rank} ms": f"{value:.1f}"
+                for rank, value in ((50, latency.p50_ms), (90, latency.p90_ms), (99, latency.p99_ms))
+            },
+            "FPS": f"{latency.fps:.1f}",
+            "images/s (batch)": f"{batches.images_per_second:.1f} ({batches.batch})" if batches else "",
+            "file to file p50 ms": f"{self.series.whole.p50_ms:.1f}",
+            "roofline / p50": f"{self.roofline.ms / latency.p50_ms:.0%}" if isinstance(self.roofline, Roofline) else "",
+        }
+
+    def times_as_fast_as(self, other: "Measured") -> Ratio:
+        """From blocks that were measured side by side, so both of one `measure`."""
+        return Ratio.of(self.series.medians, other.series.medians)
+
+
+def measure(
+    models: Mapping[str, Model],
+    files: Sequence[bytes],
+    work: Mapping[str, Work],
+    *,
+    seconds: float,
+    in_batches: Collection[str] = (),
+) -> dict[str, Measured]:
+    """Measure `models` on the encoded images `files`, all of one size, in turns of `seconds` for each.
+
+    `work` is what each does for one image, for its roofline; the models `in_batches` are measured offline too.
+    """
+    known = [models[name] for name in work]
+    kinds, threads = [(model.device, model.precision) for model in known], known[0].threads
+    peaks = measure_peaks(kinds, threads)
+    series = take_turns({name: single_stream(model.predict, files) for name, model in models.items()}, seconds=seconds)
+    peaks = higher(peaks, measure_peaks(kinds, threads))
+    images = np.stack([decode_image(data, "the image") for data in files])
+    batches = {
+        name: offline(
+            models[name].predict,
+            images,
+            seconds=OFFLINE_SHARE * seconds,
+            image_bytes=BYTES["fp32"] * work[name].activations,
+        )
+        for name in progress(in_batches, len(in_batches), "batches")
+    }
+    measured = {}
+    for name, model in models.items():
+        least: Roofline | str = "its work is not known"
+        if name in work:
+            peak = peaks[model.device, model.precision]
+            least = peak if isinstance(peak, str) else roofline(work[name], model.precision, peak)
+        measured[name] = Measured(model.precision, model.device, model.threads, series[name], least, batches.get(name))
+    return measured
+
+
+def noise(measured: Mapping[str, Measured]) -> str | None:
+    """A line that warns where the machine was too busy for milliseconds to mean much, else None."""
+    spreads = {name: spread(one.series.medians) for name, one in measured.items()}
+    worst = max(spreads, key=lambda name: spreads[name])
+    if spreads[worst] <= NOISY:
+        return None
+    return (
+        f"a noisy machine: the blocks of {worst} lie {spreads[worst]:.0%} apart (more than {NOISY:.0%}); "
+        "trust the ratios' intervals, not the milliseconds, or measure again when it is idle"
+    )
+
+
+def durations(measured: Mapping[str, Measured]) -> str:
+    """Every run as CSV, in the order in which a runtime made them."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(("runtime", "block", "predict_ms", "end_to_end_ms"))
+    for name, one in measured.items():
+        for number, block in enumerate(one.series.blocks):
+            writer.writerows((name, number, f"{1000 * run.predict:.4f}", f"{1000 * run.whole:.4f}") for run in block)
+    return text.getvalue()

@@ -1,0 +1,243 @@
+"""How fast the network could be at best on this machine: its roofline, from peaks measured in the same run.
+
+Arithmetic: the network's multiply-accumulates by those that the unit does a second in a large dense matrix
+product (PyTorch) or in large dense convolutions (OpenVINO), whichever does more, at the same threads. Memory:
+the bytes that must move by those that a large copy moves. The roofline is the longer of the two; no runtime can
+come below it without doing less work or keeping its activations in the caches.
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass
+from time import perf_counter as clock
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+from onnx import TensorProto, helper, numpy_helper
+from torch import Tensor, nn
+
+from dbrnet.inference.runtimes.base import NotAvailableError
+from dbrnet.inference.runtimes.openvino import require_openvino
+from dbrnet.models.complexity import measure as measure_complexity
+
+SECONDS = 0.25  # for each peak, twice in a run; the best counts
+BYTES = {"fp32": 4, "bf16": 2, "int8": 1}  # of one value
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+KERNELS = {"fp32": {"f32"}, "bf16": {"bf16"}, "int8": {"u8", "i8"}}  # OpenVINO's words
+SIDE = {"cpu": 1024, "cuda": 8192}  # of the square matrices
+COPIED = {"cpu": 256 << 20, "cuda": 4 << 30}  # bytes, far more than any cache holds
+CHANNELS, MAP_SIDE, LAYERS = 256, 64, 3  # of the dense convolutions
+
+Kind = tuple[str, str]  # device and precision
+
+
+@dataclass(frozen=True)
+class Work:
+    """What the network does for one image: multiply-accumulates, and the values that it keeps in memory."""
+
+    macs: int
+    weights: int
+    activations: int
+
+    def moved(self, precision: str) -> int:
+        """Bytes: the weights read once, and each convolution's output written once and read once.
+
+        Batch norms, ReLUs, sums and resizing are taken to be done on the way, as good runtimes do.
+        """
+        return BYTES[precision] * (self.weights + 2 * self.activations)
+
+
+@dataclass(frozen=True)
+class Peak:
+    """The most that a device was seen to do at one precision, a second, and by what it was seen."""
+
+    macs: float
+    bytes: float
+    measured_by: str
+
+
+Peaks = dict[Kind, Peak | str]  # or the reason why there is none
+
+
+@dataclass(frozen=True)
+class Roofline:
+    """The least time for one image, and of what it consists."""
+
+    arithmetic_ms: float
+    memory_ms: float
+    peak: Peak
+
+    @property
+    def ms(self) -> float:
+        """The longer of the two."""
+        return max(self.arithmetic_ms, self.memory_ms)
+
+    def to_dict(self, p50_ms: float) -> dict[str, Any]:
+        """For JSON, with the share of a median image's time that the roofline is."""
+        return asdict(self) | {"ms": self.ms, "share": self.ms / p50_ms}
+
+
+def count_work(model: nn.Module, height: int, width: int) -> Work:
+    """Count what `model` does for one image of height x width; leaves it as it was."""
+    convolutions: dict[int, tuple[int, int]] = {}  # a module's identity -> its weights and its outputs
+
+    def count(module: nn.Module, _: tuple[Tensor, ...], output: Tensor) -> None:
+        weights, outputs = convolutions.get(id(module), (0, 0))
+        own = sum(parameter.numel() for parameter in module.parameters())
+        convolutions[id(module)] = (weights or own, outputs + output.numel())
+
+    hooks = [module.register_forward_hook(count) for module in model.modules() if isinstance(module, nn.Conv2d)]
+    try:
+        macs = measure_complexity(model, height, width).conv_macs
+    finally:
+        for hook in hooks:
+            hook.remove()
+    weights, activations = (sum(column) for column in zip(*convolutions.values(), strict=True))
+    return Work(macs, weights, activations)
+
+
+def roofline(work: Work, precision: str, peak: Peak) -> Roofline:
+    """The roofline of `work` at a precision under a peak."""
+    arithmetic, memory = work.macs / peak.macs, work.moved(precision) / peak.bytes
+    return Roofline(1000 * arithmetic, 1000 * memory, peak)
+
+
+def measure_peaks(kinds: Iterable[Kind], threads: int) -> Peaks:
+    """What each device does at most at each precision with `threads` threads; takes a second or two for each.
+
+    A device is "cpu", or another word for CUDA's. In place of a peak that nothing installed here can
+    measure, the reason.
+    """
+    torch.set_num_threads(threads)
+    bandwidths: dict[str, float] = {}
+    peaks: Peaks = {}
+    for device, precision in dict.fromkeys(kinds):
+        place = "cpu" if device == "cpu" else "cuda"
+        try:
+            macs, way = _measure_macs(place, precision, threads)
+        except NotAvailableError as reason:
+            peaks[device, precision] = f"the peak in {precision} is not measured: {reason}"
+            continue
+        if place not in bandwidths:
+            bandwidths[place] = _bandwidth(place)
+        peaks[device, precision] = Peak(macs, bandwidths[place], f"{way}; a copy in PyTorch")
+    return peaks
+
+
+def higher(first: Peaks, second: Peaks) -> Peaks:
+    """The better of two measurements: what disturbs one must not lower a peak."""
+    return {kind: max(one, second[kind], key=_macs) for kind, one in first.items()}
+
+
+def _macs(peak: Peak | str) -> float:
+    return peak.macs if isinstance(peak, Peak) else 0.0
+
+
+def _measure_macs(place: str, precision: str, threads: int) -> tuple[float, str]:
+    """The most multiply-accumulates a second of those ways that there are, and which it was."""
+    if place == "cuda" and not torch.cuda.is_available():
+        raise NotAvailableError("PyTorch finds no CUDA device here")
+    seen: dict[str, float] = {}
+    if precision in DTYPES:
+        seen["a dense matrix product in PyTorch"] = _torch_macs(place, precision)
+    if place == "cpu":
+        try:
+            seen["dense convolutions in OpenVINO"] = _openvino_macs(precision, threads)
+        except NotAvailableError:
+            if not seen:
+                raise
+    if not seen:
+        raise NotAvailableError("no library here computes in it on that device")
+    best = max(seen, key=lambda way: seen[way])
+    return seen[best], best
+
+
+def _torch_macs(place: str, precision: str) -> float:
+    side = SIDE[place]
+    a, b = (torch.randn(side, side, device=place).to(DTYPES[precision]) for _ in range(2))
+    return side**3 / _best_seconds(lambda: torch.mm(a, b), place)
+
+
+def _bandwidth(place: str) -> float:
+    """Bytes a second, those read and those written together."""
+    source = torch.zeros(COPIED[place], dtype=torch.uint8, device=place)
+    target = torch.empty_like(source)
+    return 2 * COPIED[place] / _best_seconds(lambda: target.copy_(source), place)
+
+
+def _openvino_macs(precision: str, threads: int) -> float:
+    """Raises `NotAvailableError` where OpenVINO is missing or computed at another precision after all."""
+    core = require_openvino(precision)
+    settings = {
+        "INFERENCE_PRECISION_HINT": "bf16" if precision == "bf16" else "f32",
+        "INFERENCE_NUM_THREADS": threads,
+        "PERFORMANCE_HINT": "LATENCY",
+    }
+    compiled = core.compile_model(core.read_model(dense_convolutions(quantized=precision == "int8")), "CPU", settings)
+    told = [operation.get_rt_info() for operation in compiled.get_runtime_model().get_ops()]
+    kernels = {info["runtimePrecision"].astype(str) for info in told if info["layerType"].astype(str) == "Convolution"}
+    if not kernels or not kernels <= KERNELS[precision]:
+        ran = ", ".join(sorted(kernels)) or "nothing known"
+        raise NotAvailableError(f"asked for {precision}, OpenVINO computed in {ran}")
+    request = compiled.create_infer_request()
+    image = np.random.default_rng(0).random((1, CHANNELS, MAP_SIDE, MAP_SIDE), np.float32)
+    macs = LAYERS * MAP_SIDE**2 * CHANNELS**2 * 9
+    return macs / _best_seconds(lambda: request.infer([image], share_inputs=True), "cpu")
+
+
+def _best_seconds(run: Callable[[], object], place: str) -> float:
+    """The shortest run of those in the time there is: what else the machine does must not lower a peak."""
+
+    def finish() -> None:
+        if place == "cuda":
+            torch.cuda.synchronize()
+
+    run()
+    durations: list[float] = []
+    while sum(durations) < SECONDS:
+        finish()
+        begin = clock()
+        run()
+        finish()
+        durations.append(clock() - begin)
+    return min(durations)
+
+
+def dense_convolutions(*, quantized: bool) -> bytes:
+    """An ONNX file of 3x3 convolutions and ReLUs; quantized: 8-bit weights and activations (QDQ)."""
+    rng = np.random.default_rng(0)
+    shape = [1, CHANNELS, MAP_SIDE, MAP_SIDE]
+    constants: dict[str, np.ndarray[Any, Any]] = {}
+    nodes = []
+    if quantized:
+        constants |= {"scale": np.array(0.02, np.float32), "zero": np.array(0, np.uint8)}
+        constants |= {"weight_scale": np.full(CHANNELS, 3e-3, np.float32)}
+        constants |= {"weight_zero": np.zeros(CHANNELS, np.int8)}
+    x = "x"
+    for layer in range(LAYERS):
+        weight = f"weight{layer}"
+        if quantized:
+            constants[weight] = rng.integers(-127, 128, (CHANNELS, CHANNELS, 3, 3)).astype(np.int8)
+            nodes += [
+                helper.make_node("QuantizeLinear", [x, "scale", "zero"], [f"q{layer}"]),
+                helper.make_node("DequantizeLinear", [f"q{layer}", "scale", "zero"], [f"dq{layer}"]),
+                helper.make_node("DequantizeLinear", [weight, "weight_scale", "weight_zero"], [f"{weight}_dq"], axis=0),
+            ]
+            x, weight = f"dq{layer}", f"{weight}_dq"
+        else:
+            constants[weight] = rng.normal(0, 0.03, (CHANNELS, CHANNELS, 3, 3)).astype(np.float32)
+        nodes.append(helper.make_node("Conv", [x, weight], [f"conv{layer}"], pads=[1, 1, 1, 1]))
+        nodes.append(helper.make_node("Relu", [f"conv{layer}"], [f"y{layer}"]))
+        x = f"y{layer}"
+    graph = helper.make_graph(
+        nodes,
+        "dense",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)],
+        [helper.make_tensor_value_info(x, TensorProto.FLOAT, shape)],
+        [numpy_helper.from_array(value, name) for name, value in constants.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    onnx.checker.check_model(model)
+    data: bytes = model.SerializeToString()
+    return data

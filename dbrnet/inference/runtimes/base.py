@@ -1,0 +1,79 @@
+"""What every runtime has in common: images in, class ids and confidence out."""
+
+from collections.abc import Callable
+from typing import Generic, Protocol, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dbrnet.data.dataset import ClassInfo
+from dbrnet.errors import UserError
+from dbrnet.inference.export import MINIMUM_SIDE
+
+Images = NDArray[np.uint8]  # [N, H, W, 3], RGB
+Mask = NDArray[np.uint8]  # class ids [N, H, W]
+Answer = tuple[Mask, NDArray[np.float32]]  # and the confidence [N, H, W], in 0 to 1
+Logits = NDArray[np.float32]  # [N, C, H, W]
+Shape = tuple[int, ...]
+Opened = TypeVar("Opened")
+
+KEPT_SHAPES = 4
+
+
+class Model(Protocol):
+    """A trained network, loaded in some runtime; safe to call from one thread at a time.
+
+    - `runtime`: the name it was chosen by, such as "onnxruntime-cpu";
+    - `precision`: "fp32", "bf16" or "int8", what most of the arithmetic is done in;
+    - `device`: where it runs, in words;
+    - `threads`: how many of the CPU's it may use;
+    - `classes`: those of its answers, by id;
+    - `metadata`: what the export wrote of its making, as text; empty for a model.pt.
+    """
+
+    runtime: str
+    precision: str
+    device: str
+    threads: int
+    classes: tuple[ClassInfo, ...]
+    metadata: dict[str, str]
+
+    def predict(self, images: Images) -> Answer:
+        """Class ids and confidence of images uint8 RGB [N, H, W, 3]; returns when they are computed.
+
+        Raises `UserError` for images with a side below 32, `ValueError` for anything but such arrays.
+        """
+        ...
+
+    def predict_with_logits(self, images: Images) -> tuple[Mask, Logits]:
+        """Class ids, and the logits float32 [N, C, H, W] that they follow from; slower: to measure parity."""
+        ...
+
+
+class ByShape(Generic[Opened]):
+    """What a runtime prepares for a shape of its input, made when it first comes; the last few are kept."""
+
+    def __init__(self, open_: Callable[[Shape], Opened]) -> None:
+        self._open = open_
+        self._opened: dict[Shape, Opened] = {}
+
+    def __call__(self, shape: Shape) -> Opened:
+        """What was prepared for `shape`."""
+        found = self._opened.pop(shape, None) or self._open(shape)
+        self._opened[shape] = found  # last used, last to go
+        if len(self._opened) > KEPT_SHAPES:
+            del self._opened[next(iter(self._opened))]
+        return found
+
+
+class NotAvailableError(UserError):
+    """This machine or installation lacks what the runtime needs."""
+
+
+def check_images(images: Images) -> None:
+    """Raise where `images` are not uint8 [N, H, W, 3] with sides from 32 up."""
+    if images.ndim != 4 or images.shape[3] != 3 or images.dtype != np.uint8:
+        raise ValueError(f"images must be uint8 [N, H, W, 3], not {images.dtype} {list(images.shape)}")
+    height, width = images.shape[1:3]
+    if min(height, width) < MINIMUM_SIDE:
+        raise UserError(f"an image of {height}x{width} is too small; both sides must be at least {MINIMUM_SIDE}")

@@ -1,0 +1,84 @@
+"""PyTorch: eager, compiled, or as a recorded CUDA graph."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from dbrnet.inference.export import DeployedModel
+from dbrnet.inference.runtimes.base import Answer, Images, Logits, Mask, NotAvailableError, check_images
+from dbrnet.models.dbrnet import DBRNet
+from dbrnet.models.saved import ModelMeta
+from dbrnet.provenance import available_cores
+
+Outputs = tuple[Tensor, Tensor, Tensor]  # mask, confidence, logits
+Forward = Callable[[Tensor], Outputs]
+
+
+class TorchModel:
+    """A network in PyTorch, with the same image in and answer out as the exported file.
+
+    `mode`: "eager", "compiled" (torch.compile) or "cudagraph" (recorded once for each shape, then replayed;
+    needs a GPU). `threads` and full float32 on a GPU are PyTorch's own settings and so hold for the process.
+    """
+
+    def __init__(self, model: DBRNet, meta: ModelMeta, mode: str = "eager", threads: int | None = None) -> None:
+        self.runtime = f"pytorch-{mode}"
+        self.precision = "fp32"
+        self.threads = threads or available_cores()
+        torch.set_num_threads(self.threads)
+        torch.backends.cudnn.allow_tf32 = False
+        on_gpu = torch.cuda.is_available()
+        if mode == "cudagraph" and not on_gpu:
+            raise NotAvailableError("pytorch-cudagraph is not available: PyTorch finds no CUDA device here")
+        self.device = "cuda" if on_gpu else "cpu"
+        self.classes = meta.classes
+        self.metadata: dict[str, str] = {}
+        deployed = DeployedModel(model, meta).to(self.device)
+        self._forward: Forward = deployed
+        if mode == "compiled":
+            self._forward = torch.compile(deployed)
+        elif mode == "cudagraph":
+            self._forward = _Recorded(deployed)
+
+    @torch.inference_mode()
+    def predict(self, images: Images) -> Answer:
+        """Class ids and confidence of images uint8 RGB [N, H, W, 3], sides of 32 and more."""
+        check_images(images)
+        mask, confidence, _ = self._forward(torch.from_numpy(images).to(self.device))
+        return mask.cpu().numpy(), confidence.cpu().numpy()  # .cpu() waits for the device
+
+    @torch.inference_mode()
+    def predict_with_logits(self, images: Images) -> tuple[Mask, Logits]:
+        """Class ids, and the logits float32 [N, C, H, W] that they follow from."""
+        check_images(images)
+        mask, _, logits = self._forward(torch.from_numpy(images).to(self.device))
+        return mask.cpu().numpy(), logits.cpu().numpy()
+
+
+class _Recorded:
+    """A network recorded as one CUDA graph for each shape it meets."""
+
+    def __init__(self, network: Forward) -> None:
+        self._network = network
+        self._graphs: dict[torch.Size, tuple[torch.cuda.CUDAGraph, Tensor, Outputs]] = {}
+
+    def __call__(self, images: Tensor) -> Outputs:
+        if images.shape not in self._graphs:
+            self._graphs[images.shape] = self._record(images.clone())
+        graph, held, answer = self._graphs[images.shape]
+        held.copy_(images)
+        graph.replay()
+        return answer
+
+    def _record(self, held: Tensor) -> tuple[torch.cuda.CUDAGraph, Tensor, Outputs]:
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):  # libraries initialise and choose algorithms outside the recording
+            for _ in range(3):
+                self._network(held)
+        torch.cuda.current_stream().wait_stream(stream)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            answer = self._network(held)
+        return graph, held, answer

@@ -1,0 +1,175 @@
+"""The images a report shows: the best, the median and the worst, each with its truth, answer and errors."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from dbrnet.data.dataset import ClassInfo, Dataset, Image, Mask
+from dbrnet.evaluation.comparison import Disagreement
+from dbrnet.evaluation.metrics import IGNORE_INDEX
+from dbrnet.evaluation.predictions import Evaluation, ImageResult, Predict, predict_one
+from dbrnet.files import write_atomically
+from dbrnet.overlay import blend
+
+WIDE = 2.0  # width / height from which an image's panels are stacked, not set side by side
+PANEL_WIDTH = 420  # pixels; twice as many for a wide one
+JPEG_QUALITY = 85
+PANELS = "disagreements"  # the folder of the panels on which candidate and champion disagree
+
+# Colours that stay apart for the colour-blind, and apart from "found", which is pale on purpose.
+ERROR_KINDS = (
+    ClassInfo("right", (0, 0, 0)),
+    ClassInfo("found", (225, 225, 225)),
+    ClassInfo("missed", (220, 38, 38)),
+    ClassInfo("false positive", (37, 99, 235)),
+    ClassInfo("wrong class", (250, 204, 21)),
+)
+
+
+@dataclass(frozen=True)
+class GalleryImage:
+    """One image as the report shows it: its result and four JPEG panels."""
+
+    result: ImageResult
+    classes: tuple[ClassInfo, ...]  # defects present in the truth or the prediction
+    wide: bool
+    panels: dict[str, bytes]  # caption -> JPEG
+
+
+Gallery = dict[str, list[GalleryImage]]  # "worst", "median" and "best" -> images
+
+
+def choose(evaluation: Evaluation, count: int) -> dict[str, list[ImageResult]]:
+    """Up to `count` images each of the worst, the median and the best, no two of one group.
+
+    Ranked by mean IoU over the defects present or predicted in an image, ties by wrong pixels. A clean
+    image that stays clean has nothing to rank. Where the groups do not suffice for `count` three times
+    over, each kind gets a third of them.
+    """
+    ranked = sorted((one for one in evaluation.images if _defect_iou(one) is not None), key=_rank)
+    groups = len({one.group for one in ranked})
+    count = max(1, min(count, groups // 3))
+    seen: set[str] = set()
+    worst = _take(ranked, count, seen)
+    best = _take(reversed(ranked), count, seen)
+    middle = (len(ranked) - 1) / 2
+    outward = sorted(range(len(ranked)), key=lambda index: (abs(index - middle), index))
+    median = _take((ranked[index] for index in outward), count, seen)
+    return {"worst": worst, "median": sorted(median, key=_rank), "best": best}
+
+
+def build_gallery(evaluation: Evaluation, dataset: Dataset, predict: Predict, count: int) -> Gallery:
+    """Choose the images, predict them again and draw their panels."""
+    classes = dataset.card.classes
+    return {
+        kind: [_draw(one, dataset, predict, classes) for one in results]
+        for kind, results in choose(evaluation, count).items()
+    }
+
+
+def error_mask(truth: Mask, prediction: Mask) -> Mask:
+    """Each pixel's place in `ERROR_KINDS`, [H, W]; ignored pixels count as right."""
+    errors = np.zeros_like(truth)
+    errors[(truth > 0) & (prediction == truth)] = 1
+    errors[(truth > 0) & (prediction == 0)] = 2
+    errors[(truth == 0) & (prediction > 0)] = 3
+    errors[(truth > 0) & (prediction > 0) & (prediction != truth)] = 4
+    errors[truth == IGNORE_INDEX] = 0
+    return errors
+
+
+def panels(image: Image, truth: Mask, prediction: Mask, classes: Sequence[ClassInfo]) -> dict[str, bytes]:
+    """Four JPEGs of one size: the image, its ground truth, its prediction, and where the two differ."""
+    drawn = overlays(image, {"ground truth": truth, "prediction": prediction}, classes)
+    dimmed = (_fit(image) // 2 + 40).astype(np.uint8)
+    errors = error_mask(_fit(truth), _fit(prediction))
+    return drawn | {"errors": _jpeg(blend(dimmed, errors, ERROR_KINDS, opacity=0.6))}
+
+
+def overlays(image: Image, masks: Mapping[str, Mask], classes: Sequence[ClassInfo]) -> dict[str, bytes]:
+    """JPEGs of one size by caption: the image, and each mask drawn over it but for ignored pixels."""
+    fitted = _fit(image)
+    drawn = {"image": _jpeg(fitted)}
+    for caption, mask in masks.items():
+        shown = _fit(mask)
+        drawn[caption] = _jpeg(blend(fitted, np.where(shown == IGNORE_INDEX, 0, shown).astype(np.uint8), classes))
+    return drawn
+
+
+def _draw(result: ImageResult, dataset: Dataset, predict: Predict, classes: tuple[ClassInfo, ...]) -> GalleryImage:
+    sample = dataset.by_id[result.id]
+    image = dataset.image(sample)
+    prediction, _ = predict_one(predict, image)
+    involved = (result.confusion.sum(axis=0) + result.confusion.sum(axis=1)).tolist()
+    return GalleryImage(
+        result=result,
+        classes=tuple(info for info, there in zip(classes[1:], involved[1:], strict=True) if there),
+        wide=sample.width / sample.height >= WIDE,
+        panels=panels(image, dataset.mask(sample), prediction, classes),
+    )
+
+
+def _defect_iou(result: ImageResult) -> float | None:
+    return result.scores.miou_defects
+
+
+def _rank(result: ImageResult) -> tuple[float, int, str]:
+    wrong = result.missed_pixels + result.false_pixels + result.confused_pixels
+    return _defect_iou(result) or 0.0, -wrong, result.id
+
+
+def _take(results: Iterable[ImageResult], count: int, seen: set[str]) -> list[ImageResult]:
+    """The first `count` results of groups not in `seen`, which grows by theirs."""
+    taken: list[ImageResult] = []
+    for one in results:
+        if len(taken) < count and one.group not in seen:
+            seen.add(one.group)
+            taken.append(one)
+    return taken
+
+
+def _fit(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """An image [H, W, 3] or a mask [H, W] as large as a panel."""
+    height, width = pixels.shape[:2]
+    target = PANEL_WIDTH * (2 if width / height >= WIDE else 1)
+    smooth = cv2.INTER_AREA if target < width else cv2.INTER_CUBIC
+    size = (target, max(1, round(height * target / width)))
+    interpolation = cv2.INTER_NEAREST if pixels.ndim == 2 else smooth
+    return cv2.resize(pixels, size, interpolation=interpolation).astype(np.uint8, copy=False)
+
+
+def _jpeg(image: Image) -> bytes:
+    bgr = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
+    return cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])[1].tobytes()
+
+
+def show_disagreements(
+    chosen: Sequence[Disagreement], dataset: Dataset, candidate: Predict, champion: Predict, folder: Path
+) -> list[dict[str, Any]]:
+    """Predict the chosen images again and write their panels below `folder`; what JSON says of each."""
+    shown = []
+    for number, one in enumerate(chosen, start=1):
+        sample = dataset.by_id[one.candidate.id]
+        image = dataset.image(sample)
+        answers = {"champion": champion, "candidate": candidate}
+        masks = {name: predict_one(predict, image)[0] for name, predict in answers.items()}
+        drawn = overlays(image, {"ground truth": dataset.mask(sample), **masks}, dataset.card.classes)
+        panels = {caption: f"{PANELS}/{number:02}-{caption.replace(' ', '-')}.jpg" for caption in drawn}
+        for caption, path in panels.items():
+            write_atomically(folder / path, drawn[caption])
+        shown.append(
+            {
+                "id": one.candidate.id,
+                "group": one.candidate.group,
+                "change": one.change,
+                "candidate_iou": one.candidate.scores.miou_defects,
+                "champion_iou": one.champion.scores.miou_defects,
+                "panels": panels,
+            }
+        )
+    return shown

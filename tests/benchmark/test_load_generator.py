@@ -1,0 +1,148 @@
+"""On made-up durations and a clock that only the model moves."""
+
+from collections.abc import Callable, Iterator
+from itertools import chain, count, repeat
+
+import cv2
+import numpy as np
+import pytest
+
+from dbrnet.benchmark import load_generator
+from dbrnet.benchmark.latency import Ratio
+from dbrnet.benchmark.load_generator import Run, Stream, offline, single_stream, take_turns, warm_up
+from dbrnet.data.dataset import decode_image
+from dbrnet.inference.runtimes.base import Answer, Images
+
+
+class FakeModel:
+    """Takes `cost(batch)` seconds of a clock of its own."""
+
+    def __init__(self, cost: Callable[[int], float], monkeypatch: pytest.MonkeyPatch) -> None:
+        self.cost, self.now, self.seen = cost, 0.0, list[Images]()
+        monkeypatch.setattr(load_generator, "clock", lambda: self.now)
+
+    def predict(self, images: Images) -> Answer:
+        self.seen.append(images)
+        self.now += self.cost(len(images))
+        return np.zeros(images.shape[:3], np.uint8), np.zeros(images.shape[:3], np.float32)
+
+
+def made_up(durations: Iterator[float], calls: list[str] | None = None, name: str = "") -> Stream:
+    def answer() -> Run:
+        if calls is not None:
+            calls.append(name)
+        duration = next(durations)
+        return Run(duration, duration + 0.001)
+
+    return answer
+
+
+def test_images_are_asked_in_turn_and_both_figures_are_of_one_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    files = [cv2.imencode(".png", np.full((40, 50, 3), grey))[1].tobytes() for grey in (10, 20, 30)]
+    model = FakeModel(lambda batch: 0.25, monkeypatch)
+    decode, encode = decode_image, cv2.imencode
+
+    def slow_decode(*arguments: object) -> object:
+        model.now += 0.5
+        return decode(*arguments)  # type: ignore[arg-type]
+
+    def slow_encode(*arguments: object) -> object:
+        model.now += 1
+        return encode(*arguments)  # type: ignore[call-overload]
+
+    monkeypatch.setattr(load_generator, "decode_image", slow_decode)
+    monkeypatch.setattr(cv2, "imencode", slow_encode)
+    stream = single_stream(model.predict, files)
+    assert [stream() for _ in range(4)] == [Run(0.25, 1.75)] * 4
+    assert [int(images[0, 0, 0, 0]) for images in model.seen] == [10, 20, 30, 10]
+    assert model.seen[0].shape == (1, 40, 50, 3)
+
+
+def test_streams_take_turns_and_every_run_but_a_blocks_first_is_kept() -> None:
+    calls: list[str] = []
+    pair = {"a": made_up(repeat(0.01), calls, "a"), "b": made_up(repeat(0.04), calls, "b")}
+    series = take_turns(pair, seconds=1)
+    assert [len(one.blocks) for one in series.values()] == [10, 10]
+    turns = [name for place, name in enumerate(calls) if place == 0 or calls[place - 1] != name]
+    assert "".join(turns) == "ab" + "ab" + "abababab" + "a"  # warm-ups, then ab, ba, ab, ba and so on
+    for name, one in series.items():
+        assert 1 <= sum(run.whole for run in one.runs) < 1.5
+        assert calls.count(name) == len(one.runs) + len(one.blocks) + one.warm_up.runs
+        assert one.predict.runs == len(one.runs)
+        assert one.whole.p50_ms == pytest.approx(one.predict.p50_ms + 1)
+
+
+def test_a_drifting_machine_moves_both_and_not_their_ratio() -> None:
+    time = count()
+
+    def drifting(cost: float) -> Iterator[float]:
+        return (cost * (1 + next(time) / 100) for _ in count())
+
+    series = take_turns({"a": made_up(drifting(0.01)), "b": made_up(drifting(0.03))}, seconds=2)
+    ratio = Ratio.of(series["a"].medians, series["b"].medians)
+    assert series["a"].predict.p99_ms > 2 * series["a"].predict.min_ms
+    assert ratio.median == pytest.approx(3, rel=0.05)
+    assert ratio.low < 3 < ratio.high
+
+
+def test_every_block_has_a_run_however_slow() -> None:
+    series = take_turns({"slow": made_up(repeat(5.0))}, seconds=1)["slow"]
+    assert [len(block) for block in series.blocks] == [1] * 10
+
+
+def test_the_warm_up_ends_when_durations_settle() -> None:
+    falling = chain([60.0], (1 / (1 + step) for step in range(20)), repeat(0.04))
+    warmed = warm_up(made_up(falling), least=0, most=1e3)
+    assert warmed.steady
+    assert 20 < warmed.runs < 40
+    assert warmed.seconds < 10, "the first run, which compiles, is not counted"
+
+
+def test_the_warm_up_is_bounded_and_says_that_nothing_settled() -> None:
+    restless = (0.1 * 1.2**step for step in count())
+    warmed = warm_up(made_up(restless), least=0, most=2)
+    assert not warmed.steady
+    assert 2 <= warmed.seconds < 4
+
+
+def test_the_warm_up_lasts_for_the_least_time() -> None:
+    assert warm_up(made_up(repeat(0.01)), least=0.5, most=1).seconds == pytest.approx(0.5)
+
+
+IMAGES = np.zeros((3, 40, 50, 3), np.uint8)
+
+
+def test_the_best_batch_is_found_and_larger_ones_left_when_it_falls(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = FakeModel(lambda batch: 0.01 + 0.01 * batch + (0.2 if batch > 4 else 0), monkeypatch)
+    best = offline(model.predict, IMAGES, seconds=0.1, image_bytes=0)
+    assert best.batch == 4
+    assert best.images_per_second == pytest.approx(4 / 0.05)
+    assert list(best.tried) == [1, 2, 4, 8]
+    assert best.ended == "a batch of 8 was slower"
+    assert model.seen[-1].shape == (8, 40, 50, 3)
+
+
+def test_a_batch_that_does_not_fit_ends_it_with_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    def cost(batch: int) -> float:
+        if batch > 2:
+            raise RuntimeError("CUDA out of memory\nmore")
+        return 0.1
+
+    best = offline(FakeModel(cost, monkeypatch).predict, IMAGES, seconds=0.1, image_bytes=0)
+    assert best.batch == 2
+    assert best.ended == "a batch of 4 could not be run (CUDA out of memory)"
+
+
+def test_a_batch_that_might_exhaust_the_memory_is_not_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = FakeModel(lambda batch: 0.1, monkeypatch)
+    best = offline(model.predict, IMAGES, seconds=0.1, image_bytes=2**60)
+    assert list(best.tried) == [1]
+    assert "half of the free memory" in best.ended
+
+
+def test_one_image_that_cannot_be_run_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    def cost(batch: int) -> float:
+        raise RuntimeError("broken")
+
+    with pytest.raises(RuntimeError, match="broken"):
+        offline(FakeModel(cost, monkeypatch).predict, IMAGES, seconds=0.1, image_bytes=0)

@@ -1,0 +1,131 @@
+"""How a run ended, told to a real HTTP server that plays the webhook."""
+
+import json
+import logging
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+import dbrnet.commands.notify
+from dbrnet.commands.notify import notify
+from dbrnet.config import FetchChampionParams
+from dbrnet.errors import JobError, UserError
+from dbrnet.registry.promotion import record
+from dbrnet.registry.store import open_store
+
+PARAMS = FetchChampionParams(model_name="dbrnet-line3")
+SECRET = "T0K3N-of-the-channel"
+
+
+class Webhook(ThreadingHTTPServer):
+    """Answers with the statuses in `answers`, then with 200; keeps what it took."""
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.answers: list[int] = []
+        self.taken: list[dict[str, str]] = []
+        self.asked = 0
+
+    @property
+    def address(self) -> str:
+        return f"http://127.0.0.1:{self.server_port}/hooks/{SECRET}"
+
+
+class Handler(BaseHTTPRequestHandler):
+    server: Webhook
+
+    def do_POST(self) -> None:
+        self.server.asked += 1
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        status = self.server.answers.pop(0) if self.server.answers else 200
+        if status == 200:
+            assert self.headers["Content-Type"] == "application/json"
+            self.server.taken.append(json.loads(body))
+        self.send_response(status)
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def webhook(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Webhook]:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.setattr(dbrnet.commands.notify, "PAUSE_SECONDS", 0.01)
+    with Webhook() as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        monkeypatch.setenv("DBRNET_NOTIFY_URL", server.address)
+        yield server
+        server.shutdown()
+
+
+def test_it_tells_how_it_ended_and_who_is_champion(webhook: Webhook, tmp_path: Path) -> None:
+    store = open_store(tmp_path)
+    store.client.create_registered_model(PARAMS.model_name)
+    store.client.create_model_version(PARAMS.model_name, source=str(tmp_path))
+    record(
+        store,
+        PARAMS.model_name,
+        1,
+        answer="promoted",
+        reasons=["every criterion is met"],
+        compared_with=None,
+        decision_id="d1",
+        run_id="r1",
+        figures={},
+    )
+    notify(PARAMS, run="dbrnet-retraining", state="SUCCEEDED")
+    [message] = webhook.taken
+    first, second = message["text"].splitlines()
+    assert first == "dbrnet-retraining: succeeded"
+    assert second.startswith("dbrnet-line3: version 1 is champion; latest decision, ")
+    assert second.endswith("version 1 promoted: every criterion is met")
+
+
+def test_a_failure_comes_with_its_error_and_a_registry_that_is_away_is_said(
+    webhook: Webhook, monkeypatch: pytest.MonkeyPatch, away_address: str
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://{away_address}")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    monkeypatch.setattr("dbrnet.registry.store.PAUSES", ())
+    notify(PARAMS, run="dbrnet-retraining", state="FAILED", error="the task train failed")
+    first, second = webhook.taken[0]["text"].splitlines()
+    assert first == "dbrnet-retraining: failed: the task train failed"
+    assert "cannot be reached" in second
+
+
+def test_a_webhook_that_stumbles_is_asked_again(webhook: Webhook) -> None:
+    webhook.answers = [503, 500]
+    notify(PARAMS, run="nightly", state="SUCCEEDED")
+    assert len(webhook.taken) == 1
+    assert "no model was ever decided on" in webhook.taken[0]["text"]
+
+
+def test_a_webhook_that_refuses_is_an_error_without_its_address(
+    webhook: Webhook, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    webhook.answers = [403] * 9
+    with pytest.raises(JobError, match="did not take the message: it answers 403 Forbidden") as caught:
+        notify(PARAMS, run="nightly", state="SUCCEEDED")
+    assert webhook.asked == dbrnet.commands.notify.ATTEMPTS
+    assert SECRET not in str(caught.value) + caplog.text
+
+
+def test_without_a_webhook_the_log_has_it(
+    webhook: Webhook, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    monkeypatch.delenv("DBRNET_NOTIFY_URL")
+    notify(PARAMS, run="nightly", state="SUCCEEDED")
+    assert "nightly: succeeded" in caplog.text
+    assert "names no webhook" in caplog.text
+    assert not webhook.asked
+    monkeypatch.setenv("DBRNET_NOTIFY_URL", f"file:///{SECRET}")
+    with pytest.raises(UserError, match="must be an http") as caught:
+        notify(PARAMS, run="nightly", state="SUCCEEDED")
+    assert SECRET not in str(caught.value)

@@ -1,0 +1,164 @@
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from torch import nn
+
+import dbrnet
+from dbrnet.data.dataset import Image
+from dbrnet.data.exposure import normalise_exposure, normalise_exposure_batch
+from dbrnet.inference.export import DeployedModel, count_batch_norms
+from dbrnet.inference.runtimes.pytorch import TorchModel
+from dbrnet.inference.runtimes.registry import open_model
+from dbrnet.models.dbrnet import DBRNet
+from dbrnet.models.saved import ModelMeta
+
+Exported = tuple[Path, DBRNet, ModelMeta]
+SIZES = [(1, 32, 32), (3, 33, 47), (1, 256, 400), (2, 63, 201), (1, 32, 700), (1, 577, 40)]
+
+
+def test_the_file_stands_alone_and_is_valid(exported: Exported) -> None:
+    path, _, _ = exported
+    assert [file.name for file in path.parent.iterdir()] == ["model.onnx"]
+    graph = onnx.load_model(path, load_external_data=False)
+    onnx.checker.check_model(graph, full_check=True)
+    assert [(entry.domain, entry.version) for entry in graph.opset_import] == [("", 18)]
+    assert not any(tensor.external_data for tensor in graph.graph.initializer)
+
+
+def test_batch_height_and_width_are_free(exported: Exported) -> None:
+    graph = onnx.load_model(exported[0]).graph
+    ends = {
+        value.name: (
+            value.type.tensor_type.elem_type,
+            [size.dim_param or size.dim_value for size in value.type.tensor_type.shape.dim],
+        )
+        for value in (*graph.input, *graph.output)
+    }
+    assert ends == {
+        "image": (onnx.TensorProto.UINT8, ["batch", "height", "width", 3]),
+        "mask": (onnx.TensorProto.UINT8, ["batch", "height", "width"]),
+        "confidence": (onnx.TensorProto.FLOAT, ["batch", "height", "width"]),
+    }
+
+
+def test_only_the_norms_without_a_convolution_before_them_stay(exported: Exported) -> None:
+    path, model, _ = exported
+    # In the context module: two on its input, one after each of three pools and the mean, one after each
+    # of four sums, one after the concatenation; and one at the head's start, after a sum.
+    assert count_batch_norms(path) == 2 + 3 + 1 + 4 + 1 + 1
+    assert count_batch_norms(path) < sum(isinstance(module, nn.BatchNorm2d) for module in model.modules()) / 4
+
+
+def test_the_auxiliary_head_is_not_in_the_file(exported: Exported) -> None:
+    path, model, _ = exported
+    held = sum(int(np.prod(tensor.dims)) for tensor in onnx.load_model(path).graph.initializer)
+    deployed = sum(p.numel() for name, p in model.named_parameters() if not name.startswith("auxiliary_head"))
+    assert held < deployed + 10_000  # LFEM's merged filters add half of that; the head would be 37,000 more
+    assert b"auxiliary" not in path.read_bytes()
+    assert hasattr(model, "auxiliary_head")  # the caller's network keeps it
+
+
+def test_the_file_says_what_it_is_and_nothing_of_the_machine(exported: Exported) -> None:
+    path, _, meta = exported
+    graph = onnx.load_model(path)
+    assert (graph.producer_name, graph.producer_version) == ("dbrnet", dbrnet.__version__)
+    said = {entry.key: entry.value for entry in graph.metadata_props}
+    assert json.loads(said["classes"])[1] == {"name": "crack", "color": [230, 60, 40]}
+    assert said["dataset_content_hash"] == "4d5e"
+    assert json.loads(said["mean"]) == list(meta.mean)
+    assert "RGB" in said["input"]
+    content = path.read_bytes()
+    assert str(Path(dbrnet.__file__).parent).encode() not in content
+    assert b"site-packages" not in content
+
+
+@pytest.mark.parametrize("which", ["exported", "exported_with_all"])
+def test_answers_equal_pytorchs_at_any_size(
+    which: str, request: pytest.FixtureRequest, make_image: Callable[..., Image]
+) -> None:
+    path, model, meta = request.getfixturevalue(which)
+    onnx_model, torch_model = open_model(path, threads=1), TorchModel(model, meta, threads=1)
+    for batch, height, width in SIZES:
+        images = np.stack([make_image(height, width, seed) for seed in range(batch)])
+        mask, confidence = onnx_model.predict(images)
+        expected_mask, expected_confidence = torch_model.predict(images)
+        assert mask.shape == confidence.shape == (batch, height, width)
+        assert (mask.dtype, confidence.dtype) == (np.uint8, np.float32)
+        assert (mask == expected_mask).mean() > 0.999, (batch, height, width)
+        np.testing.assert_allclose(confidence, expected_confidence, atol=2e-4)
+
+
+def test_the_graph_normalises_and_answers_as_written_out(exported: Exported, make_image: Callable[..., Image]) -> None:
+    path, model, meta = exported
+    image = make_image(72, 104)
+    normalised = (image / 255 - np.array(meta.mean)) / np.array(meta.std)
+    with torch.inference_mode():
+        logits = model(torch.from_numpy(normalised.astype(np.float32).transpose(2, 0, 1)[None]))
+    highest, expected = logits.softmax(dim=1).max(dim=1)
+    mask, confidence = open_model(path).predict(image[None])
+    assert len(np.unique(mask)) > 1
+    assert (mask == expected.numpy()).mean() > 0.999
+    np.testing.assert_allclose(confidence, highest.numpy(), atol=2e-4)
+
+
+def test_a_fixed_size_is_reached_by_bilinear_resizing(
+    exported_with_all: Exported, make_image: Callable[..., Image]
+) -> None:
+    _, model, meta = exported_with_all
+    meta = replace(meta, normalised=False)
+    image = make_image(200, 120)
+    resized = cv2.resize(image.astype(np.float32), (160, 96), interpolation=cv2.INTER_LINEAR)
+    normalised = (resized / 255 - np.array(meta.mean)) / np.array(meta.std)
+    with torch.inference_mode():
+        small = model(torch.from_numpy(normalised.astype(np.float32).transpose(2, 0, 1)[None]))
+        logits = DeployedModel(model, meta).logits(torch.from_numpy(image[None]))
+    expected = cv2.resize(small[0].numpy().transpose(1, 2, 0), (120, 200), interpolation=cv2.INTER_LINEAR)
+    np.testing.assert_allclose(logits[0].numpy().transpose(1, 2, 0), expected, atol=2e-3)
+
+
+def test_a_normalised_graph_answers_alike_under_any_exposure(
+    exported_with_all: Exported, make_image: Callable[..., Image]
+) -> None:
+    path, model, meta = exported_with_all
+    dark = make_image(200, 120) // 4
+    onnx_model = open_model(path, threads=1)
+    mask, confidence = onnx_model.predict(np.stack([dark, 3 * dark, dark + 150]))  # each by its own exposure
+    assert len(np.unique(mask)) > 1
+    for other in (1, 2):
+        assert (mask[other] == mask[0]).mean() > 0.999
+        np.testing.assert_allclose(confidence[other], confidence[0], atol=2e-3)
+    # It is what training does to its images, but for their rounding.
+    plain = TorchModel(model, replace(meta, normalised=False), threads=1)
+    expected, _ = plain.predict(normalise_exposure(dark)[None])
+    assert (mask[0] == expected[0]).mean() > 0.98
+    assert np.abs(plain.predict(dark[None])[1] - confidence[0]).max() > 0.02  # it does something
+
+
+def test_an_image_without_contrast_is_not_torn_apart(exported_with_all: Exported) -> None:
+    flat = np.full((1, 64, 64, 3), 7, np.uint8)
+    flat[0, 30] = 8
+    mask, confidence = open_model(exported_with_all[0], threads=1).predict(flat)
+    assert np.isfinite(confidence).all()
+    assert np.array_equal(mask, open_model(exported_with_all[0], threads=1).predict(flat + 100)[0])
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")  # PyTorch's exporter, of itself
+def test_the_runtime_normalises_a_large_strip_to_the_digit(make_image: Callable[..., Image]) -> None:
+    class NormaliseExposure(nn.Module):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            return normalise_exposure_batch(images)
+
+    strip = torch.from_numpy(make_image(256, 1600)).permute(2, 0, 1)[None].float() / 16 + 100
+    program = torch.onnx.export(NormaliseExposure().eval(), (strip,), dynamo=True, verbose=False)
+    assert program is not None
+    session = onnxruntime.InferenceSession(program.model_proto.SerializeToString())
+    (found,) = session.run(None, {session.get_inputs()[0].name: strip.numpy()})
+    assert np.abs(found - normalise_exposure_batch(strip.double()).numpy()).max() < 1e-3  # grey values

@@ -1,0 +1,255 @@
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import get_args
+
+import numpy as np
+import onnx
+import pytest
+
+from dbrnet.config import RuntimeName
+from dbrnet.data.dataset import Image
+from dbrnet.errors import UserError
+from dbrnet.inference.exported_file import read_exported
+from dbrnet.inference.quantize import quantize
+from dbrnet.inference.runtimes.base import Model, NotAvailableError
+from dbrnet.inference.runtimes.onnxruntime import PROVIDERS, OnnxModel
+from dbrnet.inference.runtimes.openvino import OpenVinoModel
+from dbrnet.inference.runtimes.registry import RUNTIMES, file_of, open_all, open_model, why_not_available
+from dbrnet.models.dbrnet import DBRNet
+from dbrnet.models.saved import ModelMeta, save_model
+
+Exported = tuple[Path, DBRNet, ModelMeta]
+AGREEMENT = {"fp32": 0.999, "bf16": 0.97, "int8": 0.85}  # share of equal pixels, on noise and raw weights
+
+
+@pytest.fixture(scope="module")
+def files(exported: Exported, make_image: Callable[..., Image], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with model.pt, model.onnx and model-int8.onnx."""
+    folder = tmp_path_factory.mktemp("files")
+    path, model, meta = exported
+    save_model(folder / "model.pt", model, meta)
+    (folder / "model.onnx").write_bytes(path.read_bytes())
+    reference = open_model(path)
+    images = {str(seed): make_image(64, 96, seed) for seed in range(8)}
+
+    expected = {id_: reference.predict(image[None])[0] for id_, image in images.items()}
+
+    def score(candidate: Model, ids: Sequence[str]) -> tuple[float, list[float]]:
+        equal = [float((candidate.predict(images[id_][None])[0] == expected[id_]).mean()) for id_ in ids]
+        return sum(equal) / len(equal), equal
+
+    quantize(
+        path,
+        folder / "model-int8.onnx",
+        calibration=list(images.values()),
+        validation=list(images),
+        score=score,
+        max_loss=0.5,
+    )
+    return folder
+
+
+def test_the_names_are_those_of_the_parameters() -> None:
+    assert get_args(RuntimeName) == RUNTIMES
+
+
+@pytest.mark.parametrize("runtime", [name for name in RUNTIMES if name != "pytorch-compiled"])
+def test_every_runtime_answers_alike_or_says_why_it_cannot(
+    files: Path, runtime: str, make_image: Callable[..., Image]
+) -> None:
+    if reason := why_not_available(runtime):
+        assert reason.startswith(f"{runtime} is not available: ")
+        with pytest.raises(NotAvailableError, match=f"{runtime} is not available"):
+            open_model(files / file_of(runtime), runtime)
+        return
+    model = open_model(files / file_of(runtime), runtime, threads=1)
+    reference = open_model(files / "model.pt", threads=1)
+    assert (model.runtime, model.threads) == (runtime, 1)
+    assert model.classes == reference.classes
+    for height, width in ((64, 96), (50, 41)):
+        images = np.stack([make_image(height, width, seed) for seed in range(2)])
+        mask, confidence = model.predict(images)
+        expected, expected_confidence = reference.predict(images)
+        assert (mask.dtype, confidence.dtype) == (np.uint8, np.float32)
+        assert (mask == expected).mean() > AGREEMENT[model.precision]
+        assert np.abs(confidence - expected_confidence).mean() < 0.1
+        again, logits = model.predict_with_logits(images)
+        assert np.array_equal(again, mask)
+        assert np.array_equal(logits.argmax(axis=1), mask)
+
+
+def test_sizes_come_and_go(files: Path, make_image: Callable[..., Image]) -> None:
+    """More of them than OpenVINO keeps compiled networks."""
+    model = open_model(files / "model.onnx", "openvino-fp32", threads=1)
+    reference = open_model(files / "model.onnx", threads=1)
+    for size in (32, 33, 34, 35, 36, 32):
+        images = make_image(size, 40)[None]
+        assert (model.predict(images)[0] == reference.predict(images)[0]).mean() > 0.999
+
+
+def test_a_network_for_all_sizes_answers_alike(files: Path, make_image: Callable[..., Image]) -> None:
+    file = read_exported(files / "model.onnx")
+    fixed, free = OpenVinoModel(file, "fp32", 1), OpenVinoModel(file, "fp32", 1, fixed=False)
+    for size in (64, 50):
+        images = make_image(size, 90)[None]
+        assert (fixed.predict(images)[0] == free.predict(images)[0]).mean() > 0.999
+        assert np.allclose(fixed.predict_with_logits(images)[1], free.predict_with_logits(images)[1], atol=1e-3)
+
+
+MODELS_THAT_GO_AND_A_SIGNAL = """
+import gc, os, signal, sys
+from pathlib import Path
+from dbrnet.inference.runtimes.registry import open_model
+
+signal.signal(signal.SIGUSR1, lambda *_: print("handled"))
+first = open_model(Path(sys.argv[1]), "openvino-fp32")
+second = open_model(Path(sys.argv[1]), "openvino-fp32")
+del first
+gc.collect()
+del second
+gc.collect()
+os.kill(os.getpid(), signal.SIGUSR1)
+"""
+
+
+def test_a_signal_is_survived_after_models_have_gone(files: Path) -> None:
+    words = [sys.executable, "-X", "faulthandler", "-c", MODELS_THAT_GO_AND_A_SIGNAL]
+    ended = subprocess.run([*words, str(files / "model.onnx")], capture_output=True, text=True)
+    assert (ended.returncode, ended.stdout) == (0, "handled\n"), ended.stderr
+
+
+def test_with_its_sizes_given_a_session_answers_alike(files: Path, make_image: Callable[..., Image]) -> None:
+    """As it is opened on a GPU."""
+    model = OnnxModel(read_exported(files / "model.onnx"), "cpu", 1)
+    images = make_image(64, 96)[None]
+    session = model._open(model._file, images.shape)
+    assert (session.run(["mask"], {"image": images})[0] == model.predict(images)[0]).mean() > 0.999
+    assert session.get_inputs()[0].shape == [1, 64, 96, 3]
+
+
+def test_on_a_gpu_nothing_may_fall_back_to_the_cpu(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The CPU stands in for the GPU's provider: ONNX Runtime itself says that it was forbidden."""
+    monkeypatch.setitem(PROVIDERS, "cuda", PROVIDERS["cpu"])
+    with pytest.raises(UserError, match=r"cuda cannot run it \(.*disabled fallback to the CPU EP"):
+        OnnxModel(read_exported(files / "model.onnx"), "cuda", 1)
+
+
+@pytest.mark.parametrize(
+    ("package", "asked", "told"),
+    [
+        (
+            "openvino",
+            "from dbrnet.inference.runtimes.openvino import require_openvino as ask; ask('fp32')",
+            "openvino-fp32 is not available: it is not installed; pip install 'dbrnet[openvino]'",
+        ),
+        (
+            "nncf",
+            "from dbrnet.inference.quantize import _nncf as ask; ask()",
+            "int8 needs NNCF, which is not installed; pip install 'dbrnet[openvino]'",
+        ),
+        (
+            "fastapi",
+            "from dbrnet.commands.serve import serve; serve(model='model.onnx')",
+            "fastapi is not installed; pip install 'dbrnet[serve]'",
+        ),
+    ],
+)
+def test_what_is_not_installed_is_told_with_the_way_to_get_it(package: str, asked: str, told: str) -> None:
+    script = f"import sys; sys.modules['{package}'] = None\n{asked}"
+    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert ended.stderr.splitlines()[-1].partition(": ")[2] == told
+
+
+def test_a_previous_answer_stays_as_it_was(files: Path, make_image: Callable[..., Image]) -> None:
+    for runtime in ("onnxruntime-cpu", "openvino-fp32", "pytorch-eager"):
+        model = open_model(files / file_of(runtime), runtime, threads=1)
+        mask, confidence = model.predict(make_image(64, 96, 1)[None])
+        kept = mask.copy(), confidence.copy()
+        model.predict(make_image(64, 96, 2)[None])
+        assert np.array_equal(mask, kept[0])
+        assert np.array_equal(confidence, kept[1])
+
+
+@pytest.mark.slow
+def test_the_compiled_network_answers_alike(files: Path, make_image: Callable[..., Image]) -> None:
+    model = open_model(files / "model.pt", "pytorch-compiled", threads=2)
+    images = make_image(64, 96)[None]
+    expected = open_model(files / "model.pt", threads=2).predict(images)[0]
+    assert (model.predict(images)[0] == expected).mean() > 0.999
+
+
+def test_all_that_there_are_and_why_the_others_are_not(files: Path, tmp_path: Path) -> None:
+    models, missing = open_all(["onnxruntime-cpu", "onnxruntime-cuda", "openvino-int8"], files, files)
+    assert list(models) == ["onnxruntime-cpu", "openvino-int8"]
+    assert missing == {"onnxruntime-cuda": why_not_available("onnxruntime-cuda")}
+    (tmp_path / "model.onnx").write_bytes((files / "model.onnx").read_bytes())
+    _, missing = open_all(["onnxruntime-cpu", "openvino-int8"], files, tmp_path)
+    assert "export made no model-int8.onnx" in missing["openvino-int8"]
+
+
+@pytest.mark.parametrize(
+    ("file", "runtime", "message"),
+    [
+        ("model.onnx", "onnxruntime-gpu", "there is no runtime 'onnxruntime-gpu'; choose one of"),
+        ("model.pt", "onnxruntime-cpu", r"model\.pt: onnxruntime-cpu cannot run it"),
+        ("model.onnx", "pytorch-eager", r"model\.onnx: pytorch-eager cannot run it"),
+        ("model.onnx", "openvino-int8", "openvino-int8 cannot run a file of fp32"),
+        ("model-int8.onnx", "openvino-fp32", "openvino-fp32 cannot run a file of int8"),
+    ],
+)
+def test_a_file_for_another_runtime(files: Path, file: str, runtime: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        open_model(files / file, runtime)
+
+
+def test_each_files_usual_runtime(files: Path) -> None:
+    usual = {name: open_model(files / name).runtime for name in ("model.pt", "model.onnx", "model-int8.onnx")}
+    assert usual == {"model.pt": "pytorch-eager", "model.onnx": "onnxruntime-cpu", "model-int8.onnx": "openvino-int8"}
+
+
+def test_the_file_is_enough(exported: Exported) -> None:
+    path, _, meta = exported
+    model = open_model(path, threads=1)
+    assert model.classes == meta.classes
+    assert model.metadata["dataset_content_hash"] == "4d5e"
+    assert model.runtime == "onnxruntime-cpu"
+
+
+def test_a_batch_is_answered_as_its_images(exported: Exported, make_image: Callable[..., Image]) -> None:
+    model = open_model(exported[0], threads=1)
+    images = np.stack([make_image(50, 90, seed) for seed in range(3)])
+    masks, _ = model.predict(images)
+    for image, mask in zip(images, masks, strict=True):
+        assert (model.predict(image[None])[0][0] == mask).mean() > 0.999
+
+
+def test_missing_and_broken_files(exported: Exported, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"none\.onnx: cannot be read"):
+        open_model(tmp_path / "none.onnx")
+    content = exported[0].read_bytes()
+    for name, data in (("empty", b""), ("text", b"not a model"), ("half", content[: len(content) // 2])):
+        (tmp_path / name).write_bytes(data)
+        with pytest.raises(UserError, match=f"{name}: not a readable ONNX file") as caught:
+            open_model(tmp_path / name)
+        assert "\n" not in str(caught.value)
+
+
+def test_anothers_onnx_file(tmp_path: Path) -> None:
+    value = onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [1])
+    result = onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, [1])
+    graph = onnx.helper.make_graph([onnx.helper.make_node("Relu", ["x"], ["y"])], "other", [value], [result])
+    opset = [onnx.helper.make_opsetid("", 18)]
+    onnx.save_model(onnx.helper.make_model(graph, opset_imports=opset, ir_version=9), tmp_path / "other.onnx")
+    with pytest.raises(UserError, match="not one that `dbrnet export` wrote"):
+        open_model(tmp_path / "other.onnx")
+
+
+@pytest.mark.parametrize("runtime", ["onnxruntime-cpu", "openvino-fp32", "pytorch-eager"])
+def test_images_too_small_or_of_another_kind(files: Path, runtime: str) -> None:
+    model = open_model(files / file_of(runtime), runtime, threads=1)
+    with pytest.raises(UserError, match="31x200"):
+        model.predict(np.zeros((1, 31, 200, 3), np.uint8))
+    with pytest.raises(ValueError, match="uint8"):
+        model.predict(np.zeros((1, 64, 64), np.uint8))

@@ -1,0 +1,95 @@
+"""`dbrnet fetch-champion`: what it fetches of a version, with and without a candidate."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dbrnet.cli import main
+from dbrnet.files import sha256_file
+from dbrnet.registry.store import Store, open_store
+from dbrnet.registry.versions import LINEAGE, TABLES, register
+from tests.registry.acting import EXAMPLE, NAME, carry_out, start
+from tests.registry.conftest import ModelMaker
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The working folder: the parameters, and a file for each of the tables."""
+    monkeypatch.chdir(tmp_path)
+    text = (ROOT / "params.yaml").read_text().replace("model_name: dbrnet-steel-strip", f"model_name: {NAME}")
+    (tmp_path / "params.yaml").write_text(text)
+    for name in (LINEAGE, *TABLES):
+        (tmp_path / name).write_text(json.dumps({"name": name}))
+    return tmp_path
+
+
+def promoted(store: Store, model: Path, files: tuple[str, ...], against: int | None = None) -> None:
+    """The next champion, with `files` of the working folder kept beside it."""
+    run = start(store)
+    kept = {name: Path(name) for name in files}
+    register(store, run, NAME, model, files=kept, tags={}, example=EXAMPLE)
+    assert carry_out(store, run, model, against=against).champion_after is not None
+
+
+def fetched(*words: str) -> dict[str, Any]:
+    assert main(["fetch-champion", *words, "--out", "champion"]) == 0
+    facts: dict[str, Any] = json.loads(Path("champion/champion.json").read_text())
+    return facts
+
+
+def test_there_is_none_yet(store: Store, project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", store.uri)
+    assert fetched()["version"] is None
+    assert [path.name for path in Path("champion").iterdir()] == ["champion.json"]
+
+
+def test_the_champion_comes_with_its_tables(
+    store: Store, project: Path, make_model: ModelMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", store.uri)
+    promoted(store, make_model(1), (LINEAGE, *TABLES))
+    facts = fetched()
+    assert (facts["version"], facts["sha256"]) == (1, sha256_file(make_model(1)))
+    assert facts["lineage"] == {"name": LINEAGE}
+    for name in (LINEAGE, *TABLES):
+        assert Path("champion", name).read_bytes() == Path(name).read_bytes()
+
+
+def test_a_candidate_that_is_champion_is_compared_with_the_one_before(
+    store: Store, project: Path, make_model: ModelMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", store.uri)
+    promoted(store, make_model(1), (LINEAGE, "split.csv"))  # as versions were before there were more tables
+    promoted(store, make_model(2), (LINEAGE, *TABLES), against=1)
+    Path("export").mkdir()
+    for mark, baseline in ((2, 1), (3, 2)):
+        Path("export/export.json").write_text(json.dumps({"model_sha256": sha256_file(make_model(mark))}))
+        assert fetched("--exported", "export")["version"] == baseline
+        kept = {path.name for path in Path("champion").iterdir()}
+        tables = {"split.csv"} if baseline == 1 else set(TABLES)
+        assert kept == {"champion.json", "model.onnx", LINEAGE, *tables}
+    assert fetched()["version"] == 2
+
+
+def test_a_champion_that_others_registered_without_tags(
+    store: Store, project: Path, make_model: ModelMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", store.uri)
+    promoted(store, make_model(1), (LINEAGE,))
+    store.client.delete_model_version_tag(NAME, "1", "sha256")
+    assert fetched()["sha256"] == sha256_file(make_model(1))
+
+
+@pytest.mark.slow
+def test_from_a_server(
+    mlflow_server: str, project: Path, make_model: ModelMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", mlflow_server)
+    promoted(open_store(project), make_model(1), (LINEAGE, "card.json", "image_stats.csv"))
+    assert fetched()["version"] == 1
+    kept = {path.name for path in Path("champion").iterdir()}
+    assert kept == {"champion.json", "model.onnx", LINEAGE, "card.json", "image_stats.csv"}

@@ -1,0 +1,162 @@
+"""The decision's page: what it says, in which order, and that it needs nothing but itself."""
+
+import base64
+import re
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+
+from dbrnet.errors import JobError
+from dbrnet.reports.decision_facts import Facts
+from dbrnet.reports.decision_page import render_review
+from tests.reports import examples
+from tests.reports.test_evaluation_page import Page
+
+CASES: list[Callable[[Facts], Facts]] = [
+    examples.rejected,
+    examples.first,
+    examples.not_compared,
+    examples.barely_measured,
+    examples.hostile,
+]
+NO_CHANGE = {"value": 0.0, "low": 0.0, "high": 0.0}
+
+
+def text_of(facts: Facts) -> str:
+    return " ".join(Page(render_review(facts)).text.split())
+
+
+def test_the_verdict_comes_first_with_its_reason_and_who_decided(facts: Facts) -> None:
+    text = text_of(facts)
+    assert "Compared with version 5, on the same 902 images" in text
+    assert "Decided on 2026-11-23 08:05 UTC by ann" in text
+    assert "Promoted All 14 criteria are met; it takes the place of version 5. Champion now: version 7." in text
+    assert text.index("All 14 criteria") < text.index("Worst regression") < text.index("75.7")
+
+
+@pytest.mark.parametrize(
+    ("outcome", "said"),
+    [
+        (
+            {"champion_before": 7},
+            "All 14 criteria are met, and it was promoted before. Version 7 is the champion already and stays.",
+        ),
+        ({"champion_before": None}, "there was no champion before."),
+        ({"champion_now": 5}, "it takes the place of version 5. Champion now: version 5."),
+        (
+            {"answer": "rejected", "champion_now": 6, "reasons": ["version 6 had become champion"]},
+            "Not promoted, though it passed All 14 criteria are met, but: version 6 had become champion. "
+            "Champion now: version 6.",
+        ),
+        (
+            {"answer": "needs review", "champion_now": 5, "reasons": ["speed cannot be told from 0.9"]},
+            "A person decides: speed cannot be told from 0.9. Champion now: version 5. "
+            "Decide with dbrnet registry approve 7",
+        ),
+    ],
+)
+def test_each_outcome_says_what_became_of_the_candidate(facts: Facts, outcome: dict[str, object], said: str) -> None:
+    assert said in text_of(replace(facts, outcome={**facts.outcome, **outcome}))
+
+
+def test_a_rejection_says_why_and_lists_what_is_in_the_way_first(facts: Facts) -> None:
+    text = text_of(examples.rejected(facts))
+    assert "Rejected 3 of 14 criteria are not met: mIoU fell; test images leak; and 1 more." in text
+    assert "LEAKS: 96.4 % of the test images" in text[: text.index("Worst regression")]
+    in_the_way = text[text.index("In the way") : text.index("frames per second 84.66")]
+    assert "✗ failed mIoU against the champion −0.021 (−0.034 to −0.0103); at least −0.01 is required" in in_the_way
+    assert "? not measured p99, ms no figure; at most 40 is required" in in_the_way
+    assert "≈ inconclusive times as fast as the champion" in in_the_way
+
+
+def test_both_sides_stand_in_each_table_with_their_difference(facts: Facts) -> None:
+    text = text_of(facts)
+    assert "mIoU 75.7 % 74.5 to 76.9 75.1 % 73.9 to 76.3 +0.6 −0.3 to +1.5 ≈ unclear" in text
+    assert "scratches 68.8 % 67.0 to 70.6 70.5 % 69.3 to 71.7 −1.7 −2.8 to −0.6 ▼ worse" in text
+    assert "small 257 of 420 found 61.2 %" in text
+    assert "0.13 0.10 to 0.16 0.18 0.17 to 0.20 −0.05 −0.07 to −0.03 ▲ better" in text  # fewer false positives
+    assert "▼ worse clean images flagged +2.1 , IoU of scratches −1.7" in text
+
+
+def test_an_equal_candidate_is_said_to_be_the_same(facts: Facts) -> None:
+    champion = facts.metrics["champion"]
+    champion |= {"figures": facts.metrics["figures"], "difference": dict.fromkeys(examples.DIFFERENCES, NO_CHANGE)}
+    text = text_of(facts)
+    assert "mIoU 75.7 % 74.5 to 76.9 75.7 % 74.5 to 76.9 0.0 0.0 to 0.0 = the same" in text
+    assert "unclear" not in text
+
+
+def test_regressions_come_first_and_the_worst_of_them_leads(facts: Facts) -> None:
+    shuffled = list(reversed(facts.metrics["disagreements"]))
+    html = render_review(replace(facts, metrics={**facts.metrics, "disagreements": shuffled}))
+    order = [html.index(f"<strong>{id_}</strong>") for id_ in ("test-000437", "training-003831", "training-001467")]
+    assert order == sorted(order)
+    worst = html[html.index('id="regression-1"') : html.index('id="regression-2"')]
+    assert "test-000437" in worst
+    assert "13.12 % of the image more than the champion" in worst
+    assert re.findall(r"<figcaption>(.*?)</figcaption>", worst) == list(examples.CAPTIONS)
+    assert "candidate 83.0 %, champion –" in html
+    assert '<span class="swatch" style="background:#e69f00"></span>inclusion' in html
+
+
+def test_data_speed_leaks_and_lineage_are_said(facts: Facts) -> None:
+    text = text_of(facts)
+    assert "images 4,512 4,224 +288" in text
+    assert "scratches 990 742 +248" in text
+    assert "inclusion 1,450 1,450 the same" in text
+    assert "candidate, onnxruntime-cpu 84.7 11.8" in text
+    assert "1.02 times as fast as the champion (0.98 to 1.06" in text
+    assert "Version 5 was trained on 12.4 % of these test images, so the comparison flatters it" in text
+    assert "scores 38.6 % mIoU" in text
+    for fact in ("b562988", "5a746aa", "f4f433fa", "17aa90c2", examples.CANDIDATE, examples.CHAMPION):
+        assert fact in text
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.__name__)
+def test_whatever_is_missing_there_is_a_page_which_opens_offline(facts: Facts, case: Callable[[Facts], Facts]) -> None:
+    html = render_review(case(facts))
+    page = Page(html)  # checks that tags close in order
+    for _, name, value in page.attributes:
+        assert not (name or "").startswith("on")
+        if name in ("src", "href"):
+            assert (value or "").startswith(("data:image/", "#"))
+    assert not re.search(r"url\(|@import|<script|<link", html)
+    ids = [value for _, name, value in page.attributes if name == "id"]
+    assert len(ids) == len(set(ids))
+    targets = {(value or "")[1:] for tag, name, value in page.attributes if (tag, name) == ("a", "href")}
+    assert targets <= set(ids)
+
+
+def test_the_latencies_of_both_sides_are_drawn(facts: Facts) -> None:
+    lines = facts.durations.read_text().splitlines()
+    heights = {}
+    for case, without in (("both", "none"), ("one", "(champion)"), ("none", "onnxruntime-cpu")):
+        facts.durations.write_text("\n".join(line for line in lines if without not in line) + "\n")
+        plot = re.search(r'class="plot" src="data:image/png;base64,([^"]+)"', render_review(facts))
+        heights[case] = None if plot is None else int.from_bytes(base64.b64decode(plot[1])[20:24], "big")
+    assert heights["none"] is None
+    assert (heights["both"] or 0) > (heights["one"] or 0) > 0
+
+
+def test_without_a_champion_nothing_is_compared(facts: Facts) -> None:
+    text = text_of(examples.first(facts))
+    assert "There was no champion to compare with" in text
+    assert "There is no champion's answer" in text
+    assert "Worst regression" not in text
+    assert "Differences are" not in text
+    assert "Since the champion" not in text
+    assert "unclear" not in text
+
+
+def test_a_champion_that_could_not_be_compared_is_said_with_the_reason(facts: Facts) -> None:
+    text = text_of(examples.not_compared(facts))
+    assert "Version 5 was not compared: its classes are others: crack." in text
+    assert "The champion was not timed: it cannot run in onnxruntime-cpu." in text
+    assert "images 4,512 – not known" in text
+
+
+def test_a_panel_outside_the_folder_is_refused(facts: Facts) -> None:
+    facts.metrics["disagreements"][0]["panels"]["image"] = "../../etc/secret.png"
+    with pytest.raises(JobError, match="no image in"):
+        render_review(facts)

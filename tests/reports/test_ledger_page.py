@@ -1,0 +1,79 @@
+"""The ledger's page."""
+
+import re
+
+import pytest
+
+from dbrnet.reports.ledger_page import render_history
+from tests.reports import examples
+from tests.reports.test_evaluation_page import Page
+
+
+def text_of(html: str) -> str:
+    return " ".join(Page(html).text.split())
+
+
+def test_says_who_is_champion_and_since_when() -> None:
+    text = text_of(render_history("dbrnet-neu-seg", examples.year()))
+    assert "Champion: version 12 Since 2026-10-05, mIoU 75.7 %: every criterion passed Decided by pipeline." in text
+    assert "15 entries, from 2025-12-08 to 2026-10-05" in text
+
+
+def test_every_entry_is_a_sentence_with_why_and_who_the_newest_first() -> None:
+    text = text_of(render_history("dbrnet-neu-seg", examples.year()))
+    told = [
+        "Version 12 became champion, in place of version 8. every criterion passed Entry 15, by pipeline",
+        "Version 11 was revoked; version 8 stays champion. the labels of September's",
+        "Version 11 waits for a person's review; version 8 stays champion.",
+        "The decision on version 9 has no effect; version 8 stays champion. version 8 had become",
+        "Version 7 was approved and became champion, in place of version 3.",
+        "Rolled back: version 3 is champion again, in place of version 5. version 5 misses scratches",
+        "Version 4 was rejected; version 3 stays champion. frames per second 21.4 is below 30",
+        "Version 1 became champion, the first one.",
+    ]
+    entries = text[text.index("the newest first") :]
+    places = [entries.index(sentence) for sentence in told]
+    assert places == sorted(places)
+
+
+def test_the_table_tells_from_when_to_when_each_was_champion() -> None:
+    text = text_of(render_history("dbrnet-neu-seg", examples.year()))
+    reigns = text[text.index("Who was champion when") :]
+    assert "12 2026-10-05 now – 75.7 entry 15, promoted pipeline" in reigns
+    assert "3 2026-04-09 2026-06-02 53 72.8 entry 6, rolled back ann" in reigns
+    assert "5 2026-03-30 2026-04-09 10 73.9 entry 5, promoted pipeline" in reigns
+
+
+def test_a_mark_lies_higher_for_a_better_miou_and_hides_no_other() -> None:
+    html = render_history("dbrnet-neu-seg", examples.year())
+    marks = [tuple(map(float, found)) for found in re.findall(r"translate\(([\d.]+) ([\d.]+)\)", html)]
+    assert len(marks) == 15
+    assert marks[0][1] > marks[2][1] > marks[14][1]  # 71.2, 72.8 and 75.7 %
+    assert marks[11][1] > max(y for place, (_, y) in enumerate(marks) if place != 11)  # not measured
+    for place, (x, y) in enumerate(marks):
+        assert all(abs(x - a) >= 20 or abs(y - b) >= 20 for a, b in marks[:place])
+    assert re.findall(r'<a href="#entry-(\d+)" aria-label', html) == [str(number) for number in range(1, 16)]
+
+
+@pytest.mark.parametrize("count", [0, 1, 2])
+def test_a_young_ledger_has_a_page(count: int) -> None:
+    text = text_of(render_history("x", examples.year()[:count]))
+    assert ("Champion: version 1" in text) == (count > 0)
+
+
+def test_a_version_confirmed_and_a_champion_withdrawn_are_said_as_such() -> None:
+    rows = examples.year()[:1]
+    rows.append({**rows[0], "number": 2, "champion_before": 1, "figures": {}})
+    rows.append({**rows[0], "number": 3, "outcome": "revoked", "champion_before": 1, "champion_after": None})
+    text = text_of(render_history("x", rows))
+    assert "Version 1 was champion already and stays: promoted." in text
+    assert "Version 1 was revoked; version 1 is champion no more, and nobody is." in text
+    assert "No champion" in text
+
+
+def test_nothing_that_others_wrote_becomes_markup() -> None:
+    row = {**examples.year()[0], "why": examples.HOSTILE, "by": examples.HOSTILE}
+    html = render_history(examples.HOSTILE, [row])
+    page = Page(html)
+    assert "<script" not in html
+    assert all((value or "").startswith("#") for _, name, value in page.attributes if name in ("src", "href"))

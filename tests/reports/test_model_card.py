@@ -1,0 +1,73 @@
+"""The model card."""
+
+import re
+from collections.abc import Callable
+from copy import deepcopy
+from dataclasses import replace
+
+import pytest
+
+from dbrnet.reports.decision_facts import Facts
+from dbrnet.reports.model_card import LONGEST, model_card
+from tests.reports import examples
+from tests.reports.test_decision_page import CASES
+
+
+def test_says_what_a_user_must_know(facts: Facts) -> None:
+    card = model_card(facts)
+    for line in (
+        "# dbrnet-neu-seg version 7",
+        "Promoted on 2026-11-23 by ann. All 14 criteria are met; it takes the place of version 5.",
+        "No known leak",
+        "scores 38.6 % mIoU",
+        "14 of 14 criteria passed.",
+        "onnxruntime-cpu |              84.7 |",
+        "On AMD EPYC, 2 cores, 2 threads, one image of 200 × 200 pixels at a time.",
+        "- commit: b562988",
+        "content hash f4f433fa",
+    ):
+        assert line in card
+    assert "| mIoU                              | 75.7 (74.5 to 76.9) | 75.1 (73.9 to 76.3) |" in card
+
+
+def test_limits_follow_from_the_facts(facts: Facts) -> None:
+    card = model_card(facts)
+    assert "902 images of NEU-Seg, hot-rolled steel strip in 214 groups" in card
+    assert "overlooks 30 % of inclusion, 39 % of small defects" in card
+    metrics = {**facts.metrics, "defect_free": 0, "bootstrap": {**facts.metrics["bootstrap"], "groups": 12}}
+    lineage = deepcopy(dict(facts.lineage))
+    lineage["split"]["counts"]["train"]["images_by_class"]["scratches"] = 7
+    poor = model_card(replace(examples.rejected(facts), metrics=metrics))
+    assert "false positives on good steel are not known" in poor
+    assert "only 12 different things" in poor
+    assert "- LEAKS: 96.4 % of the test images" in poor
+    assert "scratches (7)" in model_card(replace(facts, lineage=lineage))
+
+
+def test_a_rejection_says_what_was_in_the_way(facts: Facts) -> None:
+    card = model_card(examples.rejected(facts))
+    assert "10 of 14 criteria passed." in card
+    assert card.index("**LEAKS: 96.4 % of the test images") < card.index("## Intended use")
+    for reason in ("- mIoU fell", "- test images leak", "- p99: not measured", "- speed unclear"):
+        assert reason in card
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.__name__)
+def test_is_short_and_cannot_be_broken_out_of(facts: Facts, case: Callable[[Facts], Facts]) -> None:
+    card = model_card(case(facts))
+    assert len(card) <= LONGEST
+    assert "<script" not in card
+    assert not re.search(r"(?<!\\)\]\(", card)
+    assert "\n# [y]" not in card
+    for line in card.splitlines():
+        assert line.startswith("| ") == line.endswith(" |")
+
+
+def test_many_classes_and_long_names_still_fit(facts: Facts) -> None:
+    metrics = deepcopy(dict(facts.metrics))
+    metrics["scores"]["iou"] |= {f"{'long' * 9}{number}": 0.5 for number in range(250)}
+    criteria = [{**examples.CRITERIA[0], "verdict": "failed", "text": "why " * 200}] * 250
+    card = model_card(replace(facts, metrics=metrics, decision={**facts.decision, "criteria": criteria}))
+    assert len(card) <= LONGEST
+    assert card.endswith("Shortened: the review has everything.\n")
+    assert "… and 238 more in the review." in card
