@@ -7,12 +7,14 @@ import inspect
 import logging
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from dbrnet import __version__
 from dbrnet.errors import JobError, UserError
+from dbrnet.files import require_apart, require_output
 from dbrnet.process_group import first_to_fail, process_group
 
 STEPS = {
@@ -50,7 +52,7 @@ ACTIONS = {  # of tools that have more than one: their functions
 ARGUMENTS = {
     "params": "the parameters' file (default: params.yaml)",
     "checkpoints": "where to keep checkpoints, each training its own (default: a hidden folder beside --out)",
-    "out": "the folder to write; a step replaces it whole when it has succeeded",
+    "out": "the folder to write: new, empty, or one that this command wrote before, whose files it replaces",
     "dataset": "the folder that `dbrnet ingest` wrote",
     "split": "the folder that `dbrnet split` wrote",
     "job_spec": "what the training is given, at s3://BUCKET/PREFIX/jobs/NAME/",
@@ -99,9 +101,17 @@ mlflow.db in this folder.
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
     words = list(sys.argv[1:] if arguments is None else arguments)
-    options = vars(_parser(words).parse_args(words))
-    function = _function(options.pop("command"), options.pop("action", None))
-    status, _ = _tell(lambda: function(**_with_section(function, options)), options.get("out"))
+    status, options = _tell(lambda: vars(_parser(words).parse_args(words)), None)
+    if options is None:
+        return status
+    command = options.pop("command")
+    function = _function(command, options.pop("action", None))
+
+    def run() -> None:
+        _require_output(command, options)
+        function(**_with_section(function, options))
+
+    status, _ = _tell(run, options.get("out"))
     return status
 
 
@@ -117,10 +127,11 @@ def call(command: str, section: str, **arguments: Any) -> Any:
 
         function = _function(command)
         paths = {
-            name: Path(arguments[name])
+            name: _path(name, arguments[name])
             for name, asked in inspect.signature(function).parameters.items()
             if "Path" in str(asked.annotation) and isinstance(arguments.get(name), str)
         }
+        _require_output(command, paths)
         return function(parse_section(_section_of(function), section), **arguments | paths)
 
     status, result = _tell(run, arguments.get("out"))
@@ -193,9 +204,17 @@ def _add_arguments(command: argparse.ArgumentParser, function: Callable[..., Any
     for name, argument in inspect.signature(function).parameters.items():
         text = ARGUMENTS[name]
         required = argument.default is inspect.Parameter.empty
-        kind = int if argument.annotation in (int, int | None) else Path if "Path" in str(argument.annotation) else str
+        kind = (
+            int
+            if argument.annotation in (int, int | None)
+            else partial(_path, name)
+            if "Path" in str(argument.annotation)
+            else str
+        )
         if name == "params":
-            command.add_argument("--params", type=Path, default=Path("params.yaml"), metavar="FILE", help=text)
+            command.add_argument(
+                "--params", type=partial(_path, name), default=Path("params.yaml"), metavar="FILE", help=text
+            )
         elif argument.kind is inspect.Parameter.KEYWORD_ONLY or not required:
             shown = text if required or argument.default is None else f"{text} (default: {argument.default})"
             command.add_argument(
@@ -210,6 +229,23 @@ def _add_arguments(command: argparse.ArgumentParser, function: Callable[..., Any
             command.add_argument(name, type=kind, nargs="+", metavar=name.upper(), help=text)
         else:
             command.add_argument(name, type=kind, metavar=name.upper(), help=text)
+
+
+def _path(name: str, word: str) -> Path:
+    if not word:
+        raise UserError(f"{name}: the path is empty, as an unset variable leaves it; give a path")
+    return Path(word)
+
+
+def _require_output(command: str, arguments: Mapping[str, object]) -> None:
+    """Refuse an --out in which something else than the command's own output would be lost."""
+    out = arguments.get("out")
+    if not isinstance(out, Path):
+        return
+    require_output(out, command)
+    for name, value in arguments.items():
+        if isinstance(value, Path) and name != "out":
+            require_apart(out, value, name)
 
 
 def _with_section(function: Callable[..., Any], options: dict[str, Any]) -> dict[str, Any]:

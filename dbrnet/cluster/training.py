@@ -59,7 +59,7 @@ def train_on_nodes(params: str, dataset: Path, split: Path, *, out: Path, nodes:
         except JobError:
             if not _is_done(job_spec):  # sent before the job failed, or another removed it
                 raise
-    receive_folder(f"{job_spec}trained/", out)
+    receive_folder(f"{job_spec}trained/", out, "train")
     cluster.delete(name)
 
 
@@ -68,7 +68,7 @@ def fetch_job_spec(job_spec: str, folder: Path) -> tuple[str, Path, Path]:
 
     A node's processes share what they fetch of the dataset.
     """
-    given = receive_folder(f"{job_spec}given/", folder / "given")
+    given = receive_folder(f"{job_spec}given/", folder / "given", "node")
     source = read_json(given / _JOB_SPEC_FILE)["dataset"]
     dataset = Path(tempfile.gettempdir()) / f"dbrnet-{_digest(source)}"
     link_dataset(source, dataset)

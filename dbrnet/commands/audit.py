@@ -25,7 +25,7 @@ def audit(dataset: Path, *, out: Path, split: Path | None = None) -> None:
     fingerprints, groups = search(data)
     result = audit_splits(data, fingerprints, groups, splits)
     label_checks = check_labels(data, groups.of, fingerprints.brightness, splits or {"all": list(data.by_id)})
-    with atomic_directory(out) as folder:
+    with atomic_directory(out, "audit") as folder:
         save_audit(folder, result, groups)
         write_atomically(folder / PAGE, render_audit(data, result, groups, label_checks))
     log_audit(result)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import cast
 
 from dbrnet.errors import UserError
+from dbrnet.files import require_apart
 from dbrnet.inference.image_sources import find_sources
 from dbrnet.inference.predict import FORMATS, MASKS, OVERLAYS, Format, predict_sources
 from dbrnet.inference.runtimes.registry import open_model
@@ -29,7 +30,8 @@ def predict(
     A folder stands for all images and videos in it and in its folders. Writes under --out, as --formats
     says: masks/ (PNG of class ids), overlays/ (JPEG), submission.csv (Severstal's run-length encoding) and
     coco.json (one annotation a defect); and always summary.csv, each class's share of every image. The
-    tables come last; other files there stay. An image that cannot be read is passed over and named at the
+    tables come last. --out is new, empty, or of an earlier prediction, whose masks and overlays of other
+    images stay. An image that cannot be read is passed over and named at the
     end (exit status 1).
     """
     chosen = _parse_formats(formats)
@@ -37,6 +39,8 @@ def predict(
         raise UserError(f"--batch is {batch}; it must be at least 1")
     if not 8 <= bit_depth <= 16:
         raise UserError(f"--bit-depth is {bit_depth}; it must be from 8 to 16")
+    for word in [*sources, model]:
+        require_apart(out, Path(word), "the input", may_lie_inside=True)
     with tempfile.TemporaryDirectory() as scratch:
         network = open_model(find_model_file(model, Path(scratch)), runtime)
         found = find_sources(sources, Path(scratch) / "sources", leave_out=[out / MASKS, out / OVERLAYS])

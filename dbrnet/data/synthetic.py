@@ -49,7 +49,7 @@ def generate(out: Path, *, images: int = 200, seed: int = 0) -> None:
     table = io.StringIO()
     writer = csv.writer(table, lineterminator="\n")
     writer.writerow(("ImageId", "ClassId", "EncodedPixels"))
-    with atomic_directory(out) as partial:
+    with atomic_directory(out, "generate") as partial:
         (partial / "train_images").mkdir()
         for name, jpeg, regions in _photographs(images, np.random.default_rng(seed)):
             (partial / "train_images" / name).write_bytes(jpeg)

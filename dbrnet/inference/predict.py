@@ -16,7 +16,7 @@ from dbrnet.data.convert import ordered_map
 from dbrnet.data.dataset import ClassInfo, Image, Mask
 from dbrnet.data.rle import encode
 from dbrnet.errors import JobError, UserError
-from dbrnet.files import write_atomically
+from dbrnet.files import claim, require_own, write_atomically
 from dbrnet.inference.defects import find_defects
 from dbrnet.inference.image_reading import decode_image
 from dbrnet.inference.image_sources import Source
@@ -47,7 +47,8 @@ def predict_sources(
 
     Images of one size that follow each other are predicted together, up to `batch`; images are read
     ahead by threads, a fixed number of them. The tables come last. An image that cannot be read or predicted
-    is passed over; after all the others are written, raises `JobError` that names it.
+    is passed over; after all the others are written, raises `JobError` that names it. Raises `UserError`
+    where `out` holds files and `dbrnet predict` has not written there before.
     """
     _clear(out)
     failures: list[UserError] = []
@@ -99,8 +100,8 @@ class _Predicted:
 
 def _clear(out: Path) -> None:
     """Remove a previous run's tables, which would not fit the masks to come, and what a killed run left."""
-    if out.exists() and not out.is_dir():
-        raise UserError(f"{out} is a file, and a folder is to be written there; remove it or choose another")
+    require_own(out, "predict")
+    claim(out, "predict")
     for name in (SUMMARY_FILE, SUBMISSION_FILE, COCO_FILE):
         (out / name).unlink(missing_ok=True)
         (out / f".{name}.partial").unlink(missing_ok=True)

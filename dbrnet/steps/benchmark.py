@@ -20,7 +20,7 @@ from dbrnet.data.dataset import Dataset, Sample
 from dbrnet.data.lineage import require_trained_on
 from dbrnet.data.split import Split
 from dbrnet.errors import UserError
-from dbrnet.files import atomic_directory, read_json, sha256_file, write_atomically, write_json
+from dbrnet.files import atomic_directory, read_json, require_apart, sha256_file, write_atomically, write_json
 from dbrnet.inference.runtimes.base import Model, NotAvailableError
 from dbrnet.inference.runtimes.registry import open_all, open_fitting
 from dbrnet.models.complexity import measure as measure_complexity
@@ -57,6 +57,8 @@ def benchmark(
     the machine would allow. Writes benchmark.json, durations.csv (every run), latency.png and, where the
     evaluate step knows the runtimes' accuracy, speed-accuracy.png under --out.
     """
+    if against:
+        require_apart(out, Path(against), "against")
     threads = params.threads or available_cores()
     accuracy = read_json(evaluated / "metrics.json").get("runtimes", {})
     data = Dataset.load(dataset)
@@ -100,7 +102,7 @@ def benchmark(
         "provenance": collect_provenance(),
     }
     title = f"{params.size[0]}x{params.size[1]}, batch 1, {threads} threads, {describe_machine()}"
-    with atomic_directory(out) as folder:
+    with atomic_directory(out, "benchmark") as folder:
         write_json(folder / "benchmark.json", figures)
         write_atomically(folder / "durations.csv", durations(measured))
         _draw(folder, measured, accuracy, title)

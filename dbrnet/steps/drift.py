@@ -46,7 +46,7 @@ def drift(params: DriftParams, current: Path, champion: Path, *, out: Path) -> N
     hindrance = _hindrance(holder, champion, now)
     found = _Comparison([hindrance]) if hindrance else _compare(params, now, champion)
     answer = "yes" if found.reasons else "no"
-    with atomic_directory(out) as folder:
+    with atomic_directory(out, "drift") as folder:
         write_json(
             folder / "drift.json",
             {

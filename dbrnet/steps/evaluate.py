@@ -69,7 +69,7 @@ def evaluate(
     )
     by_runtime = {name: {"precision": models[name].precision, **found.to_dict()} for name, found in parity.items()}
     figures = estimates(evaluation, params.confidence)
-    with atomic_directory(out) as folder:
+    with atomic_directory(out, "evaluate") as folder:
         disagreements: list[dict[str, Any]] = []
         if holder and holder_facts:
             baseline = run_evaluation(holder.predict, data, ids, rules, "evaluate the champion")

@@ -35,7 +35,7 @@ def export(params: ExportParams, dataset: Path, split: Path, trained: Path, *, o
     lineage = read_json(trained / "train.json")
     require_trained_on(lineage, data, split)
     model, meta = load_model(trained / "model.pt")
-    with atomic_directory(out) as folder:
+    with atomic_directory(out, "export") as folder:
         path = folder / "model.onnx"
         export_onnx(model, meta, path, metadata=_metadata(lineage))
         log.info("model.onnx: %.1f MB", path.stat().st_size / 1e6)

@@ -10,7 +10,7 @@ from dbrnet.data.image_stats import read_image_stats, write_image_stats
 from dbrnet.data.incremental import build_factory_dataset
 from dbrnet.data.writer import build_dataset
 from dbrnet.errors import UserError
-from dbrnet.files import atomic_directory
+from dbrnet.files import atomic_directory, require_apart
 from dbrnet.progress import progress
 from dbrnet.storage.source import fetch
 
@@ -26,9 +26,10 @@ def ingest(params: IngestParams, *, out: Path) -> None:
     content gives the same bytes, wherever it came from. Own data (factory) adds quarantine.csv: what could
     not be used, and why.
     """
-    if params.previous and Path(params.previous).resolve() == out.resolve():
-        raise UserError(f"--out {out} is ingest.previous, which is only read; write the new dataset elsewhere")
-    with atomic_directory(out) as folder, tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
+    require_apart(out, Path(params.source), "ingest.source")
+    if params.previous:
+        require_apart(out, Path(params.previous), "ingest.previous")
+    with atomic_directory(out, "ingest") as folder, tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
         source = fetch(params.source, Path(scratch), progress=progress)
         try:
             dataset = _build(params, source, folder)

@@ -94,7 +94,7 @@ def promote(
         )
         own.set_tags({"answer": promotion.answer})
         facts = _facts(params, decision, promotion, files, store, own, out)
-        with atomic_directory(out) as folder:
+        with atomic_directory(out, "promote") as folder:
             _write(folder, facts, own)
             _publish(own, folder, files)
         describe(store, name, version, model_card(facts))
@@ -259,7 +259,7 @@ def _write(folder: Path, facts: Facts, own: TrackedRun) -> None:
 def _publish(own: TrackedRun, folder: Path, files: _Files) -> None:
     """Everything behind the decision, into its run."""
     for file in [
-        *sorted(folder.iterdir()),
+        *sorted(folder.glob("[!.]*")),
         files.evaluated / "report.html",
         files.evaluated / "metrics.json",
         files.exported / "export.json",

@@ -10,7 +10,7 @@ from dbrnet.config import SplitParams
 from dbrnet.data.dataset import Dataset
 from dbrnet.data.split import Split, split_samples
 from dbrnet.errors import UserError
-from dbrnet.files import atomic_directory, write_atomically
+from dbrnet.files import atomic_directory, require_apart, write_atomically
 from dbrnet.reports.audit_page import PAGE, render_audit
 
 log = logging.getLogger(__name__)
@@ -24,6 +24,8 @@ def split(params: SplitParams, dataset: Path, *, out: Path) -> None:
     split.json, audit.json (groups, leaks, the nearest-neighbour baseline's score, how far labels repeat), links.csv
     (the evidence for each pair) and audit.html under --out.
     """
+    if params.previous:
+        require_apart(out, Path(params.previous), "split.previous")
     data = Dataset.load(dataset)
     fingerprints, groups = search(data)
     previous = Split.load(Path(params.previous)) if params.previous else None
@@ -34,7 +36,7 @@ def split(params: SplitParams, dataset: Path, *, out: Path) -> None:
         raise UserError(f"{dataset}: the split leaks; ask for split.kind: random where that is meant")
     result = audit_splits(data, fingerprints, groups, made.ids)
     label_checks = check_labels(data, groups.of, fingerprints.brightness, made.ids)
-    with atomic_directory(out) as folder:
+    with atomic_directory(out, "split") as folder:
         made.save(folder)
         save_audit(folder, result, groups)
         write_atomically(folder / PAGE, render_audit(data, result, groups, label_checks))

@@ -4,8 +4,8 @@ import csv
 import io
 import logging
 import os
-import shutil
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,16 @@ from typing import Any
 from dbrnet.config import TrainParams
 from dbrnet.data.dataset import Dataset
 from dbrnet.data.split import SPLIT_TABLE, Split
-from dbrnet.files import atomic_directory, read_json, sha256_file, write_atomically, write_json
+from dbrnet.files import (
+    atomic_directory,
+    claim,
+    read_json,
+    remove_own,
+    require_own,
+    sha256_file,
+    write_atomically,
+    write_json,
+)
 from dbrnet.models.saved import save_model
 from dbrnet.process_group import process_group
 from dbrnet.provenance import collect_provenance, computing_digest, data_revision
@@ -57,9 +66,11 @@ def train(params: TrainParams, dataset: Path, split: Path, *, out: Path, checkpo
     if not process_group().first:  # it lends its processor; the first tracks and writes
         run_training(data, train_ids, val_ids, recipe, workdir)
         return
+    require_own(workdir, "train")
     by = computing_digest() if checkpoints else ""  # now: the source may be edited meanwhile
     if checkpoints:
         drop_stale(checkpoints, workdir, by)
+    claim(workdir, "train")
     found = data_revision(dataset, Path.cwd()) or {}
     revision = {key: without_credentials(value) for key, value in found.items()}
     lineage: dict[str, Any] = {
@@ -94,14 +105,15 @@ def train(params: TrainParams, dataset: Path, split: Path, *, out: Path, checkpo
         "run_id": feed.run.run_id,
         "tracking": {"missing_epochs": feed.missing},
     }
-    with atomic_directory(out) as folder:
+    with atomic_directory(out, "train") as folder:
         save_model(folder / "model.pt", result.model, result.meta)
         write_atomically(folder / "history.csv", _table(result.history))
         write_json(folder / "train.json", lineage)
     if checkpoints:  # whoever called may still fail, and call again
         mark_finished(workdir, by)
     else:
-        shutil.rmtree(workdir, ignore_errors=True)
+        with suppress(OSError):
+            remove_own(workdir)
     log.info(
         "best epoch %d of %d, validation mIoU %.4f, %.0f s on %s",
         result.best_epoch,

@@ -79,15 +79,15 @@ def send_folder(folder: Path, address: str) -> None:
     target.write(MANIFEST, json.dumps({"files": digests}, indent=2).encode())
 
 
-def receive_folder(address: str, out: Path) -> Path:
-    """Fetch what `send_folder` sent to `address` into the folder `out`, which is replaced whole.
+def receive_folder(address: str, out: Path, command: str) -> Path:
+    """Fetch what `send_folder` sent to `address` into the folder `out`, as `atomic_directory` replaces it.
 
     Raises `JobError` where the manifest or a file is missing, or a file is not what the manifest says; else
     as `S3Folder` does.
     """
     source = S3Folder(address)
     digests = _manifest(source)
-    with atomic_directory(out) as folder:
+    with atomic_directory(out, command) as folder:
         places = {name: folder / safe_path(name, source.address) for name in digests}
 
         def fetch(name: str) -> None:

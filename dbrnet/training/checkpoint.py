@@ -7,7 +7,6 @@ while: its task may still fail, as when what it wrote is sent on, and is then tr
 import io
 import logging
 import re
-import shutil
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -16,7 +15,7 @@ from typing import Any
 import torch
 
 from dbrnet.errors import UserError
-from dbrnet.files import read_json, write_atomically, write_json
+from dbrnet.files import is_marked, read_json, remove_own, write_atomically, write_json
 
 log = logging.getLogger(__name__)
 
@@ -61,19 +60,21 @@ def drop_stale(checkpoints: Path, workdir: Path, by: str) -> None:
     """Remove what nobody should go on with.
 
     That is a training in `workdir` that something else than `by` has finished, and those in `checkpoints`,
-    each in a folder named by 16 hex digits, that were left alone for `KEPT_DAYS`.
+    each in a folder of ours named by 16 hex digits, that were left alone for `KEPT_DAYS`.
     """
     finished = workdir / FINISHED_FILE
     if finished.exists() and _read(finished) != by:
         (workdir / CHECKPOINT_FILE).unlink(missing_ok=True)  # first, should we be killed
         finished.unlink()
-        shutil.rmtree(workdir, ignore_errors=True)
+        with suppress(OSError):
+            remove_own(workdir)
     oldest = time.time() - KEPT_DAYS * 86400
     for folder in checkpoints.glob("*") if checkpoints.is_dir() else ():
         if re.fullmatch("[0-9a-f]{16}", folder.name) and folder != workdir:
-            with suppress(FileNotFoundError):  # somebody trains there, or removes it, too
-                if all(path.stat().st_mtime < oldest for path in (folder, *folder.glob("*"))):
-                    shutil.rmtree(folder, ignore_errors=True)
+            with suppress(OSError):  # somebody trains there, or removes it, too
+                old = all(path.stat().st_mtime < oldest for path in (folder, *folder.glob("*")))
+                if old and is_marked(folder, "train"):
+                    remove_own(folder)
 
 
 def _read(finished: Path) -> object:

@@ -16,7 +16,7 @@ from dbrnet.config import BenchmarkParams
 from dbrnet.data.dataset import Dataset
 from dbrnet.data.split import Split
 from dbrnet.errors import UserError
-from dbrnet.files import write_json
+from dbrnet.files import MARKER, write_json
 from dbrnet.steps.benchmark import benchmark
 from tests.benchmark.conftest import Job
 
@@ -39,7 +39,7 @@ def test_all_figures_with_all_they_rest_on(job: Job, tmp_path: Path, caplog: pyt
     with caplog.at_level(logging.INFO, "dbrnet"):
         run(job, tmp_path / "out", against=str(job.exported / "model.onnx"))
     written = {file.name for file in (tmp_path / "out").iterdir()}
-    assert written == {"benchmark.json", "durations.csv", "latency.png", "speed-accuracy.png"}
+    assert written == {MARKER, "benchmark.json", "durations.csv", "latency.png", "speed-accuracy.png"}
     figures = json.loads((tmp_path / "out/benchmark.json").read_text())
     assert list(figures["runtimes"]) == ["pytorch-eager", "onnxruntime-cpu"]
     assert "built for the CPU only" in figures["not_available"]["onnxruntime-cuda"]

@@ -18,6 +18,7 @@ from dbrnet.data.remote_dataset import send_dataset
 from dbrnet.data.split import Split
 from dbrnet.data.writer import build_dataset
 from dbrnet.errors import JobError, UserError
+from dbrnet.files import MARKER
 from dbrnet.models.saved import load_model
 from dbrnet.steps.split import split as split_step
 from dbrnet.steps.train import train
@@ -236,7 +237,12 @@ def test_two_nodes_train_for_real(
     monkeypatch.setattr("dbrnet.cluster.following.POLL_SECONDS", 1.0)
     pod.on_create = lambda job: threading.Thread(target=nodes_of, args=(job, tmp_path)).start()
     train(PARAMS, dataset.root, split, out=tmp_path / "out")
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["history.csv", "model.pt", "train.json"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        MARKER,
+        "history.csv",
+        "model.pt",
+        "train.json",
+    ]
     model, meta = load_model(tmp_path / "out/model.pt")
     assert meta.classes == dataset.card.classes
     assert not model.training

@@ -14,6 +14,7 @@ from dbrnet.data.dataset import Dataset
 from dbrnet.data.readers.steel_strip import CLASSES
 from dbrnet.data.synthetic import HEIGHT, WIDTH, generate
 from dbrnet.data.writer import build_dataset
+from dbrnet.files import MARKER, claim
 
 FLIPS = {"r0": (1, 1), "r180": (-1, -1), "fh": (1, -1), "fv": (-1, 1)}
 IMAGES = 200
@@ -48,11 +49,12 @@ def test_the_same_seed_gives_the_same_bytes(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("images", [1, 2, 7])
 def test_as_many_images_as_asked_replace_what_was_there(tmp_path: Path, images: int) -> None:
-    (tmp_path / "out").mkdir()
+    claim(tmp_path / "out", "generate")
     (tmp_path / "out" / "stale").touch()
     generate(tmp_path / "out", images=images, seed=0)
     assert len(list((tmp_path / "out" / "train_images").iterdir())) == images
     assert sorted(path.name for path in tmp_path.rglob("*") if path.suffix != ".jpg") == [
+        MARKER,
         "out",
         "train.csv",
         "train_images",

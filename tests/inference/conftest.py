@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from dbrnet.data.dataset import Image
+from dbrnet.files import MARKER
 from dbrnet.inference.runtimes.base import Model
 from dbrnet.inference.runtimes.registry import open_model
 from dbrnet.models.dbrnet import DBRNet
@@ -47,4 +48,5 @@ def save_video(path: Path, frames: list[Image]) -> Path:
 
 
 def files_below(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    files = (path for path in folder.rglob("*") if path.is_file() and path.name != MARKER)
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}

@@ -14,6 +14,7 @@ import pytest
 
 from dbrnet.data.dataset import Image, decode_grey, decode_image
 from dbrnet.errors import JobError, UserError
+from dbrnet.files import MARKER
 from dbrnet.inference.image_sources import find_sources
 from dbrnet.inference.predict import FORMATS, predict_sources
 from dbrnet.inference.runtimes.base import Answer, Images, Model
@@ -156,7 +157,7 @@ def test_what_is_broken_is_named_at_the_end_and_the_others_are_predicted(
     assert [row["output"] for row in csv.DictReader((out / "summary.csv").open())] == good
     coco = json.loads((out / "coco.json").read_text())
     assert [one["file_name"] for one in coco["images"]] == [f"{name}.png" for name in good]
-    assert not list(out.rglob(".*"))
+    assert [path.name for path in out.rglob(".*")] == [MARKER]
 
 
 def test_a_file_in_the_way(model: Model, make_image: Callable[..., Image], tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from dbrnet.cli import main
-from dbrnet.files import sha256_file
+from dbrnet.files import MARKER, sha256_file
 from dbrnet.registry.store import Store, open_store
 from dbrnet.registry.versions import LINEAGE, TABLES, register
 from tests.registry.acting import EXAMPLE, NAME, carry_out, start
@@ -44,7 +44,7 @@ def fetched(*words: str) -> dict[str, Any]:
 def test_there_is_none_yet(store: Store, project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", store.uri)
     assert fetched()["version"] is None
-    assert [path.name for path in Path("champion").iterdir()] == ["champion.json"]
+    assert {path.name for path in Path("champion").iterdir()} == {MARKER, "champion.json"}
 
 
 def test_the_champion_comes_with_its_tables(
@@ -71,7 +71,7 @@ def test_a_candidate_that_is_champion_is_compared_with_the_one_before(
         assert fetched("--exported", "export")["version"] == baseline
         kept = {path.name for path in Path("champion").iterdir()}
         tables = {"split.csv"} if baseline == 1 else set(TABLES)
-        assert kept == {"champion.json", "model.onnx", LINEAGE, *tables}
+        assert kept == {MARKER, "champion.json", "model.onnx", LINEAGE, *tables}
     assert fetched()["version"] == 2
 
 
@@ -92,4 +92,4 @@ def test_from_a_server(
     promoted(open_store(project), make_model(1), (LINEAGE, "card.json", "image_stats.csv"))
     assert fetched()["version"] == 1
     kept = {path.name for path in Path("champion").iterdir()}
-    assert kept == {"champion.json", "model.onnx", LINEAGE, "card.json", "image_stats.csv"}
+    assert kept == {MARKER, "champion.json", "model.onnx", LINEAGE, "card.json", "image_stats.csv"}

@@ -22,7 +22,7 @@ from dbrnet.config import load_params
 from dbrnet.data.dataset import Dataset
 from dbrnet.data.split import split_samples
 from dbrnet.data.synthetic import generate
-from dbrnet.errors import JobError
+from dbrnet.errors import JobError, UserError
 from dbrnet.files import read_json
 from dbrnet.registry.store import Store, open_store
 from dbrnet.registry.tracking import TrackedRun, send_missing, start_or_resume_run
@@ -141,6 +141,21 @@ def filed(project: Project, migrated_database: Path) -> Project:
     """A project whose store is a file."""
     shutil.copyfile(migrated_database, project.folder / "mlflow.db")
     return project
+
+
+@pytest.mark.parametrize("checkpoints", [True, False])
+def test_a_users_folder_in_the_checkpoints_place_is_kept(project: Project, checkpoints: bool) -> None:
+    kept = project.folder / "kept"
+    if checkpoints:
+        kept.mkdir()
+        project.monkeypatch.setattr("dbrnet.training.recipe.Recipe.fingerprint", lambda *_: 64 * "a")
+    place = kept / (16 * "a") if checkpoints else project.folder / ".train.checkpoint"
+    place.mkdir()
+    (place / "notes.txt").write_text("mine")
+    with pytest.raises(UserError, match=f"{place.name} holds files that `dbrnet train` did not write"):
+        project.train(epochs=1, checkpoints=kept if checkpoints else None)
+    assert [path.name for path in place.iterdir()] == ["notes.txt"]
+    assert not (project.folder / "train").exists()
 
 
 def test_a_training_as_mlflow_shows_it(filed: Project) -> None:

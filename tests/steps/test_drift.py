@@ -24,7 +24,7 @@ from dbrnet.data.writer import build_dataset
 from dbrnet.drift.distances import compare_classes, compare_values, group_weights
 from dbrnet.drift.new_samples import Images, find_new_samples
 from dbrnet.evaluation.predictions import evaluate
-from dbrnet.files import sha256_file, write_json
+from dbrnet.files import MARKER, sha256_file, write_json
 from dbrnet.inference.export import PRODUCER, export_onnx
 from dbrnet.inference.runtimes.registry import open_model
 from dbrnet.models.dbrnet import DBRNet
@@ -370,7 +370,7 @@ def test_run_again_it_writes_the_same_bytes(strips: Dataset, champion: Path, tmp
         answer(folder, champion, tmp_path / "out")
         written.append({path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()})
     assert written[0] == written[1]
-    assert written[0].keys() == {"drift.json", "drift.png"}
+    assert written[0].keys() == {MARKER, "drift.json", "drift.png"}
 
 
 def empty(folder: Path) -> None:

@@ -49,7 +49,7 @@ def test_the_previous_dataset_is_never_written_over(project: Path, capsys: pytes
     _set("previous: null", "previous: ./one")
     before = (project / "one/card.json").read_bytes()
     assert main(["ingest", "--out", "one"]) == 2
-    assert "which is only read; write the new dataset elsewhere" in capsys.readouterr().err
+    assert "one overlaps with ingest.previous one" in capsys.readouterr().err
     assert (project / "one/card.json").read_bytes() == before
 
 

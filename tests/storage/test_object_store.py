@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from dbrnet.errors import JobError, UserError
+from dbrnet.files import MARKER, claim
 from dbrnet.storage.object_store import MANIFEST, S3Folder, receive_folder, send_folder
 from tests.storage.s3_server import BUCKET, S3Server
 
@@ -20,7 +21,8 @@ def folder(tmp_path: Path) -> Path:
 
 
 def files_below(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    files = (path for path in folder.rglob("*") if path.is_file() and path.name != MARKER)
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
 
 
 @pytest.mark.usefixtures("s3")
@@ -28,9 +30,9 @@ def test_what_is_sent_is_received(folder: Path, tmp_path: Path) -> None:
     address = f"s3://{BUCKET}/folders/round"
     send_folder(folder, address)
     S3Folder(address).write("stranger", b"not listed")
-    (tmp_path / "out").mkdir()
+    claim(tmp_path / "out", "node")
     (tmp_path / "out/previous").touch()
-    assert files_below(receive_folder(address, tmp_path / "out")) == FILES
+    assert files_below(receive_folder(address, tmp_path / "out", "node")) == FILES
 
 
 @pytest.mark.usefixtures("s3")
@@ -52,10 +54,10 @@ def test_half_a_folder_is_refused_and_what_was_there_stays(
         s3.client().delete_object(Bucket=BUCKET, Key=f"folders/half/{name}")
     else:
         S3Folder(address).write(name, content)
-    (tmp_path / "out").mkdir()
+    claim(tmp_path / "out", "node")
     (tmp_path / "out/previous").touch()
     with pytest.raises(JobError, match=expected):
-        receive_folder(address, tmp_path / "out")
+        receive_folder(address, tmp_path / "out", "node")
     assert files_below(tmp_path / "out") == {"previous": b""}
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "sent"]
 
@@ -65,4 +67,4 @@ def test_a_manifest_that_leaves_the_folder(tmp_path: Path) -> None:
     address = f"s3://{BUCKET}/folders/evil"
     S3Folder(address).write(MANIFEST, b'{"files": {"../x": "4d5e"}}')
     with pytest.raises(UserError, match=r"'\.\./x' would leave the folder"):
-        receive_folder(address, tmp_path / "out")
+        receive_folder(address, tmp_path / "out", "node")

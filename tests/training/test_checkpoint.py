@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from dbrnet.files import claim
 from dbrnet.training.checkpoint import (
     CHECKPOINT_FILE,
     FINISHED_FILE,
@@ -64,17 +65,19 @@ def test_what_a_killed_writer_left_is_cleared(tmp_path: Path) -> None:
 
 
 def test_what_nobody_goes_on_with_is_removed_and_nothing_else(tmp_path: Path) -> None:
-    def folder(name: str, days: float) -> Path:
+    def folder(name: str, days: float, command: str = "train") -> Path:
         save_checkpoint(tmp_path / name, "mine", STATE)
+        if command:
+            claim(tmp_path / name, command)
         when = time.time() - days * 86400
-        for path in (tmp_path / name / CHECKPOINT_FILE, tmp_path / name):
+        for path in (*(tmp_path / name).iterdir(), tmp_path / name):
             os.utime(path, (when, when))
         return tmp_path / name
 
     own, old, recent = (folder(16 * name, days) for name, days in (("a", 99), ("b", KEPT_DAYS + 1), ("c", 1)))
-    foreign = folder("images", 99)
+    foreign = [folder("d", 99), folder(16 * "e", 99, command=""), folder(16 * "f", 99, command="ingest")]
     drop_stale(tmp_path, own, "this code")
-    assert [path.exists() for path in (own, old, recent, foreign)] == [True, False, True, True]
+    assert [path.exists() for path in (own, old, recent, *foreign)] == [True, False, *4 * [True]]
     mark_finished(own, "this code")
     drop_stale(tmp_path, own, "this code")
     assert own.exists()

@@ -1,0 +1,245 @@
+"""--out: a command removes and overwrites nothing that it did not write itself."""
+
+import inspect
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dbrnet.cli import STEPS, TOOLS, _function, call, main
+from dbrnet.files import claim
+
+ROOT = Path(__file__).parents[1]
+COMMANDS = [
+    name for name in STEPS | TOOLS if name != "registry" and "out" in inspect.signature(_function(name)).parameters
+]
+REFUSED = {  # --out, and what the message says of it
+    "": "the path is empty",
+    ".": "is the working folder or contains it",
+    "..": "is the working folder or contains it",
+    "mine/..": "is the working folder or contains it",
+    "HOME": "is the working folder or contains it",
+    "data": "holds files that",
+    "mine": "holds files that",
+    "link": "holds files that",
+    "theirs": "holds files that",
+    "mine/notes.txt": "is a file, and a folder is to be written there",
+    "../other/run": ".run.partial holds files that",
+    "../other/old": ".old.previous holds files that",
+}
+
+OWN = {"generate": "source", "ingest": "dataset", "split": "split"}  # what a command writes below data/
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A home folder with a project, which is the working folder, and files of the user's in many places."""
+    home = tmp_path / "home"
+    texts = {
+        "letter.txt": "dear",
+        "project/.git/HEAD": "ref: refs/heads/main",
+        "project/params.yaml": (ROOT / "params.yaml").read_text().replace("data/steel-strip", "data/source"),
+        "project/mine/notes.txt": "mine",
+        "project/theirs/result.txt": "of another command",
+        "project/data/source/train.csv": "ImageId,ClassId,EncodedPixels\n",
+        "other/.run.partial/notes.txt": "mine",
+        "other/.old.previous/notes.txt": "mine",
+    }
+    for name, text in texts.items():
+        (home / name).parent.mkdir(parents=True, exist_ok=True)
+        (home / name).write_text(text)
+    claim(home / "project/theirs", "nothing")
+    (home / "project/link").symlink_to("mine")
+    monkeypatch.chdir(home / "project")
+    return home
+
+
+def inputs(command: str) -> dict[str, Path]:
+    """A folder or file in data/in for each of the command's arguments that may name one."""
+    parameters = inspect.signature(_function(command)).parameters
+    strings = {"sources", "model", "against"}
+    names = [
+        name
+        for name, asked in parameters.items()
+        if (name in strings or "Path" in str(asked.annotation)) and name not in {"out", "params"}
+    ]
+    found = {name: Path("data/in") / name for name in names}
+    for name, path in found.items():
+        path.mkdir(parents=True)
+        (path / "content.txt").write_text(name)
+    return found
+
+
+def words(command: str) -> list[str]:
+    """The command line but for --out, with all inputs that the command may be given."""
+    positional, named = [], []
+    parameters = inspect.signature(_function(command)).parameters
+    for name, path in inputs(command).items():
+        asked = parameters[name]
+        if asked.kind is inspect.Parameter.KEYWORD_ONLY or asked.default is not inspect.Parameter.empty:
+            named += [f"--{name}", str(path)]
+        else:
+            positional.append(str(path))
+    return [command, *positional, *named]
+
+
+def inputs_of(line: list[str]) -> list[Path]:
+    return [Path(word) for word in line if word.startswith("data/in/")]
+
+
+def tree(folder: Path) -> dict[str, bytes | str | None]:
+    """What is there: files' contents, links' targets, folders."""
+
+    def content(path: Path) -> bytes | str | None:
+        if path.is_symlink():
+            return str(path.readlink())
+        return path.read_bytes() if path.is_file() else None
+
+    return {str(path.relative_to(folder)): content(path) for path in folder.rglob("*")}
+
+
+def assert_refused(line: list[str], message: str, home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = tree(home)
+    assert main(line) == 2
+    assert tree(home) == before
+    [error] = capsys.readouterr().err.splitlines()
+    assert error.startswith("error: ")
+    assert message in error
+
+
+def cases() -> Iterator[Any]:
+    for command in COMMANDS:
+        for out in REFUSED:
+            yield pytest.param(command, out, id=f"{command}-{out or 'empty'}")
+
+
+def test_all_commands_with_an_out_are_tested() -> None:
+    assert {*STEPS, "audit", "generate", "predict"} == set(COMMANDS)
+
+
+@pytest.mark.parametrize(("command", "out"), cases())
+def test_what_a_command_did_not_write_is_refused(
+    command: str, out: str, home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = [*words(command), f"--out={home if out == 'HOME' else out}"]
+    assert_refused(line, REFUSED[out], home, capsys)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_inputs_are_refused(command: str, home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    line = words(command)
+    for given in inputs_of(line):
+        assert_refused([*line, "--out", str(given)], "holds files that", home, capsys)
+        assert_refused([*line, "--out", str(given.parent)], "holds files that", home, capsys)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_inputs_are_refused_also_in_a_folder_that_the_command_wrote(
+    command: str, home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = words(command)
+    for given in inputs_of(line):
+        claim(given, command)
+        assert_refused([*line, "--out", str(given)], "overlaps with", home, capsys)
+    claim(Path("data/in"), command)
+    if inputs_of(line):
+        assert_refused([*line, "--out", "data/in"], "overlaps with", home, capsys)
+
+
+@pytest.mark.parametrize("command", sorted(set(COMMANDS) - {"ingest", "generate", "predict"}))
+def test_an_output_inside_an_input_is_refused(command: str, home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    line = words(command)
+    for given in inputs_of(line):
+        assert_refused([*line, "--out", str(given / "new")], "overlaps with", home, capsys)
+
+
+@pytest.mark.parametrize(
+    ("out", "message"),
+    [
+        ("data/source", "holds files that"),
+        ("data/source/new", "overlaps with ingest.source data/source"),
+        ("own", "overlaps with ingest.source own/source"),
+        ("own/previous", "overlaps with ingest.previous own/previous"),
+        ("own/previous/new", "overlaps with ingest.previous own/previous"),
+    ],
+)
+def test_ingest_refuses_what_params_yaml_names(
+    home: Path, capsys: pytest.CaptureFixture[str], out: str, message: str
+) -> None:
+    text = Path("params.yaml").read_text().replace("dataset: steel-strip ", "dataset: factory ", 1)
+    text = text.replace("classes: []", "classes: [scratch]", 1)
+    if out.startswith("own"):
+        text = text.replace("previous: null", "previous: own/previous", 1)
+        text = text.replace("source: data/source", "source: own/source", 1)
+        for folder in ("own/previous", "own/source"):
+            claim(Path(folder), "ingest")
+    if out == "own":
+        claim(Path(out), "ingest")
+    Path("params.yaml").write_text(text)
+    assert_refused(["ingest", "--out", out], message, home, capsys)
+
+
+def test_split_refuses_its_previous_split(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = Path("params.yaml").read_text()
+    at = text.index("\nsplit:")
+    Path("params.yaml").write_text(text[:at] + text[at:].replace("previous: null", "previous: old/split", 1))
+    for folder in ("old", "old/split"):
+        claim(Path(folder), "split")
+        assert_refused(["split", "data/source", "--out", folder], "split.previous old/split", home, capsys)
+
+
+def test_predict_may_write_into_a_folder_among_its_sources(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """It leaves out its own masks and overlays; here it gets as far as its model, which is not there."""
+    assert main(["predict", "mine", "--model", "gone.onnx", "--out", "mine/answers"]) == 2
+    assert "gone.onnx: cannot be read" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("out", ["", ".", "data"])
+def test_a_component_is_refused_as_the_command_is(out: str, home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = tree(home)
+    with pytest.raises(SystemExit) as ended:
+        call("split", "{}", dataset="data/source", out=out)
+    assert ended.value.code == 2
+    assert tree(home) == before
+    [error] = capsys.readouterr().err.splitlines()
+    assert error.startswith("error: ")
+
+
+def test_an_empty_input_is_refused(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert_refused(["split", "", "--out", "new"], "dataset: the path is empty", home, capsys)
+    assert_refused(["split", "data", "--params=", "--out", "new"], "params: the path is empty", home, capsys)
+
+
+def test_a_pipeline_keeps_the_project(home: Path) -> None:
+    """With data for which each command would succeed, in processes of their own."""
+
+    def run(*line: str, status: int) -> str:
+        done = subprocess.run(
+            [sys.executable, "-m", "dbrnet", *line],
+            capture_output=True,
+            text=True,
+            env=os.environ | {"PYTHONPATH": str(ROOT)},
+        )
+        assert done.returncode == status, done.stderr
+        return done.stderr
+
+    (home / "project/data/source/train.csv").unlink()  # an empty folder is taken
+    run("generate", "--count", "60", "--out", "data/source", status=0)
+    run("ingest", "--out", "data/dataset", status=0)
+    run("split", "data/dataset", "--out", "data/split", status=0)
+    before = tree(home)
+    for line in (["generate"], ["ingest"], ["split", "data/dataset"], ["audit", "data/dataset"]):
+        foreign = {"data/source", "data/dataset", "data/split"} - {f"data/{OWN.get(line[0])}"}
+        for out in ("", ".", "..", str(home), "data", "mine", *sorted(foreign)):
+            error = run(*line, f"--out={out}", status=2)
+            assert error.startswith("error: ")
+            assert error.count("\n") == 1
+            assert tree(home) == before, line
+    for line in (["generate", "--count", "60"], ["ingest"], ["split", "data/dataset"]):  # its own is replaced
+        Path("data", OWN[line[0]], "stale").touch()
+        run(*line, "--out", f"data/{OWN[line[0]]}", status=0)
+    assert tree(home) == before
