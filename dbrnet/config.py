@@ -236,7 +236,7 @@ class PromoteParams(_Section):
 class DriftParams(_Section):
     """From where on retraining is warranted."""
 
-    min_new_images: int = Field(50, ge=1, le=1_000_000_000)  # labelled images that are new or relabelled
+    min_new_images: int = Field(default=50, ge=1, le=1_000_000_000)  # labelled images that are new or relabelled
     max_class_shift: Fraction = 0.1  # Jensen-Shannon distance of the class balance
     max_image_drift: Fraction = 0.25  # Kolmogorov-Smirnov distance of an image's feature
 
