@@ -14,7 +14,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from dbrnet.cli import main
-from dbrnet.commands.configure import configure
+from dbrnet.commands.start import configure
 from dbrnet.config import Params, load_params, parse_section
 from dbrnet.errors import UserError
 

@@ -17,7 +17,7 @@ from typing import Any
 import onnx
 
 from dbrnet.data.dataset import Image
-from dbrnet.errors import UserError
+from dbrnet.errors import UserError, install_hint
 from dbrnet.files import write_atomically
 from dbrnet.inference.exported_file import read_exported
 from dbrnet.inference.runtimes.base import Model, NotAvailableError
@@ -112,7 +112,7 @@ def _nncf() -> Any:
     try:
         nncf = importlib.import_module("nncf")
     except ImportError:
-        raise NotAvailableError("int8 needs NNCF, which is not installed; pip install 'dbrnet[openvino]'") from None
+        raise NotAvailableError(f"int8 needs NNCF, which is not installed; {install_hint('openvino')}") from None
     nncf.set_log_level(logging.ERROR)
     return nncf
 
