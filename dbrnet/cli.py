@@ -8,6 +8,7 @@ import logging
 import os
 import sys
 import time
+import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +21,7 @@ import dbrnet.commands.registry
 import dbrnet.commands.start
 import dbrnet.commands.use
 import dbrnet.commands.worker  # noqa: F401  (each adds its commands to the app)
+from dbrnet.addresses import RedactingFormatter, redact
 from dbrnet.commands import OPERATE, PIPELINE, app, examples
 from dbrnet.errors import JobError, UserError
 from dbrnet.files import require_apart, require_output
@@ -95,7 +97,9 @@ def _guarded(command: str, arguments: Mapping[str, Any], function: Callable[[], 
 
 def _report(function: Callable[[], object]) -> int:
     """Call `function`; the exit status. What a user can mend is told in one line."""
-    logging.basicConfig(format="%(message)s", stream=sys.stderr)
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(RedactingFormatter(logging.Formatter("%(message)s")))
+    logging.basicConfig(handlers=[handler])
     # Ours alone: the exporter tells of every node. And of several processes the first speaks.
     logging.getLogger("dbrnet").setLevel(logging.INFO if process_group().first else logging.CRITICAL)
     try:
@@ -110,9 +114,16 @@ def _report(function: Callable[[], object]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except OSError as error:
         if error.errno not in _ENVIRONMENT:
-            raise
-        return _fail(f"error: {error.strerror}: {error.filename or ''}", 2)
+            return _fail(unforeseen(), 1)
+        return _fail(redact(f"error: {error.strerror}: {error.filename or ''}"), 2)
+    except Exception:
+        return _fail(unforeseen(), 1)
     return 0
+
+
+def unforeseen() -> str:
+    """The traceback of what is being handled, a bug of ours, without what a library's words give away."""
+    return redact(traceback.format_exc()).rstrip()
 
 
 def _fail(line: str, status: int) -> int:

@@ -14,6 +14,7 @@ from dbrnet.steps import STAGES, STEPS, TASKS, Step
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "dbrnet"
 ORDER = [  # each imports only what stands before it
+    "addresses",
     "errors",
     "files",
     "process_group",

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Literal
 
 from dbrnet import __version__
+from dbrnet.addresses import redact
 from dbrnet.commands import START, app, examples, print_json
 from dbrnet.errors import JobError, UserError, install_hint
 
@@ -117,20 +118,18 @@ def _disk() -> Check:
 
 
 def _stores() -> Iterator[Check]:
-    from dbrnet.registry.store import without_credentials
-
     uri = os.environ.get("MLFLOW_TRACKING_URI", "")
     if not uri:
         yield Check("tracking store", "ok", f"{Path.cwd() / 'mlflow.db'}; MLFLOW_TRACKING_URI names no other")
     elif uri.startswith(("http://", "https://")):
         reason = _answer(f"{uri.rstrip('/')}/health")
-        detail = without_credentials(uri) + (f" {reason}; see MLFLOW_TRACKING_URI" if reason else " answers")
+        detail = redact(uri) + (f" {reason}; see MLFLOW_TRACKING_URI" if reason else " answers")
         yield Check("tracking store", "broken" if reason else "ok", detail)
     else:
-        yield Check("tracking store", "ok", f"{without_credentials(uri)}, a database that was not asked")
+        yield Check("tracking store", "ok", f"{redact(uri)}, a database that was not asked")
     if endpoint := os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL"):
         reason = _answer(endpoint)
-        detail = without_credentials(endpoint) + (f" {reason}; see AWS_ENDPOINT_URL" if reason else " answers")
+        detail = redact(endpoint) + (f" {reason}; see AWS_ENDPOINT_URL" if reason else " answers")
         yield Check("object store", "broken" if reason else "ok", detail)
 
 
