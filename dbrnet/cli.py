@@ -22,7 +22,7 @@ import dbrnet.commands.start
 import dbrnet.commands.use
 import dbrnet.commands.worker  # noqa: F401  (each adds its commands to the app)
 from dbrnet.addresses import RedactingFormatter, redact
-from dbrnet.commands import OPERATE, PIPELINE, app, examples
+from dbrnet.commands import OPERATE, PIPELINE, app
 from dbrnet.errors import JobError, UserError
 from dbrnet.files import require_apart, require_output
 from dbrnet.process_group import first_to_fail, process_group
@@ -30,6 +30,7 @@ from dbrnet.progress import duration, say
 from dbrnet.steps import BY_NAME, STAGES, STEPS, TASKS, Step
 
 OUT = "the folder to write: new, empty, or one that this command wrote before, whose files it replaces"
+PARAMS = Path("params.yaml")
 _ENVIRONMENT = {errno.ENOSPC, errno.EACCES, errno.EPERM, errno.EROFS, errno.EDQUOT, errno.ENOTDIR, errno.EFBIG}
 
 
@@ -140,14 +141,14 @@ def _explain(error: CycloptsError, app: App, words: Sequence[str]) -> str:
     if isinstance(error, CoercionError) and isinstance(error.msg, str) and error.argument:  # by our converter
         return f"{error.argument.field_info.name}: {error.msg}"
     command = " ".join([app.name[0], *app.parse_commands(words)[0]])
-    text = str(error).rstrip(".")
+    text = str(error).partition(" Available commands")[0].rstrip(".")
     return f"{text[:1].lower()}{text[1:]}; see: {command} --help"
 
 
 def _add_step(step: Step) -> None:
     """Give the command line a command for `step`: its arguments are the registry's."""
 
-    def command(*folders: Path, params: Path, **named: Any) -> None:
+    def command(*folders: Path, params: Path = PARAMS, **named: Any) -> None:
         from dbrnet.config import load_params
 
         given = dict(zip(step.inputs, folders, strict=True)) | named
@@ -167,7 +168,9 @@ def _add_step(step: Step) -> None:
     arguments += [
         _argument(one.name, by_name, one.type | None, one.help, None) for one in step.options if not one.required
     ]
-    arguments += [_argument("params", by_name, Path, "the parameters' file", Path("params.yaml"))]
+    arguments += [_argument("params", by_name, Path, "the parameters' file", PARAMS)]
+    lines = [*([step.command_line()] if step.out else []), *step.examples]
+    examples = "For example:\n\n" + "\n".join(f"- `{line}`" for line in lines)
     command.__annotations__ = {}
     command.__signature__ = inspect.Signature(arguments)  # type: ignore[attr-defined]
     app.command(
@@ -175,8 +178,7 @@ def _add_step(step: Step) -> None:
         name=step.name,
         group=PIPELINE if step in STEPS else OPERATE,
         sort_key=list(BY_NAME).index(step.name),
-        help=f"{step.help[0].upper()}{step.help[1:]}.\n\n{_details(step)}",
-        help_epilogue=examples(*([step.command_line()] if step.out else []), *step.examples),
+        help=f"{step.help[0].upper()}{step.help[1:]}.\n\n{_details(step)}\n\n{examples}",
     )
 
 
@@ -211,6 +213,8 @@ def _announced(step: Step, arguments: Mapping[str, Any]) -> Iterator[None]:
 
 for _step in (*STEPS, *TASKS):
     _add_step(_step)
+for _name in app:
+    app[_name].help_epilogue = ""  # the app's own is not for each of its commands
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -14,7 +14,7 @@ from zoneinfo import ZoneInfo, available_timezones
 from cyclopts import Group, Parameter
 
 from dbrnet.addresses import redact
-from dbrnet.commands import examples, new_app, print_json
+from dbrnet.commands import Json, new_app, print_json
 from dbrnet.errors import JobError, UserError
 from pipelines.cron import Cron
 
@@ -25,7 +25,6 @@ ENDED = {"SUCCEEDED", "FAILED", "SKIPPED", "CANCELED"}
 SECONDS = 10.0  # between two looks at a run that is waited for
 MINUTE = "%Y-%m-%d %H:%M"
 _ZONE = re.compile(r"cron in (\S+)")  # in a schedule's description
-_IMAGE = "registry.example/dbrnet@sha256:0123..."
 
 HERE, CLUSTER = Group("Here", sort_key=1), Group("On a cluster", sort_key=2)
 app = new_app("python -m pipelines", "Compile the pipelines, run them here, submit and schedule them on a cluster.")
@@ -59,19 +58,21 @@ class Settings:
     experiment: Annotated[str, Parameter(help="Kubeflow's group of runs")] = "dbrnet"
 
 
-@app.command(name="compile", group=HERE, help_epilogue=examples("python -m pipelines compile"))
+@app.command(name="compile", group=HERE)
 def compile_() -> None:
-    """Write components/compiled and pipelines/compiled anew."""
+    """Write components/compiled and pipelines/compiled anew.
+
+    For example:
+
+    - `python -m pipelines compile`
+    """
     from pipelines.compiling import compile_all
 
     for path in compile_all(Path(__file__).parents[1]):
         _say(path.name)
 
 
-@app.command(
-    group=HERE,
-    help_epilogue=examples("python -m pipelines run --local", "python -m pipelines run --local --retraining"),
-)
+@app.command(group=HERE)
 def run(
     *,
     local: bool,
@@ -81,11 +82,16 @@ def run(
 ) -> None:
     """Run a pipeline on this machine, by Kubeflow's local runner.
 
+    For example:
+
+    - `python -m pipelines run --local`
+    - `python -m pipelines run --local --retraining`
+
     Args:
-        local: on this machine; it has to be said.
-        retraining: ask first whether the data warrants it.
-        params: the parameters' file.
-        root: where the artifacts come to lie.
+        local: on this machine; it has to be said
+        retraining: ask first whether the data warrants it
+        params: the parameters' file
+        root: where the artifacts come to lie
     """
     from dbrnet.config import load_params
     from pipelines.compiling import run_local
@@ -93,19 +99,18 @@ def run(
     run_local("retraining" if retraining else "training", load_params(params), root)
 
 
-@app.command(
-    group=CLUSTER,
-    help_epilogue=examples(
-        f"python -m pipelines submit training --host https://kubeflow.example/pipeline --image {_IMAGE}",
-        "python -m pipelines submit ours.yaml --host http://localhost:8888 --wait",
-    ),
-)
+@app.command(group=CLUSTER)
 def submit(pipeline: str, /, *, server: Server, settings: Settings = Settings(), wait: bool = False) -> None:
     """Start a run on a cluster and print its link.
 
+    For example:
+
+    - `python -m pipelines submit training --host https://kubeflow.example/pipeline --image "$IMAGE"`
+    - `python -m pipelines submit ours.yaml --host http://localhost:8888 --wait`
+
     Args:
-        pipeline: training, retraining, or a compiled .yaml.
-        wait: until it ends; the status is 0 where it succeeded.
+        pipeline: training, retraining, or a compiled .yaml
+        wait: until it ends; the status is 0 where it succeeded
     """
     from pipelines.compiling import compiled, parameters
 
@@ -120,24 +125,22 @@ def submit(pipeline: str, /, *, server: Server, settings: Settings = Settings(),
         _wait(cluster, started)
 
 
-@app.command(
-    group=CLUSTER,
-    help_epilogue=examples(
-        "python -m pipelines schedule nightly retraining --cron '0 0 2 * * *' --timezone Europe/Berlin "
-        f"--host https://kubeflow.example/pipeline --image {_IMAGE}",
-        "python -m pipelines schedule weekly ours.yaml --cron '0 30 3 * * 1' --host http://localhost:8888",
-    ),
-)
+@app.command(group=CLUSTER)
 def schedule(
     name: str, pipeline: str, /, *, cron: str, server: Server, timezone: str = "UTC", settings: Settings = Settings()
 ) -> None:
     """Run a pipeline again and again, at set times; a schedule of the same name is replaced.
 
+    For example:
+
+    - `python -m pipelines schedule nightly retraining --cron '0 0 2 * * *' --image "$IMAGE" --host "$HOST"`
+    - `python -m pipelines schedule weekly ours.yaml --cron '0 30 3 * * 1' --host http://localhost:8888`
+
     Args:
-        name: the schedule's name.
-        pipeline: training, retraining, or a compiled .yaml.
-        cron: 'S M H D MON DOW': seconds, minutes, hours, day of month, month, day of week.
-        timezone: the zone in which the cluster reads cron.
+        name: the schedule's name
+        pipeline: training, retraining, or a compiled .yaml
+        cron: 'S M H D MON DOW': seconds, minutes, hours, day of month, month, day of week
+        timezone: the zone in which the cluster reads cron
     """
     from pipelines.compiling import compiled, parameters
     from pipelines.scheduling import replace
@@ -156,18 +159,17 @@ def schedule(
         _say(f"Kubeflow has one zone for all schedules: its cronScheduleTimezone must be {timezone}")
 
 
-@app.command(
-    group=CLUSTER,
-    help_epilogue=examples(
-        "python -m pipelines unschedule nightly --host https://kubeflow.example/pipeline",
-        "python -m pipelines unschedule nightly --host http://localhost:8888 --namespace north",
-    ),
-)
+@app.command(group=CLUSTER)
 def unschedule(name: str, /, *, server: Server) -> None:
     """Remove the schedules of a name, if there are any.
 
+    For example:
+
+    - `python -m pipelines unschedule nightly --host https://kubeflow.example/pipeline`
+    - `python -m pipelines unschedule nightly --host http://localhost:8888 --namespace north`
+
     Args:
-        name: the schedule's name.
+        name: the schedule's name
     """
     from pipelines.scheduling import remove
 
@@ -175,19 +177,14 @@ def unschedule(name: str, /, *, server: Server) -> None:
     _say(f"{name}: removed" if removed else f"{name}: there is no such schedule")
 
 
-@app.command(
-    name="list",
-    group=CLUSTER,
-    help_epilogue=examples(
-        "python -m pipelines list --host https://kubeflow.example/pipeline",
-        "python -m pipelines list --host http://localhost:8888 --json",
-    ),
-)
-def list_(*, server: Server, json: bool = False) -> None:
+@app.command(name="list", group=CLUSTER)
+def list_(*, server: Server, json: Json = False) -> None:
     """Show the schedules: when they run next, and how the last run ended.
 
-    Args:
-        json: print them as JSON.
+    For example:
+
+    - `python -m pipelines list --host https://kubeflow.example/pipeline`
+    - `python -m pipelines list --host http://localhost:8888 --json`
     """
     cluster = server.open()
     rows = [_row(cluster, one) for one in sorted(cluster.schedules(), key=lambda one: one.name)]

@@ -1,17 +1,19 @@
 """The commands beside the pipeline's steps.
 
-Their modules import torch, MLflow and OpenCV inside the functions, since help must not wait for them.
+A command's help is its docstring: what it does, two examples, its arguments. The modules import torch, MLflow and
+OpenCV inside the functions, since help must not wait for them.
 """
 
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from cyclopts import App, Group, Parameter, Token, convert
 
 from dbrnet import __version__
 
+Json = Annotated[bool, Parameter(help="print the answer as JSON", show_default=False)]
 START, PIPELINE, USE, OPERATE = (
     Group(name, sort_key=key) for key, name in enumerate(("Start", "Pipeline", "Use", "Operate"), start=1)
 )
@@ -31,11 +33,6 @@ def new_app(name: str, help: str, epilogue: str = "") -> App:
     for flag in ("--help", "--version"):
         app[flag].group = options
     return app
-
-
-def examples(*lines: str) -> str:
-    """The last lines of a command's help."""
-    return "\n".join(["Examples:\n", *(f"- `{line}`" for line in lines)])
 
 
 def print_json(value: Any) -> None:

@@ -15,7 +15,7 @@ from typing import Literal
 
 from dbrnet import __version__
 from dbrnet.addresses import redact
-from dbrnet.commands import START, app, examples, print_json
+from dbrnet.commands import START, Json, app, print_json
 from dbrnet.errors import JobError, UserError, install_hint
 
 SECONDS = 5.0  # that a store has to answer
@@ -40,15 +40,17 @@ class Check:
     detail: str
 
 
-@app.command(group=START, help_epilogue=examples("dbrnet doctor", "dbrnet doctor --json"))
-def doctor(*, json: bool = False) -> None:
+@app.command(group=START)
+def doctor(*, json: Json = False) -> None:
     """Check versions, runtimes, GPUs, stores and disk, and say how to get what is missing.
 
     A store is asked only where MLFLOW_TRACKING_URI or AWS_ENDPOINT_URL names one, for a few seconds at most.
     Exit status 1 where something that is needed is broken.
 
-    Args:
-        json: print the checks as JSON.
+    For example:
+
+    - `dbrnet doctor`
+    - `dbrnet doctor --json`
     """
     checks = [*_libraries(), *_runtimes(), *_devices(), _disk(), *_stores(), _params()]
     broken = [check.name for check in checks if check.status == "broken"]
@@ -122,13 +124,13 @@ def _stores() -> Iterator[Check]:
     if not uri:
         yield Check("tracking store", "ok", f"{Path.cwd() / 'mlflow.db'}; MLFLOW_TRACKING_URI names no other")
     elif uri.startswith(("http://", "https://")):
-        reason = _answer(f"{uri.rstrip('/')}/health")
+        reason = _answer(f"{redact(uri).rstrip('/')}/health")
         detail = redact(uri) + (f" {reason}; see MLFLOW_TRACKING_URI" if reason else " answers")
         yield Check("tracking store", "broken" if reason else "ok", detail)
     else:
         yield Check("tracking store", "ok", f"{redact(uri)}, a database that was not asked")
     if endpoint := os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL"):
-        reason = _answer(endpoint)
+        reason = _answer(redact(endpoint))
         detail = redact(endpoint) + (f" {reason}; see AWS_ENDPOINT_URL" if reason else " answers")
         yield Check("object store", "broken" if reason else "ok", detail)
 

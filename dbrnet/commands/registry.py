@@ -5,11 +5,11 @@ import textwrap
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from cyclopts import App
+from cyclopts import App, Parameter
 
-from dbrnet.commands import OPERATE, app, examples, print_json
+from dbrnet.commands import OPERATE, Json, app, print_json
 from dbrnet.errors import UserError
 
 if TYPE_CHECKING:
@@ -22,29 +22,30 @@ KEY = 38  # the width of a figure's name
 PARAMS = Path("params.yaml")
 
 registry = App(
-    name="registry",
-    group=OPERATE,
-    help="Tell who is champion, since when and why; approve, reject, roll back.",
-    help_epilogue=examples("dbrnet registry history", "dbrnet registry rollback --why 'misses edge cracks'"),
+    name="registry", group=OPERATE, help="Tell who is champion, since when and why; approve, reject, roll back."
 )
 app.command(registry)
+ModelName = Annotated[
+    str | None, Parameter(help="the model in MLflow's registry (default: fetch_champion.model_name of params.yaml)")
+]
+Version = Annotated[int, Parameter(help="the version's number")]
+Why = Annotated[str, Parameter(help="the reason, for those who come after")]
 
 
-@registry.command(
-    help_epilogue=examples(
-        "dbrnet registry history", "dbrnet registry history --at 2026-11-01T06:00 --html ledger.html"
-    )
-)
+@registry.command
 def history(
-    *, model_name: str | None = None, at: str | None = None, html: Path | None = None, json: bool = False
+    *, model_name: ModelName = None, at: str | None = None, html: Path | None = None, json: Json = False
 ) -> None:
     """Tell every decision in order: what, when, by whom, why, and who was champion after it.
 
+    For example:
+
+    - `dbrnet registry history`
+    - `dbrnet registry history --at 2026-11-01T06:00 --html ledger.html`
+
     Args:
-        model_name: the model's name in MLflow's registry; without it fetch_champion.model_name of params.yaml.
-        at: a time, such as 2026-11-01 or 2026-11-01T06:00 (UTC unless it says otherwise): tell who was champion then.
-        html: a file to write the history's page to.
-        json: print it as JSON.
+        at: a time, such as 2026-11-01 or 2026-11-01T06:00 (UTC unless it says otherwise): tell who was champion then
+        html: a file to write the history's page to
     """
     from dbrnet.files import write_atomically
     from dbrnet.registry.ledger import CHAMPION
@@ -67,14 +68,14 @@ def history(
         _print("was cut off. The ledger decides, and the next decision, or the last one again, puts it right.")
 
 
-@registry.command(help_epilogue=examples("dbrnet registry show 3", "dbrnet registry show 3 --json"))
-def show(version: int, /, *, model_name: str | None = None, json: bool = False) -> None:
+@registry.command
+def show(version: Version, /, *, model_name: ModelName = None, json: Json = False) -> None:
     """Tell what is known of a version: what it rests on, and every decision on it.
 
-    Args:
-        version: the version's number.
-        model_name: the model's name in MLflow's registry; without it fetch_champion.model_name of params.yaml.
-        json: print it as JSON.
+    For example:
+
+    - `dbrnet registry show 3`
+    - `dbrnet registry show 3 --json`
     """
     model = _Model.open(model_name)
     state = model.ledger.state()
@@ -95,17 +96,14 @@ def show(version: int, /, *, model_name: str | None = None, json: bool = False) 
     _print("", *(line for event in events for line in _lines(event)))
 
 
-@registry.command(
-    help_epilogue=examples("dbrnet registry diff 3 4", "dbrnet registry diff 3 4 --model-name strip-north")
-)
-def diff(version: int, other: int, /, *, model_name: str | None = None, json: bool = False) -> None:
+@registry.command
+def diff(version: Version, other: Version, /, *, model_name: ModelName = None, json: Json = False) -> None:
     """Set two versions side by side; a star marks where they differ.
 
-    Args:
-        version: the version's number.
-        other: the other version's number.
-        model_name: the model's name in MLflow's registry; without it fetch_champion.model_name of params.yaml.
-        json: print it as JSON.
+    For example:
+
+    - `dbrnet registry diff 3 4`
+    - `dbrnet registry diff 3 4 --model-name strip-north`
     """
     model = _Model.open(model_name)
     state = model.ledger.state()
@@ -120,16 +118,17 @@ def diff(version: int, other: int, /, *, model_name: str | None = None, json: bo
         _print(f"{'*' if first != second else ' '} {key:<{KEY}}" + "{:<30}{}".format(*cells))
 
 
-@registry.command(
-    help_epilogue=examples("dbrnet registry approve 4", "dbrnet registry approve 3 --why 'version 4 misses cracks'")
-)
-def approve(version: int, /, *, why: str | None = None, model_name: str | None = None) -> None:
+@registry.command
+def approve(version: Version, /, *, why: str | None = None, model_name: ModelName = None) -> None:
     """Make a version champion: the one that waits for a review, or another with a reason.
 
+    For example:
+
+    - `dbrnet registry approve 4`
+    - `dbrnet registry approve 3 --why 'version 4 misses cracks'`
+
     Args:
-        version: the version's number.
-        why: the reason, for those who come after; needed where the version does not wait for a review.
-        model_name: the model's name in MLflow's registry; without it fetch_champion.model_name of params.yaml.
+        why: the reason, for those who come after; needed where the version does not wait for a review
     """
     from dbrnet.registry import promotion
 
@@ -137,19 +136,14 @@ def approve(version: int, /, *, why: str | None = None, model_name: str | None =
     model.tell(promotion.approve(model.store, model.name, version, why=why))
 
 
-@registry.command(
-    help_epilogue=examples(
-        "dbrnet registry reject 4 --why 'wrong labels'",
-        "dbrnet registry reject 4 --why 'wrong labels' --model-name strip-north",
-    )
-)
-def reject(version: int, /, *, why: str, model_name: str | None = None) -> None:
+@registry.command
+def reject(version: Version, /, *, why: Why, model_name: ModelName = None) -> None:
     """Revoke a version: the gate cannot promote it until somebody approves it.
 
-    Args:
-        version: the version's number.
-        why: the reason, for those who come after.
-        model_name: the model's name in MLflow's registry; without it fetch_champion.model_name of params.yaml.
+    For example:
+
+    - `dbrnet registry reject 4 --why 'wrong labels'`
+    - `dbrnet registry reject 4 --why 'wrong labels' --model-name strip-north`
     """
     from dbrnet.registry import promotion
 
@@ -157,19 +151,17 @@ def reject(version: int, /, *, why: str, model_name: str | None = None) -> None:
     model.tell(promotion.reject(model.store, model.name, version, why=why))
 
 
-@registry.command(
-    help_epilogue=examples(
-        "dbrnet registry rollback --why 'false positives on line 2'",
-        "dbrnet registry rollback --to 2 --why 'as agreed'",
-    )
-)
-def rollback(*, why: str, to: int | None = None, model_name: str | None = None) -> None:
+@registry.command
+def rollback(*, why: Why, to: int | None = None, model_name: ModelName = None) -> None:
     """Make the previous champion, or an earlier one, champion again; the present one is revoked.
 
+    For example:
+
+    - `dbrnet registry rollback --why 'false positives on line 2'`
+    - `dbrnet registry rollback --to 2 --why 'as agreed'`
+
     Args:
-        why: the reason, for those who come after.
-        to: the version to go back to; without it the previous champion.
-        model_name: the model's name in MLflow's registry; without it fetch_champion.model_name of params.yaml.
+        to: the version to go back to; without it the previous champion
     """
     from dbrnet.registry import promotion
 

@@ -6,48 +6,53 @@ from pathlib import Path
 from typing import Any
 
 from dbrnet.addresses import holds_password, redact
-from dbrnet.commands import START, app, examples
+from dbrnet.commands import START, app
 from dbrnet.errors import UserError
 from dbrnet.files import write_atomically
 
 log = logging.getLogger(__name__)
 
 
-@app.command(
-    group=START,
-    help_epilogue=examples("dbrnet generate --out data/steel-strip", "dbrnet generate --out small --count 60 --seed 1"),
-)
+@app.command(group=START)
 def generate(*, out: Path, count: int = 200, seed: int = 0) -> None:
     """Make the built-in dataset: images of steel strip with four kinds of defects.
 
     Writes train.csv (run-length masks) and train_images/, Severstal's own layout, under --out. Rotated and mirrored
     near-duplicates are among them, as in the public sets, so that a group split matters. For the demo and the tests.
 
+    For example:
+
+    - `dbrnet generate --out data/steel-strip`
+    - `dbrnet generate --out small --count 60 --seed 1`
+
     Args:
-        out: the folder to write: new, empty, or one that this command wrote before, whose files it replaces.
-        count: how many images.
-        seed: the random seed: the same seed makes the same images.
+        out: the folder to write: new, empty, or one that this command wrote before, whose files it replaces
+        count: how many images
+        seed: the random seed: the same seed makes the same images
     """
     from dbrnet.data import synthetic
 
     if count < 50:
         raise UserError(f"--count {count}: at least 50, or a rare defect may be missing")
     synthetic.generate(out, images=count, seed=seed)
+    log.info("%d images written under %s; next: dbrnet configure steel-strip --source %s", count, out, out)
 
 
-@app.command(
-    group=START,
-    help_epilogue=examples("dbrnet configure steel-strip", "dbrnet configure neu-seg --source downloads/NEU-Seg.zip"),
-)
+@app.command(group=START)
 def configure(name: str, /, *, source: str | None = None, params: Path = Path("params.yaml")) -> None:
     """Set params.yaml to the recipe of a dataset.
 
     Takes the values of recipes/NAME.yaml; comments and all other keys stay. `dvc repro` then runs the pipeline.
 
+    For example:
+
+    - `dbrnet configure steel-strip`
+    - `dbrnet configure neu-seg --source downloads/NEU-Seg.zip`
+
     Args:
-        name: the dataset's name; its recipe is recipes/NAME.yaml.
-        source: its folder, archive, http(s) or s3:// address, where the recipe's is not yours.
-        params: the parameters' file.
+        name: the dataset's name; its recipe is recipes/NAME.yaml
+        source: its folder, archive, http(s) or s3:// address, where the recipe's is not yours
+        params: the parameters' file
     """
     from ruamel.yaml import YAML
 

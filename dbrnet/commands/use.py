@@ -5,7 +5,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
-from dbrnet.commands import USE, app, examples, print_json
+from dbrnet.commands import USE, Json, app, print_json
 from dbrnet.errors import UserError, install_hint
 from dbrnet.files import atomic_directory, require_apart
 
@@ -16,22 +16,22 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-@app.command(
-    group=USE,
-    help_epilogue=examples(
-        "dbrnet audit data/dataset --out audit", "dbrnet audit data/dataset --split data/split --out audit"
-    ),
-)
+@app.command(group=USE)
 def audit(dataset: Path, /, *, out: Path, split: Path | None = None) -> None:
     """Find near-duplicate images, and how many of them cross splits.
 
     The splits are --split's; without it those in which the dataset was published, where it was. Writes
     audit.json, links.csv (the evidence for each pair) and audit.html, which opens offline, under --out.
 
+    For example:
+
+    - `dbrnet audit data/dataset --out audit`
+    - `dbrnet audit data/dataset --split data/split --out audit`
+
     Args:
-        dataset: the folder that `dbrnet ingest` wrote.
-        out: the folder to write: new, empty, or one that this command wrote before, whose files it replaces.
-        split: the folder that `dbrnet split` wrote.
+        dataset: the folder that `dbrnet ingest` wrote
+        out: the folder to write: new, empty, or one that this command wrote before, whose files it replaces
+        split: the folder that `dbrnet split` wrote
     """
     from dbrnet.audit.io import log_audit
     from dbrnet.audit.result import search
@@ -49,13 +49,7 @@ def audit(dataset: Path, /, *, out: Path, split: Path | None = None) -> None:
     log.info("page: %s", out / PAGE)
 
 
-@app.command(
-    group=USE,
-    help_epilogue=examples(
-        "dbrnet predict photos/ --model artifacts/export/model.onnx --out predictions",
-        "dbrnet predict line.mp4 --model models:/dbrnet@champion --formats rle,coco --out predictions",
-    ),
-)
+@app.command(group=USE)
 def predict(
     sources: list[str],
     /,
@@ -66,7 +60,7 @@ def predict(
     batch: int = 1,
     formats: str = "masks,overlays",
     bit_depth: int = 16,
-    json: bool = False,
+    json: Json = False,
 ) -> None:
     """Predict images and the frames of videos, each at its own size.
 
@@ -75,15 +69,19 @@ def predict(
     coco.json (one annotation a defect); and always summary.csv, each class's share of every image. The
     tables come last. An image that cannot be read is passed over and named at the end (exit status 1).
 
+    For example:
+
+    - `dbrnet predict photos/ --model artifacts/export/model.onnx --out predictions`
+    - `dbrnet predict line.mp4 --model models:/dbrnet@champion --formats rle,coco --out predictions`
+
     Args:
-        sources: images, folders of them, quoted globs, videos, s3://BUCKET/PREFIX/.
-        model: an exported .onnx, a model.pt, or models:/NAME@ALIAS or models:/NAME/VERSION in MLflow.
-        out: the folder to write: new, empty, or of an earlier prediction, whose other masks and overlays stay.
-        runtime: the runtime to run it in, such as openvino-int8; without it the usual one of its kind.
-        batch: how many images of one size are predicted together, for speed.
-        formats: what to write, of masks, overlays, rle, coco, with commas between.
-        bit_depth: how many bits of its 16 the camera uses, as in ingest.bit_depth.
-        json: print what was done as JSON.
+        sources: images, folders of them, quoted globs, videos, s3://BUCKET/PREFIX/
+        model: an exported .onnx, a model.pt, or models:/NAME@ALIAS or models:/NAME/VERSION in MLflow
+        out: the folder to write: new, empty, or of an earlier prediction, whose other masks and overlays stay
+        runtime: the runtime to run it in, such as openvino-int8; without it the usual one of its kind
+        batch: how many images of one size are predicted together, for speed
+        formats: what to write, of masks, overlays, rle, coco, with commas between
+        bit_depth: how many bits of its 16 the camera uses, as in ingest.bit_depth
     """
     from dbrnet.inference.image_sources import find_sources
     from dbrnet.inference.predict import FORMATS, MASKS, OVERLAYS, predict_sources
@@ -110,13 +108,7 @@ def predict(
         print_json({"images": count, "runtime": network.runtime, "model": model, "out": str(out)})
 
 
-@app.command(
-    group=USE,
-    help_epilogue=examples(
-        "dbrnet serve --model artifacts/export/model.onnx",
-        "dbrnet serve --model models:/dbrnet@champion --host 0.0.0.0 --port 80",
-    ),
-)
+@app.command(group=USE)
 def serve(
     *,
     model: str,
@@ -132,14 +124,19 @@ def serve(
     The model is loaded and warmed up before the port is opened. Ctrl-C or SIGTERM stops it when what is
     queued has been answered. Binds to localhost by default.
 
+    For example:
+
+    - `dbrnet serve --model artifacts/export/model.onnx`
+    - `dbrnet serve --model models:/dbrnet@champion --host 0.0.0.0 --port 80`
+
     Args:
-        model: an exported .onnx, a model.pt, or models:/NAME@ALIAS or models:/NAME/VERSION in MLflow.
-        runtime: the runtime to run it in, such as openvino-int8; without it the usual one of its kind.
-        threads: how many of the CPU's threads the model may use; 0 for all.
-        host: the address to listen on; 0.0.0.0 for all of this machine's.
-        port: the port to listen on; 0 for any that is free.
-        queue: how many images may wait or be worked on; more are answered 503.
-        max_mb: the largest image file, in MiB.
+        model: an exported .onnx, a model.pt, or models:/NAME@ALIAS or models:/NAME/VERSION in MLflow
+        runtime: the runtime to run it in, such as openvino-int8; without it the usual one of its kind
+        threads: how many of the CPU's threads the model may use; 0 for all
+        host: the address to listen on; 0.0.0.0 for all of this machine's
+        port: the port to listen on; 0 for any that is free
+        queue: how many images may wait or be worked on; more are answered 503
+        max_mb: the largest image file, in MiB
     """
     if queue < 1 or max_mb < 1 or threads < 0:
         raise UserError("--queue and --max-mb must be at least 1, and --threads 0 or more")

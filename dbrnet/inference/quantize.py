@@ -8,13 +8,14 @@ the image is not quantized: it is little work, and it is where the answer is dec
 import importlib
 import logging
 import sys
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import redirect_stdout
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import onnx
+import rich
 
 from dbrnet.data.dataset import Image
 from dbrnet.errors import UserError, install_hint
@@ -72,7 +73,7 @@ def quantize(
             whole.append(miou)
         return miou, by_image
 
-    with redirect_stdout(sys.stderr):  # its progress
+    with _without_its_bars():
         quantized = nncf.quantize_with_accuracy_control(
             plain,
             nncf.Dataset([{"image": image[None]} for image in calibration]),
@@ -115,6 +116,18 @@ def _nncf() -> Any:
         raise NotAvailableError(f"int8 needs NNCF, which is not installed; {install_hint('openvino')}") from None
     nncf.set_log_level(logging.ERROR)
     return nncf
+
+
+@contextmanager
+def _without_its_bars() -> Iterator[None]:
+    """NNCF draws bars of its own on Rich's console; how far the scoring is, our own progress tells."""
+    console = rich.get_console()
+    quiet, console.quiet = console.quiet, True
+    try:
+        with redirect_stdout(sys.stderr):  # what else it prints
+            yield
+    finally:
+        console.quiet = quiet
 
 
 def _after_the_convolutions(model: onnx.ModelProto) -> list[str]:
