@@ -152,14 +152,14 @@ class TrainParams(_Section):
 
     seed: Seed = 0
     epochs: int = Field(ge=1, le=100_000)
-    batch_size: int = Field(8, ge=1, le=4096)
+    batch_size: Annotated[int, Field(ge=1, le=4096)] = 8
     defect_free: Fraction = 1.0  # share of the defect-free images that an epoch sees
     normalise_exposure: bool = False  # bring each image to one mean and deviation first, in the exported graph too
     image_size: Size | None = None  # images are resized to it, in the exported graph too; null: native
     crop: Size = (512, 512)
     scale: Annotated[tuple[ScaleFactor, ScaleFactor], AfterValidator(_ascending)] = (0.5, 2.5)
     flip: bool = True
-    learning_rate: float = Field(0.01, gt=0, le=10)
+    learning_rate: Annotated[float, Field(gt=0, le=10)] = 0.01
     momentum: Fraction = 0.9
     weight_decay: float = Field(5e-4, ge=0, le=1)
     schedule: Literal["linear", "poly"] = "linear"
@@ -169,9 +169,9 @@ class TrainParams(_Section):
     ema_decay: OpenFraction | None = None  # null: no averaged weights
     amp: bool = True  # used where the device has it
     workers: int = Field(0, ge=0, le=64)
-    checkpoint_seconds: float = Field(60.0, gt=0, le=86_400)
-    nodes: int = Field(1, ge=1, le=1000)  # machines of a Kubernetes cluster; without effect on the result
-    processes_per_node: int = Field(1, ge=1, le=64)  # GPUs of each of these machines
+    checkpoint_seconds: Annotated[float, Field(gt=0, le=86_400)] = 60.0
+    nodes: Annotated[int, Field(ge=1, le=1000)] = 1  # machines of a Kubernetes cluster; the result is the same
+    processes_per_node: Annotated[int, Field(ge=1, le=64)] = 1  # GPUs of each of these machines
     model: ModelParams = ModelParams()
 
 
@@ -182,7 +182,7 @@ class ExportParams(_Section):
         "onnxruntime-cpu",
     )
     max_int8_loss: Fraction = 0.005  # of mIoU on the val split
-    calibration_images: int = Field(64, ge=1, le=100_000)  # images of the train split that set int8's ranges
+    calibration_images: Annotated[int, Field(ge=1, le=100_000)] = 64  # train images that set int8's ranges
 
 
 class FetchChampionParams(_Section):
@@ -194,7 +194,7 @@ class FetchChampionParams(_Section):
 class EvaluateParams(_Section):
     """The report."""
 
-    gallery: int = Field(4, ge=1, le=1000)  # images shown as best, as median and as worst
+    gallery: Annotated[int, Field(ge=1, le=1000)] = 4  # images shown as best, as median and as worst
     min_overlap: Annotated[float, Field(gt=0, le=1)] = 0.5  # share of its pixels that a found defect needs
     boundary_tolerance: Annotated[int, Field(ge=0, le=32)] = 2  # pixels
     confidence: OpenFraction = 0.95  # of the intervals
@@ -204,7 +204,7 @@ class BenchmarkParams(_Section):
     """The speed measurement."""
 
     size: Size  # the deployment resolution
-    seconds: float = Field(10.0, gt=0, le=3600)  # for each runtime
+    seconds: Annotated[float, Field(gt=0, le=3600)] = 10.0  # for each runtime
     threads: int | None = Field(None, ge=1, le=1024)  # null: all cores
 
 
@@ -235,9 +235,9 @@ class PromoteParams(_Section):
     max_false_positives: float | None = Field(None, ge=0, le=10_000)  # defects predicted in a defect-free image
     max_miou_loss: Fraction = 0.01  # against the champion: the margin of non-inferiority
     min_fps: float = Field(gt=0, le=100_000)
-    max_p99_ms: float | None = Field(None, gt=0, le=600_000)
+    max_p99_ms: Annotated[float, Field(gt=0, le=600_000)] | None = None
     fps_hardware: str = Field("any", min_length=1)  # split of the CPU's or GPU's name that these two are for
-    min_speed_ratio: float = Field(0.9, gt=0, le=100)  # times as fast as the champion
+    min_speed_ratio: Annotated[float, Field(gt=0, le=100)] = 0.9  # times as fast as the champion
     allow_leak: bool = False  # whether a model scored on a leaking split may become champion
     parity: ParityParams
 
@@ -245,7 +245,7 @@ class PromoteParams(_Section):
 class DriftParams(_Section):
     """From where on retraining is warranted."""
 
-    min_new_images: int = Field(default=50, ge=1, le=1_000_000_000)  # labelled images that are new or relabelled
+    min_new_images: Annotated[int, Field(ge=1, le=1_000_000_000)] = 50  # labelled images, new or relabelled
     max_class_shift: Fraction = 0.1  # Jensen-Shannon distance of the class balance
     max_image_drift: Fraction = 0.25  # Kolmogorov-Smirnov distance of an image's feature
 
