@@ -6,7 +6,7 @@ from pathlib import Path
 from dbrnet.audit.io import log_audit, save_audit
 from dbrnet.audit.label_checks import check_labels
 from dbrnet.audit.result import audit_splits, search
-from dbrnet.data.dataset import Dataset
+from dbrnet.data import open_dataset
 from dbrnet.data.split import Split
 from dbrnet.files import atomic_directory, write_atomically
 from dbrnet.reports.audit_page import PAGE, render_audit
@@ -20,7 +20,7 @@ def audit(dataset: Path, *, out: Path, split: Path | None = None) -> None:
     The splits are --split's; without it those in which the dataset was published, where it was. Writes
     audit.json, links.csv (the evidence for each pair) and audit.html, which opens offline, under --out.
     """
-    data = Dataset.load(dataset)
+    data = open_dataset(dataset)
     splits = Split.load(split).ids if split else data.published_splits
     fingerprints, groups = search(data)
     result = audit_splits(data, fingerprints, groups, splits)

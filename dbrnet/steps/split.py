@@ -7,7 +7,7 @@ from dbrnet.audit.io import log_audit, save_audit
 from dbrnet.audit.label_checks import check_labels
 from dbrnet.audit.result import audit_splits, search
 from dbrnet.config import SplitParams
-from dbrnet.data.dataset import Dataset
+from dbrnet.data import open_dataset
 from dbrnet.data.split import Split, split_samples
 from dbrnet.errors import UserError
 from dbrnet.files import atomic_directory, require_apart, write_atomically
@@ -26,7 +26,7 @@ def split(params: SplitParams, dataset: Path, *, out: Path) -> None:
     """
     if params.previous:
         require_apart(out, Path(params.previous), "split.previous")
-    data = Dataset.load(dataset)
+    data = open_dataset(dataset)
     fingerprints, groups = search(data)
     previous = Split.load(Path(params.previous)) if params.previous else None
     made = split_samples(

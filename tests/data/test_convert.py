@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
-from dbrnet.data.convert import count_classes, ordered_map
+from dbrnet.data.writer import count_classes
 from dbrnet.errors import UserError
+from dbrnet.parallel import ordered_map
 
 
 class Watched(Sequence[int]):

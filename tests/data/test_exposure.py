@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from dbrnet.data.exposure import normalise_exposure, normalise_exposure_batch
+from dbrnet.data.loading import normalise_exposure, normalise_exposure_batch
 
 
 def test_a_normalised_image_does_not_know_its_exposure() -> None:

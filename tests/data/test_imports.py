@@ -53,7 +53,7 @@ def dvc_hash(folder: Path) -> str:
 @pytest.mark.parametrize("name", COMMITS)
 def test_the_import_is_locked_to_the_commit_and_the_archives_bytes(name: str, archives: Path, tmp_path: Path) -> None:
     dependency, out = locked(name)["deps"][0], locked(name)["outs"][0]
-    assert dependency["repo"]["url"] == READERS[name].about.homepage
+    assert dependency["repo"]["url"] == READERS[name].info.homepage
     assert dependency["repo"]["rev"] == dependency["repo"]["rev_lock"] == COMMITS[name]
     assert out["path"] == name
     assert out["md5"] == dvc_hash(repository_files(name, archives, tmp_path))
@@ -95,7 +95,7 @@ def make_workspace(name: str, archives: Path, tmp_path: Path) -> Workspace:
     shutil.copy(ROOT / "data/.gitignore", space.folder / "data")
     shutil.move(repository_files(name, archives, tmp_path / "unpacked"), space.upstream)
     space.home.mkdir()
-    address = READERS[name].about.homepage
+    address = READERS[name].info.homepage
     (space.home / ".gitconfig").write_text(f'[url "{space.upstream}"]\n\tinsteadOf = {address}\n')
     subprocess.run(["git", "init", "-q", str(space.folder)], check=True)
     subprocess.run(["git", "init", "-q", "-b", "main", str(space.upstream)], check=True)

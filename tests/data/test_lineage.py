@@ -1,4 +1,3 @@
-import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -7,8 +6,7 @@ from typing import Any
 import pytest
 
 from dbrnet.data.dataset import Dataset
-from dbrnet.data.lineage import require_trained_on
-from dbrnet.data.split import SPLIT_TABLE, split_samples
+from dbrnet.data.split import SPLIT_TABLE, require_trained_on, split_samples
 from dbrnet.errors import UserError
 from dbrnet.files import sha256_file
 from tests.data.test_split import make_dataset, strips
@@ -51,11 +49,3 @@ def test_other_images_are_refused(trained: tuple[Lineage, Dataset, Path]) -> Non
     other = replace(dataset, card=replace(dataset.card, content_hash="other" * 13))
     with pytest.raises(UserError, match=r"made-up holds other images \(content otherot.*train again"):
         require_trained_on(lineage, other, split)
-
-
-def test_a_training_that_noted_no_split_is_refused(trained: tuple[Lineage, Dataset, Path]) -> None:
-    lineage, dataset, split = trained
-    earlier = json.loads(json.dumps(lineage))
-    del earlier["split"]["sha256"]
-    with pytest.raises(UserError, match=r"\(not noted\).*train again"):
-        require_trained_on(earlier, dataset, split)

@@ -7,8 +7,7 @@ import torch
 
 from dbrnet.data import loading
 from dbrnet.data.dataset import Card, ClassInfo, Dataset, Image, Mask, Sample
-from dbrnet.data.exposure import normalise_exposure
-from dbrnet.data.loading import Augmented, Images, epoch_batches, load_batches, normalise
+from dbrnet.data.loading import Augmented, Images, epoch_batches, load_batches, normalise, normalise_exposure
 from dbrnet.errors import UserError
 
 IDS = [f"p{index}" for index in range(7)]

@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 import pytest
 
+from dbrnet.data import open_dataset
 from dbrnet.data.dataset import Dataset
 from dbrnet.data.loading import Augmented, Images, load_batches
 from dbrnet.data.remote_dataset import RemoteDataset, link_dataset, send_dataset
@@ -71,7 +72,7 @@ def test_a_linked_folder_is_the_dataset(address: str, dataset: Dataset, tmp_path
     linked.pair(dataset.samples[3])
     assert images_in(tmp_path) == {"p03"}
     assert_same(linked, dataset)
-    assert_same(Dataset.load(tmp_path), dataset)
+    assert_same(open_dataset(tmp_path), dataset)
     assert (tmp_path / "images/p03.jpg").read_bytes() == (dataset.root / "images/p03.jpg").read_bytes()
 
 

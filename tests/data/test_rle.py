@@ -2,7 +2,6 @@ import csv
 import io
 import re
 import zipfile
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +11,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
-from dbrnet.data.rle import Decoder, RleError, decode, encode
+from dbrnet.data.rle import RleError, decode, encode
 
-# Runs of all lengths, and sizes that do and do not fill the decoder's words of eight pixels.
+# Scattered pixels, and long runs.
 MASKS = hnp.array_shapes(min_dims=2, max_dims=2, max_side=23).flatmap(
     lambda shape: st.one_of(
         hnp.arrays(bool, shape),
@@ -76,14 +75,6 @@ def test_round_trip_is_exact(mask: NDArray[np.bool_]) -> None:
 @settings(max_examples=10_000, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_round_trip_is_exact_at_length(mask: NDArray[np.bool_]) -> None:
     _round_trip(mask)
-
-
-@given(st.lists(MASKS.filter(lambda mask: mask.shape == (5, 7)) | hnp.arrays(bool, (5, 7)), max_size=4))
-@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.filter_too_much])
-def test_a_decoder_forgets_the_row_before(masks: list[NDArray[np.bool_]]) -> None:
-    decoder = Decoder(5, 7)
-    for mask in masks:
-        assert np.array_equal(decoder.decode(encode(mask)), mask)
 
 
 @pytest.mark.parametrize(
@@ -153,5 +144,4 @@ def test_the_real_rows_come_back_to_the_letter(archives: Path) -> None:
     table = io.StringIO(zipfile.ZipFile(archive).read("train.csv").decode())
     rows = [row["EncodedPixels"] for row in csv.DictReader(table)]
     assert len(rows) == 172
-    decoder: Callable[[str], NDArray[np.bool_]] = Decoder(256, 1600).decode
-    assert all(encode(decoder(row)) == row for row in rows)
+    assert all(encode(decode(row, 256, 1600)) == row for row in rows)

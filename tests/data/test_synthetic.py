@@ -11,13 +11,14 @@ from numpy.typing import NDArray
 
 from dbrnet.data import rle, synthetic
 from dbrnet.data.dataset import Dataset
-from dbrnet.data.readers.steel_strip import CLASSES
+from dbrnet.data.readers.severstal import SteelStrip
 from dbrnet.data.synthetic import HEIGHT, WIDTH, generate
 from dbrnet.data.writer import build_dataset
 from dbrnet.files import MARKER, claim
 
 FLIPS = {"r0": (1, 1), "r180": (-1, -1), "fh": (1, -1), "fv": (-1, 1)}
 IMAGES = 200
+CLASSES = SteelStrip.info.classes
 
 
 @pytest.fixture(scope="module")

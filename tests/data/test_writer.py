@@ -86,7 +86,7 @@ def test_hashes_follow_pixels_and_not_files(neu_source: Path, tmp_path: Path) ->
     assert third.card.content_hash != first.card.content_hash
 
 
-def test_progress_sees_every_sample(neu_source: Path, tmp_path: Path) -> None:
+def test_progress_sees_every_sample(neu_source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[tuple[int, int]] = []
 
     def progress(items: Iterable[object], total: int, label: str) -> Iterator[object]:
@@ -94,8 +94,8 @@ def test_progress_sees_every_sample(neu_source: Path, tmp_path: Path) -> None:
             seen.append((done, total))
             yield item
 
-    (tmp_path / "out").mkdir()
-    build_dataset("neu-seg", neu_source, tmp_path / "out", progress=progress)
+    monkeypatch.setattr("dbrnet.data.writer.progress", progress)
+    _build(neu_source, tmp_path / "out")
     assert seen == [(done, 5) for done in range(1, 6)]
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dbrnet.data.readers.factory import Listing, about, identify, is_named, list_source
+from dbrnet.data.readers.factory import Listing, dataset_info, identify, is_named, list_source
 from dbrnet.errors import UserError
 from tests.data.conftest import square, texture, write_image
 
@@ -183,6 +183,6 @@ def test_withdrawn_names_are_ids_or_files(batch: Path) -> None:
 
 
 def test_colors_are_distinct_and_the_background_is_first() -> None:
-    infos = about([f"c{number}" for number in range(21)]).classes
+    infos = dataset_info([f"c{number}" for number in range(21)]).classes
     assert infos[0].name == "background"
     assert len({info.color for info in infos}) == 22
