@@ -13,8 +13,7 @@ from dbrnet.config import DriftParams
 from dbrnet.data import open_dataset
 from dbrnet.data.dataset import CARD_FILE, SAMPLES_FILE, Card, Dataset
 from dbrnet.data.image_stats import FEATURES, IMAGE_STATS_FILE
-from dbrnet.drift.checks import Check, Feature, check_classes, check_count, check_feature
-from dbrnet.drift.distances import FALSE_ALARMS
+from dbrnet.drift.checks import FALSE_ALARMS, Check, Feature, check_classes, check_count, check_feature
 from dbrnet.drift.new_samples import Images, NewSamples, find_new_samples, open_current, read_image
 from dbrnet.evaluation.predictions import IMAGES_TABLE
 from dbrnet.files import atomic_directory, read_json, write_atomically, write_json
