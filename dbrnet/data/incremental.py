@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 from dbrnet.data.dataset import Dataset, Sample
 from dbrnet.data.image_decoding import read_any
 from dbrnet.data.readers import factory
-from dbrnet.data.readers.factory import Candidate, Rejected
+from dbrnet.data.readers.factory import Rejected
+from dbrnet.data.readers.reader import RawSample
 from dbrnet.data.writer import Converted, ReadImage, convert, count_classes, make_card, opened_source, without_root
 from dbrnet.errors import UserError, one_line
 from dbrnet.files import write_atomically
@@ -71,10 +72,9 @@ def build_factory_dataset(
         merge.changes.rejected += listing.rejected
         read_image = partial(read_any, bit_depth=bit_depth)
         try_convert = partial(_try_convert, read_image=read_image, classes=len(info.classes))
-        results = ordered_map(try_convert, listing.candidates)
-        results = progress(results, len(listing.candidates), "ingest")
-        for candidate, result in zip(listing.candidates, results, strict=True):
-            merge.take(candidate, result, root)
+        results = progress(ordered_map(try_convert, listing.samples), len(listing.samples), "ingest")
+        for raw, result in zip(listing.samples, results, strict=True):
+            merge.take(raw, result, root)
         _require_few_rejected(merge.changes, max_quarantine)
         samples = merge.finish()
         if not samples:
@@ -122,21 +122,20 @@ class _Merge:
             else:
                 self._rows[sample.id] = sample
 
-    def take(self, candidate: Candidate, result: Converted | UserError, root: Path) -> None:
+    def take(self, raw: RawSample, result: Converted | UserError, root: Path) -> None:
         """Merge one image of the batch, or reject it with the reason."""
-        raw = candidate.raw
         if self._is_withdrawn(raw.id, raw.image.name):
-            self._reject(candidate, root, f"is listed in {factory.WITHDRAWN}", counts=False)
+            self._reject(raw, root, f"is listed in {factory.WITHDRAWN}", counts=False)
         elif isinstance(result, UserError):
-            self._reject(candidate, root, without_root(root, str(result)))
-        elif result.image_sha256 in self._batch:
-            file, sha256 = self._batch[result.image_sha256]
-            same = sha256 == result.sha256
+            self._reject(raw, root, without_root(root, str(result)))
+        elif result.sample.image_sha256 in self._batch:
+            file, sha256 = self._batch[result.sample.image_sha256]
+            same = sha256 == result.sample.sha256
             reason = f"is the same image as {file}{'' if same else ', and their masks differ'}"
-            self._reject(candidate, root, reason, counts=not same)
+            self._reject(raw, root, reason, counts=not same)
         else:
-            self._batch[result.image_sha256] = raw.image.name, result.sha256
-            self._accept(candidate, result, root)
+            self._batch[result.sample.image_sha256] = raw.image.name, result.sample.sha256
+            self._accept(raw, result, root)
 
     def finish(self) -> tuple[Sample, ...]:
         """Copy what stays of the previous dataset, and return all rows by id."""
@@ -147,36 +146,40 @@ class _Merge:
                     shutil.copyfile(self._before.root / file, self._out / file)
         return rows
 
-    def _accept(self, candidate: Candidate, converted: Converted, root: Path) -> None:
-        previous = self._by_image.get(converted.image_sha256)
-        if previous and previous.sha256 == converted.sha256:
+    def _accept(self, raw: RawSample, converted: Converted, root: Path) -> None:
+        sample, measured = converted.sample, converted.measured
+        previous = self._by_image.get(sample.image_sha256)
+        if previous and previous.sha256 == sample.sha256:
             self.changes.unchanged.append(previous.id)
         elif previous and self._before:
-            row = converted.row(previous.id)
-            self._rows[previous.id] = replace(row, image=previous.image, group=previous.group)
+            self._rows[previous.id] = replace(
+                converted.renamed(previous.id), image=previous.image, group=previous.group
+            )
             (self._out / previous.mask).write_bytes(converted.mask)
             self.changes.relabelled.append(previous.id)
-            self.pixels += converted.pixels - self._count(self._before, previous)
-        elif self._is_withdrawn(id_ := self._free_id(converted), f"{id_}{converted.suffix}"):
-            self._reject(candidate, root, f"is listed in {factory.WITHDRAWN} as {id_}", counts=False)
+            self.pixels += measured.pixels - self._count(self._before, previous)
         else:
-            self._rows[id_] = converted.store(id_, self._out)
-            self._taken.add(id_.casefold())
-            self.changes.new.append(id_)
-            self.pixels += converted.pixels
-        self.overlaps += [converted.overlap] if converted.overlap else []
+            sample = converted.renamed(self._free_id(sample))
+            if self._is_withdrawn(sample.id, Path(sample.image).name):
+                self._reject(raw, root, f"is listed in {factory.WITHDRAWN} as {sample.id}", counts=False)
+            else:
+                converted.store(sample, self._out)
+                self._rows[sample.id] = sample
+                self._taken.add(sample.id.casefold())
+                self.changes.new.append(sample.id)
+                self.pixels += measured.pixels
+        self.overlaps += [measured.overlap] if measured.overlap else []
         self.brightest += [converted.brightest] if converted.brightest is not None else []
 
-    def _free_id(self, converted: Converted) -> str:
-        """The file's name, followed by the image's hash where another image has that name."""
-        name = converted.raw.id
-        for id_ in (name, f"{name}-{converted.image_sha256[:8]}"):
+    def _free_id(self, sample: Sample) -> str:
+        """The sample's id, followed by the image's hash where another image has that id."""
+        for id_ in (sample.id, f"{sample.id}-{sample.image_sha256[:8]}"):
             if id_.casefold() not in self._taken:
                 return id_
-        return f"{name}-{converted.image_sha256}"
+        return f"{sample.id}-{sample.image_sha256}"
 
-    def _reject(self, candidate: Candidate, root: Path, reason: str, *, counts: bool = True) -> None:
-        image, *masks = (path.relative_to(root).as_posix() for path in candidate.files)
+    def _reject(self, raw: RawSample, root: Path, reason: str, *, counts: bool = True) -> None:
+        image, *masks = (path.relative_to(root).as_posix() for path in (raw.image, *raw.mask_files))
         reason = reason.removeprefix(image).lstrip(": ")
         self.changes.rejected.append(Rejected(image, reason, counts))
         for mask in masks:
@@ -189,9 +192,9 @@ class _Merge:
         return count_classes(dataset.mask(sample), len(self.pixels), dataset.root / sample.mask)
 
 
-def _try_convert(candidate: Candidate, read_image: ReadImage, classes: int) -> Converted | UserError:
+def _try_convert(raw: RawSample, read_image: ReadImage, classes: int) -> Converted | UserError:
     try:
-        return convert(candidate.raw, read_image, classes)
+        return convert(raw, read_image, classes)
     except UserError as error:
         return error
     except PermissionError as error:

@@ -7,7 +7,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -33,40 +33,27 @@ _UNPACKED = ".unpacked"
 class Converted:
     """A sample that was checked and is ready to be written."""
 
-    raw: RawSample
+    sample: Sample  # its row of samples.csv
     image: bytes
-    suffix: str
     mask: bytes  # PNG
-    height: int
-    width: int
-    pixels: NDArray[np.int64]  # [C], of each class
-    overlap: int
-    grey: int
-    brightest: int | None
-    image_sha256: str
-    sha256: str
+    measured: Measured
+    brightest: int | None  # of a 16-bit image
 
-    def row(self, id_: str) -> Sample:
-        """Its row of samples.csv, under the id `id_`."""
-        return Sample(
+    def renamed(self, id_: str) -> Sample:
+        """The row under another id."""
+        sample = self.sample
+        return replace(
+            sample,
             id=id_,
-            image=f"images/{id_}{self.suffix}",
+            image=f"images/{id_}{Path(sample.image).suffix}",
             mask=f"masks/{id_}.png",
-            height=self.height,
-            width=self.width,
-            classes=tuple(int(label) for label in np.flatnonzero(self.pixels) if label),
-            group=id_ if self.raw.group == self.raw.id else self.raw.group,
-            sha256=self.sha256,
-            image_sha256=self.image_sha256,
-            published=self.raw.published,
+            group=id_ if sample.group == sample.id else sample.group,
         )
 
-    def store(self, id_: str, out: Path) -> Sample:
-        """Write image and mask under the dataset's folder `out`, and return the row."""
-        sample = self.row(id_)
+    def store(self, sample: Sample, out: Path) -> None:
+        """Write image and mask under the dataset's folder `out`, as `sample` names them."""
         (out / sample.image).write_bytes(self.image)
         (out / sample.mask).write_bytes(self.mask)
-        return sample
 
 
 def build_dataset(name: str, source: Path, out: Path, *, mask_threshold: int = 127) -> Dataset:
@@ -122,21 +109,22 @@ def convert(raw: RawSample, read_image: ReadImage, classes: int) -> Converted:
     if mask.ids.shape != (height, width):
         shape = " x ".join(map(str, mask.ids.shape))
         raise UserError(f"{raw.image} is {height} x {width} (height x width) and its mask {shape}")
+    pixels = count_classes(mask.ids, classes, raw.image)
     image_sha256, sha256 = pixel_hashes(image.pixels, mask.ids)
-    return Converted(
-        raw=raw,
-        image=image.data,
-        suffix=image.suffix,
-        mask=cv2.imencode(".png", mask.ids)[1].tobytes(),
+    sample = Sample(
+        id=raw.id,
+        image=f"images/{raw.id}{image.suffix}",
+        mask=f"masks/{raw.id}.png",
         height=height,
         width=width,
-        pixels=count_classes(mask.ids, classes, raw.image),
-        overlap=mask.overlap,
-        grey=mask.grey,
-        brightest=image.brightest,
-        image_sha256=image_sha256,
+        classes=tuple(int(label) for label in np.flatnonzero(pixels) if label),
+        group=raw.group,
         sha256=sha256,
+        image_sha256=image_sha256,
+        published=raw.published,
     )
+    png = cv2.imencode(".png", mask.ids)[1].tobytes()
+    return Converted(sample, image.data, png, Measured(raw.id, pixels, mask.overlap, mask.grey), image.brightest)
 
 
 def count_classes(mask: Mask, classes: int, name: Path | str) -> NDArray[np.int64]:
@@ -168,8 +156,8 @@ def make_card(info: DatasetInfo, samples: Sequence[Sample], pixels: NDArray[np.i
 
 def _convert_and_store(raw: RawSample, out: Path, classes: int) -> tuple[Sample, Measured]:
     converted = convert(raw, read_as_it_is, classes)
-    sample = converted.store(raw.id, out)
-    return sample, Measured(sample.id, converted.pixels, converted.overlap, converted.grey)
+    converted.store(converted.sample, out)
+    return converted.sample, converted.measured
 
 
 def _require_distinct(samples: Sequence[RawSample]) -> None:

@@ -53,25 +53,12 @@ class Rejected:
     counts: bool = True  # as a lost image; one file of each counts
 
 
-@dataclass(frozen=True)
-class Candidate:
-    """An image with its labels, paired by name; the files are not opened yet."""
-
-    raw: RawSample
-    masks: tuple[Path, ...]
-
-    @property
-    def files(self) -> tuple[Path, ...]:
-        """The image's file first."""
-        return (self.raw.image, *self.masks)
-
-
 @dataclass
 class Listing:
-    """The files of a source: each is a candidate's, rejected, the csv or withdrawn.txt."""
+    """The files of a source: each is a sample's, rejected, the csv or withdrawn.txt. None is opened yet."""
 
     labels: str  # how the labels came, in words
-    candidates: list[Candidate] = field(default_factory=list)
+    samples: list[RawSample] = field(default_factory=list)
     rejected: list[Rejected] = field(default_factory=list)
     withdrawn: tuple[str, ...] = ()  # the lines of withdrawn.txt
 
@@ -112,10 +99,10 @@ def list_source(root: Path, classes: Sequence[str]) -> Listing:
         raise UserError(f"has {IMAGES}/ but no labels; give {MASKS}/ or a csv beside it")
     if (folder / WITHDRAWN).is_file():
         listing.withdrawn = _read_withdrawn(folder / WITHDRAWN)
-    used = {path for candidate in listing.candidates for path in candidate.files}
+    used = {path for sample in listing.samples for path in (sample.image, *sample.mask_files)}
     used |= {*tables, folder / WITHDRAWN}
     listing.rejected += _unused_files(root, folder, used, {item.file for item in listing.rejected})
-    listing.candidates.sort(key=lambda candidate: (candidate.raw.id, candidate.raw.image.name))
+    listing.samples.sort(key=lambda sample: (sample.id, sample.image.name))
     return listing
 
 
@@ -147,7 +134,7 @@ def _list_masks(images: Mapping[str, list[Path]], masks: Sequence[MaskFile], roo
             listing.rejected += [Rejected(_name(path, root), reason, counts=False) for path in others]
         else:
             read_mask = partial(_read_class_masks, own_masks) if by_class else partial(_read_id_mask, mask_paths[0])
-            listing.candidates.append(Candidate(_raw(same_name[0], read_mask), tuple(mask_paths)))
+            listing.samples.append(_raw(same_name[0], read_mask, mask_paths))
     return listing
 
 
@@ -192,13 +179,13 @@ def _list_table(images: Mapping[str, list[Path]], table: Path, root: Path, class
             elif name in faults:
                 listing.rejected.append(Rejected(_name(path, root), faults[name]))
             else:
-                listing.candidates.append(Candidate(_raw(path, partial(rle_mask, rows_of.get(name, {}))), ()))
+                listing.samples.append(_raw(path, partial(rle_mask, rows_of.get(name, {}))))
     return listing
 
 
-def _raw(image: Path, read_mask: Callable[[int, int], RawMask]) -> RawSample:
+def _raw(image: Path, read_mask: Callable[[int, int], RawMask], masks: Sequence[Path] = ()) -> RawSample:
     id_ = identify(image.stem)
-    return RawSample(id_, image, id_, read_mask)
+    return RawSample(id_, image, id_, read_mask, mask_files=tuple(masks))
 
 
 def _read_id_mask(path: Path, height: int, width: int) -> RawMask:

@@ -35,6 +35,7 @@ class RawSample:
     group: str
     read_mask: Callable[[int, int], RawMask]
     published: str = ""  # the split in which it was published, train or test; empty: none
+    mask_files: tuple[Path, ...] = ()  # where a factory's labels are files; known to be an image's by their names
 
 
 @dataclass(frozen=True)

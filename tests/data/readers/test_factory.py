@@ -17,7 +17,7 @@ def rejected(listing: Listing) -> dict[str, str]:
 
 
 def ids(listing: Listing) -> list[str]:
-    return [candidate.raw.id for candidate in listing.candidates]
+    return [sample.id for sample in listing.samples]
 
 
 @pytest.fixture
@@ -35,7 +35,7 @@ def test_masks_of_class_ids(batch: Path) -> None:
     listing = list_source(batch, CLASSES)
     assert ids(listing) == ["a", "b", "c"]
     assert not listing.rejected
-    assert (listing.candidates[1].raw.read_mask(30, 40).ids == 2).sum() == 100
+    assert (listing.samples[1].read_mask(30, 40).ids == 2).sum() == 100
 
 
 def test_folder_for_each_class_and_the_highest_id_wins(batch: Path) -> None:
@@ -44,7 +44,7 @@ def test_folder_for_each_class_and_the_highest_id_wins(batch: Path) -> None:
     write_image(batch / "masks/deep_dent/b.png", square(30, 40, 0))
     listing = list_source(batch, CLASSES)
     assert ids(listing) == ["a", "b"]
-    mask = listing.candidates[0].raw.read_mask(30, 40)
+    mask = listing.samples[0].read_mask(30, 40)
     assert np.bincount(mask.ids.ravel()).tolist() == [1100, 84, 16]
     assert mask.overlap == 16
     assert rejected(listing) == {"images/c.bmp": "has no mask; a defect-free image needs an empty one"}
@@ -63,23 +63,23 @@ def test_csv_of_either_form_with_numbers_or_names(batch: Path, table: str) -> No
     listing = list_source(batch, CLASSES)
     assert ids(listing) == ["a", "b", "c"]
     assert not listing.rejected
-    mask = listing.candidates[0].raw.read_mask(30, 40)
+    mask = listing.samples[0].read_mask(30, 40)
     assert mask.ids.T.ravel()[:5].tolist() == [1, 1, 2, 2, 0]
     assert mask.overlap == 1
-    assert not listing.candidates[1].raw.read_mask(30, 40).ids.any()
+    assert not listing.samples[1].read_mask(30, 40).ids.any()
 
 
 def test_class_name_that_ends_like_another_is_not_confused(batch: Path) -> None:
     (batch / "labels.csv").write_text("ImageId_ClassId,EncodedPixels\na.png_deep_dent,1 1\n")
     listing = list_source(batch, ("dent", "deep_dent"))
-    assert listing.candidates[0].raw.read_mask(30, 40).ids[0, 0] == 2
+    assert listing.samples[0].read_mask(30, 40).ids[0, 0] == 2
 
 
 def test_bad_rows_reject_their_image_and_name_the_row(batch: Path) -> None:
     rows = ("a.png,3,1 2", "z.png,1,1 2", "z.png,2,1 2", "b.jpg,1,1 2", "b.jpg,scratch,5 2", "c.bmp,1", "", "x")
     (batch / "labels.csv").write_text("\n".join(("ImageId,ClassId,EncodedPixels", *rows)) + "\n")
     listing = list_source(batch, CLASSES)
-    assert not listing.candidates
+    assert not listing.samples
     assert rejected(listing) == {
         "images/a.png": "labels.csv row 2: class '3' is not one of 1, scratch, 2, deep_dent",
         "labels.csv row 3": "there is no images/z.png",
