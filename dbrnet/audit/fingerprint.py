@@ -5,7 +5,6 @@ exposure, JPEG quality or lamp hardly changes them. A fingerprint takes about 12
 """
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -53,7 +52,9 @@ class Fingerprints:
 def take_fingerprints(dataset: Dataset) -> Fingerprints:
     """Fingerprint all images, each decoded once; raises `UserError` that names an unreadable one."""
     samples = dataset.samples
-    scale = _fine_scale(samples)
+    # One scale for all images: one camera shows a part at one size, however its images are cropped.
+    median_pixels = float(np.median([sample.height * sample.width for sample in samples]))
+    scale = min(1.0, math.sqrt(FINE_PIXELS / median_pixels))
     coarse = np.zeros((len(samples), COARSE_SIDE**2), np.float32)
     brightness = np.zeros(len(samples), np.float32)
     textures: list[Texture] = []
@@ -62,12 +63,6 @@ def take_fingerprints(dataset: Dataset) -> Fingerprints:
         coarse[index], brightness[index] = vector, mean
         textures.append(texture)
     return Fingerprints(samples, coarse, tuple(textures), brightness, scale)
-
-
-def _fine_scale(samples: Sequence[Sample]) -> float:
-    """One scale for all images: one camera shows a part at one size, however its images are cropped."""
-    typical = float(np.median([sample.height * sample.width for sample in samples]))
-    return min(1.0, math.sqrt(FINE_PIXELS / typical))
 
 
 def _fingerprint(root: Path, scale: float, sample: Sample) -> tuple[Vector, Texture, float]:

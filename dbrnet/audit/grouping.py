@@ -1,15 +1,13 @@
 """Groups of near-duplicates, with the evidence for each link."""
 
 from collections import defaultdict
-from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from itertools import pairwise
+from itertools import chain, pairwise
 
 from dbrnet.audit.fingerprint import Fingerprints
 from dbrnet.audit.matching import SAME, Alignment, Candidate, align, find_candidates
-from dbrnet.data.dataset import Sample
 from dbrnet.progress import progress
 from dbrnet.provenance import available_cores
 
@@ -56,11 +54,16 @@ def find_groups(fingerprints: Fingerprints, *, names: bool = True) -> Groups:
     forest = _Forest(len(samples))
     links: list[Link] = []
     failures: defaultdict[tuple[int, int], int] = defaultdict(int)
+
+    def is_undecided(candidate: Candidate) -> bool:
+        roots = forest.roots(candidate.first, candidate.second)
+        return roots[0] != roots[1] and failures.get(roots, 0) < FAILURES
+
     candidates = find_candidates(fingerprints)
     chunks = [candidates[start : start + CHUNK] for start in range(0, len(candidates), CHUNK)]
     with ThreadPoolExecutor(available_cores()) as pool:
         for chunk in progress(chunks, len(chunks), "comparing"):
-            undecided = [candidate for candidate in chunk if _is_undecided(candidate, forest, failures)]
+            undecided = [candidate for candidate in chunk if is_undecided(candidate)]
             for candidate, alignment in zip(undecided, pool.map(partial(align, fingerprints), undecided), strict=True):
                 roots = forest.roots(candidate.first, candidate.second)
                 if roots[0] == roots[1]:
@@ -71,7 +74,10 @@ def find_groups(fingerprints: Fingerprints, *, names: bool = True) -> Groups:
                     links.append(Link(*ids, alignment))
                 else:
                     failures[roots] += 1
-    for first, second in _named_pairs(samples) if names else ():
+    members: defaultdict[str, list[int]] = defaultdict(list)  # by the reader's groups
+    for index, sample in enumerate(samples if names else ()):
+        members[sample.group].append(index)
+    for first, second in chain.from_iterable(map(pairwise, members.values())):
         roots = forest.roots(first, second)
         if roots[0] != roots[1]:
             forest.join(first, second)
@@ -82,19 +88,6 @@ def find_groups(fingerprints: Fingerprints, *, names: bool = True) -> Groups:
         group_names[root] = min(group_names.get(root, sample.group), sample.group)
     of = {sample.id: group_names[forest.root(index)] for index, sample in enumerate(samples)}
     return Groups(of, tuple(links))
-
-
-def _is_undecided(candidate: Candidate, forest: "_Forest", failures: dict[tuple[int, int], int]) -> bool:
-    roots = forest.roots(candidate.first, candidate.second)
-    return roots[0] != roots[1] and failures.get(roots, 0) < FAILURES
-
-
-def _named_pairs(samples: Iterable[Sample]) -> Iterable[tuple[int, int]]:
-    members: defaultdict[str, list[int]] = defaultdict(list)
-    for index, sample in enumerate(samples):
-        members[sample.group].append(index)
-    for group in members.values():
-        yield from pairwise(group)
 
 
 class _Forest:

@@ -132,7 +132,11 @@ def nearest(
     """
     coarse = torch.from_numpy(fingerprints.coarse)
     others = torch.from_numpy(among)
-    laid = [_laid(coarse[others], symmetry).T.contiguous() for symmetry in SYMMETRIES]
+    squares = fingerprints.coarse[among].reshape(-1, COARSE_SIDE, COARSE_SIDE).transpose(1, 2, 0)
+    laid = []  # [COARSE_SIDE ** 2, N] for each symmetry
+    for symmetry in SYMMETRIES:
+        vectors = np.ascontiguousarray(symmetry.apply(squares).transpose(2, 0, 1)).reshape(len(among), -1)
+        laid.append(torch.from_numpy(vectors).T.contiguous())
     for block in torch.from_numpy(queries).split(QUERIES):
         scores = torch.full((len(block), len(others)), -2.0)
         which = torch.zeros(scores.shape, dtype=torch.uint8)
@@ -147,13 +151,6 @@ def nearest(
             for score, column in zip(top.values[row].tolist(), top.indices[row].tolist(), strict=True):
                 if score >= least:
                     yield query, int(others[column]), SYMMETRIES[int(which[row, column])], score
-
-
-def _laid(coarse: torch.Tensor, symmetry: Symmetry) -> torch.Tensor:
-    """The coarse vectors [N, COARSE_SIDE ** 2] of the images laid by `symmetry`."""
-    squares = coarse.numpy().reshape(-1, COARSE_SIDE, COARSE_SIDE).transpose(1, 2, 0)
-    turned = symmetry.apply(squares).transpose(2, 0, 1)
-    return torch.from_numpy(np.ascontiguousarray(turned)).reshape(len(coarse), -1)
 
 
 def align(fingerprints: Fingerprints, candidate: Candidate) -> Alignment:

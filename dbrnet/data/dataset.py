@@ -53,6 +53,22 @@ class Sample:
     image_sha256: str = ""  # of the image's decoded pixels alone
     published: str = ""  # the split in which it was published, train or test; empty: none
 
+    @classmethod
+    def from_row(cls, row: Mapping[str, str]) -> Self:
+        """Parse a row of samples.csv; raises `KeyError` or `ValueError` where it is broken."""
+        return cls(
+            id=row["id"],
+            image=row["image"],
+            mask=row["mask"],
+            height=int(row["height"]),
+            width=int(row["width"]),
+            classes=tuple(int(label) for label in row["classes"].split()),
+            group=row["group"],
+            sha256=row["sha256"],
+            image_sha256=row["image_sha256"],
+            published=row["published"],
+        )
+
 
 @dataclass(frozen=True)
 class DatasetInfo:
@@ -104,7 +120,7 @@ class Dataset:
         """Read card.json and samples.csv under `root`; raises `UserError` where one is missing or broken."""
         card = Card.load(root)
         try:
-            samples = tuple(map(_parse_sample, csv.DictReader(io.StringIO((root / SAMPLES_FILE).read_text()))))
+            samples = tuple(map(Sample.from_row, csv.DictReader(io.StringIO((root / SAMPLES_FILE).read_text()))))
         except FileNotFoundError:
             raise UserError(f"{root / SAMPLES_FILE} does not exist; run `dbrnet ingest` again") from None
         except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -208,21 +224,6 @@ def _hashed(image: Image) -> "hashlib._Hash":
     digest = hashlib.sha256(f"{image.shape[0]} {image.shape[1]}\n".encode())
     digest.update(np.ascontiguousarray(image).data)
     return digest
-
-
-def _parse_sample(row: dict[str, str]) -> Sample:
-    return Sample(
-        id=row["id"],
-        image=row["image"],
-        mask=row["mask"],
-        height=int(row["height"]),
-        width=int(row["width"]),
-        classes=tuple(int(label) for label in row["classes"].split()),
-        group=row["group"],
-        sha256=row["sha256"],
-        image_sha256=row["image_sha256"],
-        published=row["published"],
-    )
 
 
 def _unreadable(root: Path, error: Exception) -> UserError:

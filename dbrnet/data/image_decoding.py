@@ -61,7 +61,9 @@ def read_any(path: Path, bit_depth: int) -> DecodedImage:
         decoded = keep_upper_bits(decoded, bit_depth)
     pixels = cast(Image, decoded)
     if brightest is not None or not data.startswith((_JPEG, _PNG)):
-        data = _encode_png(pixels)
+        red, green, blue = cv2.split(pixels)
+        is_grey = np.array_equal(blue, green) and np.array_equal(green, red)
+        data = cv2.imencode(".png", red if is_grey else cv2.merge([blue, green, red]))[1].tobytes()
     return DecodedImage(data, ".jpg" if data.startswith(_JPEG) else ".png", pixels, brightest)
 
 
@@ -78,7 +80,10 @@ def decode_any(data: bytes, name: Path | str) -> NDArray[Any]:
         _require_one_whole_page(data, name)
     elif not (data.startswith(_BMP) or _is_webp(data)):
         raise UserError(f"{name} is not a JPEG, PNG, TIFF, BMP or WebP file; replace it or remove it")
-    _require_no_animation(data, name)
+    animated_png = data.startswith(_PNG) and b"acTL" in data[: max(0, data.find(b"IDAT"))]
+    animated_webp = _is_webp(data) and data[12:16] == b"VP8X" and bool(data[20] & _WEBP_ANIMATED)
+    if animated_png or animated_webp:  # the decoder would silently take the first image
+        raise UserError(f"{name} is an animation; save each of its images as a file of its own")
     pixels = decode_pixels(data, name, cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH)
     if pixels.dtype not in (np.uint8, np.uint16):
         raise UserError(f"{name} has {pixels.dtype} pixels; save it with 8 or 16 bits")
@@ -149,14 +154,6 @@ def _is_webp(data: bytes) -> bool:
     return data.startswith(b"RIFF") and data[8:12] == b"WEBP"
 
 
-def _require_no_animation(data: bytes, name: Path | str) -> None:
-    """The decoder silently takes an animation's first image."""
-    animated_png = data.startswith(_PNG) and b"acTL" in data[: max(0, data.find(b"IDAT"))]
-    animated_webp = _is_webp(data) and data[12:16] == b"VP8X" and bool(data[20] & _WEBP_ANIMATED)
-    if animated_png or animated_webp:
-        raise UserError(f"{name} is an animation; save each of its images as a file of its own")
-
-
 def _jpeg_has_end(data: bytes) -> bool:
     """Whether an end marker follows the first scan; one before it may be an embedded thumbnail's."""
     position = 2
@@ -192,10 +189,3 @@ def _require_one_whole_page(data: bytes, name: Path | str) -> None:
         raise UserError(f"{name} holds Lab colours, or 16-bit greys with 0 for white; save it as RGB or grey")
     if not ends or max(ends) > len(data):
         raise UserError(f"{name} is cut short; fetch it again or remove it")
-
-
-def _encode_png(pixels: Image) -> bytes:
-    """`pixels` are RGB; three equal channels are kept as one."""
-    red, green, blue = cv2.split(pixels)
-    grey = np.array_equal(blue, green) and np.array_equal(green, red)
-    return cv2.imencode(".png", red if grey else cv2.merge([blue, green, red]))[1].tobytes()

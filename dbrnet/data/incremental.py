@@ -107,20 +107,17 @@ class _Merge:
         self._rows: dict[str, Sample] = {}  # by id
         self._batch: dict[str, tuple[str, str]] = {}  # image_sha256 -> file and sha256 of an image of this batch
         if before:
-            self._start_from(before)
-        self._by_image = {sample.image_sha256: sample for sample in self._rows.values()}
-        self._taken = {id_.casefold() for id_ in self._rows}  # two ids must be two files on any system
-
-    def _start_from(self, before: Dataset) -> None:
-        total = sum(sample.height * sample.width for sample in before.samples)
-        shares = np.array(list(before.card.pixel_shares.values()))
-        self.pixels += np.rint(shares * total).astype(np.int64)
-        for sample in before.samples:
+            pixels = sum(sample.height * sample.width for sample in before.samples)
+            shares = np.array(list(before.card.pixel_shares.values()))
+            self.pixels += np.rint(shares * pixels).astype(np.int64)
+        for sample in before.samples if before else ():
             if self._is_withdrawn(sample.id, Path(sample.image).name):
                 self.changes.withdrawn.append(sample.id)
-                self.pixels -= self._count(before, sample)
+                self.pixels -= self._count(sample)
             else:
                 self._rows[sample.id] = sample
+        self._by_image = {sample.image_sha256: sample for sample in self._rows.values()}
+        self._taken = {id_.casefold() for id_ in self._rows}  # two ids must be two files on any system
 
     def take(self, raw: RawSample, result: Converted | UserError, root: Path) -> None:
         """Merge one image of the batch, or reject it with the reason."""
@@ -151,13 +148,13 @@ class _Merge:
         previous = self._by_image.get(sample.image_sha256)
         if previous and previous.sha256 == sample.sha256:
             self.changes.unchanged.append(previous.id)
-        elif previous and self._before:
+        elif previous:
             self._rows[previous.id] = replace(
                 converted.renamed(previous.id), image=previous.image, group=previous.group
             )
             (self._out / previous.mask).write_bytes(converted.mask)
             self.changes.relabelled.append(previous.id)
-            self.pixels += measured.pixels - self._count(self._before, previous)
+            self.pixels += measured.pixels - self._count(previous)
         else:
             sample = converted.renamed(self._free_id(sample))
             if self._is_withdrawn(sample.id, Path(sample.image).name):
@@ -188,8 +185,10 @@ class _Merge:
     def _is_withdrawn(self, id_: str, file: str) -> bool:
         return factory.is_named(self._withdrawn, id_, file)
 
-    def _count(self, dataset: Dataset, sample: Sample) -> NDArray[np.int64]:
-        return count_classes(dataset.mask(sample), len(self.pixels), dataset.root / sample.mask)
+    def _count(self, sample: Sample) -> NDArray[np.int64]:
+        """The pixels of each class in a mask of the previous dataset."""
+        assert self._before is not None  # noqa: S101
+        return count_classes(self._before.mask(sample), len(self.pixels), self._before.root / sample.mask)
 
 
 def _try_convert(raw: RawSample, read_image: ReadImage, classes: int) -> Converted | UserError:

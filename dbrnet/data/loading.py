@@ -49,7 +49,9 @@ class Images:
         self.image_size = image_size
         self.normalised = normalised
         self._dataset = dataset
-        self._cache: dict[int, tuple[Image, Mask]] | None = {} if self._bytes() <= CACHE_BYTES else None
+        images = sum(3 * int(np.prod(self.size(index))) for index in range(len(self)))
+        masks = sum(sample.height * sample.width for sample in self.samples)
+        self._cache: dict[int, tuple[Image, Mask]] | None = {} if images + masks <= CACHE_BYTES else None
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -104,12 +106,6 @@ class Images:
         mean = total / count / 255
         deviation = np.sqrt(np.maximum(squares / count / 255**2 - mean**2, 1e-6))  # a flat image has none
         return _triple(mean), _triple(deviation)
-
-    def _bytes(self) -> int:
-        return sum(
-            3 * int(np.prod(self.size(index))) + sample.height * sample.width
-            for index, sample in enumerate(self.samples)
-        )
 
 
 def normalise_exposure(image: Image) -> Image:

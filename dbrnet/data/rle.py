@@ -60,8 +60,21 @@ def encode(mask: NDArray[np.bool_]) -> str:
 def decode(runs: str, height: int, width: int) -> NDArray[np.bool_]:
     """Decode one row to a mask [H, W], column-major in memory; raises `RleError` that names the wrong run."""
     pixels = np.zeros(height * width, bool)
+    try:
+        numbers = np.fromstring("" if runs.isspace() else runs, np.int64, sep=" ")
+    except ValueError:
+        bad = next((word for word in runs.split() if not re.fullmatch(r"[+-]?[0-9]+", word)), runs)
+        raise RleError(f"{bad[:40]!r} is not a whole number") from None
+    if numbers.size % 2:
+        raise RleError(f"{numbers.size} numbers are no pairs of start and length; the last length is missing")
+    if numbers.size and (numbers.min() < 1 or numbers.max() > pixels.size):  # before a sum that could wrap around
+        raise RleError(_describe_fault(numbers.tolist(), pixels.size))
+    starts = numbers[::2] - 1
+    ends = starts + numbers[1::2]
+    if (starts[1:] < ends[:-1]).any() or (ends > pixels.size).any():
+        raise RleError(_describe_fault(numbers.tolist(), pixels.size))
     # A slice for each run: decoding takes 1 % of ingesting Severstal, so nothing faster is worth its code.
-    for start, end in _parse_edges(runs, pixels.size).reshape(-1, 2).tolist():
+    for start, end in zip(starts.tolist(), ends.tolist(), strict=True):
         pixels[start:end] = True
     return pixels.reshape(width, height).T
 
@@ -123,44 +136,19 @@ def _split_cell(cell: str, labels: Sequence[str]) -> tuple[str, str]:
     return image, label
 
 
-def _parse_edges(runs: str, size: int) -> NDArray[np.int64]:
-    """The 0-indexed start and exclusive end of each run, in turn, checked against `size` pixels."""
-    if not runs or runs.isspace():
-        return np.empty(0, np.int64)
-    try:
-        numbers = np.fromstring(runs, np.int64, sep=" ")
-    except ValueError:
-        bad = next((word for word in runs.split() if not re.fullmatch(r"[+-]?[0-9]+", word)), runs)
-        raise RleError(f"{bad[:40]!r} is not a whole number") from None
-    if numbers.size % 2:
-        raise RleError(f"{numbers.size} numbers are no pairs of start and length; the last length is missing")
-    starts, lengths = numbers[::2], numbers[1::2]
-    # Each number is bounded before any are added, so that no sum can wrap around.
-    if numbers.min() < 1 or numbers.max() > size:
-        raise RleError(_describe_out_of_range(starts, lengths, size))
-    edges = numbers
-    edges[::2] -= 1
-    edges[1::2] += edges[::2]
-    if edges[-1] > size or (edges[1:] < edges[:-1]).any():
-        raise RleError(_describe_misplaced(edges, size))
-    return edges
-
-
-def _describe_out_of_range(starts: NDArray[np.int64], lengths: NDArray[np.int64], size: int) -> str:
-    run = int(np.flatnonzero((np.minimum(starts, lengths) < 1) | (np.maximum(starts, lengths) > size))[0])
-    start, length = int(starts[run]), int(lengths[run])
-    if not 1 <= start <= size:
-        return f"run {run + 1} starts at {start}, and starts go from 1 to {size}"
-    return f"run {run + 1} has length {length}, and lengths go from 1 to {size}"
-
-
-def _describe_misplaced(edges: NDArray[np.int64], size: int) -> str:
-    starts, ends = edges[::2], edges[1::2]
-    past = np.flatnonzero(ends > size)
-    early = np.flatnonzero(starts[1:] < ends[:-1]) + 1
-    if not early.size or (past.size and past[0] < early[0]):
-        return f"run {past[0] + 1} ends at pixel {ends[past[0]]} of {size}"
-    run = int(early[0])
-    if starts[run] < starts[run - 1]:
-        return f"run {run + 1} starts at {starts[run] + 1}, before run {run}; starts must ascend"
-    return f"run {run + 1} starts at {starts[run] + 1} and overlaps run {run}, which ends at {ends[run - 1]}"
+def _describe_fault(numbers: Sequence[int], size: int) -> str:
+    """What is wrong with the first wrong run."""
+    previous, end = 0, 0  # start and end of the run before, from 1 and inclusive
+    for run, (start, length) in enumerate(zip(numbers[::2], numbers[1::2], strict=True), start=1):
+        if not 1 <= start <= size:
+            return f"run {run} starts at {start}, and starts go from 1 to {size}"
+        if not 1 <= length <= size:
+            return f"run {run} has length {length}, and lengths go from 1 to {size}"
+        if start < previous:
+            return f"run {run} starts at {start}, before run {run - 1}; starts must ascend"
+        if start <= end:
+            return f"run {run} starts at {start} and overlaps run {run - 1}, which ends at {end}"
+        if start + length - 1 > size:
+            return f"run {run} ends at pixel {start + length - 1} of {size}"
+        previous, end = start, start + length - 1
+    raise AssertionError("no run is wrong")

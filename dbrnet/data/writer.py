@@ -8,7 +8,6 @@ import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 
 import cv2
@@ -66,7 +65,12 @@ def build_dataset(name: str, source: Path, out: Path, *, mask_threshold: int = 1
     if name not in READERS:
         raise UserError(f"unknown dataset {name!r}; known are {', '.join(READERS)}")
     reader = READERS[name]
-    convert_and_store = partial(_convert_and_store, out=out, classes=len(reader.info.classes))
+
+    def convert_and_store(raw: RawSample) -> tuple[Sample, Measured]:
+        converted = convert(raw, read_as_it_is, len(reader.info.classes))
+        converted.store(converted.sample, out)
+        return converted.sample, converted.measured
+
     with opened_source(source, out) as root:
         folder = find_layout(root, reader.layout)
         raw = sorted(reader.samples(folder, mask_threshold), key=lambda sample: sample.id)
@@ -152,12 +156,6 @@ def make_card(info: DatasetInfo, samples: Sequence[Sample], pixels: NDArray[np.i
         pixel_shares=dict(zip(names, (pixels / pixels.sum()).tolist(), strict=True)),
         content_hash=content_hash(samples),
     )
-
-
-def _convert_and_store(raw: RawSample, out: Path, classes: int) -> tuple[Sample, Measured]:
-    converted = convert(raw, read_as_it_is, classes)
-    converted.store(converted.sample, out)
-    return converted.sample, converted.measured
 
 
 def _require_distinct(samples: Sequence[RawSample]) -> None:
