@@ -18,8 +18,7 @@ import numpy as np
 
 from dbrnet.audit.fingerprint import take_fingerprints
 from dbrnet.audit.grouping import find_groups
-from dbrnet.audit.matching import find_candidates
-from dbrnet.audit.symmetry import SYMMETRIES
+from dbrnet.audit.matching import SYMMETRIES, find_candidates
 from dbrnet.data.dataset import Card, Dataset, Sample
 from dbrnet.provenance import hardware
 
@@ -40,10 +39,10 @@ def write(folder: Path, count: int) -> Dataset:
     (folder / "images").mkdir()
     samples = []
     for index in range(count):
-        thing = index - 1 if index % COPIES == COPIES - 1 else index
-        laid = SYMMETRIES[(index * 2) % 8] if thing != index else SYMMETRIES[0]
+        original = index - 1 if index % COPIES == COPIES - 1 else index
+        symmetry = SYMMETRIES[(index * 2) % 8] if original != index else SYMMETRIES[0]
         file = f"images/{index:06}.jpg"
-        cv2.imwrite(str(folder / file), np.ascontiguousarray(laid.apply(strip(thing))))
+        cv2.imwrite(str(folder / file), np.ascontiguousarray(symmetry.apply(strip(original))))
         samples.append(Sample(f"{index:06}", file, "", *SIZE, (), f"{index:06}", f"{index}"))
     card = Card(
         *("made", "Made", (), "", "", "", "", ""),

@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import dbrnet
-from dbrnet.data.exposure import normalise_exposure_batch
+from dbrnet.data.loading import normalise_exposure_batch
 from dbrnet.files import write_atomically
 from dbrnet.inference.fuse import fuse, resize_by_products
 from dbrnet.models.dbrnet import DBRNet

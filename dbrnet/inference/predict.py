@@ -12,7 +12,6 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from dbrnet.data.convert import ordered_map
 from dbrnet.data.dataset import ClassInfo, Image, Mask
 from dbrnet.data.rle import encode
 from dbrnet.errors import JobError, UserError
@@ -24,6 +23,7 @@ from dbrnet.inference.runtimes.base import Model
 from dbrnet.inference.tables import COCO_FILE, SUBMISSION_FILE, SUMMARY_FILE, Coco, Found, Submission, Summary, Table
 from dbrnet.inference.video import declared_frames, read_frames
 from dbrnet.overlay import add_legend, blend
+from dbrnet.parallel import ordered_map
 from dbrnet.progress import progress
 
 Format = Literal["masks", "overlays", "rle", "coco"]
