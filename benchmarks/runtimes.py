@@ -41,9 +41,10 @@ from dbrnet.benchmark.table import table
 from dbrnet.data.synthetic import generate
 from dbrnet.errors import UserError
 from dbrnet.files import read_json, write_atomically, write_json
+from dbrnet.inference.runtimes import RUNTIMES
 from dbrnet.inference.runtimes.base import Answer, Images, Model
 from dbrnet.inference.runtimes.pytorch import TorchModel
-from dbrnet.inference.runtimes.registry import RUNTIMES, open_all, open_model, why_not_available
+from dbrnet.inference.runtimes.registry import open_all, open_model, why_not_available
 from dbrnet.models.dbrnet import DBRNet
 from dbrnet.models.saved import ModelMeta, load_model
 from dbrnet.provenance import available_cores, collect_provenance

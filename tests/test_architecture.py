@@ -14,6 +14,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "dbrnet"
 ORDER = [  # each imports only what stands before it
     "errors",
+    "bounds",
     "files",
     "process_group",
     "progress",

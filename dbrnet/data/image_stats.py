@@ -11,13 +11,13 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from dbrnet.bounds import MINIMUM_SIDE
 from dbrnet.data.convert import ordered_map
 from dbrnet.data.dataset import Dataset, Image, Sample
 from dbrnet.errors import UserError
 from dbrnet.files import write_atomically
 from dbrnet.progress import Progress
 
-SMALLEST_SIDE = 32  # pixels; the network takes nothing smaller either
 IMAGE_STATS_FILE = "image_stats.csv"
 
 FEATURES = {
@@ -39,8 +39,8 @@ def measure_image_stats(image: Image) -> Features:
     numbers, so that every machine finds the same. Raises `UserError` for an image that is too small.
     """
     height, width = image.shape[:2]
-    if min(height, width) < SMALLEST_SIDE:
-        raise UserError(f"an image of {height}x{width} is too small; both sides must be at least {SMALLEST_SIDE}")
+    if min(height, width) < MINIMUM_SIDE:
+        raise UserError(f"an image of {height}x{width} is too small; both sides must be at least {MINIMUM_SIDE}")
     grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
     clipped = 1 - cv2.countNonZero(cv2.inRange(grey, 3, 252)) / grey.size
     clipped = round(clipped, 2)  # or the first dead pixel would set all images apart from those before it
@@ -62,7 +62,7 @@ def write_image_stats(dataset: Dataset, known: Mapping[str, Features], progress:
         found = known.get(sample.image_sha256)
         return measure_image_stats(dataset.image(sample)) if found is None else found
 
-    samples = [one for one in dataset.samples if min(one.height, one.width) >= SMALLEST_SIDE]
+    samples = [one for one in dataset.samples if min(one.height, one.width) >= MINIMUM_SIDE]
     measured = ordered_map(measure, samples)
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")

@@ -23,6 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import dbrnet
+from dbrnet.bounds import MINIMUM_SIDE
 from dbrnet.data.exposure import normalise_exposure_batch
 from dbrnet.files import write_atomically
 from dbrnet.inference.fuse import fuse, resize_by_products
@@ -32,8 +33,7 @@ from dbrnet.models.saved import ModelMeta
 PRODUCER = "dbrnet"
 LOGITS = "logits"  # the tensor in the graph from which the answer follows
 OPSET = 18  # PyTorch's exporter writes none below, and above 18 GridSample and Resize are less well supported
-MINIMUM_SIDE = 32
-CONVENTION = "image: uint8 [N, H, W, 3] RGB, both sides from 32 up; normalisation is in the graph"
+CONVENTION = f"image: uint8 [N, H, W, 3] RGB, both sides from {MINIMUM_SIDE} up; normalisation is in the graph"
 # Tracing takes a size at which every map, pooled ones too, is larger than 1x1: PyTorch writes a side that is
 # 1 in the example down as a constant, and it is longer in larger images.
 EXAMPLE_SIZE = (1159, 1403)

@@ -20,7 +20,7 @@ from dbrnet.files import MARKER, write_json
 from dbrnet.steps.benchmark import benchmark
 from tests.benchmark.conftest import Job
 
-PARAMS = BenchmarkParams(size=(64, 96), seconds=0.05, threads=1)
+QUICK = BenchmarkParams(size=(64, 96), seconds=0.05, threads=1)
 
 
 @pytest.fixture(autouse=True)
@@ -29,7 +29,7 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(roofline, "COPIED", {"cpu": 1 << 20})
 
 
-def run(job: Job, out: Path, params: BenchmarkParams = PARAMS, against: str | None = None) -> None:
+def run(job: Job, out: Path, params: BenchmarkParams = QUICK, against: str | None = None) -> None:
     benchmark(
         params, job.dataset, job.split, job.trained, job.exported, job.champion, job.evaluated, against=against, out=out
     )

@@ -2,21 +2,20 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import get_args
 
 import numpy as np
 import onnx
 import pytest
 
-from dbrnet.config import RuntimeName
 from dbrnet.data.dataset import Image
 from dbrnet.errors import UserError
 from dbrnet.inference.exported_file import read_exported
 from dbrnet.inference.quantize import quantize
+from dbrnet.inference.runtimes import RUNTIMES
 from dbrnet.inference.runtimes.base import Model, NotAvailableError
 from dbrnet.inference.runtimes.onnxruntime import PROVIDERS, OnnxModel
 from dbrnet.inference.runtimes.openvino import OpenVinoModel
-from dbrnet.inference.runtimes.registry import RUNTIMES, file_of, open_all, open_model, why_not_available
+from dbrnet.inference.runtimes.registry import file_of, open_all, open_model, why_not_available
 from dbrnet.models.dbrnet import DBRNet
 from dbrnet.models.saved import ModelMeta, save_model
 
@@ -49,10 +48,6 @@ def files(exported: Exported, make_image: Callable[..., Image], tmp_path_factory
         max_loss=0.5,
     )
     return folder
-
-
-def test_the_names_are_those_of_the_parameters() -> None:
-    assert get_args(RuntimeName) == RUNTIMES
 
 
 @pytest.mark.parametrize("runtime", [name for name in RUNTIMES if name != "pytorch-compiled"])

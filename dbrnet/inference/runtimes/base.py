@@ -6,9 +6,9 @@ from typing import Generic, Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from dbrnet.bounds import MINIMUM_SIDE
 from dbrnet.data.dataset import ClassInfo
 from dbrnet.errors import UserError
-from dbrnet.inference.export import MINIMUM_SIDE
 
 Images = NDArray[np.uint8]  # [N, H, W, 3], RGB
 Mask = NDArray[np.uint8]  # class ids [N, H, W]

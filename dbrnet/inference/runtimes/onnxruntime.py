@@ -6,8 +6,9 @@ from typing import Any
 
 import onnxruntime
 
+from dbrnet.bounds import MINIMUM_SIDE
 from dbrnet.errors import UserError
-from dbrnet.inference.export import LOGITS, MINIMUM_SIDE
+from dbrnet.inference.export import LOGITS
 from dbrnet.inference.exported_file import ExportedFile
 from dbrnet.inference.runtimes.base import Answer, ByShape, Images, Logits, Mask, NotAvailableError, Shape, check_images
 from dbrnet.provenance import available_cores

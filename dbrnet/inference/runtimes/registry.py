@@ -7,17 +7,12 @@ import torch
 
 from dbrnet.errors import UserError
 from dbrnet.inference.exported_file import read_exported
+from dbrnet.inference.runtimes import RUNTIMES
 from dbrnet.inference.runtimes.base import Model, NotAvailableError
 from dbrnet.inference.runtimes.onnxruntime import OnnxModel, require_provider
 from dbrnet.inference.runtimes.openvino import OpenVinoModel, require_openvino
 from dbrnet.inference.runtimes.pytorch import TorchModel
 from dbrnet.models.saved import load_model
-
-RUNTIMES = (
-    *("pytorch-eager", "pytorch-compiled", "pytorch-cudagraph"),
-    *("onnxruntime-cpu", "onnxruntime-cuda", "onnxruntime-tensorrt"),
-    *("openvino-fp32", "openvino-bf16", "openvino-int8"),
-)
 
 
 def open_model(path: Path, runtime: str | None = None, threads: int | None = None) -> Model:
