@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from dbrnet.inference.runtimes.base import NotAvailableError
 from dbrnet.inference.runtimes.openvino import require_openvino
-from dbrnet.models.complexity import measure as measure_complexity
+from dbrnet.models.cost import measure_cost
 
 SECONDS = 0.25  # for each peak, twice in a run; the best counts
 BYTES = {"fp32": 4, "bf16": 2, "int8": 1}  # of one value
@@ -89,7 +89,7 @@ def count_work(model: nn.Module, height: int, width: int) -> Work:
 
     hooks = [module.register_forward_hook(count) for module in model.modules() if isinstance(module, nn.Conv2d)]
     try:
-        macs = measure_complexity(model, height, width).conv_macs
+        macs = measure_cost(model, height, width).conv_macs
     finally:
         for hook in hooks:
             hook.remove()

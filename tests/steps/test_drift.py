@@ -272,6 +272,7 @@ def network(few: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
         lfem=True,
         affm=True,
         dcppm=True,
+        normalised=False,
     )
     path = tmp_path_factory.mktemp("model") / "model.onnx"
     export_onnx(model, meta, path, metadata={"dataset_content_hash": few.card.content_hash})
