@@ -33,7 +33,7 @@ from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-from dbrnet.inference.image_reading import decode_image
+from dbrnet.inference.images import decode_image
 from dbrnet.inference.runtimes.registry import open_model
 from dbrnet.provenance import hardware
 from dbrnet.serving.answer import as_json

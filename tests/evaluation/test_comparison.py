@@ -12,6 +12,7 @@ from dbrnet.evaluation.defect_metrics import no_defects
 from dbrnet.evaluation.figures import estimates
 from dbrnet.evaluation.predictions import Evaluation, ImageResult, Predict, evaluate
 from dbrnet.reports.gallery import show_disagreements
+from tests.evaluation.conftest import RULES
 from tests.evaluation.random_masks import NAMES, evaluation, width
 
 ALL = tuple(f"p{number}" for number in range(6))
@@ -78,7 +79,7 @@ def test_their_panels_show_both_answers(dataset: Dataset, predict: Predict, tmp_
         truth = dataset.mask(dataset.by_id[f"p{number}"])[None]
         return truth, np.ones(truth.shape, np.float32)
 
-    candidate, champion = evaluate(predict, dataset, ALL), evaluate(perfect, dataset, ALL)
+    candidate, champion = evaluate(predict, dataset, ALL, RULES), evaluate(perfect, dataset, ALL, RULES)
     chosen = choose_disagreements(candidate, champion)
     shown = show_disagreements(chosen, dataset, predict, perfect, tmp_path)
     assert [one["id"] for one in shown] == ["p2", "p4", "p3", "p1"]
