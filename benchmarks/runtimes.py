@@ -35,9 +35,8 @@ import torch
 from apart import Apart, keeping_memory  # type: ignore[import-not-found]  # it lies beside this script
 
 from dbrnet.benchmark.hardware import describe_machine, machine_state
-from dbrnet.benchmark.measurement import Measured, measure, noise
+from dbrnet.benchmark.measurement import Measured, measure, noise, table
 from dbrnet.benchmark.roofline import Work, count_work
-from dbrnet.benchmark.table import table
 from dbrnet.data.synthetic import generate
 from dbrnet.errors import UserError
 from dbrnet.files import read_json, write_atomically, write_json

@@ -1,4 +1,4 @@
-"""The state of the machine while it was measured: clocks, throttling, load and quota, as far as it tells."""
+"""The state of the machine during a measurement: clocks, throttling, load and quota, as far as they are readable."""
 
 import subprocess
 from collections.abc import Callable
@@ -19,15 +19,15 @@ GPU_FIGURES = (
 
 
 def machine_state(root: Path = Path("/")) -> dict[str, Any]:
-    """What the system under `root` says now; each figure it does not say is "not readable".
+    """The current state of the system under `root`; a figure that it does not offer is "not readable".
 
-    - `governor`: those of the cores, as a list of different ones;
+    - `governor`: the different ones of the cores;
     - `mhz`: each core's clock;
-    - `throttled`: how often the cores have been throttled by heat since the start;
+    - `throttled`: how often heat has throttled the cores since the start;
     - `load_average`: over 1, 5 and 15 minutes;
-    - `stolen_seconds`: the time that a virtual machine's host gave to others, of all cores since the start;
-    - `cpu_quota`: how many cores' time the container may use, or "none";
-    - `gpus`: what nvidia-smi says of each.
+    - `stolen_seconds`: the time that a virtual machine's host gave to others, over all cores since the start;
+    - `cpu_quota`: the number of cores whose time the container may use, or "none";
+    - `gpus`: GPU_FIGURES of each, by nvidia-smi.
     """
     figures: dict[str, Callable[[Path], Any]] = {
         "governor": _governor,
@@ -53,11 +53,11 @@ def describe_machine() -> str:
 
 
 def _each(root: Path, pattern: str) -> list[str]:
-    """The contents of the files that match; `OSError` where there are none."""
-    found = [path.read_text().strip() for path in sorted(root.glob(pattern))]
-    if not found:
+    """The contents of the files that match; `OSError` where none does."""
+    contents = [path.read_text().strip() for path in sorted(root.glob(pattern))]
+    if not contents:
         raise FileNotFoundError(pattern)
-    return found
+    return contents
 
 
 def _governor(root: Path) -> list[str]:
@@ -90,7 +90,7 @@ def _stolen(root: Path) -> float:
 
 
 def _quota(root: Path) -> float | str:
-    """Of cgroup v2, else of v1."""
+    """The quota of cgroup v2, else of v1."""
     cgroup = root / "sys/fs/cgroup"
     try:
         quota, period = (cgroup / "cpu.max").read_text().split()
@@ -100,7 +100,7 @@ def _quota(root: Path) -> float | str:
 
 
 def _gpus() -> list[dict[str, str]]:
-    """Empty where there is no nvidia-smi."""
+    """The figures of each GPU; empty where there is no nvidia-smi."""
     command = ["nvidia-smi", f"--query-gpu={','.join(GPU_FIGURES)}", "--format=csv,noheader"]
     try:
         answer = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True)  # noqa: S603

@@ -9,12 +9,10 @@ from typing import Any
 
 import cv2
 
-from dbrnet.benchmark.baselines import open_baselines
 from dbrnet.benchmark.hardware import describe_machine, machine_state
 from dbrnet.benchmark.latency import Ratio
-from dbrnet.benchmark.measurement import Measured, durations, measure, noise
+from dbrnet.benchmark.measurement import Measured, durations, measure, noise, open_baselines, table
 from dbrnet.benchmark.roofline import count_work
-from dbrnet.benchmark.table import table
 from dbrnet.config import BenchmarkParams
 from dbrnet.data.dataset import Dataset, Sample
 from dbrnet.data.lineage import require_trained_on
