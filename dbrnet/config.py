@@ -19,8 +19,9 @@ from pydantic import (
     field_validator,
 )
 from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
+from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
+from dbrnet.addresses import holds_password
 from dbrnet.bounds import Fraction, OpenFraction, Seed, Size
 from dbrnet.errors import UserError
 from dbrnet.inference.runtimes import RuntimeName
@@ -58,6 +59,9 @@ def _first_is_deployed(runtimes: tuple[str, ...]) -> tuple[str, ...]:
     return runtimes
 
 
+NO_PASSWORD = "must not hold a user or a password; put them into ~/.netrc, or into AWS_* for s3://"  # noqa: S105
+
+
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -72,6 +76,13 @@ class IngestParams(_Section):
     bit_depth: int = Field(ge=8, le=16)  # factory: how many bits 16-bit images use
     previous: str | None = Field(min_length=1)  # factory: the dataset that the source is a new batch for
     max_quarantine: Fraction  # factory: the share of a batch's images that may be unusable
+
+    @field_validator("source")
+    @classmethod
+    def _without_password(cls, source: str) -> str:
+        if holds_password(source):  # DVC would write it to dvc.lock, and Kubeflow show it
+            raise ValueError(NO_PASSWORD)
+        return source
 
     @field_validator("classes")
     @classmethod
@@ -212,7 +223,7 @@ def load_params(path: Path) -> Params:
     except FileNotFoundError:
         raise UserError(f"{path} does not exist; give the parameters' file with --params") from None
     except (YAMLError, ValueError) as error:  # ValueError: not UTF-8, no such date, a number of 5000 digits
-        raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
+        raise UserError(f"{path} is not valid YAML: {_problem(error)}") from None
     return _checked(Params, raw, str(path))
 
 
@@ -222,8 +233,17 @@ def parse_section(name: str, text: str) -> Any:
     try:
         raw = YAML(typ="safe").load(text)
     except (YAMLError, ValueError) as error:
-        raise UserError(f"the parameter {name} is not valid JSON: {' '.join(str(error).split())}") from None
+        raise UserError(f"the parameter {name} is not valid JSON: {_problem(error)}") from None
     return _checked(cast("type[BaseModel]", section), raw, f"the parameter {name}")
+
+
+def _problem(error: YAMLError | ValueError) -> str:
+    """What is wrong and in which line, without the line itself: it may begin amid a password."""
+    if not isinstance(error, MarkedYAMLError) or error.problem_mark is None:
+        return " ".join(str(error).split())
+    mark = error.problem_mark
+    words = " ".join(filter(None, [error.context, error.problem]))
+    return f"{words}, line {mark.line + 1}, column {mark.column + 1}"
 
 
 Section = TypeVar("Section", bound=BaseModel)

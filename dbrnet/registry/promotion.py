@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+from dbrnet.addresses import redact
 from dbrnet.errors import JobError, UserError
 from dbrnet.registry.gate import Answer
 from dbrnet.registry.ledger import CHAMPION, Ledger
@@ -192,7 +193,13 @@ def _enter(ledger: Ledger, entry: Entry) -> Event:
 
 def _entry(kind: Kind, version: int, state: State, why: str | None, network: str | None) -> Entry:
     return Entry(
-        uuid.uuid4().hex, kind, version, person(), state.champion, reasons=(why,) if why else (), network=network
+        uuid.uuid4().hex,
+        kind,
+        version,
+        person(),
+        state.champion,
+        reasons=(redact(why),) if why else (),
+        network=network,
     )
 
 
