@@ -1,4 +1,4 @@
-"""How fast ingestion is, against decoding alone, and how much memory it takes.
+"""The speed of ingestion, compared with decoding alone, and its memory.
 
     python benchmarks/ingestion.py [--images 400] [--rounds 3]
 
