@@ -2,7 +2,7 @@
 
     python benchmarks/audit.py --images 1000 4000
 
-Images are streaks and grain under uneven light; every fifth one is a rotated or mirrored copy. Making them does not count.
+Images are streaks and grain under uneven light; every fifth is a rotated or mirrored copy. Making them does not count.
 Each count runs in a process of its own, so that its peak memory is its own.
 """
 

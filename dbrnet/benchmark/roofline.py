@@ -18,7 +18,7 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
 from dbrnet.inference.runtimes.base import NotAvailableError
-from dbrnet.inference.runtimes.openvino import require_openvino
+from dbrnet.inference.runtimes.openvino import latency_settings, require_openvino
 from dbrnet.models.cost import measure_cost
 
 SECONDS = 0.25  # for each peak, measured twice in a run; the best counts
@@ -168,11 +168,7 @@ def _bandwidth(place: str) -> float:
 def _openvino_macs(precision: str, threads: int) -> float:
     """Raises `NotAvailableError` where OpenVINO is missing, or computed at another precision."""
     core = require_openvino(precision)
-    settings = {
-        "INFERENCE_PRECISION_HINT": "bf16" if precision == "bf16" else "f32",
-        "INFERENCE_NUM_THREADS": threads,
-        "PERFORMANCE_HINT": "LATENCY",
-    }
+    settings = latency_settings("bf16" if precision == "bf16" else "f32", threads)
     compiled = core.compile_model(core.read_model(dense_convolutions(quantized=precision == "int8")), "CPU", settings)
     infos = [operation.get_rt_info() for operation in compiled.get_runtime_model().get_ops()]
     kernels = {info["runtimePrecision"].astype(str) for info in infos if info["layerType"].astype(str) == "Convolution"}
