@@ -117,7 +117,7 @@ def hardware() -> dict[str, Any]:
         "cores": available_cores(),
         "memory_gib": _memory_gib(),
         "system": f"{platform.system()} {platform.machine()}",
-        "gpus": _gpus(),
+        "gpus": [", ".join(gpu) for gpu in query_gpus("name", "driver_version")],
     }
 
 
@@ -142,10 +142,11 @@ def _memory_gib() -> float | None:
         return None
 
 
-def _gpus() -> list[str]:
-    command = ["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"]
+def query_gpus(*figures: str) -> list[list[str]]:
+    """The `figures` of each GPU, under nvidia-smi's names; empty where there is no nvidia-smi."""
+    command = ["nvidia-smi", f"--query-gpu={','.join(figures)}", "--format=csv,noheader"]
     try:
-        answer = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True)  # noqa: S603
+        output = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True).stdout  # noqa: S603
     except (OSError, subprocess.SubprocessError):
         return []
-    return [line.strip() for line in answer.stdout.splitlines() if line.strip()]
+    return [line.strip().split(", ") for line in output.splitlines() if line.strip()]

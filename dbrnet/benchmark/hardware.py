@@ -1,11 +1,10 @@
 """The state of the machine during a measurement: clocks, throttling, load and quota, as far as they are readable."""
 
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from dbrnet.provenance import hardware
+from dbrnet.provenance import hardware, query_gpus
 
 UNREADABLE = "not readable"
 GPU_FIGURES = (
@@ -43,7 +42,8 @@ def machine_state(root: Path = Path("/")) -> dict[str, Any]:
             state[name] = read(root)
         except (OSError, ValueError, IndexError):
             state[name] = UNREADABLE
-    return state | {"gpus": _gpus()}
+    gpus = [dict(zip(GPU_FIGURES, gpu, strict=False)) for gpu in query_gpus(*GPU_FIGURES)]
+    return state | {"gpus": gpus}
 
 
 def describe_machine() -> str:
@@ -97,14 +97,3 @@ def _quota(root: Path) -> float | str:
     except OSError:
         quota, period = (_each(cgroup, f"cpu/cpu.cfs_{name}_us")[0] for name in ("quota", "period"))
     return "none" if quota in {"max", "-1"} else int(quota) / int(period)
-
-
-def _gpus() -> list[dict[str, str]]:
-    """The figures of each GPU; empty where there is no nvidia-smi."""
-    command = ["nvidia-smi", f"--query-gpu={','.join(GPU_FIGURES)}", "--format=csv,noheader"]
-    try:
-        answer = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True)  # noqa: S603
-    except (OSError, subprocess.SubprocessError):
-        return []
-    rows = [line.split(", ") for line in answer.stdout.splitlines() if line.strip()]
-    return [dict(zip(GPU_FIGURES, row, strict=False)) for row in rows]
