@@ -1,4 +1,4 @@
-"""Parity: how far a runtime's outputs lie from PyTorch's, and what that costs in accuracy.
+"""Parity: the distance of a runtime's outputs from PyTorch's, and its cost in accuracy.
 
 It is measured on the deployed file, on every image of a split.
 """

@@ -228,7 +228,7 @@ def read_exported(path: Path) -> ExportedFile:
         classes = tuple(ClassInfo(str(item["name"]), tuple(item["color"])) for item in json.loads(metadata["classes"]))
     except (KeyError, TypeError, ValueError):
         raise UserError(f"{path}: it does not say which classes it knows; export the model again") from None
-    _require_answers(path, model.graph)
+    _require_interface(path, model.graph)
     _require_finite(path, model.graph)
     channels = _logit_channels(model)
     if channels is not None and channels != len(classes):
@@ -238,22 +238,24 @@ def read_exported(path: Path) -> ExportedFile:
     return ExportedFile(path, data, metadata, classes)
 
 
-def _require_answers(path: Path, graph: onnx.GraphProto) -> None:
-    """Its input and its answer are named and typed as `export_onnx` writes them."""
+def _require_interface(path: Path, graph: onnx.GraphProto) -> None:
+    """Raise where inputs and outputs do not have the names and types that `export_onnx` writes."""
     for values, wanted in ((graph.input, INPUTS), (graph.output, OUTPUTS)):
-        found = {value.name: value.type.tensor_type.elem_type for value in values}
-        if found != wanted:
+        types = {value.name: value.type.tensor_type.elem_type for value in values}
+        if types != wanted:
             raise UserError(
                 f"{path}: its inputs and outputs are not those that `dbrnet export` writes "
-                f"({', '.join(found) or 'none'} in place of {', '.join(wanted)}, or of other types); "
+                f"({', '.join(types) or 'none'} in place of {', '.join(wanted)}, or of other types); "
                 "export the model again"
             )
 
 
 def _require_finite(path: Path, graph: onnx.GraphProto) -> None:
-    """A damaged weight would answer "no defects" with a confidence of nan."""
+    """Raise for a damaged weight: the network would predict no defects, with a confidence of NaN."""
     for tensor in graph.initializer:
-        if tensor.data_location == onnx.TensorProto.EXTERNAL:  # nothing of ours, nor to be read unasked
+        if (
+            tensor.data_location == onnx.TensorProto.EXTERNAL
+        ):  # export never writes this, and the path may lead anywhere
             raise UserError(f"{path}: {tensor.name} lies in another file; export the model again")
         try:
             values = onnx.numpy_helper.to_array(tensor)
@@ -264,7 +266,7 @@ def _require_finite(path: Path, graph: onnx.GraphProto) -> None:
 
 
 def _logit_channels(model: onnx.ModelProto) -> int | None:
-    """How many classes the logits have, where the graph tells."""
+    """The number of classes of the logits, where shape inference gives it."""
     inferred = onnx.shape_inference.infer_shapes(model).graph
     for value in inferred.value_info:
         dimensions = value.type.tensor_type.shape.dim
