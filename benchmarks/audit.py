@@ -1,8 +1,8 @@
-"""How long the audit takes, and how much memory, on generated strips of 256x1600.
+"""The time and memory of the audit on generated strips of 256x1600.
 
     python benchmarks/audit.py --images 1000 4000
 
-Images are streaks and grain under uneven light, each fifth a copy laid otherwise; making them is not timed.
+Images are streaks and grain under uneven light; every fifth is a rotated or mirrored copy. Making them does not count.
 Each count runs in a process of its own, so that its peak memory is its own.
 """
 
@@ -27,7 +27,7 @@ COPIES = 5  # every fifth image is a copy
 
 
 def strip(seed: int) -> np.ndarray:
-    """A strip of its own: streaks and grain under uneven light."""
+    """A random strip: streaks and grain under uneven light."""
     rng = np.random.default_rng(seed)
     coarse = cv2.resize(rng.normal(size=(16, 60)).astype(np.float32), SIZE[::-1], interpolation=cv2.INTER_CUBIC)
     grain = cv2.GaussianBlur(rng.normal(size=SIZE).astype(np.float32), (0, 0), sigmaX=3, sigmaY=1)

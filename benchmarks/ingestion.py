@@ -1,4 +1,4 @@
-"""How fast ingestion is, against decoding alone, and how much memory it takes.
+"""The speed of ingestion, compared with decoding alone, and its memory.
 
     python benchmarks/ingestion.py [--images 400] [--rounds 3]
 
@@ -92,8 +92,8 @@ WAYS: dict[str, Callable[[Path], int]] = {
 def peak_mib(way: str, source: Path) -> float:
     """The peak of memory of a process that does nothing else, in MiB."""
     command = [sys.executable, __file__, "--only", way, "--source", str(source)]
-    answer = subprocess.run(command, check=True, capture_output=True, text=True)
-    return float(answer.stdout) / 1024
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    return float(done.stdout) / 1024
 
 
 def main() -> None:

@@ -15,6 +15,7 @@ PACKAGE = ROOT / "dbrnet"
 ORDER = [  # each imports only what stands before it
     "addresses",
     "errors",
+    "bounds",
     "files",
     "process_group",
     "progress",

@@ -11,13 +11,13 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from dbrnet.bounds import MINIMUM_SIDE
 from dbrnet.data.dataset import Dataset, Image, Sample
 from dbrnet.errors import UserError
 from dbrnet.files import write_atomically
 from dbrnet.parallel import ordered_map
 from dbrnet.progress import progress
 
-SMALLEST_SIDE = 32  # pixels; the network takes no smaller image either
 IMAGE_STATS_FILE = "image_stats.csv"
 
 FEATURES = {
@@ -36,11 +36,11 @@ def measure_image_stats(image: Image) -> Features:
 
     `clipped` counts grey up to 2 and from 253, in whole %. The others are measured at half size, which
     suppresses the noise of camera and JPEG and keeps the surface's texture. Sums are of integers, so that every
-    machine gets the same values. Raises `UserError` for an image below `SMALLEST_SIDE`.
+    machine gets the same values. Raises `UserError` for an image below `MINIMUM_SIDE`.
     """
     height, width = image.shape[:2]
-    if min(height, width) < SMALLEST_SIDE:
-        raise UserError(f"an image of {height}x{width} is too small; both sides must be at least {SMALLEST_SIDE}")
+    if min(height, width) < MINIMUM_SIDE:
+        raise UserError(f"an image of {height}x{width} is too small; both sides must be at least {MINIMUM_SIDE}")
     grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
     clipped = 1 - cv2.countNonZero(cv2.inRange(grey, 3, 252)) / grey.size
     clipped = round(clipped, 2)  # finer, a camera's first dead pixel would look like drift
@@ -62,7 +62,7 @@ def write_image_stats(dataset: Dataset, known: Mapping[str, Features]) -> None:
         features = known.get(sample.image_sha256)
         return measure_image_stats(dataset.image(sample)) if features is None else features
 
-    samples = [sample for sample in dataset.samples if min(sample.height, sample.width) >= SMALLEST_SIDE]
+    samples = [sample for sample in dataset.samples if min(sample.height, sample.width) >= MINIMUM_SIDE]
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(("id", *FEATURES))

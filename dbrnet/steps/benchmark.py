@@ -9,12 +9,10 @@ from typing import Any
 
 import cv2
 
-from dbrnet.benchmark.baselines import open_baselines
 from dbrnet.benchmark.hardware import describe_machine, machine_state
 from dbrnet.benchmark.latency import Ratio
-from dbrnet.benchmark.measurement import Measured, durations, measure, noise
+from dbrnet.benchmark.measurement import Measured, durations, measure, noise, open_baselines, table
 from dbrnet.benchmark.roofline import count_work
-from dbrnet.benchmark.table import table
 from dbrnet.config import BenchmarkParams
 from dbrnet.data import open_dataset
 from dbrnet.data.dataset import Dataset, Sample
@@ -23,7 +21,7 @@ from dbrnet.errors import UserError
 from dbrnet.files import atomic_directory, read_json, require_apart, sha256_file, write_atomically, write_json
 from dbrnet.inference.runtimes.base import Model, NotAvailableError
 from dbrnet.inference.runtimes.registry import open_all, open_fitting
-from dbrnet.models.complexity import measure as measure_complexity
+from dbrnet.models.cost import measure_cost
 from dbrnet.models.saved import load_model
 from dbrnet.provenance import available_cores, collect_provenance
 from dbrnet.registry.model_file import find_model_file
@@ -94,7 +92,7 @@ def benchmark(
         "batch": 1,
         "threads": threads,
         "images": len(files),
-        "complexity": asdict(measure_complexity(network, *inner_size)),
+        "complexity": asdict(measure_cost(network, *inner_size)),
         "work": asdict(work),
         "machine": {"start": start, "end": machine_state()},
         "noise": noise(measured),

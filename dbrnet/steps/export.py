@@ -70,7 +70,7 @@ def _quantize(params: ExportParams, data: Dataset, splits: Split, folder: Path) 
     validation = [sample.id for sample in splits.samples(data, "val")]
 
     def score(model: Model, ids: Sequence[str]) -> tuple[float, list[float]]:
-        found = evaluate(model.predict, data, ids)
+        found = evaluate(model.predict, data, ids, label="validate int8")
         return found.scores.miou, [image.scores.pixel_accuracy for image in found.images]
 
     chosen = _spread(splits.samples(data, "train"), params.calibration_images)
