@@ -18,8 +18,7 @@ import numpy as np
 
 from dbrnet.audit.fingerprint import take_fingerprints
 from dbrnet.audit.grouping import find_groups
-from dbrnet.audit.matching import find_candidates
-from dbrnet.audit.symmetry import SYMMETRIES
+from dbrnet.audit.matching import SYMMETRIES, find_candidates
 from dbrnet.data.dataset import Card, Dataset, Sample
 from dbrnet.provenance import hardware
 

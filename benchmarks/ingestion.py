@@ -30,11 +30,11 @@ import numpy as np
 
 from dbrnet import provenance
 from dbrnet.data import rle
-from dbrnet.data.convert import ordered_map
 from dbrnet.data.dataset import decode_image
 from dbrnet.data.image_stats import write_image_stats
 from dbrnet.data.synthetic import generate
 from dbrnet.data.writer import build_dataset
+from dbrnet.parallel import ordered_map
 
 HEIGHT, WIDTH = 256, 1600
 

@@ -20,6 +20,7 @@ ORDER = [  # each imports only what stands before it
     "process_group",
     "progress",
     "provenance",
+    "parallel",
     "storage",
     "data",
     "overlay",

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 import dbrnet
 from dbrnet.bounds import MINIMUM_SIDE
 from dbrnet.data.dataset import ClassInfo
-from dbrnet.data.exposure import normalise_exposure_batch
+from dbrnet.data.loading import normalise_exposure_batch
 from dbrnet.errors import UserError
 from dbrnet.files import write_atomically
 from dbrnet.inference.fuse import fuse, resize_by_products

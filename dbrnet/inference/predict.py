@@ -12,7 +12,6 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from dbrnet.data.convert import ordered_map
 from dbrnet.data.dataset import ClassInfo, Image, Mask
 from dbrnet.data.rle import encode
 from dbrnet.errors import JobError, UserError
@@ -31,6 +30,7 @@ from dbrnet.inference.tables import (
     find_defects,
 )
 from dbrnet.overlay import add_legend, blend
+from dbrnet.parallel import ordered_map
 from dbrnet.progress import progress
 
 Format = Literal["masks", "overlays", "rle", "coco"]

@@ -14,9 +14,9 @@ from dbrnet.benchmark.latency import Ratio
 from dbrnet.benchmark.measurement import Measured, durations, measure, noise, open_baselines, table
 from dbrnet.benchmark.roofline import count_work
 from dbrnet.config import BenchmarkParams
+from dbrnet.data import open_dataset
 from dbrnet.data.dataset import Dataset, Sample
-from dbrnet.data.lineage import require_trained_on
-from dbrnet.data.split import Split
+from dbrnet.data.split import Split, require_trained_on
 from dbrnet.errors import UserError
 from dbrnet.files import atomic_directory, read_json, require_apart, sha256_file, write_atomically, write_json
 from dbrnet.inference.runtimes.base import Model, NotAvailableError
@@ -59,7 +59,7 @@ def benchmark(
         require_apart(out, Path(against), "against")
     threads = params.threads or available_cores()
     accuracy = read_json(evaluated / "metrics.json").get("runtimes", {})
-    data = Dataset.load(dataset)
+    data = open_dataset(dataset)
     require_trained_on(read_json(trained / "train.json"), data, split)
     files = _images(data, Split.load(split), params.size)
     network, meta = load_model(trained / "model.pt")

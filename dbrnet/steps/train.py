@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from dbrnet.config import TrainParams
-from dbrnet.data.dataset import Dataset
+from dbrnet.data import open_dataset
 from dbrnet.data.split import SPLIT_TABLE, Split
 from dbrnet.files import (
     atomic_directory,
@@ -57,7 +57,7 @@ def train(params: TrainParams, dataset: Path, split: Path, *, out: Path, checkpo
             params.model_dump_json(), dataset, split, out=out, nodes=params.nodes, processes=params.processes_per_node
         )
         return
-    data, splits = Dataset.load(dataset), Split.load(split)
+    data, splits = open_dataset(dataset), Split.load(split)
     train_ids, val_ids = ([sample.id for sample in splits.samples(data, split_name)] for split_name in ("train", "val"))
     card = data.card
     fingerprint = params.fingerprint(card.content_hash, train_ids, val_ids)

@@ -13,7 +13,7 @@ from torch import nn
 
 import dbrnet
 from dbrnet.data.dataset import Image
-from dbrnet.data.exposure import normalise_exposure, normalise_exposure_batch
+from dbrnet.data.loading import normalise_exposure, normalise_exposure_batch
 from dbrnet.errors import UserError
 from dbrnet.inference.export import DeployedModel, count_batch_norms, read_exported
 from dbrnet.inference.runtimes.pytorch import TorchModel

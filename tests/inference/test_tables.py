@@ -14,8 +14,7 @@ from numpy.typing import NDArray
 from pycocotools.coco import COCO
 
 from dbrnet.data.dataset import ClassInfo
-from dbrnet.data.readers.rle_table import Row, read_mask, read_table
-from dbrnet.data.rle import encode
+from dbrnet.data.rle import Row, encode, read_mask, read_table
 from dbrnet.inference.tables import Coco, ImageRow, Submission, Summary, find_defects
 
 CLASSES = tuple(ClassInfo(name, (0, 0, 0)) for name in ("background", "crack", "pit, deep"))
@@ -75,7 +74,7 @@ def test_our_reader_reads_the_submission(tmp_path: Path, masks: list[NDArray[np.
     rows = list(read_table(path, {"1": 1, "2": 2}))
     for number, mask in enumerate(masks):
         of_image = {row.class_id: row for row in rows if isinstance(row, Row) and row.image == f"strip_{number}.jpg"}
-        np.testing.assert_array_equal(read_mask(of_image, *mask.shape).ids, mask)
+        np.testing.assert_array_equal(read_mask(of_image, *mask.shape)[0], mask)
 
 
 @pytest.mark.parametrize("make", [lambda out: Summary(out, CLASSES), Submission, lambda out: Coco(out, CLASSES, {})])

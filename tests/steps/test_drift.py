@@ -21,7 +21,7 @@ from dbrnet.data.dataset import Dataset, Image, Sample, content_hash
 from dbrnet.data.image_stats import write_image_stats
 from dbrnet.data.synthetic import generate
 from dbrnet.data.writer import build_dataset
-from dbrnet.drift.distances import compare_classes, compare_values, group_weights
+from dbrnet.drift.checks import compare_classes, compare_values, group_weights
 from dbrnet.drift.new_samples import Images, find_new_samples
 from dbrnet.evaluation.predictions import evaluate
 from dbrnet.files import MARKER, sha256_file, write_json
@@ -395,11 +395,6 @@ def lose_an_image(folder: Path) -> None:
     min((folder / "images").iterdir()).unlink()
 
 
-def from_before_there_were_image_hashes(folder: Path) -> None:
-    table = folder / "samples.csv"
-    table.write_text(re.sub(r"([0-9a-f]{64}),[0-9a-f]{64}", r"\1,", table.read_text()))
-
-
 def spoil_its_table(folder: Path) -> None:
     table = folder / "samples.csv"
     table.write_text(re.sub(r"[0-9a-f]{64}", "0" * 64, table.read_text(), count=2))
@@ -413,7 +408,6 @@ def spoil_its_table(folder: Path) -> None:
         (only_broken, "none of its 1 images is usable; a.jpg"),
         (gone, "current does not exist"),
         (lose_an_image, "cannot be read"),
-        (from_before_there_were_image_hashes, "ingested by an earlier version; ingest it again"),
         (spoil_its_table, "image_stats.csv does not fit its dataset"),
     ],
 )

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import ks_2samp
 
-from dbrnet.drift.distances import (
+from dbrnet.drift.checks import (
     FALSE_ALARMS,
     Values,
     class_balance,
