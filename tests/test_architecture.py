@@ -14,6 +14,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "dbrnet"
 ORDER = [  # each imports only what stands before it
     "errors",
+    "retries",
     "files",
     "process_group",
     "progress",
@@ -43,6 +44,7 @@ DOORS = {
     "albumentations": ["training/augmentation.py"],
     "PIL": ["data/image_decoding.py"],
     "boto3": ["storage/s3.py"],
+    "tenacity": ["retries.py"],
     "kubernetes": ["cluster/api.py"],
     "fastapi": ["serving/"],
     "uvicorn": ["serving/server.py"],
