@@ -1,21 +1,47 @@
-"""params.yaml, typed: one section a step. An unknown or ill-typed key is an error that names it."""
+"""params.yaml, typed: one section a step. An unknown or ill-typed key is an error that names it.
+
+Every number has a lower and an upper bound, which refuse infinity and NaN too: the error names the bound.
+"""
 
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, cast
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
 from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
+from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
+from dbrnet.addresses import holds_password
 from dbrnet.errors import UserError
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
-Positive = Annotated[float, Field(gt=0)]
-Count = Annotated[int, Field(ge=1)]
+OpenFraction = Annotated[float, Field(gt=0, lt=1)]
+ScaleFactor = Annotated[float, Field(ge=0.05, le=20)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Side = Annotated[int, Field(ge=32, le=8192)]
 Size = tuple[Side, Side]  # height, width
 ClassName = Annotated[str, Field(pattern=r"^[\w-]*[^\W\d][\w-]*$", max_length=40)]  # a folder's name, no number
+
+# The branches of a union; pydantic puts their names into an error's location.
+_SAME, _BY_CLASS = "<same>", "<by class>"
+
+
+def _branch(given: object) -> str:
+    return _BY_CLASS if isinstance(given, dict) else _SAME
+
+
+FractionByClass = Annotated[  # the same for every class, or by the class's name
+    Annotated[Fraction, Tag(_SAME)] | Annotated[dict[ClassName, Fraction], Tag(_BY_CLASS)], Discriminator(_branch)
+]
 
 RuntimeName = Literal[
     "pytorch-eager",
@@ -36,6 +62,9 @@ def _sums_to_one(fractions: tuple[float, float, float]) -> tuple[float, float, f
     return fractions
 
 
+SplitFractions = Annotated[tuple[OpenFraction, OpenFraction, OpenFraction], AfterValidator(_sums_to_one)]
+
+
 def _ascending(bounds: tuple[float, float]) -> tuple[float, float]:
     if bounds[0] > bounds[1]:
         raise ValueError("the first must not exceed the second")
@@ -49,6 +78,7 @@ def _first_is_deployed(runtimes: tuple[str, ...]) -> tuple[str, ...]:
 
 
 MODEL_NAME = r"^[A-Za-z0-9._-]+$"
+NO_PASSWORD = "must not hold a user or a password; put them into ~/.netrc, or into AWS_* for s3://"  # noqa: S105
 
 
 class _Section(BaseModel):
@@ -65,6 +95,13 @@ class IngestParams(_Section):
     bit_depth: int = Field(16, ge=8, le=16)  # factory: how many bits 16-bit images use
     previous: str | None = Field(None, min_length=1)  # factory: the dataset that the source is a new batch for
     max_quarantine: Fraction = 0.05  # factory: the share of a batch's images that may be unusable
+
+    @field_validator("source")
+    @classmethod
+    def _without_password(cls, source: str) -> str:
+        if holds_password(source):  # DVC would write it to dvc.lock, and Kubeflow show it
+            raise ValueError(NO_PASSWORD)
+        return source
 
     @field_validator("classes")
     @classmethod
@@ -90,7 +127,7 @@ class SplitParams(_Section):
     """How the samples are divided into train, val and test."""
 
     kind: Literal["groups", "random"] = "groups"  # random: near-copies may leak
-    fractions: Annotated[tuple[Positive, Positive, Positive], AfterValidator(_sums_to_one)] = (0.6, 0.2, 0.2)
+    fractions: SplitFractions = (0.6, 0.2, 0.2)
     seed: Seed = 0
     previous: str | None = Field(None, min_length=1)  # a split of the dataset's previous state, whose splits stay
 
@@ -114,27 +151,27 @@ class TrainParams(_Section):
     """The recipe. Defaults are the paper's (section 3.2) where it says."""
 
     seed: Seed = 0
-    epochs: Count
-    batch_size: Count = 8
+    epochs: int = Field(ge=1, le=100_000)
+    batch_size: int = Field(8, ge=1, le=4096)
     defect_free: Fraction = 1.0  # share of the defect-free images that an epoch sees
     normalise_exposure: bool = False  # bring each image to one mean and deviation first, in the exported graph too
     image_size: Size | None = None  # images are resized to it, in the exported graph too; null: native
     crop: Size = (512, 512)
-    scale: Annotated[tuple[Positive, Positive], AfterValidator(_ascending)] = (0.5, 2.5)
+    scale: Annotated[tuple[ScaleFactor, ScaleFactor], AfterValidator(_ascending)] = (0.5, 2.5)
     flip: bool = True
-    learning_rate: Positive = 0.01
+    learning_rate: float = Field(0.01, gt=0, le=10)
     momentum: Fraction = 0.9
-    weight_decay: float = Field(5e-4, ge=0)
+    weight_decay: float = Field(5e-4, ge=0, le=1)
     schedule: Literal["linear", "poly"] = "linear"
-    warmup_epochs: float = Field(1.0, ge=0)
+    warmup_epochs: float = Field(1.0, ge=0, le=100_000)
     ohem_threshold: Fraction = 0.7
-    auxiliary_weight: float = Field(1.0, ge=0)
-    ema_decay: float | None = Field(None, gt=0, lt=1)  # null: no averaged weights
+    auxiliary_weight: float = Field(1.0, ge=0, le=100)
+    ema_decay: OpenFraction | None = None  # null: no averaged weights
     amp: bool = True  # used where the device has it
     workers: int = Field(0, ge=0, le=64)
-    checkpoint_seconds: Positive = 60.0
-    nodes: Count = 1  # machines of a Kubernetes cluster; without effect on the result
-    processes_per_node: Count = 1  # GPUs of each of these machines
+    checkpoint_seconds: float = Field(60.0, gt=0, le=86_400)
+    nodes: int = Field(1, ge=1, le=1000)  # machines of a Kubernetes cluster; without effect on the result
+    processes_per_node: int = Field(1, ge=1, le=64)  # GPUs of each of these machines
     model: ModelParams = ModelParams()
 
 
@@ -145,7 +182,7 @@ class ExportParams(_Section):
         "onnxruntime-cpu",
     )
     max_int8_loss: Fraction = 0.005  # of mIoU on the val split
-    calibration_images: Count = 64  # images of the train split that set int8's ranges
+    calibration_images: int = Field(64, ge=1, le=100_000)  # images of the train split that set int8's ranges
 
 
 class FetchChampionParams(_Section):
@@ -157,24 +194,24 @@ class FetchChampionParams(_Section):
 class EvaluateParams(_Section):
     """The report."""
 
-    gallery: Count = 4  # images shown as best, as median and as worst
+    gallery: int = Field(4, ge=1, le=1000)  # images shown as best, as median and as worst
     min_overlap: Annotated[float, Field(gt=0, le=1)] = 0.5  # share of its pixels that a found defect needs
     boundary_tolerance: Annotated[int, Field(ge=0, le=32)] = 2  # pixels
-    confidence: Annotated[float, Field(gt=0, lt=1)] = 0.95  # of the intervals
+    confidence: OpenFraction = 0.95  # of the intervals
 
 
 class BenchmarkParams(_Section):
     """The speed measurement."""
 
     size: Size  # the deployment resolution
-    seconds: Positive = 10.0  # for each runtime
-    threads: int | None = Field(None, ge=1)  # null: all cores
+    seconds: float = Field(10.0, gt=0, le=3600)  # for each runtime
+    threads: int | None = Field(None, ge=1, le=1024)  # null: all cores
 
 
 class ParityLimits(_Section):
     """How far a runtime's answers on the test split may lie from PyTorch's in float32."""
 
-    max_logit_difference: Positive
+    max_logit_difference: float = Field(gt=0, le=1000)
     max_differing_pixels: Fraction  # the share of pixels with another class
     max_miou_loss: Fraction
     max_iou_loss: Fraction  # of any one class
@@ -193,14 +230,14 @@ class PromoteParams(_Section):
 
     mode: Literal["automatic", "review"] = "automatic"  # review: what passes waits for a person
     min_miou: Fraction
-    min_iou: Fraction | dict[ClassName, Fraction] | None = None  # of every class, or of those named
+    min_iou: FractionByClass | None = None  # of every class, or of those named
     min_defect_recall: Fraction | None = None  # the share of true defects that are found
-    max_false_positives: float | None = Field(None, ge=0)  # predicted defects for each defect-free image
+    max_false_positives: float | None = Field(None, ge=0, le=10_000)  # defects predicted in a defect-free image
     max_miou_loss: Fraction = 0.01  # against the champion: the margin of non-inferiority
-    min_fps: Positive
-    max_p99_ms: Positive | None = None
+    min_fps: float = Field(gt=0, le=100_000)
+    max_p99_ms: float | None = Field(None, gt=0, le=600_000)
     fps_hardware: str = Field("any", min_length=1)  # split of the CPU's or GPU's name that these two are for
-    min_speed_ratio: Positive = 0.9  # times as fast as the champion
+    min_speed_ratio: float = Field(0.9, gt=0, le=100)  # times as fast as the champion
     allow_leak: bool = False  # whether a model scored on a leaking split may become champion
     parity: ParityParams
 
@@ -208,7 +245,7 @@ class PromoteParams(_Section):
 class DriftParams(_Section):
     """From where on retraining is warranted."""
 
-    min_new_images: Count = 50  # labelled images that are new or relabelled
+    min_new_images: int = Field(default=50, ge=1, le=1_000_000_000)  # labelled images that are new or relabelled
     max_class_shift: Fraction = 0.1  # Jensen-Shannon distance of the class balance
     max_image_drift: Fraction = 0.25  # Kolmogorov-Smirnov distance of an image's feature
 
@@ -233,8 +270,8 @@ def load_params(path: Path) -> Params:
         raw = YAML(typ="safe").load(path.read_text())
     except FileNotFoundError:
         raise UserError(f"{path} does not exist; give the parameters' file with --params") from None
-    except (YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
+    except (YAMLError, ValueError) as error:  # ValueError: not UTF-8, no such date, a number of 5000 digits
+        raise UserError(f"{path} is not valid YAML: {_problem(error)}") from None
     return _checked(Params, raw, str(path))
 
 
@@ -243,9 +280,18 @@ def parse_section(name: str, text: str) -> Any:
     section = Params.model_fields[name].annotation
     try:
         raw = YAML(typ="safe").load(text)
-    except YAMLError as error:
-        raise UserError(f"the parameter {name} is not valid JSON: {' '.join(str(error).split())}") from None
+    except (YAMLError, ValueError) as error:
+        raise UserError(f"the parameter {name} is not valid JSON: {_problem(error)}") from None
     return _checked(cast("type[BaseModel]", section), raw, f"the parameter {name}")
+
+
+def _problem(error: YAMLError | ValueError) -> str:
+    """What is wrong and in which line, without the line itself: it may begin amid a password."""
+    if not isinstance(error, MarkedYAMLError) or error.problem_mark is None:
+        return " ".join(str(error).split())
+    mark = error.problem_mark
+    words = " ".join(filter(None, [error.context, error.problem]))
+    return f"{words}, line {mark.line + 1}, column {mark.column + 1}"
 
 
 Section = TypeVar("Section", bound=BaseModel)
@@ -261,7 +307,9 @@ def _checked(model: type[Section], raw: object, name: str) -> Section:
 def _explain(error: ValidationError, model: type[BaseModel]) -> str:
     # An unknown key first: it explains why the key it was meant to be is missing.
     first = min(error.errors(), key=lambda one: one["type"] != "extra_forbidden")
-    where = ".".join(str(split_name) for split_name in first["loc"]) or "the whole"
+    where = (
+        ".".join(str(split_name) for split_name in first["loc"] if split_name not in (_SAME, _BY_CLASS)) or "the whole"
+    )
     more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
     if first["type"] == "extra_forbidden":
         allowed = ", ".join(_allowed_keys(model, first["loc"][:-1]))

@@ -34,7 +34,7 @@ class UnavailableError(JobError):
 
     def __init__(self, cause: str, remedy: str = "") -> None:
         super().__init__(f"{cause}; {remedy}" if remedy else cause)
-        self.cause = cause
+        self.cause = str(JobError(cause))  # redacted, as the message is
 
 
 class BusyError(JobError):

@@ -13,6 +13,7 @@ from dbrnet.config import Params
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "dbrnet"
 ORDER = [  # each imports only what stands before it
+    "addresses",
     "errors",
     "retries",
     "files",

@@ -8,6 +8,7 @@ import urllib.request
 from http.client import HTTPException
 from pathlib import Path
 
+from dbrnet.addresses import redact
 from dbrnet.config import FetchChampionParams
 from dbrnet.errors import JobError, UserError
 from dbrnet.registry.ledger import Ledger
@@ -24,9 +25,9 @@ def notify(params: FetchChampionParams, *, run: str, state: str, error: str = ""
     """Post `{"text": ...}` to the webhook that DBRNET_NOTIFY_URL names, as chat systems expect it.
 
     The text says how the run ended, which version is champion, and the registry's latest decision. Without a
-    webhook the text is only logged. The address may hold a secret and is never shown.
+    webhook the text is only logged. The address's path may be a secret and is never shown.
     """
-    text = "\n".join([f"{run}: {state.lower()}" + (f": {error}" if error else ""), _registry_line(params)])
+    text = redact("\n".join([f"{run}: {state.lower()}" + (f": {error}" if error else ""), _registry_line(params)]))
     log.info("%s", text)
     address = os.environ.get(ADDRESS)
     if not address:
@@ -64,4 +65,5 @@ def _post(address: str, body: bytes) -> None:
         reason = f"it answers {error.code} {error.reason}"
     except (OSError, ValueError, HTTPException) as error:
         reason = f"it cannot be reached ({type(error).__name__})"
-    raise UnavailableError(f"the webhook in {ADDRESS} did not take the message: {reason}")
+    shown = redact(address, keep_path=False)
+    raise UnavailableError(f"the webhook in {ADDRESS}, {shown}, did not take the message: {reason}")

@@ -62,6 +62,12 @@ class Ledger:
         entries = self._or_adopted(self.entries())
         return replay(one for one in entries if at is None or (one.time is not None and one.time <= at))
 
+    def state_with(self, entry: Entry) -> State:
+        """The state if `entry` were appended now; one whose id is there is there already. Writes nothing."""
+        entries = self._or_adopted(self.entries())
+        number = 1 + max((known.number for known in entries), default=0)
+        return replay([*entries, replace(entry, number=number, time=datetime.now(UTC))])
+
     def _or_adopted(self, entries: list[Entry]) -> list[Entry]:
         if not entries and (adopted := self._adoption()) is not None:
             return [adopted]

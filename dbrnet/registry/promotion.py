@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+from dbrnet.addresses import redact
 from dbrnet.errors import JobError, UserError
 from dbrnet.registry.gate import Answer
 from dbrnet.registry.ledger import CHAMPION, Ledger
@@ -52,29 +53,34 @@ def record(
     decision_id: str,
     run_id: str,
     figures: Mapping[str, float],
+    dry_run: bool = False,
 ) -> Promotion:
     """Enter the gate's answer on `version` and carry it out.
 
     "promoted" moves the champion only if that is still `compared_with`, and no person has revoked the
     version or another with its network; otherwise the answer becomes "rejected", and the reason says so. The
     same `decision_id` again is the same decision: it is not entered twice, and its outcome is told again.
+    `dry_run` writes nothing and returns the outcome that an entry made now would have. Another's entry may
+    come first, so the outcome may differ when it is recorded; its time and number do where it is new.
     """
     ledger = Ledger(store, model_name)
-    ledger.append(
-        Entry(
-            id=decision_id,
-            kind="decision",
-            version=version,
-            by="the gate",
-            expected=compared_with,
-            answer=answer,
-            reasons=tuple(reasons),
-            run_id=run_id,
-            figures=dict(figures),
-            network=network_of(store, model_name, version),
-        )
+    entry = Entry(
+        id=decision_id,
+        kind="decision",
+        version=version,
+        by="the gate",
+        expected=compared_with,
+        answer=answer,
+        reasons=tuple(reasons),
+        run_id=run_id,
+        figures=dict(figures),
+        network=network_of(store, model_name, version),
     )
-    state = ledger.reconcile()
+    if dry_run:
+        state = ledger.state_with(entry)
+    else:
+        ledger.append(entry)
+        state = ledger.reconcile()
     event = state.event(decision_id)
     if event is None:
         raise JobError(f"the ledger {ledger.log_name} has lost the entry {decision_id}; run the step again")
@@ -187,7 +193,13 @@ def _enter(ledger: Ledger, entry: Entry) -> Event:
 
 def _entry(kind: Kind, version: int, state: State, why: str | None, network: str | None) -> Entry:
     return Entry(
-        uuid.uuid4().hex, kind, version, person(), state.champion, reasons=(why,) if why else (), network=network
+        uuid.uuid4().hex,
+        kind,
+        version,
+        person(),
+        state.champion,
+        reasons=(redact(why),) if why else (),
+        network=network,
     )
 
 

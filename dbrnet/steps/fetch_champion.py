@@ -27,7 +27,7 @@ def fetch_champion(params: FetchChampionParams, exported: Path | None = None, *,
     digest = read_json(exported / "export.json")["model_sha256"] if exported else None
     number = state.baseline(find_version(store, name, digest) if digest else None)
     sha256 = since = lineage = None
-    with atomic_directory(out, "champion") as folder:
+    with atomic_directory(out, "fetch-champion") as folder:
         if number is not None:
             fetch_files(store, name, number, folder, [MODEL, LINEAGE, *TABLES])
             sha256 = sha256_file(folder / MODEL)  # of a version that others registered no tag may tell it

@@ -4,8 +4,8 @@ import csv
 import hashlib
 import json
 import logging
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from dbrnet.errors import UserError
 from dbrnet.files import atomic_directory, read_json, sha256_file, write_atomically, write_json
 from dbrnet.provenance import collect_provenance
 from dbrnet.registry.criteria import Measurements
-from dbrnet.registry.gate import Decision, decide
+from dbrnet.registry.gate import Decision, Figure, decide
 from dbrnet.registry.promotion import Promotion, describe, record
 from dbrnet.registry.store import Store, open_store, patient
 from dbrnet.registry.tracking import TrackedRun, decision_run, send_missing, start_or_resume_run
@@ -49,7 +49,9 @@ def promote(
     a person decides (`dbrnet registry`). Rejected: no alias moves. A figure that is missing rejects; each
     answer is exit status 0. The decision stands in the registry's ledger, and takes effect only if the
     champion is still the one that was compared. Writes decision.json, review.html, model-card.md and
-    summary.txt under --out, and into a run of its own beneath the training's.
+    summary.txt under --out, and into a run of its own beneath the training's. A content that cannot be
+    rendered, a full disk and a store that takes no files fail before the decision is entered. A step that is
+    killed after it is completed by the next run of the same step.
     """
     files = _Files(trained, exported, champion, evaluated, benchmarked)
     files.require_one_model()
@@ -81,7 +83,8 @@ def promote(
     finally:
         run.finish()  # the training did, whatever becomes of its model
     with decision_run(store, run, key=key, name=f"decide-v{version}", tags=_evidence(files)) as own:
-        promotion = record(
+        enter = partial(
+            record,
             store,
             name,
             version,
@@ -92,11 +95,19 @@ def promote(
             run_id=own.run_id,
             figures=_key_figures(measured),
         )
-        own.set_tags({"answer": promotion.answer})
-        facts = _facts(params, decision, promotion, files, store, own, out)
         with atomic_directory(out, "promote") as folder:
+            # First with the expected outcome: an error in the content, on the disk or in the store ends the
+            # step here, before anything is decided.
+            facts = _facts(params, decision, enter(dry_run=True), files, store, own, out)
             _write(folder, facts, own)
-            _publish(own, folder, files)
+            for file in files.attachments:
+                own.log_artifact(file)
+            promotion = enter()
+            facts = replace(facts, outcome=promotion.to_dict(), time=promotion.time, by=promotion.by)
+            _write(folder, facts, own)
+            for file in sorted(folder.glob("[!.]*")):
+                own.log_artifact(file)
+        own.set_tags({"answer": promotion.answer})
         describe(store, name, version, model_card(facts))
     log.info("%s", outcome_line(facts.outcome))
 
@@ -145,6 +156,17 @@ class _Files:
     def measurements(self) -> Measurements:
         split = self.lineage["split"]
         return Measurements(self.export, self.champion, self.metrics, self.benchmark, split)
+
+    @property
+    def attachments(self) -> list[Path]:
+        """What the decision rests on, for a reader of its run."""
+        return [
+            self.evaluated / "report.html",
+            self.evaluated / "metrics.json",
+            self.exported / "export.json",
+            self.benchmarked / "benchmark.json",
+            *sorted(self.benchmarked.glob("*.png")),
+        ]
 
     def require_one_model(self) -> None:
         """Figures of another model, or against another champion, must not decide on this one."""
@@ -208,12 +230,13 @@ def _metrics(files: _Files) -> dict[str, float]:
 def _key_figures(measured: Measurements) -> dict[str, float]:
     """What the ledger keeps of the decision."""
     compared = (measured.metrics["champion"] or {}).get("difference", {})
-    found = {
+    figures = {
         "miou": measured.metrics["figures"]["miou"]["value"],
         "difference": compared.get("miou", {}).get("value"),
         "fps": measured.benchmark["runtimes"].get(measured.deployed, {}).get("fps"),
     }
-    return {name: value for name, value in found.items() if value is not None}
+    finite = {name: Figure.of(value).value for name, value in figures.items()}
+    return {name: value for name, value in finite.items() if value is not None}
 
 
 def _facts(
@@ -254,16 +277,3 @@ def _write(folder: Path, facts: Facts, own: TrackedRun) -> None:
     write_atomically(folder / "review.html", render_review(facts))
     write_atomically(folder / "model-card.md", model_card(facts))
     write_atomically(folder / "summary.txt", render_summary(facts))
-
-
-def _publish(own: TrackedRun, folder: Path, files: _Files) -> None:
-    """Everything behind the decision, into its run."""
-    for file in [
-        *sorted(folder.glob("[!.]*")),
-        files.evaluated / "report.html",
-        files.evaluated / "metrics.json",
-        files.exported / "export.json",
-        files.benchmarked / "benchmark.json",
-        *sorted(files.benchmarked.glob("*.png")),
-    ]:
-        own.log_artifact(file)

@@ -27,7 +27,7 @@ from dbrnet.models.saved import save_model
 from dbrnet.process_group import process_group
 from dbrnet.provenance import collect_provenance, computing_digest, data_revision
 from dbrnet.registry.metric_logger import MetricLogger
-from dbrnet.registry.store import open_store, patient, without_credentials
+from dbrnet.registry.store import open_store, patient
 from dbrnet.registry.tracking import TrackedRun, start_or_resume_run
 from dbrnet.training.checkpoint import drop_stale, mark_finished
 from dbrnet.training.loop import EpochRow, TrainResult
@@ -71,8 +71,6 @@ def train(params: TrainParams, dataset: Path, split: Path, *, out: Path, checkpo
     if checkpoints:
         drop_stale(checkpoints, workdir, by)
     claim(workdir, "train")
-    found = data_revision(dataset, Path.cwd()) or {}
-    revision = {key: without_credentials(value) for key, value in found.items()}
     lineage: dict[str, Any] = {
         "dataset": {
             "name": card.name,
@@ -81,7 +79,7 @@ def train(params: TrainParams, dataset: Path, split: Path, *, out: Path, checkpo
             "images": card.images,
             "groups": card.groups,
             "images_by_class": card.images_by_class,
-            "dvc": revision,
+            "dvc": data_revision(dataset, Path.cwd()) or {},
         },
         "split": {
             "kind": splits.kind,

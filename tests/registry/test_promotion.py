@@ -7,6 +7,7 @@ import shutil
 import signal
 from contextlib import nullcontext
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,11 @@ import pytest
 
 from dbrnet.errors import JobError, UserError
 from dbrnet.registry.ledger import Ledger
-from dbrnet.registry.promotion import approve, reject, rollback
+from dbrnet.registry.promotion import approve, record, reject, rollback
 from dbrnet.registry.store import Store, open_store
 from dbrnet.reports.summary import outcome_line
 from tests.registry import acting
-from tests.registry.acting import NAME, carry_out, registry_state, start
+from tests.registry.acting import NAME, carry_out, enter, registry_state, start
 from tests.registry.conftest import ModelMaker
 from tests.registry.servers import BINARIES, mlflow_server, postgresql
 
@@ -72,6 +73,34 @@ def test_the_same_decision_again_is_the_same_decision(store: Store, make_model: 
         "promoted before, and not again: dbrnet version 1 is champion no more (version 2 is champion now)"
     )
     assert registry_state(store)["aliases"] == {"champion": 2}
+
+
+@pytest.mark.parametrize(("against", "answer"), [(1, "promoted"), (None, "rejected")])
+def test_a_dry_run_foretells_the_outcome_and_writes_nothing(
+    against: int | None, answer: str, store: Store, make_model: ModelMaker
+) -> None:
+    run = start(store)
+    carry_out(store, run, make_model(1))
+    version = enter(store, run, make_model(2))
+    decide = partial(
+        record,
+        store,
+        NAME,
+        version,
+        answer="promoted",
+        reasons=[],
+        compared_with=against,
+        decision_id="second",
+        run_id=run.run_id,
+        figures={},
+    )
+    before = registry_state(store)
+    expected = decide(dry_run=True)
+    assert registry_state(store) == before
+    recorded = decide()
+    assert recorded.answer == answer
+    assert replace(expected, time=recorded.time) == recorded
+    assert decide(dry_run=True) == recorded  # it is there already
 
 
 def test_a_champion_that_fails_stays_and_everything_says_so(store: Store, make_model: ModelMaker) -> None:

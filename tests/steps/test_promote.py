@@ -1,63 +1,244 @@
-"""`dbrnet promote` where it cannot register the model; where it can: tests/test_pipeline.py."""
+"""`dbrnet promote` where something fails; from end to end: tests/test_pipeline.py."""
 
+import errno
 import json
+import math
+import os
+import shutil
+import signal
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+import dbrnet.steps.promote
 from dbrnet.config import PromoteParams
 from dbrnet.data.dataset import Dataset
 from dbrnet.data.split import split_samples
 from dbrnet.data.synthetic import generate
 from dbrnet.data.writer import build_dataset
-from dbrnet.errors import UserError
-from dbrnet.files import sha256_file
-from dbrnet.registry.store import open_store
-from dbrnet.registry.tracking import start_or_resume_run
+from dbrnet.errors import JobError, UserError
+from dbrnet.files import MARKER, read_json, sha256_file
+from dbrnet.registry.ledger import Ledger
+from dbrnet.registry.store import Store
+from dbrnet.registry.tracking import TrackedRun
 from dbrnet.steps.promote import promote
-from tests.registry.test_criteria import ASKED, FACTS
+from tests.registry.acting import NAME, carry_out, registry_state, start
+from tests.registry.conftest import ModelMaker
+from tests.registry.test_criteria import ASKED, SAME
+from tests.reports import examples
+
+PAGES = {"decision.json", "review.html", "model-card.md", "summary.txt"}
 
 
-def made_data(folder: Path) -> Dataset:
-    """A dataset of 40 images and its split, both in `folder`."""
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a dataset of 40 images and its split."""
+    folder = tmp_path_factory.mktemp("data")
     generate(folder / "source", images=40)
-    data = build_dataset("steel-strip", folder / "source", folder, mask_threshold=127)
+    made = build_dataset("steel-strip", folder / "source", folder, mask_threshold=127)
     splits = split_samples(
-        data, {one.id: one.id for one in data.samples}, kind="random", fractions=(0.5, 0.25, 0.25), seed=0
+        made, {one.id: one.id for one in made.samples}, kind="random", fractions=(0.5, 0.25, 0.25), seed=0
     )
     splits.save(folder)
-    return data
+    return folder
 
 
-def test_a_model_that_cannot_be_registered_leaves_its_training_finished(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    store = open_store(tmp_path)
-    with start_or_resume_run(store, "strip", run_id=None, name="train", tags={}) as run:
-        pass
-    data = made_data(tmp_path)
-    model = tmp_path / "model.onnx"
+@dataclass
+class Candidate:
+    """What the steps before `promote` wrote of one that passes, compared with the champion, version 1."""
+
+    folder: Path
+    data: Path
+    run_id: str
+    params: PromoteParams
+
+    def promote(self) -> None:
+        promote(self.params, self.data, self.data, *[self.folder] * 5, out=self.folder / "promote")
+
+    def change(self, name: str, *path: str, to: object) -> None:
+        """Change a value of `<name>.json`."""
+        content: Any = read_json(self.folder / f"{name}.json")
+        place = content
+        for key in path[:-1]:
+            place = place[key]
+        place[path[-1]] = to
+        (self.folder / f"{name}.json").write_text(json.dumps(content))
+
+
+@pytest.fixture
+def candidate(
+    data: Path, store: Store, make_model: ModelMaker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Candidate:
+    monkeypatch.chdir(store.artifacts.parent)
+    run = start(store)
+    carry_out(store, run, make_model(1))
+    run.finish()
+    folder = tmp_path / "steps"
+    folder.mkdir()
+    shutil.copyfile(make_model(2), folder / "model.onnx")
+    digest = {"model_sha256": sha256_file(folder / "model.onnx")}
+    facts = examples.facts(folder)
+    lineage: Any = facts.lineage
+    dataset = lineage["dataset"] | {"name": "strip", "content_hash": Dataset.load(data).card.content_hash}
+    split = lineage["split"] | {"sha256": sha256_file(data / "split.csv")}
+    parity = {**SAME, "miou": 0.7568, "iou_change": dict.fromkeys(facts.metrics["scores"]["iou"], 0.0)}
+    for name, content in {
+        "train": {**lineage, "run_id": run.run_id, "dataset": dataset, "split": split},
+        "export": {**digest, "runtimes": ["onnxruntime-cpu"], "model_file": "model.onnx"},
+        "champion": {**facts.champion, "model_name": NAME, "version": 1},
+        "metrics": {
+            **facts.metrics,
+            **digest,
+            "dataset": "aa",
+            "runtimes": {"onnxruntime-cpu": parity},
+            "champion": {**facts.metrics["champion"], "version": 1},
+        },
+        "benchmark": {**facts.benchmark, **digest, "champion": {**facts.benchmark["champion"], "version": 1}},
+    }.items():
+        (folder / f"{name}.json").write_text(json.dumps(content))
+    (folder / "history.csv").write_text("epoch,loss\n1,0.5\n")
+    (folder / "report.html").write_text("<p>the report</p>")
+    return Candidate(folder, data, run.run_id, PromoteParams.model_validate(ASKED))
+
+
+def artifacts_of(store: Store, run_id: str) -> set[str]:
+    return {file.path for file in store.client.list_artifacts(run_id)}
+
+
+def assert_promoted(candidate: Candidate, store: Store) -> None:
+    """Version 2 took over from version 1 in one entry, and all that tells of it is there."""
+    state = registry_state(store)
+    assert state["aliases"] == {"champion": 2}
+    assert [(version, outcome) for version, outcome, *_ in state["ledger"]] == [(1, "promoted"), (2, "promoted")]
+    out = candidate.folder / "promote"
+    assert {file.name for file in out.iterdir()} == PAGES | {MARKER}
+    assert not list(candidate.folder.glob(".promote*"))
+    decision = read_json(out / "decision.json")
+    assert (decision["promotion"]["entry"], decision["promotion"]["champion_after"]) == (2, 2)
+    assert {"report.html", "metrics.json", "export.json", "benchmark.json", *PAGES} <= artifacts_of(
+        store, decision["run_id"]
+    )
+    run = store.client.get_run(decision["run_id"])
+    assert (run.info.status, run.data.tags["answer"]) == ("FINISHED", "promoted")
+    assert state["2"]["description"].startswith(f"# {NAME} version 2\n\nPromoted on ")
+    entered = Ledger(store, NAME).entries()[-1]
+    assert entered.time is not None
+    assert decision["promotion"]["time"] == entered.time.isoformat(timespec="seconds")
+
+
+def test_a_model_that_cannot_be_registered_leaves_its_training_finished(candidate: Candidate, store: Store) -> None:
+    model = candidate.folder / "model.onnx"
     model.write_bytes(b"no ONNX model")
-    digest = {"model_sha256": sha256_file(model)}
-    Path("history.csv").write_text("epoch,loss\n1,0.5\n")
-    lineage = {
-        "run_id": run.run_id,
-        "dataset": {"name": "strip", "content_hash": data.card.content_hash},
-        "split": FACTS["split"] | {"kind": "groups", "leaks": "no", "sha256": sha256_file(tmp_path / "split.csv")},
-        "provenance": {"code_revision": "bb"},
-    }
-    written = {
-        "train": lineage,
-        "export": FACTS["export"] | digest | {"model_file": "model.onnx"},
-        "champion": FACTS["champion"] | {"model_name": "strip"},
-        "benchmark": FACTS["benchmark"] | digest | {"runtimes": {}},
-        "metrics": FACTS["metrics"] | digest | {"dataset": "aa"},
-    }
-    for name, content in written.items():
-        Path(f"{name}.json").write_text(json.dumps(content))
+    for name in ("export", "metrics", "benchmark"):
+        candidate.change(name, "model_sha256", to=sha256_file(model))
     with pytest.raises(UserError, match="not a sound ONNX model"):
-        promote(PromoteParams.model_validate(ASKED), *[tmp_path] * 7, out=tmp_path / "promote")
-    after = store.client.get_run(run.run_id)
+        candidate.promote()
+    after = store.client.get_run(candidate.run_id)
     assert (after.info.status, after.data.metrics["loss"]) == ("FINISHED", 0.5)
+
+
+def test_promotion_writes_pages_artifacts_and_one_ledger_entry(candidate: Candidate, store: Store) -> None:
+    candidate.promote()
+    assert_promoted(candidate, store)
+
+
+def ask_for_infinity(candidate: Candidate, patch: pytest.MonkeyPatch) -> None:
+    candidate.params = candidate.params.model_copy(update={"max_false_positives": math.inf})  # unchecked
+
+
+def fill_disk(candidate: Candidate, patch: pytest.MonkeyPatch) -> None:
+    def full(path: Path, content: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+
+    patch.setattr("dbrnet.steps.promote.write_atomically", full)
+
+
+FAULTS: dict[str, tuple[type[Exception], Callable[[Candidate, pytest.MonkeyPatch], object]]] = {
+    "decision.json": (ValueError, ask_for_infinity),
+    "the page": (ValueError, lambda one, _: one.change("train", "dataset", "images", to="many")),
+    "an image of the page": (OSError, lambda one, _: shutil.rmtree(one.folder / "disagreements")),
+    "the model card": (NameError, lambda _, patch: patch.delattr("dbrnet.reports.model_card._lineage")),
+    "the summary": (ValueError, lambda one, _: one.change("metrics", "scores", "iou", "patches", to="high")),
+    "the disk": (OSError, fill_disk),
+    "the report": (JobError, lambda one, _: (one.folder / "report.html").unlink()),
+    "the folder": (UserError, lambda one, _: (one.folder / "promote").write_text("a file")),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_failure_to_render_write_or_send_leaves_ledger_and_aliases_unchanged(
+    fault: str, candidate: Candidate, store: Store
+) -> None:
+    before = registry_state(store)
+    error, cause = FAULTS[fault]
+    with pytest.MonkeyPatch.context() as patch:
+        cause(candidate, patch)
+        with pytest.raises(error):
+            candidate.promote()
+    after = registry_state(store)
+    assert (after["ledger"], after["aliases"]) == (before["ledger"], before["aliases"])
+    assert "decision" not in after["2"]["tags"]
+    assert not list(candidate.folder.glob(".promote*"))
+
+
+def test_the_ledger_keeps_finite_figures_only(candidate: Candidate, store: Store) -> None:
+    candidate.change("metrics", "figures", "miou", to={"value": math.nan, "low": None, "high": None})
+    candidate.promote()
+    entry = Ledger(store, NAME).entries()[-1]
+    assert (entry.answer, set(entry.figures)) == ("rejected", {"difference", "fps"})
+
+
+AFTER_THE_ENTRY = {
+    "first file": (TrackedRun, "log_artifact", "decision.json"),
+    "last file": (TrackedRun, "log_artifact", "summary.txt"),
+    "answer": (TrackedRun, "set_tags", "answer"),
+    "description": (dbrnet.steps.promote, "describe", ""),
+}
+
+
+@pytest.mark.parametrize("point", AFTER_THE_ENTRY)
+def test_a_step_killed_after_its_entry_is_completed_by_the_next_run(
+    point: str, candidate: Candidate, store: Store
+) -> None:
+    owner, name, when = AFTER_THE_ENTRY[point]
+    call = getattr(owner, name)
+
+    def killed(*words: Any) -> Any:
+        if Ledger(store, NAME).aliases() == {"champion": 2} and when in str(words[1:]):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return call(*words)
+
+    child = os.fork()
+    if child == 0:
+        try:
+            setattr(owner, name, killed)
+            candidate.promote()
+        finally:
+            os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+    assert Ledger(store, NAME).aliases() == {"champion": 2}
+    candidate.promote()
+    assert_promoted(candidate, store)
+
+
+def test_pages_show_the_recorded_outcome_where_another_promotion_came_first(
+    candidate: Candidate, store: Store, make_model: ModelMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log_artifact = TrackedRun.log_artifact
+
+    def overtaken(run: TrackedRun, path: Path) -> None:
+        if path.name == "report.html":
+            carry_out(store, start(store), make_model(3), against=1)
+        log_artifact(run, path)
+
+    monkeypatch.setattr(TrackedRun, "log_artifact", overtaken)
+    candidate.promote()
+    assert registry_state(store)["aliases"] == {"champion": 3}
+    promotion = read_json(candidate.folder / "promote/decision.json")["promotion"]
+    assert (promotion["answer"], promotion["champion_after"]) == ("rejected", 3)
+    for page in ("review.html", "model-card.md", "summary.txt"):
+        text = (candidate.folder / "promote" / page).read_text()
+        assert "version 3 had become champion since the comparison with version 1" in text
