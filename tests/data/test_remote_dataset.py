@@ -18,6 +18,7 @@ from dbrnet.data.remote_dataset import RemoteDataset, link_dataset, send_dataset
 from dbrnet.data.writer import build_dataset
 from dbrnet.errors import JobError, UserError
 from tests.data.conftest import encoded, texture, write_image
+from tests.retrying import retry_at_once
 from tests.storage.fetching import share
 from tests.storage.s3_server import BUCKET, S3Server, breaking_way, find_binary, installed_server
 
@@ -184,7 +185,7 @@ def test_broken_connections_are_retried(
 ) -> None:
     with breaking_way(s3.port, after=2500, times=4) as port:
         monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{port}")
-        monkeypatch.setattr("dbrnet.storage.s3.PAUSES", (0.0,) * 5)
+        retry_at_once(monkeypatch, "S3", attempts=6)
         assert_same(link_dataset(address, tmp_path), dataset)
 
 

@@ -14,6 +14,7 @@ from dbrnet.errors import JobError, UserError
 from dbrnet.steps.ingest import ingest
 from dbrnet.storage.s3 import fetch_s3
 from dbrnet.storage.source import revision
+from tests.retrying import retry_at_once
 from tests.sections import PARAMS
 from tests.storage.s3_server import BUCKET, S3Server, breaking_way
 
@@ -244,7 +245,7 @@ def test_a_server_that_lies_or_refuses(
     for name, value in S3Server(0).environment().items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("AWS_ENDPOINT_URL", liar)
-    monkeypatch.setattr("dbrnet.storage.s3.PAUSES", (0.0, 0.0))
+    retry_at_once(monkeypatch, "S3")
     Liar.asked.clear()
     with pytest.raises(kind, match=expected) as caught:
         fetch_s3(f"s3://{bucket}/set/", tmp_path / "inner" / "here")
