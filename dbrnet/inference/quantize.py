@@ -6,18 +6,19 @@ image are not quantized: they are little work, and they decide the class.
 """
 
 import importlib
-import io
 import logging
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import redirect_stdout
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import onnx
+import rich
 
 from dbrnet.data.dataset import Image
-from dbrnet.errors import UserError
+from dbrnet.errors import UserError, install_hint
 from dbrnet.files import write_atomically
 from dbrnet.inference.export import read_exported
 from dbrnet.inference.runtimes.base import Model, NotAvailableError
@@ -73,8 +74,7 @@ def quantize(
             whole.append(miou)
         return miou, by_image
 
-    # NNCF draws bars of its own on stdout; the progress that users see is that of `score`.
-    with redirect_stdout(io.StringIO()):
+    with _without_its_bars():
         quantized = nncf.quantize_with_accuracy_control(
             plain,
             nncf.Dataset([{"image": image[None]} for image in calibration]),
@@ -114,9 +114,21 @@ def _nncf() -> Any:
     try:
         nncf = importlib.import_module("nncf")
     except ImportError:
-        raise NotAvailableError("int8 needs NNCF, which is not installed; pip install 'dbrnet[openvino]'") from None
+        raise NotAvailableError(f"int8 needs NNCF, which is not installed; {install_hint('openvino')}") from None
     nncf.set_log_level(logging.ERROR)
     return nncf
+
+
+@contextmanager
+def _without_its_bars() -> Iterator[None]:
+    """NNCF draws bars of its own on Rich's console; how far the scoring is, our own progress tells."""
+    console = rich.get_console()
+    quiet, console.quiet = console.quiet, True
+    try:
+        with redirect_stdout(sys.stderr):  # what else it prints
+            yield
+    finally:
+        console.quiet = quiet
 
 
 def _nodes_after_the_convolutions(model: onnx.ModelProto) -> list[str]:

@@ -33,16 +33,16 @@ UNITS = FEATURES | {CONFIDENCE: "the network's mean confidence, 0 to 1"}
 Sides = tuple[Feature, Feature]  # the champion's images and the new ones
 
 
-def drift(params: DriftParams, current: Path, champion: Path, *, out: Path) -> None:
+def drift(params: DriftParams, dataset: Path, champion: Path, *, out: Path) -> None:
     """Answer whether retraining is warranted: yes or no, with each reason, its figure and its threshold.
 
-    Images of CURRENT (an ingested dataset, or a plain folder of unlabelled images) that CHAMPION does not
+    Images of DATASET (an ingested dataset, or a plain folder of unlabelled images) that CHAMPION does not
     know are compared with those that it learned, by the tables that it came with: how many are labelled, the
     balance of classes, light and texture, and the network's confidence. Yes too where nothing can be
     compared: no champion, one without tables, other classes. Both answers are exit status 0. Writes
     drift.json and, where there was a comparison, drift.png (each feature's distributions) under --out.
     """
-    now, holder = open_current(current), read_json(champion / "champion.json")
+    now, holder = open_current(dataset), read_json(champion / "champion.json")
     hindrance = _hindrance(holder, champion, now)
     found = _Comparison([hindrance]) if hindrance else _compare(params, now, champion)
     answer = "yes" if found.reasons else "no"
@@ -57,7 +57,7 @@ def drift(params: DriftParams, current: Path, champion: Path, *, out: Path) -> N
                 "images": found.images,
                 "unusable": found.unusable,
                 "reference": found.reference,
-                "current": {"path": str(current), "content_hash": found.content_hash},
+                "current": {"path": str(dataset), "content_hash": found.content_hash},
                 "model": {key: holder[key] for key in ("model_name", "version", "sha256")} | found.model,
                 "params": params.model_dump() | {"false_alarms": FALSE_ALARMS},
                 "provenance": collect_provenance(),

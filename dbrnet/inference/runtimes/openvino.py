@@ -4,7 +4,7 @@ from collections.abc import Callable
 from functools import cache, cached_property
 from typing import Any
 
-from dbrnet.errors import UserError
+from dbrnet.errors import UserError, install_hint
 from dbrnet.inference.export import ExportedFile
 from dbrnet.inference.runtimes.base import Answer, ByShape, Images, Logits, Mask, NotAvailableError, Shape, check_images
 from dbrnet.provenance import available_cores
@@ -87,7 +87,7 @@ def require_openvino(precision: str) -> Any:
         core = _core()
     except ImportError:
         raise NotAvailableError(
-            f"openvino-{precision} is not available: it is not installed; pip install 'dbrnet[openvino]'"
+            f"openvino-{precision} is not available: it is not installed; {install_hint('openvino')}"
         ) from None
     wanted = {"fp32": "FP32", "bf16": "BF16", "int8": "INT8"}[precision]
     if wanted not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
