@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, cast
 
 from dbrnet.commands import USE, Json, app, print_json
 from dbrnet.errors import UserError, install_hint
-from dbrnet.files import atomic_directory, require_apart
+from dbrnet.files import atomic_directory, require_apart, write_atomically
 
 if TYPE_CHECKING:
     from dbrnet.inference.predict import Format
@@ -33,19 +33,18 @@ def audit(dataset: Path, /, *, out: Path, split: Path | None = None) -> None:
         out: the folder to write: new, empty, or one that this command wrote before, whose files it replaces
         split: the folder that `dbrnet split` wrote
     """
-    from dbrnet.audit.io import log_audit
-    from dbrnet.audit.result import search
-    from dbrnet.data.dataset import Dataset
+    from dbrnet.audit.result import audit_splits, search
+    from dbrnet.data import open_dataset
     from dbrnet.data.split import Split
-    from dbrnet.reports.audit_page import PAGE
-    from dbrnet.steps.split import write_audit
+    from dbrnet.reports.audit_page import PAGE, render_audit
 
-    data = Dataset.load(dataset)
+    data = open_dataset(dataset)
     splits = Split.load(split).ids if split else data.published_splits
-    fingerprints, groups = search(data)
+    result = audit_splits(search(data), splits)
     with atomic_directory(out, "audit") as folder:
-        result = write_audit(folder, data, fingerprints, groups, splits)
-    log_audit(result)
+        result.save(folder)
+        write_atomically(folder / PAGE, render_audit(result))
+    result.log()
     log.info("page: %s", out / PAGE)
 
 
@@ -83,7 +82,7 @@ def predict(
         formats: what to write, of masks, overlays, rle, coco, with commas between
         bit_depth: how many bits of its 16 the camera uses, as in ingest.bit_depth
     """
-    from dbrnet.inference.image_sources import find_sources
+    from dbrnet.inference.images import find_sources
     from dbrnet.inference.predict import FORMATS, MASKS, OVERLAYS, predict_sources
     from dbrnet.inference.runtimes.registry import open_model
     from dbrnet.registry.model_file import find_model_file

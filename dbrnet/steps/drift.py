@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 
 from dbrnet.config import DriftParams
-from dbrnet.data.dataset import CARD_FILE, SAMPLES_FILE, Dataset
+from dbrnet.data import open_dataset
+from dbrnet.data.dataset import CARD_FILE, SAMPLES_FILE, Card, Dataset
 from dbrnet.data.image_stats import FEATURES, IMAGE_STATS_FILE
-from dbrnet.drift.checks import Check, Feature, check_classes, check_count, check_feature
-from dbrnet.drift.distances import FALSE_ALARMS
+from dbrnet.drift.checks import FALSE_ALARMS, Check, Feature, check_classes, check_count, check_feature
 from dbrnet.drift.new_samples import Images, NewSamples, find_new_samples, open_current, read_image
 from dbrnet.evaluation.predictions import IMAGES_TABLE
 from dbrnet.files import atomic_directory, read_json, write_atomically, write_json
@@ -102,7 +102,7 @@ def _hindrance(holder: Mapping[str, Any], champion: Path, now: Dataset | Path) -
             f"the champion, version {number}, was registered without {', '.join(missing)}, which drift "
             "compares with; the next champion will have them"
         )
-    learned = [info["name"] for info in read_json(champion / CARD_FILE)["classes"]]
+    learned = [info.name for info in Card.load(champion).classes]
     if isinstance(now, Dataset) and (asked := [info.name for info in now.card.classes]) != learned:
         return (
             f"the classes are {', '.join(asked)}, and the champion, version {number}, knows "
@@ -112,7 +112,7 @@ def _hindrance(holder: Mapping[str, Any], champion: Path, now: Dataset | Path) -
 
 
 def _compare(params: DriftParams, now: Dataset | Path, champion: Path) -> _Comparison:
-    reference = Dataset.load(champion)
+    reference = open_dataset(champion)
     new_samples = find_new_samples(reference, now)
     network, notes = _open(champion / "model.onnx")
     features = _features(new_samples, network, champion)
