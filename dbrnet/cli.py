@@ -21,7 +21,7 @@ import dbrnet.commands.registry
 import dbrnet.commands.start
 import dbrnet.commands.use
 import dbrnet.commands.worker  # noqa: F401  (each adds its commands to the app)
-from dbrnet.addresses import RedactingFormatter, redact
+from dbrnet.addresses import RedactingFormatter, redact, redact_log
 from dbrnet.commands import OPERATE, PIPELINE, app
 from dbrnet.errors import JobError, UserError
 from dbrnet.files import require_apart, require_output
@@ -70,6 +70,7 @@ def call(name: str, section: str, **arguments: Any) -> Any:
         given = {key: value for key, value in given.items() if value is not None}
         result = _guarded(name, given, lambda: step.function()(parse_section(step.section, section), **given))
 
+    redact_log()  # Kubeflow's
     if status := _report(parse_and_run):
         sys.exit(status)
     return result
