@@ -110,7 +110,7 @@ def evaluate(
     facts = read_json(Path(evaluated.path, "metrics.json"))
     figures = {name: figure["value"] for name, figure in facts["figures"].items() if "/" not in name}
     figures |= {f"iou_{name}": value for name, value in facts["scores"]["iou"].items()}
-    figures["look_up_miou"] = facts["nn_baseline"]["miou"]
+    figures["nn_baseline_miou"] = facts["nn_baseline"]["miou"]
     for name, value in figures.items():
         if value is not None:
             metrics.log_metric(name, value)

@@ -170,7 +170,8 @@ def _add_step(step: Step) -> None:
         _argument(one.name, by_name, one.type | None, one.help, None) for one in step.options if not one.required
     ]
     arguments += [_argument("params", by_name, Path, "the parameters' file", PARAMS)]
-    lines = [*([step.command_line()] if step.out else []), *step.examples]
+    complete = not any(option.required for option in step.options)
+    lines = [*([step.command_line()] if complete else []), *step.examples]
     examples = "For example:\n\n" + "\n".join(f"- `{line}`" for line in lines)
     command.__annotations__ = {}
     command.__signature__ = inspect.Signature(arguments)  # type: ignore[attr-defined]

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import onnx
-import rich
 
 from dbrnet.data.dataset import Image
 from dbrnet.errors import UserError, install_hint
@@ -123,6 +122,8 @@ def _nncf() -> Any:
 @contextmanager
 def _without_its_bars() -> Iterator[None]:
     """NNCF draws bars of its own on Rich's console; how far the scoring is, our own progress tells."""
+    import rich  # NNCF requires it
+
     console = rich.get_console()
     quiet, console.quiet = console.quiet, True
     try:

@@ -27,7 +27,7 @@ class Step:
 
     name: str  # of the command, of the stage in dvc.yaml and of the Kubeflow task
     help: str
-    examples: tuple[str, ...]  # command lines, beside that of dvc.yaml
+    examples: tuple[str, ...]  # command lines, beside `command_line()`
     out: str = ""  # what others call the folder that it writes; empty: it writes none
     folder: str = ""  # where dvc.yaml has it write
     inputs: tuple[str, ...] = ()
@@ -179,7 +179,10 @@ TASKS = (
     Step(
         "notify",
         "tell a webhook how a scheduled run ended, and who is champion",
-        ("dbrnet notify --run dbrnet-retraining --state FAILED --error 'train: no space left'",),
+        (
+            "dbrnet notify --run dbrnet-retraining --state SUCCEEDED",
+            "dbrnet notify --run dbrnet-retraining --state FAILED --error 'train: no space left'",
+        ),
         options=(
             Option("run", "what ran, such as the name of a pipeline", required=True),
             Option("state", "how it ended, such as SUCCEEDED or FAILED", required=True),
