@@ -58,8 +58,16 @@ def test_the_data_revision_is_dvcs_hash(project: Path) -> None:
     repo = f"deps:\n- path: .\n  repo:\n    url: {PUBLIC}\n    rev_lock: 0123abc\n"
     importing.write_text(repo + importing.read_text())
     assert data_revision(project / "data/dataset", project) == ours | {"source_revision": f"{PUBLIC}@0123abc"}
+    importing.write_text(importing.read_text().replace("https://", "https://ann:SECRET@"))
+    assert data_revision(project / "data/dataset", project) == ours | {"source_revision": f"{PUBLIC}@0123abc"}
     importing.write_text(importing.read_text().replace(ours["source_hash"], "0" * 32 + ".dir"))
     assert data_revision(project / "data/dataset", project) == ours
+    # Nor does a signature reach what is recorded.
+    lock = project / "dvc.lock"
+    signed = "path: https://ann:SECRET@data.example/raw.zip?X-Amz-Signature=SECRET\n"
+    lock.write_text(lock.read_text().replace("path: data/raw\n", signed))
+    shown = ours | {"source": "https://data.example/raw.zip"}
+    assert data_revision(project / "data/dataset", project) == shown
     # A dataset that was changed outside of DVC since then has none.
     (project / "data/dataset/a.txt").unlink()
     (project / "data/dataset/a.txt").write_text("other")
