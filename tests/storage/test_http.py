@@ -29,7 +29,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         self.server.requests += 1
-        if self.path.startswith("/private") and self.headers.get("Authorization") != "Basic YW5uOndvcmQ=":
+        if self.path.startswith("/private") and self.headers.get("Authorization") != "Basic YW5uOnNlc2FtZQ==":
             self.send_error(401)
             return
         if self.path.startswith("/moved"):
@@ -107,14 +107,14 @@ def test_a_password_comes_from_netrc_for_its_host_alone(
     monkeypatch.setenv("NETRC", str(netrc))
     with pytest.raises(UserError, match="answers 401"):
         download(f"{server.address}/private.zip", tmp_path)
-    netrc.write_text("machine 127.0.0.1 login ann password word\n")
+    netrc.write_text("machine 127.0.0.1 login ann password sesame\n")
     assert download(f"{server.address}/private.zip", tmp_path).read_bytes() == CONTENT
     with pytest.raises(UserError, match="answers 401"):  # it leads to another host
         download(f"{server.address}/moved.zip", tmp_path)
-    netrc.write_text("machine 127.0.0.1 login ann\n  word\n")
+    netrc.write_text("machine 127.0.0.1 login ann\n  sesame\n")
     with pytest.raises(UserError, match=r"netrc, line \d: not as") as caught:
         download(f"{server.address}/private.zip", tmp_path)
-    assert "word" not in str(caught.value)
+    assert "sesame" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
