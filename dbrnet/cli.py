@@ -2,7 +2,6 @@
 
 import ast
 import errno
-import importlib.util
 import inspect
 import logging
 import os
@@ -28,6 +27,8 @@ from dbrnet.files import require_apart, require_output
 from dbrnet.process_group import first_to_fail, process_group
 from dbrnet.progress import duration, say
 from dbrnet.steps import BY_NAME, STAGES, STEPS, TASKS, Step
+
+__all__ = ["app", "call", "main", "run"]
 
 OUT = "the folder to write: new, empty, or one that this command wrote before, whose files it replaces"
 PARAMS = Path("params.yaml")
@@ -190,8 +191,8 @@ def _argument(name: str, kind: Any, type_: Any, help: str, default: Any = inspec
 
 def _details(step: Step) -> str:
     """What the function's docstring says after its first line, read without the seconds that importing it takes."""
-    source = importlib.util.find_spec(step.location).loader.get_source(step.location)
-    functions = [node for node in ast.parse(source).body if isinstance(node, ast.FunctionDef)]
+    path = Path(__file__).parent.joinpath(*step.location.split(".")[1:]).with_suffix(".py")
+    functions = [node for node in ast.parse(path.read_text()).body if isinstance(node, ast.FunctionDef)]
     text = next(ast.get_docstring(node) for node in functions if node.name == step.identifier) or ""
     return text.partition("\n\n")[2]
 

@@ -1,6 +1,5 @@
 """`dbrnet doctor`: what this machine has, what is missing, and how to get it."""
 
-import importlib
 import os
 import shutil
 import sys
@@ -92,12 +91,13 @@ def _version(name: str) -> str | None:
 def _runtimes() -> Iterator[Check]:
     """Each runtime that export.runtimes may name. Imports them all: a broken installation shows there only."""
     try:
-        runtimes = importlib.import_module("dbrnet.inference.runtimes.registry")
+        from dbrnet.inference.runtimes import RUNTIMES
+        from dbrnet.inference.runtimes.registry import why_not_available
     except (ImportError, OSError) as error:
         yield Check("runtimes", "broken", f"they cannot be imported: {error}")
         return
-    for name in runtimes.RUNTIMES:
-        reason = runtimes.why_not_available(name)
+    for name in RUNTIMES:
+        reason = why_not_available(name)
         yield Check(name, "missing" if reason else "ok", (reason or "available").removeprefix(f"{name} is "))
 
 
