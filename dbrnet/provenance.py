@@ -13,6 +13,8 @@ from typing import Any
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
+from dbrnet.records import DataRevision, Hardware, Provenance
+
 LIBRARIES = (
     *("dbrnet", "torch", "onnx", "onnxruntime", "openvino"),
     *("numpy", "opencv-python-headless", "mlflow-skinny"),
@@ -20,9 +22,9 @@ LIBRARIES = (
 REVISION_VARIABLE = "DBRNET_REVISION"  # set where the code runs without its repository, as in an image
 
 
-def collect_provenance() -> dict[str, Any]:
+def collect_provenance() -> Provenance:
     """All of it, as every step writes it beside its figures."""
-    return {"code_revision": code_revision(), "versions": versions(), "hardware": hardware()}
+    return Provenance(code_revision=code_revision(), versions=versions(), hardware=hardware())
 
 
 def code_revision() -> str | None:
@@ -49,23 +51,23 @@ def computing_digest() -> str:
     for path in sorted(package.rglob("*.py")):
         source = hashlib.sha256(path.read_bytes()).hexdigest()
         digest.update(f"{path.relative_to(package)}\0{source}\n".encode())
-    digest.update(json.dumps([versions(), hardware()["gpus"]]).encode())
+    digest.update(json.dumps([versions(), hardware().gpus]).encode())
     return digest.hexdigest()
 
 
-def data_revision(dataset: Path, project: Path) -> dict[str, str] | None:
+def data_revision(dataset: Path, project: Path) -> DataRevision:
     """What DVC knows of the folder `dataset`: its hash there, and the source that it was made from.
 
     Read from dvc.lock in `project`, where a stage's entry is written as soon as the stage ends, and from the
-    source's .dvc file. None where DVC did not make the folder as it is now: its hash is counted again, since
-    the lock may be of an earlier run.
+    source's .dvc file. Nothing is known where DVC did not make the folder as it is now: its hash is computed
+    again, since the lock may be of an earlier run.
     """
     for stage in _yaml(project / "dvc.lock").get("stages", {}).values():
         hashes = {(project / out["path"]).resolve(): out.get("md5") for out in stage.get("outs", ())}
         recorded = hashes.get(dataset.resolve())
         if recorded and recorded == _dvc_hash(dataset):
-            return {"dataset": recorded, **_source_revision(stage["deps"][0], project)}
-    return None
+            return DataRevision(dataset=recorded, **_source_revision(stage["deps"][0], project))
+    return DataRevision()
 
 
 def _source_revision(source: dict[str, Any], project: Path) -> dict[str, str]:
@@ -108,15 +110,15 @@ def versions() -> dict[str, str]:
 
 
 @cache
-def hardware() -> dict[str, Any]:
-    """The machine: CPU model, cores this process may use, memory in GiB, operating system, accelerators."""
-    return {
-        "cpu": _cpu_model(),
-        "cores": available_cores(),
-        "memory_gib": _memory_gib(),
-        "system": f"{platform.system()} {platform.machine()}",
-        "gpus": _gpus(),
-    }
+def hardware() -> Hardware:
+    """The machine that this process runs on."""
+    return Hardware(
+        cpu=_cpu_model(),
+        cores=available_cores(),
+        memory_gib=_memory_gib(),
+        system=f"{platform.system()} {platform.machine()}",
+        gpus=_gpus(),
+    )
 
 
 def available_cores() -> int:
@@ -140,10 +142,10 @@ def _memory_gib() -> float | None:
         return None
 
 
-def _gpus() -> list[str]:
+def _gpus() -> tuple[str, ...]:
     command = ["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"]
     try:
         answer = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True)  # noqa: S603
     except (OSError, subprocess.SubprocessError):
-        return []
-    return [line.strip() for line in answer.stdout.splitlines() if line.strip()]
+        return ()
+    return tuple(line.strip() for line in answer.stdout.splitlines() if line.strip())

@@ -17,6 +17,7 @@ ORDER = [  # each imports only what stands before it
     "files",
     "process_group",
     "progress",
+    "records",
     "provenance",
     "storage",
     "data",

@@ -6,8 +6,8 @@ import logging
 from pathlib import Path
 
 from dbrnet.audit.grouping import Groups
-from dbrnet.audit.result import AUDIT_FILE, AuditResult
-from dbrnet.files import write_atomically, write_json
+from dbrnet.audit.result import AuditResult
+from dbrnet.files import write_atomically
 
 LINKS_FILE = "links.csv"
 
@@ -16,7 +16,7 @@ log = logging.getLogger(__name__)
 
 def save_audit(folder: Path, result: AuditResult, groups: Groups) -> None:
     """Write audit.json and links.csv into `folder`."""
-    write_json(folder / AUDIT_FILE, result.to_dict())
+    result.to_record().save(folder)
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(("first", "second", "evidence", "symmetry", "rows", "columns", "correlation", "agreement"))

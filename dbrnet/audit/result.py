@@ -3,15 +3,14 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from dbrnet.audit.fingerprint import Fingerprints, take_fingerprints
 from dbrnet.audit.grouping import Groups, Link, find_groups
 from dbrnet.audit.nn_baseline import nn_baseline, repeatability
 from dbrnet.data.dataset import Dataset
 from dbrnet.evaluation.metrics import Scores
+from dbrnet.records import AuditRecord
 
-AUDIT_FILE = "audit.json"
 AGREEING = 0.5  # share of the marked pixels below which two masks of one thing are worth a look
 METHOD = (
     "images share a group where their names say so, or where their band-passed textures coincide, wholly "
@@ -44,14 +43,10 @@ class AuditResult:
         ]
         return sorted(differing, key=lambda link: self.agreement[link])
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain JSON values."""
-        plain = {name: value for name, value in vars(self).items() if name != "agreement"}  # in links.csv
-        plain["labelled_differently"] = len(self.labelled_differently)
-        for name in ("repeatability", "nn_baseline"):
-            scores: Scores | None = getattr(self, name)
-            plain[name] = scores.to_dict() if scores is not None else None
-        return plain
+    def to_record(self) -> AuditRecord:
+        """What audit.json holds; the links' agreement is in links.csv."""
+        fields = {name: value for name, value in vars(self).items() if name != "agreement"}
+        return AuditRecord(**fields | {"labelled_differently": len(self.labelled_differently)})
 
 
 def search(dataset: Dataset) -> tuple[Fingerprints, Groups]:

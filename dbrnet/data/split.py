@@ -18,6 +18,7 @@ import numpy as np
 from dbrnet.data.dataset import ClassInfo, Dataset, Sample
 from dbrnet.errors import UserError
 from dbrnet.files import read_json, write_atomically, write_json
+from dbrnet.records import SplitCounts
 
 SPLITS = ("train", "val", "test")
 SPLIT_TABLE = "split.csv"
@@ -25,15 +26,6 @@ SPLIT_FILE = "split.json"
 
 Kind = Literal["groups", "random"]
 Leaks = Literal["no", "yes"]
-
-
-@dataclass(frozen=True)
-class SplitCounts:
-    """What one split holds. `images_by_class` counts the defect-free images as the background's."""
-
-    images: int
-    groups: int
-    images_by_class: dict[str, int]
 
 
 @dataclass(frozen=True)
@@ -75,7 +67,9 @@ class Split:
         writer.writerows(sorted(rows))
         write_atomically(folder / SPLIT_TABLE, text.getvalue())
         table = {"ids", "groups"}
-        write_json(folder / SPLIT_FILE, {k: v for k, v in asdict(self).items() if k not in table})
+        content = {key: value for key, value in asdict(self).items() if key not in table}
+        content["counts"] = {name: counts.model_dump() for name, counts in self.counts.items()}
+        write_json(folder / SPLIT_FILE, content)
 
     @classmethod
     def load(cls, folder: Path) -> Self:
@@ -268,7 +262,9 @@ def _leak_rates(held: dict[str, list[Sample]]) -> dict[str, float]:
 def _count(samples: list[Sample], classes: tuple[ClassInfo, ...]) -> SplitCounts:
     present = Counter(label for sample in samples for label in _strata(sample))
     by_class = {info.name: present[index] for index, info in enumerate(classes)}
-    return SplitCounts(len(samples), len({sample.group for sample in samples}), by_class)
+    return SplitCounts(
+        images=len(samples), groups=len({sample.group for sample in samples}), images_by_class=by_class
+    )
 
 
 def _parse_table(text: str) -> tuple[dict[str, tuple[str, ...]], dict[str, str]]:

@@ -63,6 +63,11 @@ class ImageResult:
         return int(defects.sum() - defects.trace())
 
     @property
+    def wrong_pixels(self) -> int:
+        """Pixels of another class than the ground truth's."""
+        return self.missed_pixels + self.false_pixels + self.confused_pixels
+
+    @property
     def true_defects(self) -> int:
         """Connected defects in the ground truth."""
         return int(self.defects.true.sum())

@@ -1,4 +1,4 @@
-"""Which MLflow store: a server, or a database file beside the project. Its failures are one line each."""
+"""The MLflow store: a server, or a database file beside the project. Its failures are one line each."""
 
 import logging
 import os
@@ -20,7 +20,7 @@ from dbrnet.errors import JobError, UserError
 
 _SERVERS = ("http://", "https://")
 _DATABASES = ("sqlite:", "postgresql", "mysql", "mssql")
-_BUSY = re.compile(  # what a database says when another process is in the way
+_BUSY = re.compile(  # a database's messages when another process is in the way
     r"locked|unique constraint|duplicate key|integrity ?error|could not serialize|deadlock|stale ?data", re.I
 )
 _ATTEMPTS = 8
@@ -123,7 +123,7 @@ class Store:
                 ) from None
             if error.error_code == "PERMISSION_DENIED" or "error code 403" in message:
                 who = os.environ.get("MLFLOW_TRACKING_USERNAME", "this user")
-                raise JobError(f"{who} may not do this in the MLflow store {self}; ask its keeper") from None
+                raise JobError(f"{who} may not do this in the MLflow store {self}; ask the MLflow administrator") from None
             raise JobError(f"the MLflow store {self} refused: {' '.join(message.split())[:500]}") from None
         except ConnectionError:
             raise self._away() from None
