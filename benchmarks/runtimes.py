@@ -208,7 +208,9 @@ def main() -> None:
         if given.out:
             draw(given, size, measured)
     if given.out:
-        write_json(given.out / "runtimes.json", {"baseline": BASELINE, "sizes": figures, "provenance": source.model_dump()})
+        write_json(
+            given.out / "runtimes.json", {"baseline": BASELINE, "sizes": figures, "provenance": source.model_dump()}
+        )
 
 
 if __name__ == "__main__":

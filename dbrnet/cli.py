@@ -7,12 +7,14 @@ import inspect
 import logging
 import os
 import sys
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from dbrnet import __version__
+from dbrnet.addresses import RedactingFormatter, redact
 from dbrnet.errors import JobError, UserError
 from dbrnet.files import require_apart, require_output
 from dbrnet.process_group import first_to_fail, process_group
@@ -142,7 +144,9 @@ def call(command: str, section: str, **arguments: Any) -> Any:
 
 def _tell(run: Callable[[], Any], out: object) -> tuple[int, Any]:
     """Call `run`; the exit status, and what it returned. What a user can mend is told in one line."""
-    logging.basicConfig(format="%(message)s", stream=sys.stderr)
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(RedactingFormatter(logging.Formatter("%(message)s")))
+    logging.basicConfig(handlers=[handler])
     # Ours alone: the exporter tells of every node. And of several processes the first speaks.
     logging.getLogger("dbrnet").setLevel(logging.INFO if process_group().first else logging.CRITICAL)
     try:
@@ -158,16 +162,31 @@ def _tell(run: Callable[[], Any], out: object) -> tuple[int, Any]:
         return 0, None
     except OSError as error:
         if error.errno in _ENVIRONMENT:
-            return _fail(f"error: {error.strerror}: {error.filename or out or ''}", 2), None
-        raise
+            return _fail(redact(f"error: {error.strerror}: {error.filename or out or ''}"), 2), None
+        return _fail(unforeseen(), 1), None
+    except Exception:
+        return _fail(unforeseen(), 1), None
 
 
 _ENVIRONMENT = {errno.ENOSPC, errno.EACCES, errno.EPERM, errno.EROFS, errno.EDQUOT, errno.ENOTDIR, errno.EFBIG}
 
 
+def unforeseen() -> str:
+    """The traceback of what is being handled, a bug of ours, without what a library's words give away."""
+    return redact(traceback.format_exc()).rstrip()
+
+
+class ArgumentParser(argparse.ArgumentParser):
+    """argparse's, which quotes what it does not understand, be it an address with a password."""
+
+    def error(self, message: str) -> NoReturn:
+        """Say it in one line, redacted, and exit with status 2."""
+        super().error(redact(message))
+
+
 def _parser(words: list[str]) -> argparse.ArgumentParser:
     """Build the parser. Only the command asked for is imported: torch and mlflow take seconds to load."""
-    parser = argparse.ArgumentParser(
+    parser = ArgumentParser(
         prog="dbrnet",
         description="Train, measure and promote DBRNet, a real-time network for defects on metal surfaces.",
         epilog=EPILOG,

@@ -18,8 +18,9 @@ from pydantic import (
     field_validator,
 )
 from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
+from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
+from dbrnet.addresses import holds_password
 from dbrnet.errors import UserError
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -77,6 +78,7 @@ def _first_is_deployed(runtimes: tuple[str, ...]) -> tuple[str, ...]:
 
 
 MODEL_NAME = r"^[A-Za-z0-9._-]+$"
+NO_PASSWORD = "must not hold a user or a password; put them into ~/.netrc, or into AWS_* for s3://"  # noqa: S105
 
 
 class _Section(BaseModel):
@@ -93,6 +95,13 @@ class IngestParams(_Section):
     bit_depth: int = Field(16, ge=8, le=16)  # factory: how many bits 16-bit images use
     previous: str | None = Field(None, min_length=1)  # factory: the dataset that the source is a new batch for
     max_quarantine: Fraction = 0.05  # factory: the share of a batch's images that may be unusable
+
+    @field_validator("source")
+    @classmethod
+    def _without_password(cls, source: str) -> str:
+        if holds_password(source):  # DVC would write it to dvc.lock, and Kubeflow show it
+            raise ValueError(NO_PASSWORD)
+        return source
 
     @field_validator("classes")
     @classmethod
@@ -236,7 +245,7 @@ class PromoteParams(_Section):
 class DriftParams(_Section):
     """From where on retraining is warranted."""
 
-    min_new_images: int = Field(50, ge=1, le=1_000_000_000)  # labelled images that are new or relabelled
+    min_new_images: int = Field(default=50, ge=1, le=1_000_000_000)  # labelled images that are new or relabelled
     max_class_shift: Fraction = 0.1  # Jensen-Shannon distance of the class balance
     max_image_drift: Fraction = 0.25  # Kolmogorov-Smirnov distance of an image's feature
 
@@ -262,7 +271,7 @@ def load_params(path: Path) -> Params:
     except FileNotFoundError:
         raise UserError(f"{path} does not exist; give the parameters' file with --params") from None
     except (YAMLError, ValueError) as error:  # ValueError: not UTF-8, no such date, a number of 5000 digits
-        raise UserError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
+        raise UserError(f"{path} is not valid YAML: {_problem(error)}") from None
     return _checked(Params, raw, str(path))
 
 
@@ -272,8 +281,17 @@ def parse_section(name: str, text: str) -> Any:
     try:
         raw = YAML(typ="safe").load(text)
     except (YAMLError, ValueError) as error:
-        raise UserError(f"the parameter {name} is not valid JSON: {' '.join(str(error).split())}") from None
+        raise UserError(f"the parameter {name} is not valid JSON: {_problem(error)}") from None
     return _checked(cast("type[BaseModel]", section), raw, f"the parameter {name}")
+
+
+def _problem(error: YAMLError | ValueError) -> str:
+    """What is wrong and in which line, without the line itself: it may begin amid a password."""
+    if not isinstance(error, MarkedYAMLError) or error.problem_mark is None:
+        return " ".join(str(error).split())
+    mark = error.problem_mark
+    words = " ".join(filter(None, [error.context, error.problem]))
+    return f"{words}, line {mark.line + 1}, column {mark.column + 1}"
 
 
 Section = TypeVar("Section", bound=BaseModel)

@@ -1,11 +1,16 @@
 """The errors a user can cause, told apart from our own bugs."""
 
+from dbrnet.addresses import redact
+
 
 class _OneLineError(Exception):
-    """Its message is one printable line, also where a file's name holds a newline or a terminal's codes."""
+    """Its message is one printable line, also where a file's name holds a newline or a terminal's codes.
+
+    Addresses in it are redacted, whoever put them there: libraries quote them with passwords and signatures.
+    """
 
     def __init__(self, message: str) -> None:
-        super().__init__(one_line(message))
+        super().__init__(redact(one_line(message)))
 
 
 class UserError(_OneLineError):

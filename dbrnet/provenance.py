@@ -13,6 +13,7 @@ from typing import Any
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
+from dbrnet.addresses import redact
 from dbrnet.records import DataRevision, Hardware, Provenance
 
 LIBRARIES = (
@@ -60,13 +61,14 @@ def data_revision(dataset: Path, project: Path) -> DataRevision:
 
     Read from dvc.lock in `project`, where a stage's entry is written as soon as the stage ends, and from the
     source's .dvc file. Nothing is known where DVC did not make the folder as it is now: its hash is computed
-    again, since the lock may be of an earlier run.
+    again, since the lock may be of an earlier run. Addresses are redacted.
     """
     for stage in _yaml(project / "dvc.lock").get("stages", {}).values():
         hashes = {(project / out["path"]).resolve(): out.get("md5") for out in stage.get("outs", ())}
         recorded = hashes.get(dataset.resolve())
         if recorded and recorded == _dvc_hash(dataset):
-            return DataRevision(dataset=recorded, **_source_revision(stage["deps"][0], project))
+            source = _source_revision(stage["deps"][0], project)
+            return DataRevision(dataset=recorded, **{key: redact(value) for key, value in source.items()})
     return DataRevision()
 
 

@@ -82,21 +82,20 @@ class Estimate(Part):
     unit: Unit = "number"
 
     @property
-    def has_interval(self) -> bool:
-        """Whether both ends of the interval are known."""
-        return self.low is not None and self.high is not None
-
-    @property
     def interval(self) -> str:
         """Such as "74.5 to 76.9", without the unit; empty where there is none."""
-        if not self.has_interval:
-            return ""
-        return f"{format_value(self.low, self.unit, bare=True)} to {format_value(self.high, self.unit, bare=True)}"
+        return self._interval(0)
 
-    def text(self, *, bare: bool = False) -> str:
-        """Such as "75.7 % (74.5 to 76.9)"; `bare`: without the unit."""
-        value = format_value(self.value, self.unit, bare=bare)
-        return f"{value} ({self.interval})" if self.interval else value
+    def text(self, *, bare: bool = False, extra: int = 0) -> str:
+        """Such as "75.7 % (74.5 to 76.9)"; `bare` and `extra` as in `format_value`."""
+        value, interval = format_value(self.value, self.unit, bare=bare, extra=extra), self._interval(extra)
+        return f"{value} ({interval})" if interval else value
+
+    def _interval(self, extra: int) -> str:
+        if self.low is None or self.high is None:
+            return ""
+        low, high = (format_value(end, self.unit, bare=True, extra=extra) for end in (self.low, self.high))
+        return f"{low} to {high}"
 
     def __str__(self) -> str:
         return self.text()
@@ -127,7 +126,8 @@ class Record(Part):
         except ValidationError as error:
             first = error.errors()[0]
             place = ".".join(map(str, first["loc"]))
-            raise UserError(f"{path} is not what `dbrnet {cls.STEP}` writes ({place}: {first['msg']}); {again}") from None
+            reason = f"{place}: {first['msg']}" if place else first["msg"]
+            raise UserError(f"{path} is not what `dbrnet {cls.STEP}` writes ({reason}); {again}") from None
 
     def save(self, folder: Path) -> None:
         """Write the record's file into `folder`, atomically."""
@@ -279,6 +279,18 @@ class TrainRecord(Record):
     missing_epochs: tuple[int, ...]  # that MLflow did not take
 
 
+class RunNote(Record):
+    """run.json, beside a checkpoint: the MLflow run that a training goes on with after a kill."""
+
+    FILE = "run.json"
+    STEP = "train"
+
+    fingerprint: str
+    given: str | None  # by MLFLOW_RUN_ID
+    params: dict[str, JsonValue]
+    run_id: str
+
+
 class Int8Facts(Part):
     """The quantized file, by mIoU on the val split."""
 
@@ -394,7 +406,7 @@ class DisagreementFacts(Part):
 class RuntimeParity(Part):
     """How far a runtime's answers lie from PyTorch's in float32."""
 
-    precision: Literal["fp32", "bf16", "int8"]
+    precision: str
     images: int
     miou: float
     miou_defects: float | None
@@ -432,8 +444,13 @@ class EvaluationRecord(Record):
     model_sha256: str
     dataset: DatasetFacts
     split: SplitFacts
-    nn_baseline: float | None  # mIoU of copying the nearest training image's mask
+    nn_baseline: Scores | None  # of copying the nearest training image's mask
     provenance: Provenance
+
+    @property
+    def nn_miou(self) -> float | None:
+        """The mIoU of the nearest-neighbour baseline."""
+        return self.nn_baseline.miou if self.nn_baseline else None
 
     @property
     def compared(self) -> ComparedScores | None:
@@ -603,7 +620,9 @@ class Criterion(Part):
     threshold: float  # in the figure's unit
     direction: Direction
     verdict: Verdict
-    text: str
+    figure_text: str  # such as "75.7 % (74.5 to 76.9)", in digits that tell it from the threshold
+    threshold_text: str
+    text: str  # both in a sentence
 
 
 class Decision(Part):
@@ -631,13 +650,12 @@ class Promotion(Part):
     by: str
 
 
-class DecisionRecord(Record):
+class DecisionRecord(Record, Decision):
     """decision.json: what the gate decided, and what became of it in the registry."""
 
     FILE = "decision.json"
     STEP = "promote"
 
-    decision: Decision
     promotion: Promotion
     run_id: str
     provenance: Provenance

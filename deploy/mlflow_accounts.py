@@ -79,7 +79,7 @@ def main(address: str, model: str, experiment: str) -> int:
         print(f"failed: {error.url.partition('?')[0]}: {error.code} {error.reason}", file=sys.stderr)
         return 1
     except (URLError, OSError) as error:
-        print(f"failed: {address}: {getattr(error, 'reason', error)}", file=sys.stderr)
+        print(f"failed: {address.rpartition('@')[2]}: {getattr(error, 'reason', error)}", file=sys.stderr)
         return 1
     print(f"{', '.join(ACCOUNTS)} may now use {model}, {model}.ledger and the experiment {experiment}")
     return 0

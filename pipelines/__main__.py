@@ -5,6 +5,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from dbrnet.cli import ArgumentParser, unforeseen
 from dbrnet.errors import JobError, UserError
 from pipelines.commands import add_commands
 
@@ -20,11 +21,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail(f"failed: {error}", 1)
     except KeyboardInterrupt:
         return _fail("interrupted", 130)
+    except Exception:
+        return _fail(unforeseen(), 1)
     return 0
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m pipelines", description=__doc__)
+    parser = ArgumentParser(prog="python -m pipelines", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND", title="commands")
     command = commands.add_parser("compile", help="write components/compiled and pipelines/compiled anew")
     command.set_defaults(function=_compile)

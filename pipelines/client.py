@@ -19,6 +19,7 @@ from kfp_server_api import ApiException, V2beta1GetHealthzResponse
 from kfp_server_api.rest import RESTClientObject
 from urllib3.exceptions import ConnectTimeoutError, HTTPError, NewConnectionError, TimeoutError
 
+from dbrnet.addresses import redact
 from dbrnet.errors import JobError, UserError
 
 TIMEOUT = (10.0, 60.0)  # seconds to connect, and to wait for an answer
@@ -109,7 +110,7 @@ class Cluster:
 
     def link(self, run: Run) -> str:
         """Where a browser shows the run."""
-        return f"{os.environ.get(UI) or self.host}/#/runs/details/{run.id}"
+        return f"{redact(os.environ.get(UI) or self.host)}/#/runs/details/{run.id}"
 
     def schedules(self, name: str | None = None) -> list[Schedule]:
         """All schedules of the namespace, or those called `name`."""

@@ -15,6 +15,7 @@ from kubernetes.config import ConfigException
 from kubernetes.config.incluster_config import InClusterConfigLoader
 from urllib3.exceptions import HTTPError
 
+from dbrnet.addresses import redact
 from dbrnet.cluster.trainjob import GROUP, PLURAL, VERSION
 from dbrnet.errors import JobError, UserError
 
@@ -140,7 +141,7 @@ class Cluster:
             tries += 1
 
     def _refused(self, error: ApiException, right: str) -> UserError | JobError:
-        said = " ".join(str(error.body or error.reason).split())[:300]
+        said = redact(" ".join(str(error.body or error.reason).split()))[:300]
         if "exceeded quota" in said:
             return JobError(f"the namespace's quota has no room for the train job: {said}")
         if error.status == 401:

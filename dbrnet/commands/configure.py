@@ -7,7 +7,8 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
-from dbrnet.config import load_params
+from dbrnet.addresses import holds_password, redact
+from dbrnet.config import NO_PASSWORD, load_params
 from dbrnet.errors import UserError
 from dbrnet.files import write_atomically
 
@@ -19,6 +20,8 @@ def configure(name: str, *, source: str | None = None, params: Path = Path("para
 
     --source says where you have the data; `dvc repro` then runs the pipeline on it.
     """
+    if source is not None and holds_password(source):
+        raise UserError(f"--source {NO_PASSWORD}")
     recipes = params.absolute().parent / "recipes"
     recipe = recipes / f"{name}.yaml"
     if not recipe.is_file():
@@ -39,7 +42,13 @@ def configure(name: str, *, source: str | None = None, params: Path = Path("para
     if text.getvalue() != params.read_text():
         write_atomically(params, text.getvalue())
     load_params(params)
-    log.info("params.yaml is set for %s from %s; run it with: dvc repro", name, document["ingest"]["source"])
+    chosen = document["ingest"]["source"]
+    log.info("params.yaml is set for %s from %s; run it with: dvc repro", name, redact(chosen))
+    if redact(chosen) != chosen:
+        log.info(
+            "note: params.yaml holds the whole address, and DVC writes it to dvc.lock; "
+            "if a signature is in it, commit neither"
+        )
 
 
 def _overlay(document: dict[str, Any], recipe: dict[str, Any]) -> None:

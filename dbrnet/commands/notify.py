@@ -6,8 +6,10 @@ import os
 import time
 import urllib.error
 import urllib.request
+from http.client import HTTPException
 from pathlib import Path
 
+from dbrnet.addresses import redact
 from dbrnet.config import FetchChampionParams
 from dbrnet.errors import JobError, UserError
 from dbrnet.registry.ledger import Ledger
@@ -25,9 +27,9 @@ def notify(params: FetchChampionParams, *, run: str, state: str, error: str = ""
     """Post `{"text": ...}` to the webhook that DBRNET_NOTIFY_URL names, as chat systems take it.
 
     The text says how the run ended, who is champion, and the registry's latest decision. Without an address
-    it is logged alone. The address may hold a secret, and is never shown.
+    it is logged alone. The address's path may be a secret, and is never shown.
     """
-    text = "\n".join([f"{run}: {state.lower()}" + (f": {error}" if error else ""), _standing(params)])
+    text = redact("\n".join([f"{run}: {state.lower()}" + (f": {error}" if error else ""), _standing(params)]))
     log.info("%s", text)
     address = os.environ.get(ADDRESS)
     if not address:
@@ -42,7 +44,8 @@ def notify(params: FetchChampionParams, *, run: str, state: str, error: str = ""
             return
         time.sleep(PAUSE_SECONDS * 2**attempt)
     if reason := _post(request):
-        raise JobError(f"the webhook in {ADDRESS} did not take the message: {reason}")
+        shown = redact(address, keep_path=False)
+        raise JobError(f"the webhook in {ADDRESS}, {shown}, did not take the message: {reason}")
 
 
 def _standing(params: FetchChampionParams) -> str:
@@ -68,5 +71,5 @@ def _post(request: urllib.request.Request) -> str | None:
             return None
     except urllib.error.HTTPError as error:
         return f"it answers {error.code} {error.reason}"
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, HTTPException) as error:
         return f"it cannot be reached ({type(error).__name__})"

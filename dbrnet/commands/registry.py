@@ -9,6 +9,7 @@ from pathlib import Path
 from dbrnet.config import MODEL_NAME, load_params
 from dbrnet.errors import UserError
 from dbrnet.files import write_atomically
+from dbrnet.records import format_value
 from dbrnet.registry import promotion
 from dbrnet.registry.ledger import CHAMPION, Ledger
 from dbrnet.registry.ledger_state import Event, State
@@ -29,8 +30,7 @@ def history(*, model_name: str | None = None, at: str | None = None, html: Path 
     registry = _Registry.open(model_name)
     state = registry.ledger.state(at=None if at is None else _time(at))
     if html is not None:
-        rows = [event.to_dict() for event in state.events]
-        write_atomically(html, render_history(registry.name, rows))
+        write_atomically(html, render_history(registry.name, state.events))
     _print(_standing(registry.name, state, at), "")
     for event in state.events:
         _print(*_lines(event))
@@ -109,9 +109,9 @@ class _Registry:
     def known(self, version: int, state: State) -> dict[str, str]:
         """What is known of a version, with the figures on which the gate last decided."""
         decided = state.decided(version)
-        figures = {} if decided is None else decided.figures
+        figures = {} if decided is None else decided.figures.estimates
         found = describe_version(self.store, self.name, version)
-        return found | {f"test {name}": f"{value:.4f}" for name, value in sorted(figures.items())}
+        return found | {f"test {name}": str(figure) for name, figure in sorted(figures.items())}
 
 
 def _tell(registry: _Registry, event: Event) -> None:
@@ -139,7 +139,7 @@ def _lines(event: Event) -> list[str]:
         f"version {entry.version:<4}",
         f"{event.outcome:<13}",
         f"champion {event.champion_after or 'none':<5}",
-        f"mIoU {entry.figures['miou']:.4f}" if "miou" in entry.figures else " " * 11,
+        f"{'' if entry.figures.miou is None else 'mIoU ' + format_value(entry.figures.miou, 'share'):<11}",
         entry.by,
     )
     why = textwrap.wrap(event.why, WIDTH - 24, initial_indent=" " * 24, subsequent_indent=" " * 24)

@@ -262,9 +262,7 @@ def _leak_rates(held: dict[str, list[Sample]]) -> dict[str, float]:
 def _count(samples: list[Sample], classes: tuple[ClassInfo, ...]) -> SplitCounts:
     present = Counter(label for sample in samples for label in _strata(sample))
     by_class = {info.name: present[index] for index, info in enumerate(classes)}
-    return SplitCounts(
-        images=len(samples), groups=len({sample.group for sample in samples}), images_by_class=by_class
-    )
+    return SplitCounts(images=len(samples), groups=len({sample.group for sample in samples}), images_by_class=by_class)
 
 
 def _parse_table(text: str) -> tuple[dict[str, tuple[str, ...]], dict[str, str]]:

@@ -9,6 +9,9 @@ from dataclasses import dataclass
 
 from dbrnet.records import Answer, Criterion, Decision, Direction, Estimate, Mode, Topic, Unit, Verdict, format_value
 
+EXACT_DIGITS = 4  # beyond the usual ones, to show a threshold exactly
+EXTRA_DIGITS = 17  # at most, to tell a figure from its threshold
+
 
 @dataclass(frozen=True)
 class Threshold:
@@ -28,7 +31,8 @@ class Threshold:
     def judge(self, figure: Estimate | None) -> Criterion:
         """The figure held against the threshold; None: there is no such figure."""
         figure = figure or Estimate(value=None, unit=self.unit)
-        verdict = self._verdict(figure)
+        verdict, extra = self._verdict(figure), self._digits(figure)
+        texts = figure.text(extra=extra), format_value(self.value, self.unit, extra=extra)
         return Criterion(
             name=self.name,
             label=self.label,
@@ -37,39 +41,48 @@ class Threshold:
             threshold=self.value,
             direction=self.direction,
             verdict=verdict,
-            text=self._text(figure, verdict),
+            figure_text=texts[0],
+            threshold_text=texts[1],
+            text=self._text(verdict, *texts),
         )
 
     def _verdict(self, figure: Estimate) -> Verdict:
         """Meeting a threshold exactly passes; an interval that holds the threshold is inconclusive."""
-        judged = (figure.low, figure.high) if self.by_interval else (figure.value,)
-        if figure.value is None or None in judged:
+        ends = (figure.low, figure.high) if self.by_interval else (figure.value,)
+        judged = [end for end in ends if end is not None]
+        if figure.value is None or len(judged) < len(ends):
             return "not measured"
         met = [value >= self.value if self.direction == "at least" else value <= self.value for value in judged]
         if all(met):
             return "passed"
         return "inconclusive" if any(met) else "failed"
 
-    def _text(self, figure: Estimate, verdict: Verdict) -> str:
+    def _text(self, verdict: Verdict, figure: str, threshold: str) -> str:
         """One line such as 'mIoU 71.2 % is below 75.0 %'."""
-        value, threshold = self._tell_apart(figure)
         if verdict == "not measured":
             return f"{self.label}: not measured ({self.direction} {threshold} is required)"
-        if figure.interval:
-            value = f"{value} ({figure.interval})"
         if verdict == "inconclusive":
-            return f"{self.label} {value} cannot be told from {threshold}"
+            return f"{self.label} {figure} cannot be told from {threshold}"
         if verdict == "passed":
-            return f"{self.label} {value} is {self.direction} {threshold}"
-        return f"{self.label} {value} is {'below' if self.direction == 'at least' else 'above'} {threshold}"
+            return f"{self.label} {figure} is {self.direction} {threshold}"
+        return f"{self.label} {figure} is {'below' if self.direction == 'at least' else 'above'} {threshold}"
 
-    def _tell_apart(self, figure: Estimate) -> tuple[str, str]:
-        """Figure and threshold, with as many digits as tell them apart: never '75.0 % is below 75.0 %'."""
-        for extra in range(17):
-            texts = [format_value(value, self.unit, extra=extra) for value in (figure.value, self.value)]
-            if texts[0] != texts[1] or figure.value == self.value:
-                return texts[0], texts[1]
-        return repr(figure.value), repr(self.value)
+    def _digits(self, figure: Estimate) -> int:
+        """The extra digits that show the threshold exactly, and tell the figure from it.
+
+        So that a reader never sees '75.0 % is below 75.0 %', nor 100.0 % where 99.99 % is required.
+        """
+        numbers = [end for end in (figure.value, figure.low, figure.high) if end is not None and end != self.value]
+
+        def write(number: float, extra: int) -> str:
+            return format_value(number, self.unit, bare=True, extra=extra)
+
+        for extra in range(EXTRA_DIGITS):
+            threshold = write(self.value, extra)
+            exact = write(self.value, extra + EXACT_DIGITS).rstrip("0") == threshold.rstrip("0")
+            if (exact or extra >= EXACT_DIGITS) and threshold not in {write(number, extra) for number in numbers}:
+                return extra
+        return EXTRA_DIGITS
 
 
 def decide(figures: Mapping[str, Estimate], thresholds: Sequence[Threshold], mode: Mode) -> Decision:

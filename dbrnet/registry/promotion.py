@@ -9,6 +9,7 @@ import os
 import uuid
 from datetime import UTC, datetime
 
+from dbrnet.addresses import redact
 from dbrnet.errors import JobError, UserError
 from dbrnet.records import Answer, Decision, Promotion
 from dbrnet.registry.ledger import CHAMPION, Ledger
@@ -165,7 +166,7 @@ def _enter(ledger: Ledger, kind: Kind, version: int, state: State, why: str | No
         version=version,
         by=person(),
         expected=state.champion,
-        reasons=(why,) if why else (),
+        reasons=(redact(why),) if why else (),
         network=network,
     )
     ledger.append(entry)

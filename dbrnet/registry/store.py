@@ -16,6 +16,7 @@ from urllib.parse import unquote
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
+from dbrnet.addresses import RedactingFormatter, redact
 from dbrnet.errors import JobError, UserError
 
 _SERVERS = ("http://", "https://")
@@ -75,7 +76,7 @@ class Store:
         return None if self.is_server else self.artifacts.as_uri()
 
     def __str__(self) -> str:
-        return without_credentials(self.uri)
+        return redact(self.uri)
 
     @cached_property
     def client(self) -> MlflowClient:
@@ -113,7 +114,7 @@ class Store:
         try:
             yield self.client
         except MlflowException as error:
-            message = without_credentials(error.message)
+            message = redact(error.message)
             if re.search(r"failed with (timeout )?exception", message):
                 raise self._away() from None
             if "error code 401" in message:
@@ -123,12 +124,14 @@ class Store:
                 ) from None
             if error.error_code == "PERMISSION_DENIED" or "error code 403" in message:
                 who = os.environ.get("MLFLOW_TRACKING_USERNAME", "this user")
-                raise JobError(f"{who} may not do this in the MLflow store {self}; ask the MLflow administrator") from None
+                raise JobError(
+                    f"{who} may not do this in the MLflow store {self}; ask the MLflow administrator"
+                ) from None
             raise JobError(f"the MLflow store {self} refused: {' '.join(message.split())[:500]}") from None
         except ConnectionError:
             raise self._away() from None
         except OSError as error:
-            detail = " ".join(without_credentials(str(error)).split())[:500]
+            detail = " ".join(redact(str(error)).split())[:500]
             raise JobError(f"the MLflow store {self} failed: {detail}") from None
 
     def _away(self) -> StoreAwayError:
@@ -154,20 +157,18 @@ def open_store(root: Path) -> Store:
     for name, value in _SETTINGS.items():
         os.environ.setdefault(name, value)
     logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)  # each try: a line that says less
+    for handler in logging.getLogger("mlflow").handlers:  # its own
+        if not isinstance(handler.formatter, RedactingFormatter):
+            handler.setFormatter(RedactingFormatter(handler.formatter or logging.Formatter()))
     os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"  # with the password that is in it
     root = root.absolute()
     uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{root / 'mlflow.db'}"
     if not uri.startswith((*_SERVERS, *_DATABASES)):
         raise UserError(
-            f"MLFLOW_TRACKING_URI is {without_credentials(uri)!r}; "
+            f"MLFLOW_TRACKING_URI is {uri!r}; "
             "it must be an http(s):// address of an MLflow server or a database such as sqlite:///mlflow.db"
         )
     return Store(uri, root / "mlartifacts")
-
-
-def without_credentials(text: str) -> str:
-    """`text` without the user:password@ of any address in it, and without what follows a question mark."""
-    return re.sub(r"\?\S+", "", re.sub(r"//[^/\s]*@", "//", text))
 
 
 def repeatable(function: Callable[P, R]) -> Callable[P, R]:

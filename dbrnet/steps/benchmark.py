@@ -30,6 +30,7 @@ from dbrnet.records import (
     ComplexityFacts,
     EvaluationRecord,
     ExportRecord,
+    MachineState,
     MachineStates,
     RuntimeParity,
     RuntimeSpeed,
@@ -38,7 +39,7 @@ from dbrnet.records import (
 )
 from dbrnet.registry.model_file import find_model_file
 from dbrnet.reports.plots import latency_plot, speed_accuracy_plot
-from dbrnet.steps.checks import open_champion, open_runtimes
+from dbrnet.steps.checks import Champion, open_champion, open_runtimes
 
 log = logging.getLogger(__name__)
 
@@ -83,7 +84,7 @@ def benchmark(
     baselines, baseline_digest = _open_baselines(against, list(models), threads)
     baseline = open_champion(champion, deployed, threads=threads)
     rival = {deployed: baseline.model} if baseline and baseline.model else {}
-    start = machine_state()
+    start = MachineState.model_validate(machine_state())
     measured = measure(
         _side_by_side(models, baselines, rival),
         files,
@@ -94,27 +95,15 @@ def benchmark(
     record = BenchmarkRecord(
         runtimes={name: _speed(measured[name]) for name in models},
         not_available=runtimes.missing,
-        against=against
-        and AgainstSpeed(
-            model=against,
-            sha256=baseline_digest,
-            runtimes={name: _compare(measured, name, AGAINST) for name in baselines},
-        ),
-        champion=baseline
-        and ChampionSpeed(
-            version=baseline.version,
-            sha256=baseline.sha256,
-            not_compared=baseline.not_compared,
-            runtime=baseline.model and baseline.model.runtime,
-            compared=_compare(measured, deployed, CHAMPION) if rival else None,
-        ),
+        against=_against(against, baseline_digest, {name: _compare(measured, name, AGAINST) for name in baselines}),
+        champion=_champion(baseline, _compare(measured, deployed, CHAMPION) if rival else None),
         size=params.size,
         batch=1,
         threads=threads,
         images=len(files),
         complexity=ComplexityFacts(**asdict(measure_complexity(network, *inner_size))),
         work=WorkFacts(**asdict(work)),
-        machine=MachineStates(start=start, end=machine_state()),
+        machine=MachineStates(start=start, end=MachineState.model_validate(machine_state())),
         noise=noise(measured),
         model_sha256=export.model_sha256,
         provenance=collect_provenance(),
@@ -177,13 +166,27 @@ def _compare(measured: Mapping[str, Measured], name: str, suffix: str) -> Compar
     return ComparedSpeed(speed=_speed(other), times_as_fast=ratio, pairs=len(own.series.blocks))
 
 
+def _against(model: str | None, sha256: str | None, runtimes: dict[str, ComparedSpeed]) -> AgainstSpeed | None:
+    return AgainstSpeed(model=model, sha256=sha256, runtimes=runtimes) if model and sha256 else None
+
+
+def _champion(champion: Champion | None, compared: ComparedSpeed | None) -> ChampionSpeed | None:
+    if champion is None:
+        return None
+    return ChampionSpeed(
+        version=champion.version,
+        sha256=champion.sha256,
+        not_compared=champion.not_compared,
+        runtime=champion.model.runtime if champion.model else None,
+        compared=compared,
+    )
+
+
 def _draw(folder: Path, measured: Mapping[str, Measured], accuracy: Mapping[str, RuntimeParity], title: str) -> None:
     """The plots; the second has the runtimes of known accuracy, and is left out where none is known."""
     times = {name: [1000 * run.predict for run in one.series.runs] for name, one in measured.items()}
     write_atomically(folder / "latency.png", latency_plot(times, title))
-    points = {
-        name: (one.series.predict.fps, accuracy[name].miou) for name, one in measured.items() if name in accuracy
-    }
+    points = {name: (one.series.predict.fps, accuracy[name].miou) for name, one in measured.items() if name in accuracy}
     if points:
         write_atomically(folder / "speed-accuracy.png", speed_accuracy_plot(points, title))
 
@@ -195,8 +198,8 @@ def _log_comparisons(record: BenchmarkRecord) -> None:
         for name, compared in against.runtimes.items():
             log.info("%s: %s times as fast as %s", name, compared.times_as_fast, against.model)
     if champion := record.champion:
-        compared = champion.compared
-        text = f"{compared.times_as_fast} times as fast as it" if compared else champion.not_compared
+        ratio = champion.compared.times_as_fast if champion.compared else None
+        text = f"{ratio} times as fast as it" if ratio else champion.not_compared
         log.info("the champion, version %d: %s", champion.version, text)
     if record.noise:
         log.info("%s", record.noise)

@@ -47,7 +47,7 @@ def drift(params: DriftParams, current: Path, champion: Path, *, out: Path) -> N
     present, record = open_current(current), ChampionRecord.load(champion)
     hindrance = _hindrance(record, champion, present)
     comparison = _Comparison([hindrance]) if hindrance else _compare(params, present, champion)
-    reference = comparison.reference
+    reference = comparison.reference.card if comparison.reference else None
     drift_record = DriftRecord(
         answer="yes" if comparison.reasons else "no",
         reasons=tuple(comparison.reasons),
@@ -55,8 +55,8 @@ def drift(params: DriftParams, current: Path, champion: Path, *, out: Path) -> N
         checks=tuple(DriftCheck.model_validate(asdict(check)) for check in comparison.checks),
         images=comparison.images,
         unusable=comparison.unusable,
-        reference=reference and reference.card.content_hash,
-        reference_name=reference and reference.card.name,
+        reference=reference.content_hash if reference else None,
+        reference_name=reference.name if reference else None,
         current=str(current),
         content_hash=comparison.content_hash,
         model_name=record.model_name,

@@ -2,7 +2,7 @@
 
 import csv
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from math import isfinite
 from pathlib import Path
 
@@ -38,7 +38,7 @@ from dbrnet.records import (
 )
 from dbrnet.reports.evaluation_page import render_report
 from dbrnet.reports.gallery import build_gallery, show_disagreements
-from dbrnet.steps.checks import Champion, Runtimes, class_difference, open_champion, open_runtimes
+from dbrnet.steps.checks import Runtimes, class_difference, open_champion, open_runtimes
 
 log = logging.getLogger(__name__)
 
@@ -108,7 +108,7 @@ def evaluate(
             model_sha256=export.model_sha256,
             dataset=train.dataset,
             split=train.split,
-            nn_baseline=audit.nn_baseline and audit.nn_baseline.miou,
+            nn_baseline=audit.nn_baseline,
             provenance=collect_provenance(),
         )
         record.save(folder)

@@ -39,7 +39,7 @@ def fetch_champion(params: FetchChampionParams, exported: Path | None = None, *,
             model_name=name,
             version=number,
             sha256=sha256,
-            since=since and since.isoformat(timespec="seconds"),
+            since=since.isoformat(timespec="seconds") if since else None,
             lineage=lineage,
         ).save(folder)
     log.info("%s: the champion is %s", name, "none yet" if number is None else f"version {number}")

@@ -1,4 +1,4 @@
-"""Step 2: find what shows the same thing, and divide the samples."""
+"""Step 2: find near-duplicates, and divide the samples."""
 
 import logging
 from pathlib import Path
@@ -17,10 +17,10 @@ log = logging.getLogger(__name__)
 
 
 def split(params: SplitParams, dataset: Path, *, out: Path) -> None:
-    """Audit the images for copies, then divide them so that every class reaches every split.
+    """Audit the images for near-duplicates, then divide them so that every class reaches every split.
 
-    kind `groups` keeps near-duplicates in one split, and in the split where `previous` had them; kind `random` is
-    the papers' random split, for comparison, and says what share leaks. Writes split.csv (id, split, group),
+    kind `groups` keeps near-duplicates in one split, and in the split where `previous` had them; kind `random`
+    is the papers' random split, for comparison, and records its leak rate. Writes split.csv (id, split, group),
     split.json, audit.json (groups, leaks, the nearest-neighbour baseline's score, how far labels repeat), links.csv
     (the evidence for each pair) and audit.html under --out.
     """
@@ -40,6 +40,6 @@ def split(params: SplitParams, dataset: Path, *, out: Path) -> None:
         made.save(folder)
         save_audit(folder, result, groups)
         write_atomically(folder / PAGE, render_audit(data, result, groups, label_checks))
-    log.info("%s", ", ".join(f"{split_name} {len(ids)}" for split_name, ids in made.ids.items()))
+    log.info("%s", ", ".join(f"{name} {len(ids)}" for name, ids in made.ids.items()))
     log_audit(result)
     log.info("page: %s", out / PAGE)

@@ -62,4 +62,4 @@ def test_swapped_labels_stand_first_and_empty_masks_agree(make: Make) -> None:
     agreement = {link.first: share for link, share in result.agreement.items()}
     assert (agreement["p0"], agreement["p1"], agreement["p2"]) == (1, 1, 0)
     assert result.labelled_differently[0].first == "p2"
-    assert result.to_dict()["labelled_differently"] == len(result.labelled_differently)
+    assert result.to_record().labelled_differently == len(result.labelled_differently)

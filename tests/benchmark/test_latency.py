@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from dbrnet.benchmark.latency import NOISY, Latency, Ratio, spread
+from dbrnet.benchmark.latency import NOISY, Latency, spread, times_as_fast
 
 
 def test_a_summary_of_known_durations() -> None:
@@ -16,15 +16,15 @@ def test_a_summary_of_known_durations() -> None:
 
 def test_a_ratio_is_of_pairs_so_that_a_drifting_machine_cancels_out() -> None:
     drift = np.linspace(1, 3, 12)
-    ratio = Ratio.of(own=list(0.010 * drift), other=list(0.025 * drift))
-    assert (ratio.median, ratio.low, ratio.high) == pytest.approx((2.5, 2.5, 2.5))
+    ratio = times_as_fast(own=list(0.010 * drift), other=list(0.025 * drift))
+    assert (ratio.value, ratio.low, ratio.high) == pytest.approx((2.5, 2.5, 2.5))
     assert str(ratio) == "2.50 (2.50 to 2.50)"
 
 
 def test_the_interval_leaves_out_what_the_sign_test_does() -> None:
-    ten = Ratio.of(own=[1.0] * 10, other=[float(n) for n in range(1, 11)])
-    assert (ten.low, ten.median, ten.high) == (2, 5.5, 9)  # from the 2nd to the 9th: 97.9 %
-    assert Ratio.of([1.0] * 6, [1.0, 2, 3, 4, 5, 6]).low == 1  # all six: 96.9 %
+    ten = times_as_fast(own=[1.0] * 10, other=[float(n) for n in range(1, 11)])
+    assert (ten.low, ten.value, ten.high) == (2, 5.5, 9)  # from the 2nd to the 9th: 97.9 %
+    assert times_as_fast([1.0] * 6, [1.0, 2, 3, 4, 5, 6]).low == 1  # all six: 96.9 %
 
 
 def test_the_interval_holds_the_true_ratio_as_often_as_it_says() -> None:
@@ -32,8 +32,8 @@ def test_the_interval_holds_the_true_ratio_as_often_as_it_says() -> None:
     held = 0
     for _ in range(400):
         noise = rng.lognormal(0, 0.3, (2, 12))
-        ratio = Ratio.of(list(noise[0]), list(2 * noise[1]))
-        held += ratio.low <= 2 <= ratio.high
+        ratio = times_as_fast(list(noise[0]), list(2 * noise[1]))
+        held += (ratio.low or 0) <= 2 <= (ratio.high or 0)
     assert held / 400 > 0.93
 
 

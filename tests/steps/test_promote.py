@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.registry.test_criteria import ASKED, SAME
 
 import dbrnet.steps.promote
 from dbrnet.config import PromoteParams
@@ -20,14 +21,13 @@ from dbrnet.data.split import split_samples
 from dbrnet.data.synthetic import generate
 from dbrnet.data.writer import build_dataset
 from dbrnet.errors import JobError, UserError
-from dbrnet.files import read_json, sha256_file
+from dbrnet.files import MARKER, read_json, sha256_file
 from dbrnet.registry.ledger import Ledger
 from dbrnet.registry.store import Store
 from dbrnet.registry.tracking import TrackedRun
 from dbrnet.steps.promote import promote
 from tests.registry.acting import NAME, carry_out, registry_state, start
 from tests.registry.conftest import ModelMaker
-from tests.registry.test_criteria import ASKED, SAME
 from tests.reports import examples
 
 PAGES = {"decision.json", "review.html", "model-card.md", "summary.txt"}
@@ -114,7 +114,7 @@ def assert_promoted(candidate: Candidate, store: Store) -> None:
     assert state["aliases"] == {"champion": 2}
     assert [(version, outcome) for version, outcome, *_ in state["ledger"]] == [(1, "promoted"), (2, "promoted")]
     out = candidate.folder / "promote"
-    assert {file.name for file in out.iterdir()} == PAGES
+    assert {file.name for file in out.iterdir()} == PAGES | {MARKER}
     assert not list(candidate.folder.glob(".promote*"))
     decision = read_json(out / "decision.json")
     assert (decision["promotion"]["entry"], decision["promotion"]["champion_after"]) == (2, 2)
