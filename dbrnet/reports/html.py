@@ -28,6 +28,7 @@ COLORS = {
     "open": "#7a5b00",
     "open-pale": "#fdf4d8",
     "back": "#6a3d9a",
+    "track": "#eef1f4",
     "passing": "#d5e0ec",
 }
 JPEG_QUALITY = 85
