@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from zoneinfo import ZoneInfo, available_timezones
 
+from dbrnet.addresses import redact
 from dbrnet.errors import JobError, UserError
 from pipelines.cron import Cron
 from pipelines.package import compiled, images, parameters
@@ -160,7 +161,8 @@ def _check_images(package: Path) -> None:
         if found is False:
             raise UserError(f"its registry has no image {name}: is the digest right, and was it pushed?")
         if found is None:
-            print(f"note: the registry of {name} does not say here whether it has it", file=sys.stderr)  # noqa: T201
+            note = redact(f"note: the registry of {name} does not say here whether it has it")
+            print(note, file=sys.stderr)  # noqa: T201
 
 
 def _row(cluster: "Cluster", one: "Schedule") -> tuple[str, ...]:
@@ -217,4 +219,4 @@ def _zone(name: str) -> tzinfo:
 
 
 def _say(line: str) -> None:
-    print(line, flush=True)  # noqa: T201
+    print(redact(line), flush=True)  # noqa: T201

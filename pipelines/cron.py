@@ -1,19 +1,27 @@
-"""The times of a schedule, as Kubeflow's scheduler reads them: six fields, the seconds first.
+"""Cron expressions as Kubeflow's scheduler reads them: six fields, the seconds first.
 
 Kubeflow Pipelines parses cron with robfig/cron 1.2. Its client checks nothing, and its server takes five
-fields too, but reads them as seconds, minutes, hours, day and month: `30 2 * * *`, meant as half past two
-each night, would start a run every hour. So the check is here.
+fields too, but reads them as seconds, minutes, hours, day and month: `30 2 * * *`, meant as half past two each
+night, would start a run every hour. So the check is here. The times come from cronsim, which combines the two
+days as the scheduler does: either is enough, unless one of the fields has a star.
 """
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, time, timedelta, tzinfo
+from datetime import UTC, datetime, time, timedelta, tzinfo
+from itertools import groupby
+
+from cronsim import CronSim, CronSimError
 
 from dbrnet.errors import UserError
 
-YEARS = 5  # how far Kubeflow's scheduler looks for the next time
+HORIZON = timedelta(days=5 * 366)  # how far ahead Kubeflow's scheduler looks for the next time
 MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
 DAYS = ("sun", "mon", "tue", "wed", "thu", "fri", "sat")
+_ENTRY = re.compile(
+    r"(?P<span>[*?]|(?P<low>[a-z]+|\d+)(?P<high>-([a-z]+|\d+))?)(?P<step>/0*[1-9]\d*)?", re.ASCII | re.IGNORECASE
+)
 
 
 @dataclass(frozen=True)
@@ -22,6 +30,27 @@ class _Field:
     low: int
     high: int
     names: tuple[str, ...] = ()  # of low, low + 1, ...
+
+    def checked(self, text: str) -> str:
+        """One entry of the field's list (`*`, `N`, `N-M`, perhaps with `/STEP`) in numbers; raises `ValueError`."""
+        if not (entry := _ENTRY.fullmatch(text)):
+            raise ValueError
+        step = entry["step"] or ""
+        if not entry["low"]:
+            return f"*{step}"
+        low = self._number(entry["low"])
+        # The scheduler reads N/STEP as N to the field's end. cronsim ends the week with a second Sunday, 7.
+        high = self._number(entry["high"][1:]) if entry["high"] else self.high if step else low
+        if not self.low <= low <= high <= self.high:
+            raise ValueError
+        return f"{low}-{high}{step}" if high > low else str(low)
+
+    def _number(self, text: str) -> int:
+        return self.low + self.names.index(text.lower()) if text.lower() in self.names else int(text)
+
+    def __str__(self) -> str:
+        names = f" or {self.names[0]}-{self.names[-1]}" if self.names else ""
+        return f"{self.low}-{self.high}{names}, a range such as {self.low}-{self.low + 1}, * or */2"
 
 
 FIELDS = (
@@ -36,11 +65,10 @@ FIELDS = (
 
 @dataclass(frozen=True)
 class Cron:
-    """A checked cron expression."""
+    """A checked cron expression: as the user wrote it, and in numbers alone."""
 
     text: str
-    fields: tuple[frozenset[int], ...]  # of each field the values at which a run starts
-    either_day: bool  # both days are given: a run starts where one of them fits, not both
+    numbers: str
 
     @classmethod
     def parse(cls, text: str) -> "Cron":
@@ -55,73 +83,41 @@ class Cron:
             raise UserError(f"cron {text!r} has {len(words)} fields and Kubeflow wants six: {names}")
         if words[0][0] in "*?" or not words[0].isalnum():
             raise UserError(f"cron {text!r}, seconds: {words[0]!r} would start several runs a minute; write 0")
-        sets = tuple(frozenset(_values(word, field, text)) for word, field in zip(words, FIELDS, strict=True))
-        starred = any(part[0] in "*?" for word in (words[3], words[5]) for part in word.split(","))
-        cron = cls(" ".join(words), sets, either_day=not starred)
-        if next(cron.times(datetime.now(UTC), UTC), None) is None:
-            raise UserError(f"cron {text!r}, day of month: the months given have no such day")
-        return cron
+        numbers = []
+        for word, field in zip(words, FIELDS, strict=True):
+            entries = []
+            for entry in word.split(","):
+                try:
+                    entries.append(field.checked(entry))
+                except ValueError:
+                    raise UserError(f"cron {text!r}, {field.name}: {entry!r} is not {field}") from None
+            # cronsim looks for a star at the field's beginning only, the scheduler anywhere in the list.
+            numbers.append(",".join(sorted(entries, key=lambda entry: entry[0] != "*")))
+        cron = cls(" ".join(words), " ".join(numbers))
+        try:
+            if next(cron.times(datetime.now(UTC), UTC), None):
+                return cron
+        except CronSimError:
+            pass
+        raise UserError(f"cron {text!r}, day of month: the months given have no such day")
 
     def times(self, after: datetime, zone: tzinfo) -> Iterator[datetime]:
         """When runs start after `after`, for a scheduler whose clock is in `zone`; the times are in `zone`.
 
-        An hour that the clocks leave out in spring has no runs, and one that they repeat in autumn has them
-        twice: so does Kubeflow's scheduler.
+        As in Kubeflow's scheduler, an hour that the clocks skip has no runs, and one that they repeat has them
+        twice. cronsim's own rule for a `zone` differs (2.8 even runs on for ever at some midnights), so it is
+        given times without one.
         """
-        first = after.astimezone(zone).date()
-        for day in (first + timedelta(days) for days in range(YEARS * 366)):
-            if self._has(day):
-                yield from (moment for moment in self._moments(day, zone) if moment > after)
-
-    def _has(self, day: date) -> bool:
-        in_month = day.day in self.fields[3]
-        in_week = day.isoweekday() % 7 in self.fields[5]
-        fits = in_month or in_week if self.either_day else in_month and in_week
-        return fits and day.month in self.fields[4]
-
-    def _moments(self, day: date, zone: tzinfo) -> list[datetime]:
-        seconds, minutes, hours = self.fields[:3]
-        clock = (time(hour, minute, second) for hour in hours for minute in minutes for second in seconds)
-        local = [datetime.combine(day, one, zone).replace(fold=fold) for one in clock for fold in (0, 1)]
-        moments = {one.astimezone(UTC): one for one in local}
-        return [
-            moment.astimezone(zone)
-            for moment, one in sorted(moments.items())
-            if moment.astimezone(zone).replace(tzinfo=None) == one.replace(tzinfo=None)
-        ]
+        first = datetime.combine(after.astimezone(zone), time()) - timedelta(seconds=1)
+        for day, clock_times in groupby(CronSim(self.numbers, first), key=datetime.date):
+            if day - first.date() > HORIZON:
+                return
+            local = [moment.replace(tzinfo=zone, fold=fold) for moment in clock_times for fold in (0, 1)]
+            # A skipped time comes back from UTC as another; a time with one fold only comes twice.
+            moments = {moment.astimezone(UTC) for moment in local if _exists(moment)}
+            yield from (moment.astimezone(zone) for moment in sorted(moments) if moment > after)
 
 
-def _values(word: str, field: _Field, text: str) -> Iterator[int]:
-    """The values of one field: parts with commas between, each `*`, `N` or `N-M`, with `/STEP` perhaps."""
-    for part in word.split(","):
-        span, slash, step = part.partition("/")
-        low, hyphen, high = span.partition("-")
-        try:
-            start, stop = (field.low, field.high) if span in {"*", "?"} else _span(low, high or low, field)
-            stop = field.high if slash and not hyphen else stop
-            every = _number(step) if slash else 1
-            if not field.low <= start <= stop <= field.high or every < 1 or (hyphen and not high):
-                raise ValueError
-        except ValueError:
-            raise UserError(f"cron {text!r}, {field.name}: {part!r} is not {_allowed(field)}") from None
-        yield from range(start, stop + 1, every)
-
-
-def _span(low: str, high: str, field: _Field) -> tuple[int, int]:
-    """The two ends as numbers; raises `ValueError`."""
-    start, stop = (
-        field.low + field.names.index(end.lower()) if end.lower() in field.names else _number(end)
-        for end in (low, high)
-    )
-    return start, stop
-
-
-def _number(text: str) -> int:
-    if not (text.isascii() and text.isdecimal()):
-        raise ValueError
-    return int(text)
-
-
-def _allowed(field: _Field) -> str:
-    names = f" or {field.names[0]}-{field.names[-1]}" if field.names else ""
-    return f"{field.low}-{field.high}{names}, a range such as {field.low}-{field.low + 1}, * or */2"
+def _exists(moment: datetime) -> bool:
+    back = moment.astimezone(UTC).astimezone(moment.tzinfo)
+    return back.replace(tzinfo=None) == moment.replace(tzinfo=None)

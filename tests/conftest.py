@@ -24,6 +24,7 @@ from dbrnet.inference.export import export_onnx
 from dbrnet.models.dbrnet import DBRNet
 from dbrnet.models.saved import ModelMeta
 from tests.registry.servers import free_port
+from tests.retrying import retry_at_once
 from tests.storage.s3_server import BINARY, S3Server, find_binary, running_server
 
 Exported = tuple[Path, DBRNet, ModelMeta]  # the file, and the network that it was made of
@@ -156,7 +157,7 @@ def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
 @pytest.fixture
 def s3(s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> S3Server:
     """The server, this process's environment set to write to it, and no waiting for one that is away."""
-    monkeypatch.setattr("dbrnet.storage.s3.PAUSES", (0.0, 0.0))
+    retry_at_once(monkeypatch, "S3")
     for name in [name for name in os.environ if name.startswith("AWS_")]:
         monkeypatch.delenv(name)
     nowhere = {"AWS_CONFIG_FILE": os.devnull, "AWS_SHARED_CREDENTIALS_FILE": os.devnull}  # not this user's

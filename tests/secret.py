@@ -13,6 +13,8 @@ from threading import Thread
 
 import pytest
 
+from tests.retrying import retry_at_once
+
 SECRET = "s3cr3t-5c1f"
 QUERY = f"?X-Amz-Signature={SECRET}&X-Amz-Expires=60#{SECRET}"
 ADDRESS = f"https://ann:{SECRET}@data.invalid/set/raw.zip{QUERY}"
@@ -132,6 +134,5 @@ def set_alone(monkeypatch: pytest.MonkeyPatch) -> None:
         "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
     }.items():
         monkeypatch.setenv(name, value)
-    for name in ("dbrnet.storage.s3.PAUSES", "dbrnet.registry.store.PAUSES"):
-        monkeypatch.setattr(name, ())
-    monkeypatch.setattr("dbrnet.commands.notify.PAUSE_SECONDS", 0.0)
+    for policy in ("S3", "HTTP", "MLFLOW", "WEBHOOK"):
+        retry_at_once(monkeypatch, policy, attempts=1)

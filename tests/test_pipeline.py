@@ -47,7 +47,7 @@ def test_the_answer_is_there_with_all_it_rests_on(workspace: Workspace) -> None:
     audit = workspace.json("data/split/audit.json")
     assert audit["leaking"] == {"val": 0, "test": 0}
     assert metrics["nn_baseline"] == audit["nn_baseline"]
-    assert "have a near-copy in training" in (workspace.folder / "data/split/audit.html").read_text()
+    assert "have a near-duplicate in train" in (workspace.folder / "data/split/audit.html").read_text()
     assert metrics["model_sha256"] == workspace.json("artifacts/benchmark/benchmark.json")["model_sha256"]
     summary = (workspace.folder / "artifacts/promote/summary.txt").read_text()
     for words in ("promoted", "with no learning", "mIoU", "IoU", "frames per second", "report.html", "make ui"):

@@ -7,7 +7,7 @@ from typing import cast
 
 from dbrnet.errors import UserError
 from dbrnet.files import require_apart
-from dbrnet.inference.image_sources import find_sources
+from dbrnet.inference.images import find_sources
 from dbrnet.inference.predict import FORMATS, MASKS, OVERLAYS, Format, predict_sources
 from dbrnet.inference.runtimes.registry import open_model
 from dbrnet.registry.model_file import find_model_file

@@ -1,4 +1,4 @@
-"""A trained model in one file: the weights, and all that a user of the weights must know."""
+"""A trained model in one file: the weights, and the description needed to use them."""
 
 import io
 from dataclasses import dataclass
@@ -17,16 +17,16 @@ Triple = tuple[float, float, float]
 
 @dataclass(frozen=True)
 class ModelMeta:
-    """What the weights belong to: the classes, the network's switches, and the normalisation."""
+    """The description of a network's weights: the classes, the network's switches, and the normalisation."""
 
     classes: tuple[ClassInfo, ...]  # by id; 0 is the background
     lfem: bool
     affm: bool
     dcppm: bool
-    mean: Triple  # of RGB pixels / 255
+    mean: Triple  # of the RGB pixels / 255
     std: Triple
     image_size: tuple[int, int] | None  # height and width that images are resized to; None: their own
-    normalised: bool = False  # whether each image is first brought to one mean and deviation
+    normalised: bool  # whether each image's exposure is normalised first
 
     def build(self) -> DBRNet:
         """A new network of this description, with fresh weights from torch's generator."""
@@ -52,8 +52,8 @@ def save_model(path: Path, model: DBRNet, meta: ModelMeta) -> None:
 def load_model(path: Path) -> tuple[DBRNet, ModelMeta]:
     """Read what `save_model` wrote: the network in eval mode on the CPU, and its description.
 
-    Only tensors and plain values are unpickled, so a hostile file runs no code. Torch's generator is left
-    as it was. Raises `UserError` if the file is missing, broken, or something else.
+    Only tensors and plain values are unpickled, so a hostile file runs no code. Torch's generator keeps its state.
+    Raises `UserError` if the file is missing, broken, or no model file.
     """
     if not path.is_file():
         raise UserError(f"{path} does not exist or is no file; train a model first, or give the path of one")
@@ -80,25 +80,20 @@ def load_model(path: Path) -> tuple[DBRNet, ModelMeta]:
 
 
 def _read_meta(content: dict[str, Any]) -> ModelMeta:
-    switches = content["model"]
-    size = content["image_size"]
+    """The description in a file's content; a KeyError, TypeError or ValueError where it is none of ours."""
+    switches, size = content["model"], content["image_size"]
+    mean, std = ((float(r), float(g), float(b)) for r, g, b in (content["mean"], content["std"]))
+    classes = []
+    for info in content["classes"]:
+        red, green, blue = info["color"]
+        classes.append(ClassInfo(str(info["name"]), (int(red), int(green), int(blue))))
     return ModelMeta(
-        classes=tuple(ClassInfo(str(c["name"]), _color(c["color"])) for c in content["classes"]),
+        classes=tuple(classes),
         lfem=bool(switches["lfem"]),
         affm=bool(switches["affm"]),
         dcppm=bool(switches["dcppm"]),
-        mean=_triple(content["mean"]),
-        std=_triple(content["std"]),
+        mean=mean,
+        std=std,
         image_size=None if size is None else (int(size[0]), int(size[1])),
-        normalised=bool(content.get("normalised", False)),  # files from before it could be
+        normalised=bool(content["normalised"]),
     )
-
-
-def _color(values: list[int]) -> tuple[int, int, int]:
-    red, green, blue = (int(value) for value in values)
-    return red, green, blue
-
-
-def _triple(values: list[float]) -> Triple:
-    red, green, blue = (float(value) for value in values)
-    return red, green, blue

@@ -1,16 +1,13 @@
-"""The MLflow store: a server, or a database file beside the project. Its failures are one line each."""
+"""The MLflow store: a server, or a database file beside the project. Each failure is one line."""
 
 import logging
 import os
-import random
 import re
 import sqlite3
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from functools import cached_property, wraps
+from functools import cached_property
 from pathlib import Path
-from typing import ParamSpec, TypeVar
 from urllib.parse import unquote
 
 from mlflow import MlflowClient
@@ -18,21 +15,16 @@ from mlflow.exceptions import MlflowException
 
 from dbrnet.addresses import RedactingFormatter, redact
 from dbrnet.errors import JobError, UserError
+from dbrnet.retries import DATABASE, MLFLOW, BusyError, UnavailableError
 
 _SERVERS = ("http://", "https://")
 _DATABASES = ("sqlite:", "postgresql", "mysql", "mssql")
-_BUSY = re.compile(  # a database's messages when another process is in the way
+_BUSY = re.compile(  # what a database says while another process writes
     r"locked|unique constraint|duplicate key|integrity ?error|could not serialize|deadlock|stale ?data", re.I
 )
-_ATTEMPTS = 8
-# Seconds before each new try of what waits for a store that is away: a minute's outage is outlasted.
-PAUSES: tuple[float, ...] = (2, 4, 8, 16, 32, 32)
-PATIENCE = 120.0  # seconds after which there is no new try, where each takes minutes to fail
 
-log = logging.getLogger(__name__)
-
-P = ParamSpec("P")
-R = TypeVar("R")
+patient = MLFLOW.retried  # for functions that may be repeated without harm: waits for a store that is away
+repeatable = DATABASE.retried  # for such functions too: tries again while another process writes the same rows
 
 # A server that is away is reported in seconds, not minutes, no bars are drawn, and a training's machine is
 # measured; the user's settings win.
@@ -43,10 +35,6 @@ _SETTINGS = {
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     "MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING": "true",
 }
-
-
-class StoreAwayError(JobError):
-    """The store cannot be reached."""
 
 
 class Store:
@@ -106,7 +94,7 @@ class Store:
             finally:
                 fresh.unlink(missing_ok=True)
         except sqlite3.Error as error:
-            raise JobError(f"the MLflow store {self} cannot be written: {error}") from None
+            raise self._failure("cannot be written", str(error)) from None
 
     @contextmanager
     def asked(self) -> Iterator[MlflowClient]:
@@ -127,17 +115,20 @@ class Store:
                 raise JobError(
                     f"{who} may not do this in the MLflow store {self}; ask the MLflow administrator"
                 ) from None
-            raise JobError(f"the MLflow store {self} refused: {' '.join(message.split())[:500]}") from None
+            raise self._failure("refused", message) from None
         except ConnectionError:
             raise self._away() from None
         except OSError as error:
-            detail = " ".join(redact(str(error)).split())[:500]
-            raise JobError(f"the MLflow store {self} failed: {detail}") from None
+            raise self._failure("failed", redact(str(error))) from None
 
-    def _away(self) -> StoreAwayError:
-        return StoreAwayError(
-            f"the MLflow store {self} cannot be reached; "
-            "start its server, or correct MLFLOW_TRACKING_URI, or unset it to use a local file"
+    def _failure(self, what: str, detail: str) -> JobError:
+        kind = BusyError if _BUSY.search(detail) else JobError
+        return kind(f"the MLflow store {self} {what}: {' '.join(detail.split())[:500]}")
+
+    def _away(self) -> UnavailableError:
+        return UnavailableError(
+            f"the MLflow store {self} cannot be reached",
+            "start its server, or correct MLFLOW_TRACKING_URI, or unset it to use a local file",
         )
 
 
@@ -169,43 +160,3 @@ def open_store(root: Path) -> Store:
             "it must be an http(s):// address of an MLflow server or a database such as sqlite:///mlflow.db"
         )
     return Store(uri, root / "mlartifacts")
-
-
-def repeatable(function: Callable[P, R]) -> Callable[P, R]:
-    """For functions that do no harm when repeated: called again, ever more slowly, if others are in the way.
-
-    That is where a database is locked, or another process has written the same row at the same moment.
-    """
-
-    @wraps(function)
-    def call(*args: P.args, **kwargs: P.kwargs) -> R:
-        for attempt in range(1, _ATTEMPTS):
-            try:
-                return function(*args, **kwargs)
-            except JobError as error:
-                if not _BUSY.search(str(error)):
-                    raise
-                time.sleep(random.uniform(0.5, 1) * 0.05 * 2**attempt)  # noqa: S311
-        return function(*args, **kwargs)
-
-    return call
-
-
-def patient(function: Callable[P, R]) -> Callable[P, R]:
-    """For functions that do no harm when repeated: called again while the store is away, after `PAUSES`."""
-
-    @wraps(function)
-    def call(*args: P.args, **kwargs: P.kwargs) -> R:
-        first: float | None = None
-        for pause in PAUSES:
-            try:
-                return function(*args, **kwargs)
-            except StoreAwayError as error:
-                first = first or time.monotonic()
-                if time.monotonic() - first > PATIENCE:
-                    raise
-                log.info("%s; trying again in %g s", error, pause)
-                time.sleep(pause)
-        return function(*args, **kwargs)
-
-    return call

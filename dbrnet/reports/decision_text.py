@@ -3,7 +3,7 @@
 import textwrap
 from collections.abc import Iterator, Sequence
 
-from dbrnet.benchmark.table import table
+from dbrnet.benchmark.measurement import table
 from dbrnet.records import BenchmarkRecord, Criterion, Promotion, format_value
 from dbrnet.reports.comparisons import Comparison, by_class, by_size, overall
 from dbrnet.reports.decision_facts import Facts, leak_statement, limitations, verdict

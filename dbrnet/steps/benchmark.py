@@ -8,18 +8,16 @@ from pathlib import Path
 
 import cv2
 
-from dbrnet.benchmark.baselines import open_baselines
 from dbrnet.benchmark.hardware import describe_machine, machine_state
-from dbrnet.benchmark.measurement import Measured, durations, measure, noise
+from dbrnet.benchmark.measurement import Measured, durations, measure, noise, open_baselines, table
 from dbrnet.benchmark.roofline import count_work
-from dbrnet.benchmark.table import table
 from dbrnet.config import BenchmarkParams
+from dbrnet.data import open_dataset
 from dbrnet.data.dataset import Dataset, Sample
-from dbrnet.data.lineage import require_trained_on
-from dbrnet.data.split import Split
+from dbrnet.data.split import Split, require_trained_on
 from dbrnet.files import atomic_directory, require_apart, sha256_file, write_atomically
 from dbrnet.inference.runtimes.base import Model
-from dbrnet.models.complexity import measure as measure_complexity
+from dbrnet.models.cost import measure_cost
 from dbrnet.models.saved import load_model
 from dbrnet.provenance import available_cores, collect_provenance
 from dbrnet.records import (
@@ -73,7 +71,7 @@ def benchmark(
         require_apart(out, Path(against), "against")
     threads = params.threads or available_cores()
     accuracy = EvaluationRecord.load(evaluated).runtimes
-    data, export = Dataset.load(dataset), ExportRecord.load(exported)
+    data, export = open_dataset(dataset), ExportRecord.load(exported)
     require_trained_on(TrainRecord.load(trained), data, split)
     files = _images(data, Split.load(split), params.size)
     network, meta = load_model(trained / "model.pt")
@@ -101,7 +99,7 @@ def benchmark(
         batch=1,
         threads=threads,
         images=len(files),
-        complexity=ComplexityFacts(**asdict(measure_complexity(network, *inner_size))),
+        complexity=ComplexityFacts(**asdict(measure_cost(network, *inner_size))),
         work=WorkFacts(**asdict(work)),
         machine=MachineStates(start=start, end=MachineState.model_validate(machine_state())),
         noise=noise(measured),

@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 
 from dbrnet.config import DriftParams
-from dbrnet.data.dataset import CARD_FILE, SAMPLES_FILE, Dataset
+from dbrnet.data import open_dataset
+from dbrnet.data.dataset import CARD_FILE, SAMPLES_FILE, Card, Dataset
 from dbrnet.data.image_stats import FEATURES, IMAGE_STATS_FILE
-from dbrnet.drift.checks import Check, Feature, check_classes, check_count, check_feature
-from dbrnet.drift.distances import FALSE_ALARMS
+from dbrnet.drift.checks import FALSE_ALARMS, Check, Feature, check_classes, check_count, check_feature
 from dbrnet.drift.new_samples import Images, NewSamples, find_new_samples, open_current, read_image
 from dbrnet.evaluation.predictions import IMAGES_TABLE
 from dbrnet.files import atomic_directory, write_atomically
@@ -109,14 +109,14 @@ def _hindrance(record: ChampionRecord, champion: Path, present: Dataset | Path) 
             "compares with; the next champion will have them"
         )
     if isinstance(present, Dataset):
-        difference = class_difference(Dataset.load(champion).card.classes, present.card.classes, "the dataset")
+        difference = class_difference(Card.load(champion).classes, present.card.classes, "the dataset")
         if difference:
             return f"the champion, version {number}, {difference}; a network of other classes is trained anew"
     return None
 
 
 def _compare(params: DriftParams, present: Dataset | Path, champion: Path) -> _Comparison:
-    reference = Dataset.load(champion)
+    reference = open_dataset(champion)
     new_samples = find_new_samples(reference, present)
     network, notes = _open(champion / "model.onnx")
     features = _features(new_samples, network, champion)

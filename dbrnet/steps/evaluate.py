@@ -7,9 +7,9 @@ from math import isfinite
 from pathlib import Path
 
 from dbrnet.config import EvaluateParams
+from dbrnet.data import open_dataset
 from dbrnet.data.dataset import Dataset
-from dbrnet.data.lineage import require_trained_on
-from dbrnet.data.split import SPLIT_TABLE, Split
+from dbrnet.data.split import SPLIT_TABLE, Split, require_trained_on
 from dbrnet.errors import UserError
 from dbrnet.evaluation.bootstrap import RESAMPLES, SEED
 from dbrnet.evaluation.comparison import choose_disagreements, compare
@@ -55,7 +55,7 @@ def evaluate(
     which candidate and champion disagree most, and report.html, which opens offline, under --out.
     """
     splits = Split.load(split)
-    data = splits.regrouped(Dataset.load(dataset))
+    data = splits.regrouped(open_dataset(dataset))
     train, export, audit = TrainRecord.load(trained), ExportRecord.load(exported), AuditRecord.load(split)
     require_trained_on(train, data, split)
     ids = [sample.id for sample in splits.samples(data, "test")]

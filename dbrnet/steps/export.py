@@ -6,9 +6,9 @@ from dataclasses import asdict
 from pathlib import Path
 
 from dbrnet.config import ExportParams
+from dbrnet.data import open_dataset
 from dbrnet.data.dataset import Dataset, Sample
-from dbrnet.data.lineage import require_trained_on
-from dbrnet.data.split import Split
+from dbrnet.data.split import Split, require_trained_on
 from dbrnet.errors import UserError
 from dbrnet.evaluation.predictions import evaluate
 from dbrnet.files import atomic_directory, sha256_file
@@ -31,7 +31,7 @@ def export(params: ExportParams, dataset: Path, split: Path, trained: Path, *, o
     as many convolutions in int8 as the budget on the val split allows) and export.json (what each runtime
     takes, digests, what int8 costs, lineage) under --out.
     """
-    data, splits, train = Dataset.load(dataset), Split.load(split), TrainRecord.load(trained)
+    data, splits, train = open_dataset(dataset), Split.load(split), TrainRecord.load(trained)
     require_trained_on(train, data, split)
     model, meta = load_model(trained / "model.pt")
     with atomic_directory(out, "export") as folder:
@@ -67,7 +67,7 @@ def _quantize(params: ExportParams, data: Dataset, splits: Split, folder: Path) 
     validation = [sample.id for sample in splits.samples(data, "val")]
 
     def score(model: Model, ids: Sequence[str]) -> tuple[float, list[float]]:
-        evaluation = evaluate(model.predict, data, ids)
+        evaluation = evaluate(model.predict, data, ids, label="validate int8")
         return evaluation.scores.miou, [image.scores.pixel_accuracy for image in evaluation.images]
 
     chosen = _spread(splits.samples(data, "train"), params.calibration_images)

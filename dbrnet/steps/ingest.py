@@ -36,7 +36,7 @@ def ingest(params: IngestParams, *, out: Path) -> None:
         except UserError as error:  # name the source as the user does, not where it was fetched to
             raise UserError(str(error).replace(str(source), params.source)) from None
         known = read_image_stats(Dataset.load(Path(params.previous))) if params.previous else {}
-        write_image_stats(dataset, known, progress)
+        write_image_stats(dataset, known)
     card = dataset.card
     log.info("%s: %d images in %d groups, content %s", card.title, card.images, card.groups, card.content_hash[:12])
     for note in (*card.notes, card.leak_note):
@@ -46,7 +46,7 @@ def ingest(params: IngestParams, *, out: Path) -> None:
 
 def _build(params: IngestParams, source: Path, folder: Path) -> Dataset:
     if params.dataset != "factory":
-        return build_dataset(params.dataset, source, folder, mask_threshold=params.mask_threshold, progress=progress)
+        return build_dataset(params.dataset, source, folder, mask_threshold=params.mask_threshold)
     dataset, changes = build_factory_dataset(
         source,
         folder,
@@ -54,7 +54,6 @@ def _build(params: IngestParams, source: Path, folder: Path) -> Dataset:
         bit_depth=params.bit_depth,
         previous=Path(params.previous) if params.previous else None,
         max_quarantine=params.max_quarantine,
-        progress=progress,
     )
     log.info("batch: %s", changes)
     return dataset

@@ -9,9 +9,9 @@ from functools import partial
 from pathlib import Path
 
 from dbrnet.config import PromoteParams
+from dbrnet.data import open_dataset
 from dbrnet.data.dataset import Dataset, Image
-from dbrnet.data.lineage import require_trained_on
-from dbrnet.data.split import Split
+from dbrnet.data.split import Split, require_trained_on
 from dbrnet.errors import UserError
 from dbrnet.files import atomic_directory, sha256_file, write_atomically
 from dbrnet.provenance import collect_provenance
@@ -67,7 +67,7 @@ def promote(
     """
     evidence = _Evidence.load(trained, exported, champion, evaluated, benchmarked)
     evidence.require_one_model()
-    data = Dataset.load(dataset)
+    data = open_dataset(dataset)
     require_trained_on(evidence.train, data, split)
     measurements = evidence.measurements
     figures = measurements.figures(params.fps_hardware)

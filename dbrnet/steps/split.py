@@ -3,11 +3,9 @@
 import logging
 from pathlib import Path
 
-from dbrnet.audit.io import log_audit, save_audit
-from dbrnet.audit.label_checks import check_labels
 from dbrnet.audit.result import audit_splits, search
 from dbrnet.config import SplitParams
-from dbrnet.data.dataset import Dataset
+from dbrnet.data import open_dataset
 from dbrnet.data.split import Split, split_samples
 from dbrnet.errors import UserError
 from dbrnet.files import atomic_directory, require_apart, write_atomically
@@ -26,20 +24,19 @@ def split(params: SplitParams, dataset: Path, *, out: Path) -> None:
     """
     if params.previous:
         require_apart(out, Path(params.previous), "split.previous")
-    data = Dataset.load(dataset)
-    fingerprints, groups = search(data)
+    data = open_dataset(dataset)
+    duplicates = search(data)
     previous = Split.load(Path(params.previous)) if params.previous else None
     made = split_samples(
-        data, groups.of, kind=params.kind, fractions=params.fractions, seed=params.seed, previous=previous
+        data, duplicates.groups.of, kind=params.kind, fractions=params.fractions, seed=params.seed, previous=previous
     )
     if made.leaks == "yes" and params.kind != "random":
         raise UserError(f"{dataset}: the split leaks; ask for split.kind: random where that is meant")
-    result = audit_splits(data, fingerprints, groups, made.ids)
-    label_checks = check_labels(data, groups.of, fingerprints.brightness, made.ids)
+    audit = audit_splits(duplicates, made.ids)
     with atomic_directory(out, "split") as folder:
         made.save(folder)
-        save_audit(folder, result, groups)
-        write_atomically(folder / PAGE, render_audit(data, result, groups, label_checks))
+        audit.save(folder)
+        write_atomically(folder / PAGE, render_audit(audit))
     log.info("%s", ", ".join(f"{name} {len(ids)}" for name, ids in made.ids.items()))
-    log_audit(result)
+    audit.log()
     log.info("page: %s", out / PAGE)

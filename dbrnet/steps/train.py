@@ -4,10 +4,12 @@ import logging
 import os
 from contextlib import suppress
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 from dbrnet.config import TrainParams
-from dbrnet.data.dataset import Card, Dataset
+from dbrnet.data import open_dataset
+from dbrnet.data.dataset import Card
 from dbrnet.data.split import SPLIT_TABLE, Split
 from dbrnet.errors import UserError
 from dbrnet.files import atomic_directory, claim, remove_own, require_own, sha256_file
@@ -21,7 +23,6 @@ from dbrnet.registry.tracking import TrackedRun, start_or_resume_run
 from dbrnet.training.checkpoint import drop_stale, mark_finished
 from dbrnet.training.loop import EpochRow
 from dbrnet.training.loop import train as run_training
-from dbrnet.training.recipe import Recipe
 
 log = logging.getLogger(__name__)
 
@@ -46,14 +47,19 @@ def train(params: TrainParams, dataset: Path, split: Path, *, out: Path, checkpo
             params.model_dump_json(), dataset, split, out=out, nodes=params.nodes, processes=params.processes_per_node
         )
         return
-    data, splits = Dataset.load(dataset), Split.load(split)
+    data, splits = open_dataset(dataset), Split.load(split)
     train_ids, val_ids = ([sample.id for sample in splits.samples(data, name)] for name in ("train", "val"))
-    recipe = recipe_of(params)
     card = data.card
-    fingerprint = recipe.fingerprint(card.content_hash, train_ids, val_ids)
+    fingerprint = params.fingerprint(card.content_hash, train_ids, val_ids)
     workdir = checkpoints / fingerprint[:16] if checkpoints else out.with_name(f".{out.name}.checkpoint")
+    train_here = partial(
+        run_training,
+        *(data, train_ids, val_ids, params, workdir),
+        workers=params.workers,
+        checkpoint_seconds=params.checkpoint_seconds,
+    )
     if not process_group().first:  # non-zero ranks only compute
-        run_training(data, train_ids, val_ids, recipe, workdir)
+        train_here()
         return
     require_own(workdir, "train")
     by = computing_digest() if checkpoints else ""  # before training: the source may be edited meanwhile
@@ -65,7 +71,7 @@ def train(params: TrainParams, dataset: Path, split: Path, *, out: Path, checkpo
     provenance = collect_provenance()
     with _tracked(workdir, fingerprint, params, card.name, name) as logger:
         _describe(logger.run, params, dataset, dataset_facts, split_facts, provenance.code_revision)
-        result = run_training(data, train_ids, val_ids, recipe, workdir, on_epoch=lambda row: logger.add(_metrics(row)))
+        result = train_here(on_epoch=lambda row: logger.add(_metrics(row)))
         for row in result.history:  # those of before a kill may not have been sent
             logger.add(_metrics(row))
     record = TrainRecord(
@@ -102,12 +108,6 @@ def train(params: TrainParams, dataset: Path, split: Path, *, out: Path, checkpo
         result.seconds,
         result.device,
     )
-
-
-def recipe_of(params: TrainParams) -> Recipe:
-    """The fields of the section that affect the weights, the model's switches among them."""
-    values = params.model_dump(exclude={"model", "nodes", "processes_per_node"}) | params.model.model_dump()
-    return Recipe(**values)
 
 
 @patient

@@ -1,6 +1,6 @@
-"""Fetching a source that lies behind an http(s) URL.
+"""Sources behind http(s) addresses.
 
-A user and a password come from ~/.netrc, or the file that NETRC names, as DVC too has them.
+A user and a password come from ~/.netrc, or the file that NETRC names, as for DVC.
 """
 
 import base64
@@ -8,6 +8,8 @@ import http.client
 import netrc
 import os
 import shutil
+import socket
+import ssl
 import urllib.error
 import urllib.parse
 import urllib.request
@@ -18,9 +20,11 @@ from pathlib import Path
 from typing import Any
 
 from dbrnet.errors import JobError, UserError
+from dbrnet.retries import HTTP, UnavailableError
 
 TIMEOUT_SECONDS = 60
 MAX_BYTES = 64 << 30
+_OVERLOADED = {429, 500, 502, 503, 504}
 
 
 def is_url(source: str) -> bool:
@@ -28,61 +32,64 @@ def is_url(source: str) -> bool:
     return source.lower().startswith(("http://", "https://"))
 
 
+@HTTP.retried
 def download(url: str, folder: Path) -> Path:
-    """Fetch `url` into `folder` under the address's last name, and return the file.
+    """Fetch `url` into `folder` under the last name in the address, and return the file.
 
-    Raises `UserError` when the server has no such file or that is absurdly large, `JobError` when the server
-    cannot be reached or the answer is cut short.
+    Raises `UserError` where the server has no such file or the file is too large, `JobError` where the server
+    stays unavailable or the connection keeps breaking off.
     """
     name = Path(_parsed(url).path).name
     if not name:
         raise UserError(f"{url}: the address names no file")
     target = folder / name
-    with _asked(url) as answer, target.open("wb") as file:
-        expected = answer.length  # None: it does not say
+    with _response(url) as response, target.open("wb") as file:
+        expected = response.length  # None: unknown
         if expected is not None and expected > MAX_BYTES:
             raise UserError(f"{url}: {expected} bytes are more than the bound of {MAX_BYTES}")
-        shutil.copyfileobj(answer, file, 1 << 20)
-    if expected is not None and target.stat().st_size != expected:
-        raise JobError(f"{url}: the connection broke off; {target.stat().st_size} of {expected} bytes came")
+        shutil.copyfileobj(response, file, 1 << 20)
+    if expected is not None and (size := target.stat().st_size) != expected:
+        raise UnavailableError(f"{url}: the connection broke off; {size} of {expected} bytes came")
     return target
 
 
+@HTTP.retried
 def url_revision(url: str) -> list[str]:
-    """What the server says of the version of `url`; something new each time where it says nothing.
+    """The version that the server states for `url`, or a new one each time where it states none.
 
     Raises as `download` does.
     """
-    with _asked(url, method="HEAD") as answer:
-        headers = answer.headers
-    said = [headers.get(name) for name in ("ETag", "Last-Modified")]
-    if not any(said):
-        return [uuid.uuid4().hex]
-    return [str(one) for one in (*said, headers.get("Content-Length"))]
+    with _response(url, method="HEAD") as response:
+        version = [response.headers.get(name) for name in ("ETag", "Last-Modified")]
+        if not any(version):
+            return [uuid.uuid4().hex]
+        return [str(value) for value in (*version, response.headers.get("Content-Length"))]
 
 
 @contextmanager
-def _asked(url: str, method: str = "GET") -> Iterator[Any]:
-    """The server's answer; its failures in one line."""
-    host = str(_parsed(url).hostname)
+def _response(url: str, method: str = "GET") -> Iterator[Any]:
+    # urllib and not requests: it trusts the certificates of the system and of SSL_CERT_FILE, which factories set.
+    authorization = _authorization(str(_parsed(url).hostname))
     request = urllib.request.Request(url, method=method)  # noqa: S310
-    if authorization := _authorization(host):
+    if authorization:
         request.add_unredirected_header("Authorization", authorization)  # for this server and no other
     try:
-        with urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS) as answer:  # noqa: S310
-            yield answer
+        with urllib.request.urlopen(request, timeout=TIMEOUT_SECONDS) as response:  # noqa: S310
+            yield response
     except urllib.error.HTTPError as error:
-        raise UserError(f"{url}: the server answers {error.code} {error.reason}") from None
+        message = f"{url}: the server answers {error.code} {error.reason}"
+        raise (UnavailableError(message) if error.code in _OVERLOADED else UserError(message)) from None
     except urllib.error.URLError as error:
-        raise JobError(f"{url}: cannot be reached ({error.reason})") from None
+        reason = error.reason
+        lasting = isinstance(reason, ssl.SSLError) or getattr(reason, "errno", None) == socket.EAI_NONAME
+        raise (JobError if lasting else UnavailableError)(f"{url}: cannot be reached ({reason})") from None
     except (http.client.InvalidURL, UnicodeError):
         raise UserError(f"{url}: it, or what it leads to, is no http(s) address") from None
     except (http.client.HTTPException, ConnectionError, TimeoutError) as error:
-        raise JobError(f"{url}: the connection broke off ({type(error).__name__})") from None
+        raise UnavailableError(f"{url}: the connection broke off ({type(error).__name__})") from None
 
 
 def _parsed(url: str) -> urllib.parse.SplitResult:
-    """The address's parts; a `UserError` where it is none."""
     try:
         parts = urllib.parse.urlsplit(url)
         if parts.hostname and (parts.port is None or parts.port) and not any(map(str.isspace, url)):
@@ -93,12 +100,12 @@ def _parsed(url: str) -> urllib.parse.SplitResult:
 
 
 def _authorization(host: str) -> str | None:
-    """What the .netrc file has for the host, as a header."""
+    """The header for the host's entry in the .netrc file."""
     path = Path(os.environ.get("NETRC") or "~/.netrc").expanduser()
     try:
-        found = netrc.netrc(path).authenticators(host)
+        entry = netrc.netrc(path).authenticators(host)
     except FileNotFoundError:
         return None
-    except netrc.NetrcParseError as error:  # whose words may be a password
+    except netrc.NetrcParseError as error:  # its message may hold a password
         raise UserError(f"{path}, line {error.lineno}: not as a .netrc file has it; correct it") from None
-    return found and f"Basic {base64.b64encode(f'{found[0]}:{found[2]}'.encode()).decode()}"
+    return entry and f"Basic {base64.b64encode(f'{entry[0]}:{entry[2]}'.encode()).decode()}"

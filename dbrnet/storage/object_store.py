@@ -1,7 +1,7 @@
-"""A folder in S3: objects read and written by name, and a whole folder sent so that no half of it is trusted.
+"""Folders in S3, read and written object by object, or sent as a whole.
 
-What is sent ends with MANIFEST, which lists every file's SHA-256. Who receives takes the files that it lists
-and those alone, and only if they are what it says: a sender killed in the middle has sent nothing.
+A folder is sent with a manifest as its last object, which lists each file's SHA-256. Its receiver takes the
+listed files alone and checks them, so a sender that is killed half-way has sent nothing.
 """
 
 import hashlib
@@ -9,12 +9,12 @@ import json
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from dbrnet.errors import JobError
 from dbrnet.files import atomic_directory
 from dbrnet.storage.archive import safe_path
-from dbrnet.storage.s3 import PARALLEL, connected, explained, listed, patiently
+from dbrnet.storage.s3 import PARALLEL, Bucket
 
 MANIFEST = "manifest.json"
 
@@ -23,49 +23,27 @@ Result = TypeVar("Result")
 
 
 class S3Folder:
-    """All that lies below one `s3://bucket/prefix/`. Threads may share one; a forked process needs its own.
-
-    A lost connection and a server that fails are waited out (see `patiently`); then, and for what the user
-    has to mend, errors are those of `fetch_s3`.
-    """
+    """The objects below `s3://bucket/prefix/`. Raises, retries and is shared as a `Bucket`."""
 
     def __init__(self, address: str) -> None:
         self.address = address.rstrip("/") + "/"
-        self._bucket, self._prefix, self._client, self._server = connected(self.address)
+        self._bucket = Bucket(self.address)
 
     def read(self, name: str) -> bytes:
-        """The object's content, of the length that the server said; `MissingObjectError` if there is none."""
-
-        def get() -> bytes:
-            content: bytes = self._client.get_object(Bucket=self._bucket, Key=self._prefix + name)["Body"].read()
-            return content
-
-        return self._asked(get, self.address + name)
+        """The object's content."""
+        return self._bucket.read(self._bucket.key + name)
 
     def write(self, name: str, content: bytes) -> None:
         """Write or replace an object: readers see the previous or the new one, whole."""
-
-        def put() -> None:
-            self._client.put_object(Bucket=self._bucket, Key=self._prefix + name, Body=content)
-
-        self._asked(put, self.address + name)
+        self._bucket.write(self._bucket.key + name, content)
 
     def sizes(self) -> dict[str, int]:
-        """The names of all objects below, and how many bytes each has."""
-
-        def get() -> dict[str, Any]:
-            found = listed(self._client, self._bucket, self._prefix)
-            return {item["Key"][len(self._prefix) :]: item["Size"] for item in found}
-
-        return self._asked(get, self.address)
-
-    def _asked(self, action: Callable[[], Result], what: str) -> Result:
-        with explained(what, self._bucket, self._server):
-            return patiently(action, what)
+        """The bytes of each object below, by its name."""
+        return {item.key.removeprefix(self._bucket.key): item.size for item in self._bucket.list(self._bucket.key)}
 
 
 def send_folder(folder: Path, address: str) -> None:
-    """Send all files below `folder` to `address`, and the manifest last. Raises as `S3Folder` does."""
+    """Send all files below `folder` to `address`, and the manifest last. Raises as `Bucket` does."""
     target = S3Folder(address)
     files = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
 
@@ -82,38 +60,29 @@ def send_folder(folder: Path, address: str) -> None:
 def receive_folder(address: str, out: Path, command: str) -> Path:
     """Fetch what `send_folder` sent to `address` into the folder `out`, as `atomic_directory` replaces it.
 
-    Raises `JobError` where the manifest or a file is missing, or a file is not what the manifest says; else
-    as `S3Folder` does.
+    Raises `JobError` where the manifest or a file is missing, or a file differs from the manifest; else as
+    `Bucket` does.
     """
     source = S3Folder(address)
-    digests = _manifest(source)
+    try:
+        digests: dict[str, str] = dict(json.loads(source.read(MANIFEST))["files"])
+    except (ValueError, KeyError, TypeError):
+        raise JobError(f"{source.address}{MANIFEST} is garbled; send the folder again") from None
     with atomic_directory(out, command) as folder:
-        places = {name: folder / safe_path(name, source.address) for name in digests}
+        paths = {name: folder / safe_path(name, source.address) for name in digests}
 
         def fetch(name: str) -> None:
             content = source.read(name)
             if hashlib.sha256(content).hexdigest() != digests[name]:
                 raise JobError(f"{source.address}{name} is not what its {MANIFEST} says; send it again")
-            places[name].parent.mkdir(parents=True, exist_ok=True)
-            places[name].write_bytes(content)
+            paths[name].parent.mkdir(parents=True, exist_ok=True)
+            paths[name].write_bytes(content)
 
         side_by_side(fetch, digests)
     return out
 
 
 def side_by_side(function: Callable[[Item], Result], items: Iterable[Item]) -> list[Result]:
-    """`function` of each of `items`, some at a time, results in their order; the first failure ends it."""
+    """`function` of each item, PARALLEL at a time, results in order; the first failure cancels the others."""
     with ThreadPoolExecutor(PARALLEL) as pool:
-        try:
-            return list(pool.map(function, items))
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
-
-
-def _manifest(source: S3Folder) -> dict[str, str]:
-    content = source.read(MANIFEST)
-    try:
-        return dict(json.loads(content)["files"])
-    except (ValueError, KeyError, TypeError):
-        raise JobError(f"{source.address}{MANIFEST} is garbled; send the folder again") from None
+        return list(pool.map(function, items))

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-import dbrnet.commands.notify
 from dbrnet.commands.notify import notify
 from dbrnet.config import FetchChampionParams
 from dbrnet.errors import JobError, UserError
 from dbrnet.registry.promotion import record
 from dbrnet.registry.store import open_store
+from tests.retrying import retry_at_once
 
 PARAMS = FetchChampionParams(model_name="dbrnet-line3")
 SECRET = "T0K3N-of-the-channel"
@@ -55,7 +55,7 @@ class Handler(BaseHTTPRequestHandler):
 def webhook(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Webhook]:
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    monkeypatch.setattr(dbrnet.commands.notify, "PAUSE_SECONDS", 0.01)
+    retry_at_once(monkeypatch, "WEBHOOK", attempts=4)
     with Webhook() as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         monkeypatch.setenv("DBRNET_NOTIFY_URL", server.address)
@@ -91,7 +91,7 @@ def test_a_failure_comes_with_its_error_and_a_registry_that_is_away_is_said(
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://{away_address}")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    monkeypatch.setattr("dbrnet.registry.store.PAUSES", ())
+    retry_at_once(monkeypatch, "MLFLOW", attempts=1)
     notify(PARAMS, run="dbrnet-retraining", state="FAILED", error="the task train failed")
     first, second = webhook.taken[0]["text"].splitlines()
     assert first == "dbrnet-retraining: failed: the task train failed"
@@ -112,7 +112,7 @@ def test_a_webhook_that_refuses_is_an_error_without_its_address(
     webhook.answers = [403] * 9
     with pytest.raises(JobError, match="did not take the message: it answers 403 Forbidden") as caught:
         notify(PARAMS, run="nightly", state="SUCCEEDED")
-    assert webhook.asked == dbrnet.commands.notify.ATTEMPTS
+    assert webhook.asked == 4
     assert SECRET not in str(caught.value) + caplog.text
 
 

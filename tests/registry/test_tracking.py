@@ -9,7 +9,7 @@ import pytest
 from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
 from dbrnet.errors import JobError, UserError
-from dbrnet.registry.store import Store, StoreAwayError, open_store, patient
+from dbrnet.registry.store import Store, open_store
 from dbrnet.registry.tracking import TrackedRun, decision_run, send_missing, start_or_resume_run
 
 
@@ -207,36 +207,6 @@ def test_a_server_that_is_away_is_one_line_without_the_password(
     assert "s3cret" not in message
     assert "trainer" not in message
     assert "\n" not in message
-
-
-def test_what_is_patient_waits_for_a_store_that_is_away_and_for_nothing_else(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    caplog.set_level("INFO", "dbrnet")
-    monkeypatch.setattr("dbrnet.registry.store.PAUSES", (0.0, 0.0))
-    answers: list[Exception | str] = [StoreAwayError("the store is away"), StoreAwayError("away"), "here"]
-
-    @patient
-    def ask() -> str:
-        answer = answers.pop(0)
-        if isinstance(answer, Exception):
-            raise answer
-        return answer
-
-    assert ask() == "here"
-    assert "the store is away; trying again in 0 s" in caplog.text
-    answers[:] = [JobError("refused")]
-    with pytest.raises(JobError, match="refused"):
-        ask()
-    answers[:] = [StoreAwayError("away")] * 3
-    with pytest.raises(StoreAwayError):
-        ask()
-    assert not answers
-    monkeypatch.setattr("dbrnet.registry.store.PATIENCE", 0.0)  # as where each try took minutes
-    answers[:] = [StoreAwayError("away")] * 3
-    with pytest.raises(StoreAwayError):
-        ask()
-    assert len(answers) == 2
 
 
 @pytest.mark.parametrize("trouble", ["not a database", "no folder", "a folder"])

@@ -30,6 +30,7 @@ from dbrnet.steps.train import train
 from dbrnet.training.loop import EpochRow
 from dbrnet.training.loop import train as run_training
 from tests.registry.servers import Server
+from tests.retrying import retry_at_once
 
 PARAMS = Path(__file__).parents[2] / "params.yaml"
 EPOCHS = 6
@@ -260,7 +261,7 @@ def test_a_finished_training_whose_task_is_tried_again_is_not_done_again(filed: 
 def test_a_store_that_is_away_at_the_start_stops_before_training(project: Project, away_address: str) -> None:
     project.use(f"http://{away_address}")
     project.monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    project.monkeypatch.setattr("dbrnet.registry.store.PAUSES", (0.0, 0.0))
+    retry_at_once(project.monkeypatch, "MLFLOW")
     project.after_epoch(lambda epoch: pytest.fail("it trained"))
     with pytest.raises(JobError, match="cannot be reached"):
         project.train()

@@ -17,6 +17,7 @@ from dbrnet.records import EvaluationRecord
 from dbrnet.reports.evaluation_page import render_report
 from dbrnet.reports.gallery import build_gallery
 from dbrnet.reports.plots import confusion_plot, training_curves
+from tests.evaluation.conftest import RULES
 from tests.reports import examples
 from tests.reports.examples import parity, scores
 
@@ -50,7 +51,7 @@ class Page(HTMLParser):
 
 def record_of(dataset: Dataset, predict: Predict, ids: Sequence[str], confidence: float = 0.9) -> EvaluationRecord:
     """What the evaluate step writes of the model's answers on these images."""
-    evaluation = evaluate(predict, dataset, ids)
+    evaluation = evaluate(predict, dataset, ids, RULES)
     iou = {"background": 0.0, "scratch": -0.034, "dent": None}
     return examples.change(
         examples.evaluation(),
@@ -88,7 +89,7 @@ def report(
         split__leak_note=dataset.card.leak_note,
     )
     train = examples.change(examples.train(), provenance__code_revision="<none>")
-    gallery = build_gallery(evaluate(predict, dataset, ids), dataset, predict, 1)
+    gallery = build_gallery(evaluate(predict, dataset, ids, RULES), dataset, predict, 1)
     return render_report(record, train, examples.export(), dataset.card, history, gallery)
 
 
@@ -136,7 +137,7 @@ def test_leaks_are_said_first(dataset: Dataset, predict: Predict) -> None:
 
 def test_numbers_and_provenance_are_shown(dataset: Dataset, predict: Predict) -> None:
     text = Page(report(dataset, predict)).text
-    scores = evaluate(predict, dataset, sorted(dataset.by_id)).scores
+    scores = evaluate(predict, dataset, sorted(dataset.by_id), RULES).scores
     assert f"{100 * scores.miou:.1f}" in text
     assert f"{100 * (scores.miou_defects or 0):.1f}" in text
     assert "Absent here: stain." in text
@@ -153,7 +154,7 @@ def test_defects_are_counted_by_class_and_by_size(dataset: Dataset, predict: Pre
     text = " ".join(Page(report(dataset, predict)).text.split())
     found = {
         name: f"{100 * one.value:.1f} {100 * one.low:.1f} to {100 * one.high:.1f}"
-        for name, one in estimates(evaluate(predict, dataset, sorted(dataset.by_id)), 0.9).items()
+        for name, one in estimates(evaluate(predict, dataset, sorted(dataset.by_id), RULES), 0.9).items()
         if one.value is not None and one.low is not None and one.high is not None
     }
     # Two of three scratches and one of two dents; two scratches are invented, one of them a dent.
@@ -172,7 +173,7 @@ def test_without_history_there_are_no_curves(dataset: Dataset, predict: Predict)
 
 def test_a_set_without_defects_has_a_report(dataset: Dataset, predict: Predict) -> None:
     record = examples.change(record_of(dataset, predict, ["p0"]), nn_baseline=None, runtimes={})
-    gallery = build_gallery(evaluate(predict, dataset, ["p0"]), dataset, predict, 4)
+    gallery = build_gallery(evaluate(predict, dataset, ["p0"], RULES), dataset, predict, 4)
     html = render_report(record, examples.train(), examples.export(), dataset.card, HISTORY[:1], gallery)
     text = Page(html).text
     assert "Absent here: scratch, dent, stain." in text

@@ -13,7 +13,7 @@ import numpy as np
 import onnx
 import pytest
 
-from dbrnet.config import EvaluateParams, load_params
+from dbrnet.config import load_params
 from dbrnet.data.dataset import Card, Dataset, Image, Sample
 from dbrnet.data.split import Split
 from dbrnet.errors import UserError
@@ -29,8 +29,9 @@ from dbrnet.steps.promote import promote
 from tests.conftest import CLASSES, Exported
 from tests.reports import examples
 from tests.reports.examples import change
+from tests.sections import PARAMS
 
-PARAMS = EvaluateParams(gallery=1)
+ONE_EACH = PARAMS.evaluate.model_copy(update={"gallery": 1})
 ASKED = load_params(Path(__file__).parents[2] / "params.yaml")
 SPLITS = {"train": ("p0", "p1"), "val": ("p2",), "test": ("p3", "p4", "p5", "p6", "p7")}
 
@@ -128,7 +129,7 @@ def champion(folder: Path, model: Path | None, train: tuple[str, ...] | None = N
 
 def run(folders: dict[str, Path], baseline: Path, out: Path) -> EvaluationRecord:
     paths = [folders[name] for name in ("dataset", "split", "train", "export")]
-    evaluate(PARAMS, *paths, baseline, out=out)  # type: ignore[misc]
+    evaluate(ONE_EACH, *paths, baseline, out=out)  # type: ignore[misc]
     return EvaluationRecord.load(out)
 
 
@@ -234,7 +235,7 @@ def test_a_champion_of_other_classes_is_not_compared(
 
 MEASURING: dict[str, tuple[Callable[..., None], Any, int, int]] = {  # its parameters, and how many folders
     "export": (export, ASKED.export, 3, 0),
-    "evaluate": (evaluate, PARAMS, 4, 1),
+    "evaluate": (evaluate, ONE_EACH, 4, 1),
     "benchmark": (benchmark, ASKED.benchmark, 4, 2),
     "promote": (promote, ASKED.promote, 4, 3),
 }

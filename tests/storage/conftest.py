@@ -1,5 +1,13 @@
-"""A source in a real layout, to fetch."""
+"""A source in a real layout, to fetch, and no minutes of waiting."""
+
+import pytest
 
 from tests.data.conftest import neu_source, severstal_source, tile_source
+from tests.retrying import retry_at_once
 
 __all__ = ["neu_source", "severstal_source", "tile_source"]
+
+
+@pytest.fixture(autouse=True)
+def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    retry_at_once(monkeypatch, "HTTP", attempts=2)

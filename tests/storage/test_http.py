@@ -1,4 +1,4 @@
-"""A source behind a URL, from a real HTTP server on this machine."""
+"""Sources behind http(s) addresses, from a real HTTP server on this machine."""
 
 import threading
 from collections.abc import Iterator
@@ -8,59 +8,108 @@ from pathlib import Path
 import pytest
 
 from dbrnet.errors import JobError, UserError
-from dbrnet.storage.http import download, is_url
+from dbrnet.storage.http import download, is_url, url_revision
 
 CONTENT = b"steel" * 100_000
 
 
+class Server(ThreadingHTTPServer):
+    """Answers a request by its path's first word; the first `failures` requests fail."""
+
+    failures = 0
+    requests = 0
+
+    @property
+    def address(self) -> str:
+        return f"http://127.0.0.1:{self.server_port}"
+
+
 class Handler(BaseHTTPRequestHandler):
+    server: Server
+
     def do_GET(self) -> None:
-        if self.path.startswith("/missing"):
-            self.send_error(404)
+        self.server.requests += 1
+        word = self.path.strip("/").partition(".")[0]
+        fails = self.server.requests <= self.server.failures
+        status = {"missing": 404, "sick": 503}.get(word, 200)
+        if fails and word == "slow":
+            status = 503
+        if fails and word == "hung":
             return
-        self.send_response(200)
-        self.send_header("Content-Length", str(1 << 50 if self.path.startswith("/huge") else len(CONTENT)))
+        self.send_response(status)
+        self.send_header("Content-Length", str(1 << 50 if word == "huge" else len(CONTENT)))
         self.end_headers()
-        self.wfile.write(CONTENT[: 1000 if self.path.startswith("/cut") else None])
+        is_cut = word == "cut" or (word == "torn" and fails)
+        self.wfile.write(CONTENT[: 1000 if is_cut else None])
+
+    do_HEAD = do_GET  # noqa: N815
 
     def log_message(self, *_: object) -> None:
         pass
 
 
-@pytest.fixture(scope="module")
-def server() -> Iterator[str]:
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as http:
-        threading.Thread(target=http.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{http.server_port}"
+@pytest.fixture
+def server() -> Iterator[Server]:
+    with Server(("127.0.0.1", 0), Handler) as http:
+        threading.Thread(target=http.serve_forever, args=(0.05,), daemon=True).start()
+        yield http
         http.shutdown()
 
 
-def test_the_file_comes_whole_under_its_own_name(server: str, tmp_path: Path) -> None:
-    file = download(f"{server}/sets/steel.zip?version=2", tmp_path)
+def test_the_file_comes_whole_under_its_own_name(server: Server, tmp_path: Path) -> None:
+    file = download(f"{server.address}/steel.zip?version=2", tmp_path)
     assert file == tmp_path / "steel.zip"
     assert file.read_bytes() == CONTENT
 
 
+@pytest.mark.parametrize("word", ["slow", "hung", "torn"])
+def test_a_short_outage_is_waited_for(
+    server: Server, tmp_path: Path, word: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "dbrnet")
+    server.failures = 1
+    assert download(f"{server.address}/{word}.zip", tmp_path).read_bytes() == CONTENT
+    [line] = [record.message for record in caplog.records]
+    assert line.startswith(f"{server.address}/{word}.zip: ")
+    assert line.endswith("; trying again in 0 s")
+
+
 @pytest.mark.parametrize(
-    ("path", "kind", "expected"),
+    ("path", "kind", "expected", "requests"),
     [
-        ("/missing.zip", UserError, "the server answers 404"),
-        ("/huge.zip", UserError, "more than the bound"),
-        ("/cut.zip", JobError, "the connection broke off; 1000 of 500000 bytes came"),
-        ("/", UserError, "names no file"),
+        ("/missing.zip", UserError, "the server answers 404", 1),
+        ("/huge.zip", UserError, "more than the bound", 1),
+        ("/", UserError, "names no file", 0),
+        ("/cut.zip", JobError, "the connection broke off; 1000 of 500000 bytes came", 2),
+        ("/sick.zip", JobError, "the server answers 503", 2),
     ],
 )
-def test_what_goes_wrong_is_said(server: str, tmp_path: Path, path: str, kind: type[Exception], expected: str) -> None:
+def test_each_failure_is_one_line(
+    server: Server, tmp_path: Path, path: str, kind: type[Exception], expected: str, requests: int
+) -> None:
     with pytest.raises(kind, match=expected):
-        download(server + path, tmp_path)
+        download(server.address + path, tmp_path)
+    assert server.requests == requests
 
 
-def test_a_server_that_is_away(tmp_path: Path) -> None:
-    with pytest.raises(JobError, match="cannot be reached"):
-        download("http://127.0.0.1:9/steel.zip", tmp_path)
+@pytest.mark.parametrize(
+    ("address", "kind", "expected"),
+    [
+        ("http://127.0.0.1:9/steel.zip", JobError, r"127\.0\.0\.1:9/steel\.zip: cannot be reached"),
+        ("http://no-such-host.invalid/steel.zip", JobError, "cannot be reached"),
+        ("http://[::1/steel.zip", UserError, "is no http.s. address"),
+        ("http://127.0.0.1:0/steel.zip", UserError, "is no http.s. address"),
+        ("http://127.0.0.1/steel strip.zip", UserError, "is no http.s. address"),
+    ],
+)
+def test_an_address_without_a_server(tmp_path: Path, address: str, kind: type[Exception], expected: str) -> None:
+    for request in (lambda: download(address, tmp_path), lambda: url_revision(address)):
+        with pytest.raises(kind, match=expected):
+            request()
 
 
-def test_urls_are_told_from_paths() -> None:
+def test_addresses_and_paths_are_distinguished() -> None:
     assert is_url("https://host/a.zip")
+    assert is_url("HTTP://host/a.zip")
     assert not is_url("data/a.zip")
     assert not is_url("file:///etc/passwd")

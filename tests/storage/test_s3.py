@@ -14,6 +14,8 @@ from dbrnet.errors import JobError, UserError
 from dbrnet.steps.ingest import ingest
 from dbrnet.storage.s3 import fetch_s3
 from dbrnet.storage.source import revision
+from tests.retrying import retry_at_once
+from tests.sections import PARAMS
 from tests.storage.s3_server import BUCKET, S3Server, breaking_way
 
 FILES = {
@@ -155,7 +157,7 @@ def test_ingestion_from_s3_is_ingestion_from_the_folder(
     s3: S3Server, severstal_source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def params(dataset: str, source: str) -> IngestParams:
-        return IngestParams.model_validate({"dataset": dataset, "source": source})
+        return PARAMS.ingest.model_copy(update={"dataset": dataset, "source": source})
 
     for path in severstal_source.rglob("*"):
         if path.is_file():
@@ -243,7 +245,7 @@ def test_a_server_that_lies_or_refuses(
     for name, value in S3Server(0).environment().items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("AWS_ENDPOINT_URL", liar)
-    monkeypatch.setattr("dbrnet.storage.s3.PAUSES", (0.0, 0.0))
+    retry_at_once(monkeypatch, "S3")
     Liar.asked.clear()
     with pytest.raises(kind, match=expected) as caught:
         fetch_s3(f"s3://{bucket}/set/", tmp_path / "inner" / "here")

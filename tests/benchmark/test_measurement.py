@@ -3,14 +3,14 @@ from pathlib import Path
 import onnx
 import pytest
 
-from dbrnet.benchmark.baselines import open_baselines
+from dbrnet.benchmark.measurement import open_baselines, table
 from dbrnet.errors import UserError
 from tests.benchmark.conftest import Job
 
 PLAIN = ["pytorch-eager", "onnxruntime-cpu"]
 
 
-def test_a_baseline_runs_where_its_file_can(job: Job, tmp_path: Path) -> None:
+def test_a_baseline_is_opened_in_the_runtimes_that_take_its_file(job: Job, tmp_path: Path) -> None:
     onnx_file = job.exported / "model.onnx"
     assert list(open_baselines(onnx_file, PLAIN, 1)) == ["onnxruntime-cpu"]
     assert list(open_baselines(job.trained / "model.pt", PLAIN, 1)) == ["pytorch-eager"]
@@ -22,3 +22,13 @@ def test_a_baseline_runs_where_its_file_can(job: Job, tmp_path: Path) -> None:
     onnx.save(quantized, tmp_path / "model-int8.onnx")
     with pytest.raises(UserError, match="none of the runtimes"):
         open_baselines(tmp_path / "model-int8.onnx", PLAIN, 1)
+
+
+def test_table_columns_are_aligned_markdown() -> None:
+    rows = [{"runtime": "a", "p50 ms": "10.0"}, {"runtime": "longer", "p50 ms": "7.5"}]
+    assert table(rows).splitlines() == [
+        "| runtime | p50 ms |",
+        "| ------- | -----: |",
+        "| a       |   10.0 |",
+        "| longer  |    7.5 |",
+    ]

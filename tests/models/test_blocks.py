@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from dbrnet.models.fusion import AFFM, warp
+from dbrnet.models.blocks import AFFM, warp
 
 SIZES = [(6, 6), (5, 9), (32, 200)]
 

@@ -1,4 +1,4 @@
-"""The statistics: distances that behave as distances, and bounds that unchanged data stay under."""
+"""The statistics of drift: properties of the distances, and how often unchanged data exceed the chance bounds."""
 
 from collections.abc import Callable, Sequence
 
@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import ks_2samp
 
-from dbrnet.drift.distances import (
+from dbrnet.drift.checks import (
     FALSE_ALARMS,
     Values,
     class_balance,
@@ -37,14 +37,14 @@ def names(count: int) -> list[str]:
     return [f"g{index}" for index in range(count)]
 
 
-@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # of its p-value for a handful, which is not asked for
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # about its p-value, which is not used
 @given(samples, samples)
-def test_without_groups_it_is_scipys_distance(first: Values, second: Values) -> None:
+def test_ks_distance_without_groups_equals_scipys(first: Values, second: Values) -> None:
     assert ks(first, second) == pytest.approx(ks_2samp(first, second, method="asymp").statistic)
 
 
 @given(samples, samples)
-def test_the_distance_is_symmetric_and_between_0_and_1(first: Values, second: Values) -> None:
+def test_ks_distance_is_symmetric_and_between_0_and_1(first: Values, second: Values) -> None:
     assert 0 <= ks(first, second) <= 1
     assert ks(first, second) == pytest.approx(ks(second, first))
     assert ks(first, first[::-1]) == pytest.approx(0)
@@ -52,7 +52,7 @@ def test_the_distance_is_symmetric_and_between_0_and_1(first: Values, second: Va
 
 
 @given(samples, samples, st.integers(2, 4))
-def test_copies_in_a_group_change_nothing(first: Values, second: Values, copies: int) -> None:
+def test_copies_within_a_group_change_nothing(first: Values, second: Values, copies: int) -> None:
     groups, others = names(len(first)), names(len(second))
     once = compare_values(first, groups, second, others, comparisons=1)
     many = compare_values(np.repeat(first, copies), np.repeat(groups, copies).tolist(), second, others, comparisons=1)
@@ -61,7 +61,7 @@ def test_copies_in_a_group_change_nothing(first: Values, second: Values, copies:
 
 
 @given(st.lists(st.sampled_from("abcd"), min_size=1, max_size=30))
-def test_each_group_weighs_the_same(groups: list[str]) -> None:
+def test_groups_have_equal_weights(groups: list[str]) -> None:
     weights = group_weights(groups)
     for group in set(groups):
         held = [weight for weight, name in zip(weights, groups, strict=True) if name == group]
@@ -70,7 +70,7 @@ def test_each_group_weighs_the_same(groups: list[str]) -> None:
 
 
 @given(balances, balances)
-def test_the_distance_of_balances_is_symmetric_and_between_0_and_1(first: Values, second: Values) -> None:
+def test_js_distance_is_symmetric_and_between_0_and_1(first: Values, second: Values) -> None:
     assert 0 <= js_distance(first, second) <= 1
     assert js_distance(first, second) == pytest.approx(js_distance(second, first))
     assert js_distance(first, first) == 0
@@ -80,13 +80,13 @@ def test_the_distance_of_balances_is_symmetric_and_between_0_and_1(first: Values
     assert js_distance(*apart) == pytest.approx(1)
 
 
-def test_an_image_is_shared_out_among_its_classes_and_a_group_among_its_images() -> None:
+def test_class_balance_divides_images_among_classes_and_groups_among_images() -> None:
     labels: Labels = [(), (1,), (1, 2), (2,), (2,)]
     balance = class_balance(labels, ["a", "b", "c", "d", "d"], 4)
     assert balance.tolist() == pytest.approx([0.25, 0.375, 0.375, 0])
 
 
-def test_more_groups_and_fewer_comparisons_show_smaller_shifts() -> None:
+def test_chance_bound_falls_with_groups_and_rises_with_comparisons() -> None:
     def chance(groups: int, comparisons: int = 1) -> float:
         values = np.zeros(groups)
         return compare_values(values, names(groups), values, names(groups), comparisons=comparisons).chance
@@ -108,7 +108,7 @@ def near_copies(rng: np.random.Generator, groups: int) -> tuple[Values, list[str
     return values, np.repeat(names(groups), sizes).tolist()
 
 
-def test_unchanged_values_rarely_exceed_chance_and_would_if_copies_counted() -> None:
+def test_unchanged_values_rarely_exceed_chance_unless_copies_count_as_evidence() -> None:
     def alarm(rng: np.random.Generator, *, grouped: bool) -> bool:
         sides = [near_copies(rng, 60) for _ in range(2)]
         (first, groups), (second, others) = (
@@ -133,7 +133,7 @@ def test_unchanged_balances_rarely_exceed_chance(groups: int, shares: Sequence[f
     assert alarms(500, alarm) <= 2 * FALSE_ALARMS
 
 
-def test_real_shifts_are_told_from_chance() -> None:
+def test_real_shifts_exceed_chance() -> None:
     def shifted(rng: np.random.Generator) -> bool:
         (first, groups), (second, others) = near_copies(rng, 60), near_copies(rng, 60)
         return compare_values(first, groups, second + 1.5, others, comparisons=5).exceeds(0.25)

@@ -1,4 +1,4 @@
-"""What a network costs: parameters and multiply-accumulates, counted while it runs."""
+"""The cost of a network: parameters and multiply-accumulates, counted while it runs."""
 
 from dataclasses import dataclass
 
@@ -7,20 +7,20 @@ from torch import Tensor, nn
 
 from dbrnet.models.blocks import LFEM, BasicBlock, Bottleneck, LFEMDown, SegHead
 
-# The authors' blocks call ReLU as a function, which torchstat does not see: theirs count nothing.
+# The authors' blocks call ReLU as a function, which torchstat does not see: those ReLUs count nothing.
 UNSEEN_RELUS = (BasicBlock, Bottleneck, LFEM, LFEMDown, SegHead)
 
 
 @dataclass(frozen=True)
-class Complexity:
+class Cost:
     """The cost of one image.
 
     - `parameters`: those of the modules that run in eval mode (no auxiliary head), as the paper counts.
     - `conv_macs`: multiply-accumulates of all convolutions, biases not counted.
-    - `paper_flops`: the unit of the paper's FLOPs columns, torchstat's "Total Flops": convolutions'
-      multiply-accumulates with biases, two a batch norm's element, one a ReLU's output, one an
-      average pool's input; ReLUs in residual blocks and heads, additions, resizing, sampling and global
-      means count nothing. It lies near `conv_macs`, not near twice them.
+    - `paper_flops`: the unit of the FLOPs columns of Tables 1 to 4, torchstat's "Total Flops". It counts the
+      multiply-accumulates of convolutions with their biases, two per batch norm element, one per ReLU output and one
+      per average pool input. ReLUs in residual blocks and heads, additions, resizing, sampling and global means count
+      nothing. The unit is close to `conv_macs`, not to twice that.
     """
 
     height: int
@@ -30,11 +30,11 @@ class Complexity:
     paper_flops: int
 
 
-def measure(model: nn.Module, height: int, width: int) -> Complexity:
-    """Count what `model` does for one image [1, 3, height, width] in eval mode; leaves it as it was."""
+def measure_cost(model: nn.Module, height: int, width: int) -> Cost:
+    """Count what `model` computes for one image [1, 3, height, width] in eval mode; leaves it as it was."""
     used: dict[int, int] = {}  # a parameter's identity -> its elements
     conv_macs = paper_flops = 0
-    unseen = {id(part) for block in model.modules() if isinstance(block, UNSEEN_RELUS) for part in block.modules()}
+    unseen = {id(module) for block in model.modules() if isinstance(block, UNSEEN_RELUS) for module in block.modules()}
 
     def count(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         nonlocal conv_macs, paper_flops
@@ -62,4 +62,4 @@ def measure(model: nn.Module, height: int, width: int) -> Complexity:
         model.train(training)
         for hook in hooks:
             hook.remove()
-    return Complexity(height, width, sum(used.values()), conv_macs, paper_flops)
+    return Cost(height, width, sum(used.values()), conv_macs, paper_flops)
