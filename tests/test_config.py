@@ -17,7 +17,7 @@ from pydantic import BaseModel
 from ruamel.yaml import YAML
 
 from dbrnet.cli import main
-from dbrnet.commands.configure import configure
+from dbrnet.commands.start import configure
 from dbrnet.config import IngestParams, Params, PromoteParams, SplitParams, load_params, parse_section
 from dbrnet.data.readers import READERS
 from dbrnet.data.split import Kind

@@ -194,7 +194,7 @@ def test_kubeflow_gives_the_same_figures_and_joins_the_run_it_is_given(workspace
         metrics["metadata"].items()
         >= {
             **{name: by_dvc["figures"][name]["value"] for name in ("miou", "miou_defects", "defect_recall")},
-            "look_up_miou": by_dvc["nn_baseline"]["miou"],
+            "nn_baseline_miou": by_dvc["nn_baseline"]["miou"],
             "leaks": "no",
             "split": "groups, seed 0",
             "dataset_hash": by_dvc["dataset"]["content_hash"],

@@ -6,10 +6,10 @@ image are not quantized: they are little work, and they decide the class.
 """
 
 import importlib
-import io
 import logging
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import redirect_stdout
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from typing import Any
 import onnx
 
 from dbrnet.data.dataset import Image
-from dbrnet.errors import UserError
+from dbrnet.errors import UserError, install_hint
 from dbrnet.files import write_atomically
 from dbrnet.inference.export import read_exported
 from dbrnet.inference.runtimes.base import Model, NotAvailableError
@@ -73,8 +73,7 @@ def quantize(
             whole.append(miou)
         return miou, by_image
 
-    # NNCF draws bars of its own on stdout; the progress that users see is that of `score`.
-    with redirect_stdout(io.StringIO()):
+    with _without_its_bars():
         quantized = nncf.quantize_with_accuracy_control(
             plain,
             nncf.Dataset([{"image": image[None]} for image in calibration]),
@@ -89,13 +88,14 @@ def quantize(
         )
     after, _ = validate(quantized, validation)
     weights = {node.name: node.input[1] for node in plain.graph.node if node.op_type == "Conv"}
+    nodes = quantized.graph.node
+    dequantized = {node.output[0] for node in nodes if node.op_type == "DequantizeLinear"}
+    kept = [node.name for node in nodes if node.op_type == "Conv" and not dequantized.issuperset(node.input[:2])]
     outcome = Quantized(
         miou=whole[0],
         loss_of_all=whole[0] - whole[1],
         loss=whole[0] - after,
-        kept=tuple(
-            weights[name].removeprefix("network.").removesuffix(".weight") for name in _not_quantized(quantized)
-        ),
+        kept=tuple(weights[name].removeprefix("network.").removesuffix(".weight") for name in kept),
         convolutions=len(weights),
     )
     if outcome.loss > max_loss or len(outcome.kept) == len(weights):
@@ -114,9 +114,23 @@ def _nncf() -> Any:
     try:
         nncf = importlib.import_module("nncf")
     except ImportError:
-        raise NotAvailableError("int8 needs NNCF, which is not installed; pip install 'dbrnet[openvino]'") from None
+        raise NotAvailableError(f"int8 needs NNCF, which is not installed; {install_hint('openvino')}") from None
     nncf.set_log_level(logging.ERROR)
     return nncf
+
+
+@contextmanager
+def _without_its_bars() -> Iterator[None]:
+    """NNCF draws bars of its own on Rich's console; how far the scoring is, our own progress tells."""
+    import rich  # NNCF requires it
+
+    console = rich.get_console()
+    quiet, console.quiet = console.quiet, True
+    try:
+        with redirect_stdout(sys.stderr):  # what else it prints
+            yield
+    finally:
+        console.quiet = quiet
 
 
 def _nodes_after_the_convolutions(model: onnx.ModelProto) -> list[str]:
@@ -130,11 +144,3 @@ def _nodes_after_the_convolutions(model: onnx.ModelProto) -> list[str]:
             before.add(node.name)
             waiting += node.input
     return [node.name for node in model.graph.node if node.name not in before]
-
-
-def _not_quantized(model: onnx.ModelProto) -> list[str]:
-    """The names of the convolutions whose input or weights do not come from int8."""
-    dequantized = {node.output[0] for node in model.graph.node if node.op_type == "DequantizeLinear"}
-    return [
-        node.name for node in model.graph.node if node.op_type == "Conv" and not dequantized.issuperset(node.input[:2])
-    ]

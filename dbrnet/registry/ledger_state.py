@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import ClassVar, Literal
 
-from pydantic import ConfigDict
+from pydantic import ConfigDict, JsonValue
 
 from dbrnet.records import Answer, Estimate
 
@@ -74,6 +74,24 @@ class Event:
     def why(self) -> str:
         """The given reasons; where there are none or the entry had no effect, the text."""
         return self.text if self.outcome == "superseded" else "; ".join(self.entry.reasons) or self.text
+
+    def to_dict(self) -> dict[str, JsonValue]:
+        """The event as JSON values, for scripts."""
+        entry = self.entry
+        return {
+            "number": entry.number,
+            "time": entry.time.isoformat(timespec="seconds") if entry.time else None,
+            "kind": entry.kind,
+            "version": entry.version,
+            "outcome": self.outcome,
+            "champion_before": self.champion_before,
+            "champion_after": self.champion_after,
+            "by": entry.by,
+            "why": self.why,
+            "reasons": list(entry.reasons),
+            "run_id": entry.run_id,
+            "figures": {name: figure.value for name, figure in entry.figures.estimates.items()},
+        }
 
 
 @dataclass(frozen=True)

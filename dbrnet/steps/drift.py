@@ -34,17 +34,17 @@ UNITS = FEATURES | {CONFIDENCE: "the network's mean confidence, 0 to 1"}
 Sides = tuple[Feature, Feature]  # the champion's images and the new ones
 
 
-def drift(params: DriftParams, current: Path, champion: Path, *, out: Path) -> None:
+def drift(params: DriftParams, dataset: Path, champion: Path, *, out: Path) -> None:
     """Answer whether retraining is warranted: yes or no, with each reason, its figure and its threshold.
 
-    The images of CURRENT (an ingested dataset, or a plain folder of unlabelled images) that are new to
+    The images of DATASET (an ingested dataset, or a plain folder of unlabelled images) that are new to
     CHAMPION are compared with those that it was trained on, by the tables that come with it: the number of
     labelled images, the class balance, light and texture, and the network's confidence. The answer is yes
     too where nothing can be compared: no champion, one without tables, other classes. Both answers are exit
     status 0. Writes drift.json and, where there was a comparison, drift.png (each feature's distributions)
     under --out.
     """
-    present, record = open_current(current), ChampionRecord.load(champion)
+    present, record = open_current(dataset), ChampionRecord.load(champion)
     hindrance = _hindrance(record, champion, present)
     comparison = _Comparison([hindrance]) if hindrance else _compare(params, present, champion)
     reference = comparison.reference.card if comparison.reference else None
@@ -57,7 +57,7 @@ def drift(params: DriftParams, current: Path, champion: Path, *, out: Path) -> N
         unusable=comparison.unusable,
         reference=reference.content_hash if reference else None,
         reference_name=reference.name if reference else None,
-        current=str(current),
+        current=str(dataset),
         content_hash=comparison.content_hash,
         model_name=record.model_name,
         model_version=record.version,

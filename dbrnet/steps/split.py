@@ -6,7 +6,7 @@ from pathlib import Path
 from dbrnet.audit.result import audit_splits, search
 from dbrnet.config import SplitParams
 from dbrnet.data import open_dataset
-from dbrnet.data.split import Split, split_samples
+from dbrnet.data.split import SPLIT_FILE, Split, split_samples
 from dbrnet.errors import UserError
 from dbrnet.files import atomic_directory, require_apart, write_atomically
 from dbrnet.reports.audit_page import PAGE, render_audit
@@ -14,21 +14,29 @@ from dbrnet.reports.audit_page import PAGE, render_audit
 log = logging.getLogger(__name__)
 
 
-def split(params: SplitParams, dataset: Path, *, out: Path) -> None:
+def split(params: SplitParams, dataset: Path, champion: Path | None = None, *, out: Path) -> None:
     """Audit the images for near-duplicates, then divide them so that every class reaches every split.
 
-    kind `groups` keeps near-duplicates in one split, and in the split where `previous` had them; kind `random`
-    is the papers' random split, for comparison, and records its leak rate. Writes split.csv (id, split, group),
-    split.json, audit.json (groups, leaks, the nearest-neighbour baseline's score, how far labels repeat), links.csv
+    kind `groups` keeps near-duplicates in one split, and in the split where `previous` (or --champion, the folder that
+    `dbrnet fetch-champion` wrote) had them, so that no image which the champion was trained on is tested on. kind
+    `random` is the papers' random split, for comparison, and records its leak rate. Writes split.csv, split.json,
+    audit.json (groups, leaks, the nearest-neighbour baseline's score, how far labels repeat), links.csv
     (the evidence for each pair) and audit.html under --out.
     """
-    if params.previous:
-        require_apart(out, Path(params.previous), "split.previous")
+    previous = Path(params.previous) if params.previous else None
+    if previous:
+        require_apart(out, previous, "split.previous")
+    if champion and (champion / SPLIT_FILE).exists():
+        previous = champion
     data = open_dataset(dataset)
     duplicates = search(data)
-    previous = Split.load(Path(params.previous)) if params.previous else None
     made = split_samples(
-        data, duplicates.groups.of, kind=params.kind, fractions=params.fractions, seed=params.seed, previous=previous
+        data,
+        duplicates.groups.of,
+        kind=params.kind,
+        fractions=params.fractions,
+        seed=params.seed,
+        previous=Split.load(previous) if previous else None,
     )
     if made.leaks == "yes" and params.kind != "random":
         raise UserError(f"{dataset}: the split leaks; ask for split.kind: random where that is meant")

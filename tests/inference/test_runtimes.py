@@ -130,23 +130,26 @@ def test_falling_back_from_a_gpu_to_the_cpu_is_an_error(files: Path, monkeypatch
         OnnxModel(read_exported(files / "model.onnx"), "cuda", 1)
 
 
+HOW = "in the project's folder: pip install -c constraints.txt -e '.[{}]'"
+
+
 @pytest.mark.parametrize(
     ("package", "use", "message"),
     [
         (
             "openvino",
             "from dbrnet.inference.runtimes.openvino import require_openvino as ask; ask('fp32')",
-            "openvino-fp32 is not available: it is not installed; pip install 'dbrnet[openvino]'",
+            "openvino-fp32 is not available: it is not installed; " + HOW.format("openvino"),
         ),
         (
             "nncf",
             "from dbrnet.inference.quantize import _nncf as ask; ask()",
-            "int8 needs NNCF, which is not installed; pip install 'dbrnet[openvino]'",
+            "int8 needs NNCF, which is not installed; " + HOW.format("openvino"),
         ),
         (
             "fastapi",
-            "from dbrnet.commands.serve import serve; serve(model='model.onnx')",
-            "fastapi is not installed; pip install 'dbrnet[serve]'",
+            "from dbrnet.commands.use import serve; serve(model='model.onnx')",
+            "fastapi is not installed; " + HOW.format("serve"),
         ),
     ],
 )

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from functools import cache, cached_property
 from typing import Any
 
-from dbrnet.errors import UserError
+from dbrnet.errors import UserError, install_hint
 from dbrnet.inference.export import ExportedFile
 from dbrnet.inference.runtimes.base import Answer, ByShape, Images, Logits, Mask, NotAvailableError, Shape, check_images
 from dbrnet.provenance import available_cores
@@ -56,18 +56,15 @@ class OpenVinoModel:
         return self._opener(self._file.with_logits())
 
     def _opener(self, file: ExportedFile) -> Callable[[Shape], Any]:
-        model = self._read(file)
+        try:
+            model = self._core.read_model(file.data)
+        except RuntimeError as error:
+            reason = str(error).strip().splitlines()[-1]
+            raise UserError(f"{file.path}: {self.runtime} cannot run it ({reason})") from None
         if self._fixed:
             return ByShape(lambda shape: self._compile(model, shape))
         request = self._compile(model, None)
         return lambda shape: request
-
-    def _read(self, file: ExportedFile) -> Any:
-        try:
-            return self._core.read_model(file.data)
-        except RuntimeError as error:
-            reason = str(error).strip().splitlines()[-1]
-            raise UserError(f"{file.path}: {self.runtime} cannot run it ({reason})") from None
 
     def _compile(self, model: Any, shape: Shape | None) -> Any:
         if shape is not None:
@@ -87,7 +84,7 @@ def require_openvino(precision: str) -> Any:
         core = _core()
     except ImportError:
         raise NotAvailableError(
-            f"openvino-{precision} is not available: it is not installed; pip install 'dbrnet[openvino]'"
+            f"openvino-{precision} is not available: it is not installed; {install_hint('openvino')}"
         ) from None
     wanted = {"fp32": "FP32", "bf16": "BF16", "int8": "INT8"}[precision]
     if wanted not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
