@@ -20,7 +20,7 @@ import dbrnet.commands.registry
 import dbrnet.commands.start
 import dbrnet.commands.use
 import dbrnet.commands.worker
-from dbrnet.addresses import RedactingFormatter, redact
+from dbrnet.addresses import RedactingFormatter, redact, redact_log
 from dbrnet.commands import EMPTY_PATH, OPERATE, PIPELINE, app, reflow
 from dbrnet.errors import JobError, UserError
 from dbrnet.files import require_apart, require_output
@@ -71,6 +71,7 @@ def call(name: str, section: str, **arguments: Any) -> Any:
         given = {key: value for key, value in given.items() if value is not None}
         result = _guarded(name, given, lambda: step.function()(parse_section(step.section, section), **given))
 
+    redact_log()  # Kubeflow's
     if status := _report(parse_and_run):
         sys.exit(status)
     return result

@@ -33,14 +33,9 @@ MODEL_NAME = r"^[A-Za-z0-9._-]+$"
 
 # The branches of a union; pydantic puts their names into an error's location.
 _SAME, _BY_CLASS = "<same>", "<by class>"
-
-
-def _branch(given: object) -> str:
-    return _BY_CLASS if isinstance(given, dict) else _SAME
-
-
 FractionByClass = Annotated[  # the same for every class, or by the class's name
-    Annotated[Fraction, Tag(_SAME)] | Annotated[dict[ClassName, Fraction], Tag(_BY_CLASS)], Discriminator(_branch)
+    Annotated[Fraction, Tag(_SAME)] | Annotated[dict[ClassName, Fraction], Tag(_BY_CLASS)],
+    Discriminator(lambda given: _BY_CLASS if isinstance(given, dict) else _SAME),
 ]
 
 

@@ -4,7 +4,7 @@ import re
 import sys
 import warnings
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, redirect_stdout
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -15,6 +15,7 @@ from ruamel.yaml.error import YAMLError
 
 import components
 from components.from_step import IMAGE
+from dbrnet.addresses import RedactedOutput, redact
 from dbrnet.config import Params, load_params
 from dbrnet.errors import JobError, UserError
 from pipelines.graphs import PIPELINES
@@ -71,7 +72,13 @@ def parameters(package: Path, params: Path) -> dict[str, str]:
     with _specification(package) as spec:
         declared = spec["root"].get("inputDefinitions", {}).get("parameters", {})
         optional = {name: bool(parameter.get("isOptional")) for name, parameter in declared.items()}
-    values = sections(load_params(params), optional)
+    loaded = load_params(params)
+    values = sections(loaded, optional)
+    if "ingest" in values and redact(loaded.ingest.source) != loaded.ingest.source:
+        raise UserError(
+            f"{params}: ingest.source has a query, which may be a signature, and Kubeflow shows a run's "
+            "parameters to whoever sees the run; give an s3:// address, whose credentials are in a Secret"
+        )
     if missing := [name for name in optional if not optional[name] and name not in values]:
         raise UserError(f"{package.name} asks for {', '.join(missing)}, and {params} has no such section")
     return values
@@ -106,12 +113,15 @@ def run_local(name: str, params: Params, root: Path) -> None:
     line. Raises `JobError` where a task failed.
     """
     local.init(local.SubprocessRunner(use_venv=False), pipeline_root=str(root), raise_on_error=True)
-    with warnings.catch_warnings():
+    with (
+        closing(RedactedOutput(sys.stdout)) as output,  # Kubeflow shows each task's parameters
+        redirect_stdout(output),
+        warnings.catch_warnings(),
+    ):
         warnings.simplefilter("ignore")  # that resources and images mean nothing here
         pipeline = PIPELINES[name](here)
         inputs = pipeline.component_spec.inputs or {}
         try:
             pipeline(**sections(params, inputs), checkpoints=str((root / "checkpoints").absolute()))
         except RuntimeError as error:  # the runner's only word; what went wrong is in the task's log above
-            sys.stdout.flush()
             raise JobError(re.sub(r"\x1b\[[0-9;]*m", "", str(error))) from None  # without its colours

@@ -159,16 +159,18 @@ def test_the_other_commands(world: World) -> None:
     assert world.run("generate", "--out", "again/made", "--count", "50").status == 0
     model = ("--model", f"models:/{NAME}@champion")
     assert world.run("predict", "again/made/train_images", *model, "--out", "again/answers").status == 0
+    params = Path("params.yaml").read_text()
     found = world.run("configure", "steel-strip", "--source", f"{world.source}{QUERY}")
     assert f"from {world.source};" in found.text
     assert "commit neither" in found.text
+    Path("params.yaml").write_text(params)
     world.command("python", "-m", "pipelines", "compile")
 
 
 def test_what_people_decide_and_why(world: World) -> None:
     client, why = open_store(world.folder).client, ("--why", f"see {ADDRESS}, bad light")
     for _ in range(2):
-        client.create_model_version(NAME, source=str(world.folder))
+        client.create_model_version(NAME, source=f"models:/{NAME}/1")
     assert world.run("registry", "approve", "2", *why).status == 0
     assert world.run("registry", "rollback", *why).status == 0
     assert world.run("registry", "reject", "3", *why).status == 0

@@ -7,6 +7,7 @@ from typing import Any
 from dbrnet.provenance import hardware, query_gpus
 
 UNREADABLE = "not readable"
+CORES = "sys/devices/system/cpu/cpu[0-9]*"
 GPU_FIGURES = (
     "clocks.sm",
     "clocks.max.sm",
@@ -28,18 +29,19 @@ def machine_state(root: Path = Path("/")) -> dict[str, Any]:
     - `cpu_quota`: the number of cores whose time the container may use, or "none";
     - `gpus`: GPU_FIGURES of each, by nvidia-smi.
     """
-    figures: dict[str, Callable[[Path], Any]] = {
-        "governor": _governor,
-        "mhz": _clocks,
-        "throttled": _throttled,
-        "load_average": _load_average,
-        "stolen_seconds": _stolen,
-        "cpu_quota": _quota,
+    readers: dict[str, Callable[[], Any]] = {
+        "governor": lambda: sorted(set(_contents(root, f"{CORES}/cpufreq/scaling_governor"))),
+        "mhz": lambda: _clocks(root),
+        "throttled": lambda: sum(map(int, _contents(root, f"{CORES}/thermal_throttle/core_throttle_count"))),
+        "load_average": lambda: [float(value) for value in (root / "proc/loadavg").read_text().split()[:3]],
+        # The first line is that of all cores, in hundredths of a second.
+        "stolen_seconds": lambda: int((root / "proc/stat").read_text().split()[8]) / 100,
+        "cpu_quota": lambda: _quota(root),
     }
     state: dict[str, Any] = {}
-    for name, read in figures.items():
+    for name, read in readers.items():
         try:
-            state[name] = read(root)
+            state[name] = read()
         except (OSError, ValueError, IndexError):
             state[name] = UNREADABLE
     gpus = [dict(zip(GPU_FIGURES, gpu, strict=False)) for gpu in query_gpus(*GPU_FIGURES)]
@@ -48,11 +50,10 @@ def machine_state(root: Path = Path("/")) -> dict[str, Any]:
 
 def describe_machine() -> str:
     """The processor, and the GPUs where there are any, in words."""
-    machine = hardware()
-    return ", ".join([machine["cpu"], *machine["gpus"]])
+    return hardware().processors
 
 
-def _each(root: Path, pattern: str) -> list[str]:
+def _contents(root: Path, pattern: str) -> list[str]:
     """The contents of the files that match; `OSError` where none does."""
     contents = [path.read_text().strip() for path in sorted(root.glob(pattern))]
     if not contents:
@@ -60,14 +61,9 @@ def _each(root: Path, pattern: str) -> list[str]:
     return contents
 
 
-def _governor(root: Path) -> list[str]:
-    return sorted(set(_each(root, "sys/devices/system/cpu/cpu[0-9]*/cpufreq/scaling_governor")))
-
-
 def _clocks(root: Path) -> list[int]:
     try:
-        kilohertz = _each(root, "sys/devices/system/cpu/cpu[0-9]*/cpufreq/scaling_cur_freq")
-        return [int(value) // 1000 for value in kilohertz]
+        return [int(kilohertz) // 1000 for kilohertz in _contents(root, f"{CORES}/cpufreq/scaling_cur_freq")]
     except OSError:
         lines = (root / "proc/cpuinfo").read_text().splitlines()
         clocks = [round(float(line.partition(":")[2])) for line in lines if line.startswith("cpu MHz")]
@@ -76,24 +72,11 @@ def _clocks(root: Path) -> list[int]:
         return clocks
 
 
-def _throttled(root: Path) -> int:
-    pattern = "sys/devices/system/cpu/cpu[0-9]*/thermal_throttle/core_throttle_count"
-    return sum(int(value) for value in _each(root, pattern))
-
-
-def _load_average(root: Path) -> list[float]:
-    return [float(value) for value in (root / "proc/loadavg").read_text().split()[:3]]
-
-
-def _stolen(root: Path) -> float:
-    return int((root / "proc/stat").read_text().split()[8]) / 100  # the first line; in hundredths
-
-
 def _quota(root: Path) -> float | str:
     """The quota of cgroup v2, else of v1."""
     cgroup = root / "sys/fs/cgroup"
     try:
         quota, period = (cgroup / "cpu.max").read_text().split()
     except OSError:
-        quota, period = (_each(cgroup, f"cpu/cpu.cfs_{name}_us")[0] for name in ("quota", "period"))
+        quota, period = (_contents(cgroup, f"cpu/cpu.cfs_{name}_us")[0] for name in ("quota", "period"))
     return "none" if quota in {"max", "-1"} else int(quota) / int(period)

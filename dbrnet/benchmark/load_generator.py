@@ -117,7 +117,12 @@ def take_turns(streams: Mapping[str, Stream], *, seconds: float) -> dict[str, Se
     blocks: dict[str, list[tuple[Run, ...]]] = {name: [] for name in streams}
     for number in progress(range(rounds), rounds, "benchmark"):
         for name in list(streams)[:: -1 if number % 2 else 1]:
-            blocks[name].append(_block(streams[name], seconds / rounds))
+            stream = streams[name]
+            stream()
+            block = [stream()]
+            while sum(run.whole for run in block) < seconds / rounds:
+                block.append(stream())
+            blocks[name].append(tuple(block))
     return {name: Series(warm_ups[name], tuple(blocks[name])) for name in streams}
 
 
@@ -142,14 +147,6 @@ def is_steady(durations: Sequence[float]) -> bool:
         return False
     before, now = median(durations[-2 * WINDOW : -WINDOW]), median(durations[-WINDOW:])
     return abs(now - before) < STEADY * before
-
-
-def _block(stream: Stream, seconds: float) -> tuple[Run, ...]:
-    stream()
-    runs = [stream()]
-    while sum(run.whole for run in runs) < seconds:
-        runs.append(stream())
-    return tuple(runs)
 
 
 def offline(predict: Predict, images: Images, *, seconds: float, image_bytes: int) -> Offline:

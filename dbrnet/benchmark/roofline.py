@@ -126,11 +126,11 @@ def measure_peaks(kinds: Iterable[Kind], threads: int) -> Peaks:
 
 def higher(first: Peaks, second: Peaks) -> Peaks:
     """The better of two measurements, so that a disturbance of one does not lower a peak."""
-    return {kind: max(one, second[kind], key=_macs) for kind, one in first.items()}
 
+    def macs(peak: Peak | str) -> float:
+        return peak.macs if isinstance(peak, Peak) else 0.0
 
-def _macs(peak: Peak | str) -> float:
-    return peak.macs if isinstance(peak, Peak) else 0.0
+    return {kind: max(peak, second[kind], key=macs) for kind, peak in first.items()}
 
 
 def _measure_macs(place: str, precision: str, threads: int) -> tuple[float, str]:
@@ -139,7 +139,9 @@ def _measure_macs(place: str, precision: str, threads: int) -> tuple[float, str]
         raise NotAvailableError("PyTorch finds no CUDA device here")
     rates: dict[str, float] = {}
     if precision in DTYPES:
-        rates["a dense matrix product in PyTorch"] = _torch_macs(place, precision)
+        side = SIDE[place]
+        a, b = (torch.randn(side, side, device=place).to(DTYPES[precision]) for _ in range(2))
+        rates["a dense matrix product in PyTorch"] = side**3 / _best_seconds(lambda: torch.mm(a, b), place)
     if place == "cpu":
         try:
             rates["dense convolutions in OpenVINO"] = _openvino_macs(precision, threads)
@@ -150,12 +152,6 @@ def _measure_macs(place: str, precision: str, threads: int) -> tuple[float, str]
         raise NotAvailableError("no library here computes in it on that device")
     best = max(rates, key=lambda way: rates[way])
     return rates[best], best
-
-
-def _torch_macs(place: str, precision: str) -> float:
-    side = SIDE[place]
-    a, b = (torch.randn(side, side, device=place).to(DTYPES[precision]) for _ in range(2))
-    return side**3 / _best_seconds(lambda: torch.mm(a, b), place)
 
 
 def _bandwidth(place: str) -> float:

@@ -103,8 +103,8 @@ def _devices() -> Iterator[Check]:
     from dbrnet.provenance import hardware
 
     machine = hardware()
-    yield Check("cpu", "ok", f"{machine['cpu']}, {machine['cores']} cores, {machine['memory_gib']} GiB of memory")
-    gpus = ", ".join(machine["gpus"])
+    yield Check("cpu", "ok", f"{machine.cpu}, {machine.cores} cores, {machine.memory_gib} GiB of memory")
+    gpus = ", ".join(machine.gpus)
     yield Check("gpu", "ok" if gpus else "missing", gpus or "none that PyTorch finds; training runs on the CPU")
 
 

@@ -54,7 +54,7 @@ def history(
     model = _Model.open(model_name)
     state = model.ledger.state(at=None if at is None else _time(at))
     if html is not None:
-        write_atomically(html, render_history(model.name, [event.to_dict() for event in state.events]))
+        write_atomically(html, render_history(model.name, state.events))
     moved = model.ledger.aliases().get(CHAMPION)
     if json:
         print_json(model.summary(state) | {"alias": moved, "events": [event.to_dict() for event in state.events]})
@@ -201,9 +201,9 @@ class _Model:
         from dbrnet.registry.versions import describe_version
 
         decided = state.decided(version)
-        figures = {} if decided is None else decided.figures
+        figures = {} if decided is None else decided.figures.estimates
         facts = describe_version(self.store, self.name, version)
-        return facts | {f"test {name}": f"{value:.4f}" for name, value in sorted(figures.items())}
+        return facts | {f"test {name}": str(figure) for name, figure in sorted(figures.items())}
 
     def summary(self, state: "State") -> dict[str, Any]:
         """Who is champion and who waits, as JSON values."""
@@ -227,6 +227,8 @@ class _Model:
 
 def _lines(event: "Event") -> list[str]:
     """An entry as the terminal shows it: a line, and the reasons beneath it."""
+    from dbrnet.records import format_value
+
     entry = event.entry
     columns = (
         f"{entry.number:>4}",
@@ -234,7 +236,7 @@ def _lines(event: "Event") -> list[str]:
         f"version {entry.version:<4}",
         f"{event.outcome:<13}",
         f"champion {event.champion_after or 'none':<5}",
-        f"mIoU {entry.figures['miou']:.4f}" if "miou" in entry.figures else " " * 11,
+        f"{'' if entry.figures.miou is None else 'mIoU ' + format_value(entry.figures.miou, 'share'):<11}",
         entry.by,
     )
     why = textwrap.wrap(event.why, WIDTH - 24, initial_indent=" " * 24, subsequent_indent=" " * 24)

@@ -79,17 +79,13 @@ def _merge_stage(down: LFEMDown, block: LFEM) -> nn.Sequential:
         summand.weight = nn.Parameter(summand.weight[order])
         summand.bias = nn.Parameter(cast(Tensor, summand.bias)[order])
     expand.weight = nn.Parameter(expand.weight[:, order])
-    return nn.Sequential(down, MergedLFEM(expand, _merge_filters(block), join, block.final))
-
-
-def _merge_filters(block: LFEM) -> nn.Conv2d:
-    """One 5x5 depth-wise convolution for the near half's 3x3 and the far half's 5x5."""
+    # One 5x5 depth-wise convolution for the 3x3 of the near half and the 5x5 of the far half.
     near, far = _convolution(block.local[0]), _convolution(block.wide[0])
     channels = near.out_channels + far.out_channels
-    merged = nn.Conv2d(channels, channels, 5, padding=2, groups=channels)
-    merged.weight = nn.Parameter(torch.cat((F.pad(near.weight, (1, 1, 1, 1)), far.weight)))
-    merged.bias = nn.Parameter(torch.cat((cast(Tensor, near.bias), cast(Tensor, far.bias))))
-    return merged
+    filters = nn.Conv2d(channels, channels, 5, padding=2, groups=channels)
+    filters.weight = nn.Parameter(torch.cat((F.pad(near.weight, (1, 1, 1, 1)), far.weight)))
+    filters.bias = nn.Parameter(torch.cat((cast(Tensor, near.bias), cast(Tensor, far.bias))))
+    return nn.Sequential(down, MergedLFEM(expand, filters, join, block.final))
 
 
 def _fold_batch_norms(network: nn.Module) -> None:

@@ -53,7 +53,13 @@ def predict_sources(
     _clear(out)
     failures: list[UserError] = []
     with ExitStack() as stack:
-        tables = _open_tables(model, out, formats)
+        tables: list[Table] = [Summary(out, model.classes)]
+        if "rle" in formats:
+            tables.append(Submission(out))
+        if "coco" in formats:
+            origin = {key: value for key, value in model.metadata.items() if key != "classes"}
+            about = {"description": "defects predicted by DBRNet", "runtime": model.runtime, "model": origin}
+            tables.append(Coco(out, model.classes, about))
         for table in tables:
             stack.callback(table.discard)
         count = sum(declared_frames(source.path) if source.is_video else 1 for source in sources)
@@ -109,17 +115,6 @@ def _clear(out: Path) -> None:
     for folder in (MASKS, OVERLAYS):
         for path in (out / folder).rglob(".*.partial"):
             path.unlink()
-
-
-def _open_tables(model: Model, out: Path, formats: frozenset[Format]) -> list[Table]:
-    tables: list[Table] = [Summary(out, model.classes)]
-    if "rle" in formats:
-        tables.append(Submission(out))
-    if "coco" in formats:
-        origin = {key: value for key, value in model.metadata.items() if key != "classes"}
-        about = {"description": "defects predicted by DBRNet", "runtime": model.runtime, "model": origin}
-        tables.append(Coco(out, model.classes, about))
-    return tables
 
 
 def _requests(sources: Iterable[Source], bit_depth: int) -> Iterator[_Request]:

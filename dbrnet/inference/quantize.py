@@ -88,13 +88,14 @@ def quantize(
         )
     after, _ = validate(quantized, validation)
     weights = {node.name: node.input[1] for node in plain.graph.node if node.op_type == "Conv"}
+    nodes = quantized.graph.node
+    dequantized = {node.output[0] for node in nodes if node.op_type == "DequantizeLinear"}
+    kept = [node.name for node in nodes if node.op_type == "Conv" and not dequantized.issuperset(node.input[:2])]
     outcome = Quantized(
         miou=whole[0],
         loss_of_all=whole[0] - whole[1],
         loss=whole[0] - after,
-        kept=tuple(
-            weights[name].removeprefix("network.").removesuffix(".weight") for name in _not_quantized(quantized)
-        ),
+        kept=tuple(weights[name].removeprefix("network.").removesuffix(".weight") for name in kept),
         convolutions=len(weights),
     )
     if outcome.loss > max_loss or len(outcome.kept) == len(weights):
@@ -143,11 +144,3 @@ def _nodes_after_the_convolutions(model: onnx.ModelProto) -> list[str]:
             before.add(node.name)
             waiting += node.input
     return [node.name for node in model.graph.node if node.name not in before]
-
-
-def _not_quantized(model: onnx.ModelProto) -> list[str]:
-    """The names of the convolutions whose input or weights do not come from int8."""
-    dequantized = {node.output[0] for node in model.graph.node if node.op_type == "DequantizeLinear"}
-    return [
-        node.name for node in model.graph.node if node.op_type == "Conv" and not dequantized.issuperset(node.input[:2])
-    ]

@@ -5,9 +5,10 @@ from typing import Any
 
 import numpy as np
 
-from dbrnet.registry.gate import Answer
+from dbrnet.records import Answer, Decision, Promotion
 from dbrnet.registry.ledger import Ledger
-from dbrnet.registry.promotion import Promotion, describe, record
+from dbrnet.registry.ledger_state import KeyFigures
+from dbrnet.registry.promotion import describe, record
 from dbrnet.registry.store import Store
 from dbrnet.registry.tracking import TrackedRun, start_or_resume_run
 from dbrnet.registry.versions import register
@@ -41,12 +42,11 @@ def carry_out(
         store,
         NAME,
         version,
-        answer=answer,
-        reasons=[why] if why else [],
+        Decision(answer=answer, mode="automatic", reasons=(why,) if why else (), criteria=()),
         compared_with=against,
         decision_id=id_ or f"{model.name}-{answer}-{against}-{why}",
         run_id=run.run_id,
-        figures={"miou": 0.8},
+        figures=KeyFigures(miou=0.8),
     )
     describe(store, NAME, version, f"# {model.name}: {promotion.answer}")
     return promotion

@@ -56,18 +56,15 @@ class OpenVinoModel:
         return self._opener(self._file.with_logits())
 
     def _opener(self, file: ExportedFile) -> Callable[[Shape], Any]:
-        model = self._read(file)
+        try:
+            model = self._core.read_model(file.data)
+        except RuntimeError as error:
+            reason = str(error).strip().splitlines()[-1]
+            raise UserError(f"{file.path}: {self.runtime} cannot run it ({reason})") from None
         if self._fixed:
             return ByShape(lambda shape: self._compile(model, shape))
         request = self._compile(model, None)
         return lambda shape: request
-
-    def _read(self, file: ExportedFile) -> Any:
-        try:
-            return self._core.read_model(file.data)
-        except RuntimeError as error:
-            reason = str(error).strip().splitlines()[-1]
-            raise UserError(f"{file.path}: {self.runtime} cannot run it ({reason})") from None
 
     def _compile(self, model: Any, shape: Shape | None) -> Any:
         if shape is not None:

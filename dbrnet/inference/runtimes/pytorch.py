@@ -66,20 +66,18 @@ class _Recorded:
 
     def __call__(self, images: Tensor) -> Outputs:
         if images.shape not in self._graphs:
-            self._graphs[images.shape] = self._record(images.clone())
+            inputs = images.clone()
+            stream = torch.cuda.Stream()
+            stream.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(stream):  # libraries must initialise and choose algorithms before the recording
+                for _ in range(3):
+                    self._network(inputs)
+            torch.cuda.current_stream().wait_stream(stream)
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph):
+                outputs = self._network(inputs)
+            self._graphs[images.shape] = graph, inputs, outputs
         graph, inputs, outputs = self._graphs[images.shape]
         inputs.copy_(images)
         graph.replay()
         return outputs
-
-    def _record(self, inputs: Tensor) -> tuple[torch.cuda.CUDAGraph, Tensor, Outputs]:
-        stream = torch.cuda.Stream()
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):  # libraries must initialise and choose algorithms before the recording
-            for _ in range(3):
-                self._network(inputs)
-        torch.cuda.current_stream().wait_stream(stream)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            outputs = self._network(inputs)
-        return graph, inputs, outputs
