@@ -17,6 +17,7 @@ from dbrnet.steps import STEPS, Step
 from dbrnet.steps.ingest import ingest
 
 ROOT = Path(__file__).parents[2]
+PARAMS = load_params(ROOT / "params.yaml")
 ALL = [getattr(components, name) for name in components.__all__]
 
 
@@ -60,9 +61,8 @@ def test_others_load_a_component_from_its_file_and_run_it(tmp_path: Path, monkey
     kfp.compiler.Compiler().compile(ours, "ours.yaml")
     assert "registry.example" not in Path("ours.yaml").read_text()
     kfp.local.init(kfp.local.SubprocessRunner(use_venv=False), pipeline_root="out", raise_on_error=True)
-    params = load_params(ROOT / "params.yaml")
-    source = params.ingest.model_copy(update={"source": str(tmp_path / "source")})
-    ours(ingest=source.model_dump_json(), split=params.split.model_dump_json())
+    source = PARAMS.ingest.model_copy(update={"source": str(tmp_path / "source")})
+    ours(ingest=source.model_dump_json(), split=PARAMS.split.model_dump_json())
     [card] = Path("out").glob("ours-*/ingest/dataset/card.json")
     assert read_json(card)["images"] == 60
     [table] = Path("out").glob("ours-*/split/split/split.csv")
@@ -72,7 +72,7 @@ def test_others_load_a_component_from_its_file_and_run_it(tmp_path: Path, monkey
 def test_a_component_does_what_the_step_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     generate(tmp_path / "source", images=24)
-    params = load_params(ROOT / "params.yaml").ingest.model_copy(update={"source": "source"})
+    params = PARAMS.ingest.model_copy(update={"source": "source"})
     ingest(params, out=tmp_path / "by the step")
     dataset = artifact(tmp_path / "by the component")
     components.ingest.python_func(params=params.model_dump_json(), revision="r1", dataset=dataset)
@@ -93,7 +93,7 @@ def test_a_component_does_what_the_step_does(tmp_path: Path, monkeypatch: pytest
         ('{"dataset": "neu-seg", "source": "x", "sauce": 1}', "sauce: unknown parameter; allowed here:"),
         ('{"dataset": "neu-seg"', "the parameter ingest is not valid JSON"),
         ("7", "the parameter ingest: the whole: input should be a valid dictionary"),
-        ('{"dataset": "neu-seg", "source": "nowhere"}', "nowhere"),
+        (PARAMS.ingest.model_copy(update={"source": "nowhere"}).model_dump_json(), "nowhere"),
     ],
 )
 def test_wrong_parameters_end_in_one_line(
@@ -115,8 +115,7 @@ def test_numbers_survive_the_way_as_text() -> None:
     from dbrnet.config import Params, parse_section
     from pipelines.compiling import sections
 
-    params = load_params(ROOT / "params.yaml")
-    texts = sections(params, Params.model_fields)
-    assert {name: parse_section(name, text) for name, text in texts.items()} == dict(params)
-    assert json.loads(texts["train"])["epochs"] == params.train.epochs
+    texts = sections(PARAMS, Params.model_fields)
+    assert {name: parse_section(name, text) for name, text in texts.items()} == dict(PARAMS)
+    assert json.loads(texts["train"])["epochs"] == PARAMS.train.epochs
     assert isinstance(json.loads(texts["train"])["epochs"], int)
