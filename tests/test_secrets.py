@@ -3,7 +3,6 @@
 Each command runs as its user runs it; all that it printed and every file that it wrote is searched.
 """
 
-import inspect
 import io
 import zipfile
 from collections.abc import Callable, Iterator
@@ -12,9 +11,21 @@ from pathlib import Path
 import pytest
 from botocore.config import Config
 
-from dbrnet.cli import ACTIONS, STEPS, TOOLS, _function, main
+from dbrnet.cli import main
 from tests.registry.servers import free_port
-from tests.secret import ADDRESS, QUERY, SECRET, Server, Told, found_in, serving, set_alone, told
+from tests.secret import (
+    ADDRESS,
+    QUERY,
+    SECRET,
+    Server,
+    Told,
+    arguments_of,
+    command_names,
+    found_in,
+    serving,
+    set_alone,
+    told,
+)
 
 ROOT = Path(__file__).parents[1]
 Run = Callable[..., Told]
@@ -45,24 +56,22 @@ def set_source(source: str) -> None:
     path.write_text(path.read_text().replace("source: data/steel-strip ", f"source: {source!r} "))
 
 
-COMMANDS: list[tuple[str, str | None]] = [(name, None) for name in STEPS | TOOLS if name not in ACTIONS]
-COMMANDS += [(tool, action) for tool in ACTIONS for action in ACTIONS[tool]]
+COMMANDS = [(name,) for name in command_names() if name != "registry"]
+ACTIONS = [("registry", name) for name in command_names("registry")]
 
 
-@pytest.mark.parametrize(("command", "action"), COMMANDS)
+@pytest.mark.parametrize("command", [*COMMANDS, *ACTIONS], ids=" ".join)
 @pytest.mark.parametrize("number", ["1", ADDRESS], ids=["numbers", "no numbers"])
-def test_an_address_for_every_argument(command: str, action: str | None, number: str, run: Run) -> None:
-    words = [command] if action is None else [command, action]
-    for name, argument in inspect.signature(_function(command, action)).parameters.items():
-        if name != "params":
-            value = number if argument.annotation in (int, int | None) else ADDRESS
-            is_positional = (
-                argument.kind is not inspect.Parameter.KEYWORD_ONLY and argument.default is inspect.Parameter.empty
-            )
-            words += [value] if is_positional else [f"--{name.replace('_', '-')}", value]
+def test_an_address_for_every_argument(command: tuple[str, ...], number: str, run: Run) -> None:
+    words = list(command)
+    arguments = {argument.name: argument for argument in arguments_of(*command)}
+    for name, argument in arguments.items():
+        if name not in ("--params", "--json"):
+            value = number if argument.hint in (int, int | None) else ADDRESS
+            words += [value] if argument.index is not None else [name, value]
     run(*words)
     run(*words, ADDRESS).failed()  # one too many
-    if "params" in inspect.signature(_function(command, action)).parameters:
+    if "--params" in arguments:
         run(*words, "--params", ADDRESS).failed()
 
 

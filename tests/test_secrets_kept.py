@@ -3,7 +3,6 @@
 What succeeds writes the most: all of it is searched, MLflow's files and DVC's lineage included.
 """
 
-import inspect
 import os
 import shutil
 import signal
@@ -19,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from dbrnet.cli import _function, main
+from dbrnet.cli import main
 from dbrnet.cluster.training import _send_given
 from dbrnet.config import load_params
 from dbrnet.data.dataset import Dataset
@@ -27,7 +26,7 @@ from dbrnet.data.remote_dataset import send_dataset
 from dbrnet.files import read_json
 from dbrnet.registry.store import open_store
 from tests.registry.servers import Server
-from tests.secret import ADDRESS, LOGIN, QUERY, SECRET, Told, found_in, set_alone, told
+from tests.secret import ADDRESS, LOGIN, QUERY, SECRET, Told, arguments_of, found_in, set_alone, told
 from tests.storage.s3_server import BUCKET, S3Server
 from tests.workspace import STAGES, Workspace, tasks_run
 
@@ -242,10 +241,9 @@ def one_wrong() -> Iterator[Any]:
         "predict": ("--out", "wrong", "--model", f"{MADE[1]}/model.onnx", "data/dataset/images"),
         "serve": ("--port", "0", "--model", f"{MADE[1]}/model.onnx"),
     }.items():
-        for name, argument in inspect.signature(_function(command)).parameters.items():
-            if argument.kind is inspect.Parameter.KEYWORD_ONLY and name != "out":
-                words = [command, *given, f"--{name.replace('_', '-')}", ADDRESS]
-                yield pytest.param(words, id=f"{command} --{name}")
+        for argument in arguments_of(command):
+            if argument.index is None and argument.name not in ("--out", "--json"):
+                yield pytest.param([command, *given, argument.name, ADDRESS], id=f"{command} {argument.name}")
 
 
 @pytest.mark.parametrize("words", one_wrong())
