@@ -12,9 +12,7 @@ from pathlib import Path
 from threading import Thread
 
 import pytest
-from cyclopts import App, ArgumentCollection
 
-from dbrnet.cli import app
 from tests.retrying import retry_at_once
 
 SECRET = "s3cr3t-5c1f"
@@ -138,20 +136,3 @@ def set_alone(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv(name, value)
     for policy in ("S3", "HTTP", "MLFLOW", "WEBHOOK"):
         retry_at_once(monkeypatch, policy, attempts=1)
-
-
-def command_names(*group: str) -> list[str]:
-    """The commands of `dbrnet`, or the actions of one of them."""
-    return [name for name in _app(*group) if not name.startswith("-")]
-
-
-def arguments_of(*command: str) -> ArgumentCollection:
-    """What a command takes, as the command line knows it."""
-    return _app(*command).assemble_argument_collection()
-
-
-def _app(*words: str) -> App:
-    found = app
-    for word in words:
-        found = found[word]
-    return found

@@ -12,20 +12,9 @@ import pytest
 from botocore.config import Config
 
 from dbrnet.cli import main
+from tests.command_lines import LINES, arguments_of, is_positional, type_of
 from tests.registry.servers import free_port
-from tests.secret import (
-    ADDRESS,
-    QUERY,
-    SECRET,
-    Server,
-    Told,
-    arguments_of,
-    command_names,
-    found_in,
-    serving,
-    set_alone,
-    told,
-)
+from tests.secret import ADDRESS, QUERY, SECRET, Server, Told, found_in, serving, set_alone, told
 
 ROOT = Path(__file__).parents[1]
 Run = Callable[..., Told]
@@ -56,22 +45,18 @@ def set_source(source: str) -> None:
     path.write_text(path.read_text().replace("source: data/steel-strip ", f"source: {source!r} "))
 
 
-COMMANDS = [(name,) for name in command_names() if name != "registry"]
-ACTIONS = [("registry", name) for name in command_names("registry")]
-
-
-@pytest.mark.parametrize("command", [*COMMANDS, *ACTIONS], ids=" ".join)
+@pytest.mark.parametrize("line", LINES)
 @pytest.mark.parametrize("number", ["1", ADDRESS], ids=["numbers", "no numbers"])
-def test_an_address_for_every_argument(command: tuple[str, ...], number: str, run: Run) -> None:
-    words = list(command)
-    arguments = {argument.name: argument for argument in arguments_of(*command)}
-    for name, argument in arguments.items():
-        if name not in ("--params", "--json"):
-            value = number if argument.hint in (int, int | None) else ADDRESS
-            words += [value] if argument.index is not None else [name, value]
+def test_an_address_for_every_argument(line: str, number: str, run: Run) -> None:
+    words = line.split()
+    for name, argument in arguments_of(line).items():
+        if name != "params":
+            flag = [] if is_positional(argument) else [f"--{name.replace('_', '-')}"]
+            value = {bool: [], int: [number]}.get(type_of(argument), [ADDRESS])
+            words += [*flag, *value]
     run(*words)
-    run(*words, ADDRESS).failed()  # one too many
-    if "--params" in arguments:
+    run(*words, "--no-such", ADDRESS).failed()
+    if "params" in arguments_of(line):
         run(*words, "--params", ADDRESS).failed()
 
 

@@ -25,8 +25,9 @@ from dbrnet.data.dataset import Dataset
 from dbrnet.data.remote_dataset import send_dataset
 from dbrnet.files import read_json
 from dbrnet.registry.store import open_store
+from tests.command_lines import arguments_of, is_positional, type_of
 from tests.registry.servers import Server
-from tests.secret import ADDRESS, LOGIN, QUERY, SECRET, Told, arguments_of, found_in, set_alone, told
+from tests.secret import ADDRESS, LOGIN, QUERY, SECRET, Told, found_in, set_alone, told
 from tests.storage.s3_server import BUCKET, S3Server
 from tests.workspace import STAGES, Workspace, tasks_run
 
@@ -241,9 +242,10 @@ def one_wrong() -> Iterator[Any]:
         "predict": ("--out", "wrong", "--model", f"{MADE[1]}/model.onnx", "data/dataset/images"),
         "serve": ("--port", "0", "--model", f"{MADE[1]}/model.onnx"),
     }.items():
-        for argument in arguments_of(command):
-            if argument.index is None and argument.name not in ("--out", "--json"):
-                yield pytest.param([command, *given, argument.name, ADDRESS], id=f"{command} {argument.name}")
+        for name, argument in arguments_of(command).items():
+            if not is_positional(argument) and type_of(argument) is not bool and name != "out":
+                words = [command, *given, f"--{name.replace('_', '-')}", ADDRESS]
+                yield pytest.param(words, id=f"{command} --{name}")
 
 
 @pytest.mark.parametrize("words", one_wrong())
