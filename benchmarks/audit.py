@@ -1,8 +1,8 @@
-"""How long the audit takes, and how much memory, on generated strips of 256x1600.
+"""The time and memory of the audit on generated strips of 256x1600.
 
     python benchmarks/audit.py --images 1000 4000
 
-Images are streaks and grain under uneven light, each fifth a copy laid otherwise; making them is not timed.
+Images are streaks and grain under uneven light; every fifth is a rotated or mirrored copy. Making them does not count.
 Each count runs in a process of its own, so that its peak memory is its own.
 """
 
@@ -18,8 +18,7 @@ import numpy as np
 
 from dbrnet.audit.fingerprint import take_fingerprints
 from dbrnet.audit.grouping import find_groups
-from dbrnet.audit.matching import find_candidates
-from dbrnet.audit.symmetry import SYMMETRIES
+from dbrnet.audit.matching import SYMMETRIES, find_candidates
 from dbrnet.data.dataset import Card, Dataset, Sample
 from dbrnet.provenance import hardware
 
@@ -28,7 +27,7 @@ COPIES = 5  # every fifth image is a copy
 
 
 def strip(seed: int) -> np.ndarray:
-    """A strip of its own: streaks and grain under uneven light."""
+    """A random strip: streaks and grain under uneven light."""
     rng = np.random.default_rng(seed)
     coarse = cv2.resize(rng.normal(size=(16, 60)).astype(np.float32), SIZE[::-1], interpolation=cv2.INTER_CUBIC)
     grain = cv2.GaussianBlur(rng.normal(size=SIZE).astype(np.float32), (0, 0), sigmaX=3, sigmaY=1)
@@ -40,10 +39,10 @@ def write(folder: Path, count: int) -> Dataset:
     (folder / "images").mkdir()
     samples = []
     for index in range(count):
-        thing = index - 1 if index % COPIES == COPIES - 1 else index
-        laid = SYMMETRIES[(index * 2) % 8] if thing != index else SYMMETRIES[0]
+        original = index - 1 if index % COPIES == COPIES - 1 else index
+        symmetry = SYMMETRIES[(index * 2) % 8] if original != index else SYMMETRIES[0]
         file = f"images/{index:06}.jpg"
-        cv2.imwrite(str(folder / file), np.ascontiguousarray(laid.apply(strip(thing))))
+        cv2.imwrite(str(folder / file), np.ascontiguousarray(symmetry.apply(strip(original))))
         samples.append(Sample(f"{index:06}", file, "", *SIZE, (), f"{index:06}", f"{index}"))
     card = Card(
         *("made", "Made", (), "", "", "", "", ""),

@@ -1,8 +1,8 @@
-"""How long the intervals of a comparison take, and how much memory, by the number of groups.
+"""The time and memory of the intervals of a comparison, by the number of groups.
 
     python benchmarks/bootstrap.py --groups 200 1000 5000 --classes 5
 
-Every figure of a candidate, of a champion and of their difference, from 10,000 resamples of made-up counts.
+Every figure of a candidate, of a champion and of their difference, from 10,000 resamples of random counts.
 Each count runs in a process of its own, so that its peak memory is its own.
 """
 
@@ -21,15 +21,15 @@ from dbrnet.evaluation.predictions import Evaluation, ImageResult
 from dbrnet.provenance import hardware
 
 
-def made_up(groups: int, classes: int, seed: int) -> Evaluation:
-    """An image a group, of `classes` classes of defects; some hold none of a class, some none at all."""
+def random_evaluation(groups: int, classes: int, seed: int) -> Evaluation:
+    """One image per group, of `classes` defect classes; some images lack a class, some have no defect."""
     random = np.random.default_rng(seed)
     images = []
     for number in range(groups):
-        there = random.random(classes + 1) < 0.4
-        confusion = random.integers(0, 2000, (classes + 1, classes + 1)) * there[:, None]
+        present = random.random(classes + 1) < 0.4
+        confusion = random.integers(0, 2000, (classes + 1, classes + 1)) * present[:, None]
         confusion[0, 0] = 40_000
-        true = random.integers(0, 4, (classes, 3)) * there[1:, None]
+        true = random.integers(0, 4, (classes, 3)) * present[1:, None]
         predicted, outline = random.integers(0, 6, classes), random.integers(0, 400, classes)
         defects = DefectCounts(true, true // 2, predicted, predicted // 2, outline, outline // 2, outline, outline // 3)
         images.append(ImageResult(f"{number}", f"{number}", confusion, 1.0, defects))
@@ -44,7 +44,7 @@ def peak_memory() -> float:
 
 def measure(groups: int, classes: int, rounds: int, answers: "multiprocessing.Queue[list[float]]") -> None:
     """Put the memory in MiB that comparing takes, and the seconds of each round, into `answers`."""
-    candidate, champion = (made_up(groups, classes, seed) for seed in (0, 1))
+    candidate, champion = (random_evaluation(groups, classes, seed) for seed in (0, 1))
     before, seconds = peak_memory(), []
     for _ in range(rounds):
         began = time.perf_counter()

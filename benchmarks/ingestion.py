@@ -1,4 +1,4 @@
-"""How fast ingestion is, against decoding alone, and how much memory it takes.
+"""The speed of ingestion, compared with decoding alone, and its memory.
 
     python benchmarks/ingestion.py [--images 400] [--rounds 3]
 
@@ -30,11 +30,11 @@ import numpy as np
 
 from dbrnet import provenance
 from dbrnet.data import rle
-from dbrnet.data.convert import ordered_map
 from dbrnet.data.dataset import decode_image
 from dbrnet.data.image_stats import write_image_stats
 from dbrnet.data.synthetic import generate
 from dbrnet.data.writer import build_dataset
+from dbrnet.parallel import ordered_map
 
 HEIGHT, WIDTH = 256, 1600
 
@@ -92,8 +92,8 @@ WAYS: dict[str, Callable[[Path], int]] = {
 def peak_mib(way: str, source: Path) -> float:
     """The peak of memory of a process that does nothing else, in MiB."""
     command = [sys.executable, __file__, "--only", way, "--source", str(source)]
-    answer = subprocess.run(command, check=True, capture_output=True, text=True)
-    return float(answer.stdout) / 1024
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    return float(done.stdout) / 1024
 
 
 def main() -> None:

@@ -1,26 +1,26 @@
-"""How fast each runtime answers an image, against the network as its authors released it, in PyTorch eager.
+"""The speed of each runtime, compared with the network as its authors released it, in PyTorch eager.
 
     python benchmarks/runtimes.py --sizes 512x512 256x1600 --seconds 20 --out speed
 
-`--trained`, `--exported` and `--evaluated` are what the steps wrote (default: under artifacts/). Measures in
-one run, in blocks that take turns,
+`--trained`, `--exported` and `--evaluated` are the folders of these steps (default: under artifacts/). Measures in one
+run, in blocks that take turns,
 
     released, eager        DBRNet with the released code's readings (flow "released", process "depthwise"),
-                           fresh weights, the same image in and answer out as all others; its tensors lie
-                           channel by channel, as the released code makes them: the baseline
-    released, memory kept  the baseline with MALLOC_TRIM_THRESHOLD_ and MALLOC_MMAP_MAX_ set such that the C
-                           library keeps freed memory, and no map is paid for with page faults
+                           fresh weights, and the same input and outputs as all others; its tensors are in
+                           channels-first order, as in the released code: the baseline
+    released, memory kept  the baseline with MALLOC_TRIM_THRESHOLD_ and MALLOC_MMAP_MAX_ set so that the C
+                           library keeps freed memory, which saves the page faults of each map
     released, forward      the same network alone: a normalised float image in, logits out
     released, autograd     that with autograd left on, as the authors' own script times it
     each runtime           that the machine has, with the given model
     each --also            NAME=PATH@RUNTIME, another model.pt or exported .onnx
 
-on built-in images (what they show does not matter to the speed) at each size, and prints for each a table
-in Markdown: how many times as fast as the baseline, with an interval of 95 % from the paired blocks; p50, p90
-and p99 in milliseconds from the image in memory to the answer in memory, p50 from file to file; and the
-roofline, as a share of p50. What runs in PyTorch has a process of its own (`apart.py`). `--out DIR` keeps every
-figure as JSON, and draws for each size the distribution of the latencies and the speed against the accuracy
-(by the evaluate step, on its test split).
+on built-in images at each size (their content does not affect the speed), and prints a table in Markdown for each
+size: how many times as fast as the baseline, with a 95 % interval from the paired blocks; p50, p90 and p99 in
+milliseconds from the image in memory to the mask in memory; p50 from file to file; and the roofline as a share of
+p50. Models in PyTorch run in processes of their own (`subprocess_benchmark.py`). `--out DIR` keeps every figure as
+JSON, and draws for each size the distribution of the latencies, and the speed against the accuracy of the evaluate
+step on its test split.
 """
 
 import argparse
@@ -32,18 +32,18 @@ from typing import Any
 import cv2
 import numpy as np
 import torch
-from apart import Apart, keeping_memory  # type: ignore[import-not-found]  # it lies beside this script
+from subprocess_benchmark import SubprocessModel, keeping_memory  # type: ignore[import-not-found]  # beside this script
 
 from dbrnet.benchmark.hardware import describe_machine, machine_state
-from dbrnet.benchmark.measurement import Measured, measure, noise
+from dbrnet.benchmark.measurement import Measured, measure, noise, table
 from dbrnet.benchmark.roofline import Work, count_work
-from dbrnet.benchmark.table import table
 from dbrnet.data.synthetic import generate
 from dbrnet.errors import UserError
 from dbrnet.files import read_json, write_atomically, write_json
+from dbrnet.inference.runtimes import RUNTIMES
 from dbrnet.inference.runtimes.base import Answer, Images, Model
 from dbrnet.inference.runtimes.pytorch import TorchModel
-from dbrnet.inference.runtimes.registry import RUNTIMES, open_all, open_model, why_not_available
+from dbrnet.inference.runtimes.registry import open_all, open_model, why_not_available
 from dbrnet.models.dbrnet import DBRNet
 from dbrnet.models.saved import ModelMeta, load_model
 from dbrnet.provenance import available_cores, collect_provenance
@@ -57,22 +57,22 @@ Size = tuple[int, int]
 
 
 class Forward(TorchModel):
-    """The network alone, without what comes before and after it: its image lies ready on the device."""
+    """The network alone, without pre- and postprocessing: its image is on the device already."""
 
     def __init__(self, model: DBRNet, meta: ModelMeta, size: Size, threads: int, *, autograd: bool) -> None:
         super().__init__(model, meta, threads=threads)
         self._autograd = autograd
         self._network = model.to(self.device)
         self._image = torch.rand(1, 3, *(meta.image_size or size), device=self.device)
-        self._answer = np.zeros((1, *size), np.uint8), np.zeros((1, *size), np.float32)
+        self._outputs = np.zeros((1, *size), np.uint8), np.zeros((1, *size), np.float32)
 
     def predict(self, images: Images) -> Answer:
-        """Compute the logits, and answer with an empty mask."""
+        """Compute the logits, and return an empty mask."""
         with torch.inference_mode(not self._autograd):
             self._network(self._image)
         if self.device == "cuda":
             torch.cuda.synchronize()
-        return self._answer
+        return self._outputs
 
 
 def images(size: Size) -> list[bytes]:
@@ -99,32 +99,32 @@ def released(meta: ModelMeta, size: Size, threads: int, part: str) -> Model:
     network = released_network(meta)
     if part in (FORWARD, AUTOGRAD):
         return Forward(network, meta, size, threads, autograd=part == AUTOGRAD)
-    # Our runtimes leave an image pixel by pixel, as it comes; PyTorch then computes all maps so, and faster.
+    # Our runtimes keep an image channels-last, as it is decoded. PyTorch then computes all maps so, which is faster.
     network.register_forward_pre_hook(lambda _, inputs: (inputs[0].contiguous(),))
     return TorchModel(network, meta, threads=threads)
 
 
 def measure_size(given: argparse.Namespace, size: Size) -> tuple[dict[str, Measured], dict[str, str]]:
-    """All figures at one size, and why the runtimes that are missing are."""
+    """All figures at one size, and the reasons why runtimes are missing."""
     network, meta = load_model(given.trained / "model.pt")
-    theirs, ours = (count_work(one, *(meta.image_size or size)) for one in (released_network(meta), network))
-    described = meta, size, given.threads
+    theirs, ours = (count_work(model, *(meta.image_size or size)) for model in (released_network(meta), network))
+    settings = meta, size, given.threads
     models: dict[str, Model] = {
-        BASELINE: Apart(size, released, *described, BASELINE),
-        KEPT: Apart(size, keeping_memory, released, *described, BASELINE),
-        FORWARD: Apart(size, released, *described, FORWARD),
-        AUTOGRAD: Apart(size, released, *described, AUTOGRAD),
+        BASELINE: SubprocessModel(size, released, *settings, BASELINE),
+        KEPT: SubprocessModel(size, keeping_memory, released, *settings, BASELINE),
+        FORWARD: SubprocessModel(size, released, *settings, FORWARD),
+        AUTOGRAD: SubprocessModel(size, released, *settings, AUTOGRAD),
     }
     work: dict[str, Work] = dict.fromkeys(models, theirs)
-    apart = [name for name in given.runtimes if name.startswith("pytorch")]
-    others = [name for name in given.runtimes if name not in apart]
-    entrants, missing = open_all(others, given.trained, given.exported, given.threads)
-    for name in apart:
+    in_pytorch = [name for name in given.runtimes if name.startswith("pytorch")]
+    others = [name for name in given.runtimes if name not in in_pytorch]
+    opened, missing = open_all(others, given.trained, given.exported, given.threads)
+    for name in in_pytorch:
         if reason := why_not_available(name):
             missing[name] = reason
         else:
-            models[name] = Apart(size, open_model, given.trained / "model.pt", name, given.threads)
-    models |= entrants
+            models[name] = SubprocessModel(size, open_model, given.trained / "model.pt", name, given.threads)
+    models |= opened
     work |= {name: ours for name in models if name not in work}
     for name, path, runtime in given.also:
         models[name] = open_model(path, runtime, given.threads)

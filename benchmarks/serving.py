@@ -1,4 +1,4 @@
-"""How much of the bare runtime's speed `dbrnet serve` keeps, and what it does when it is asked for too much.
+"""The share of the bare runtime's speed that `dbrnet serve` keeps, and its behaviour under overload.
 
     python benchmarks/serving.py --model model.onnx --images folder [--clients 16] [--seconds 60] [--rounds 3]
 
@@ -6,13 +6,13 @@ On the same images, in turns within each round, each in a process of its own:
 
     predict alone   the runtime, images decoded before
     whole chain     decode, predict, find the defects, encode, one after the other
-    service         the whole chain through `dbrnet serve`, asked by all clients at once
+    service         the whole chain through `dbrnet serve`, with requests of all clients at the same time
 
-Images a second of wall time, and milliseconds of CPU time for each: other work on the machine takes from
-the first alone, so on a busy machine the second is the one to compare. The clients are threads of one process
-on kept connections; their own CPU time is told too, since they share the machine. Then `--overload` clients
-ask a service of the usual queue and never wait: every answer must be 200 or 503 with Retry-After, and queue
-and memory must stay bounded.
+Prints images per second of wall time, and milliseconds of CPU time per image. Other work on the machine affects only
+the first, so on a busy machine the second is the one to compare. The clients are threads of one process on kept
+connections; their own CPU time is printed too, since they share the machine. Then `--overload` clients send requests
+without pause to a service with the default queue: every status must be 200 or 503 with Retry-After, and queue and
+memory must stay bounded.
 """
 
 import argparse
@@ -33,18 +33,18 @@ from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from pathlib import Path
 
-from dbrnet.inference.image_reading import decode_image
+from dbrnet.inference.images import decode_image
 from dbrnet.inference.runtimes.registry import open_model
 from dbrnet.provenance import hardware
 from dbrnet.serving.answer import as_json
 from dbrnet.serving.worker import Timing
 
-IMAGES = 64  # different ones, asked for in turn
+IMAGES = 64  # different ones, in turn
 
 
 @dataclass
 class Load:
-    """What the clients saw."""
+    """The results of the clients."""
 
     seconds: float = 0.0
     statuses: Counter[str] = field(default_factory=Counter)  # by status; a broken connection by its error
@@ -52,7 +52,7 @@ class Load:
     client_cpu: float = 0.0  # seconds
 
     def add(self, other: "Load") -> None:
-        """Count what `other` saw, too."""
+        """Add the results of `other`."""
         self.seconds += other.seconds
         self.statuses += other.statuses
         self.latencies += other.latencies

@@ -1,9 +1,9 @@
 """A model in a process of its own, for benchmarks that compare it with others.
 
-On the CPU PyTorch takes each map's memory from the C library, whose allocator adapts to all that its process
-has freed before: beside other runtimes one and the same network took 29 to 44 ms, as chance would have it.
-Alone it takes what it takes its users. Images and answers lie in memory that both processes share; telling
-the other one, waiting for it, and the two copies cost less than a tenth of a millisecond at 512x512.
+On the CPU, PyTorch takes the memory of each map from the C library, whose allocator adapts to everything that the
+process freed before. In one process with other runtimes the same network took 29 to 44 ms at random; alone it takes
+what it takes for users. Images and outputs lie in memory that both processes share. Signalling and the two copies
+cost less than a tenth of a millisecond at 512x512.
 """
 
 import ctypes
@@ -16,19 +16,19 @@ import numpy as np
 
 from dbrnet.inference.runtimes.base import Answer, Images, Model
 
-TOLD = ("runtime", "precision", "device", "threads", "classes", "metadata")
+ATTRIBUTES = ("runtime", "precision", "device", "threads", "classes", "metadata")
 TRIM_THRESHOLD, MMAP_MAX = -1, -4  # of malloc.h
 
 
-class Apart:
-    """What `build(*arguments)` makes, in a process of its own, for one image of `size` at a time."""
+class SubprocessModel:
+    """The model `build(*arguments)` in a process of its own, for one image of `size` (height, width) at a time."""
 
     def __init__(self, size: tuple[int, int], build: Callable[..., Model], *arguments: object) -> None:
         context = multiprocessing.get_context("spawn")
         self._connection, theirs = context.Pipe()
         height, width = size
         shared = [context.RawArray(kind, count * height * width) for kind, count in (("B", 3), ("B", 1), ("f", 1))]
-        self._image, *self._answer = _arrays(shared, size)
+        self._image, *self._outputs = _arrays(shared, size)
         self._process = context.Process(target=_serve, args=(theirs, shared, size, build, arguments), daemon=True)
         self._process.start()
         theirs.close()
@@ -40,12 +40,12 @@ class Apart:
         self._image[:] = images
         self._connection.send(None)
         self._connection.recv()
-        mask, confidence = self._answer
+        mask, confidence = self._outputs
         return mask, confidence
 
 
 def keeping_memory(build: Callable[..., Model], *arguments: object) -> Model:
-    """What `build` makes, in a process that keeps the memory it frees."""
+    """The model `build(*arguments)`, in a process that keeps the memory it frees."""
     library = ctypes.CDLL(None)
     library.mallopt(TRIM_THRESHOLD, 2**31 - 1)
     library.mallopt(MMAP_MAX, 0)
@@ -60,19 +60,19 @@ def _serve(
     arguments: tuple[object, ...],
 ) -> None:
     model = build(*arguments)
-    connection.send({name: getattr(model, name) for name in TOLD})
-    image, *answer = _arrays(shared, size)
+    connection.send({name: getattr(model, name) for name in ATTRIBUTES})
+    image, *outputs = _arrays(shared, size)
     while True:
         try:
             connection.recv()
         except EOFError:
             return
-        for place, values in zip(answer, model.predict(image), strict=True):
-            place[:] = values
+        for output, values in zip(outputs, model.predict(image), strict=True):
+            output[:] = values
         connection.send(None)
 
 
 def _arrays(shared: list[Any], size: tuple[int, int]) -> list[Any]:
     """The image, the mask and the confidence, in `shared`."""
     shapes = (1, *size, 3), (1, *size), (1, *size)
-    return [np.frombuffer(one, one._type_).reshape(shape) for one, shape in zip(shared, shapes, strict=True)]
+    return [np.frombuffer(memory, memory._type_).reshape(shape) for memory, shape in zip(shared, shapes, strict=True)]

@@ -1,12 +1,11 @@
-"""What share of a training's time goes into MLflow, with a database file and with a real server.
+"""The share of a training's time that MLflow takes, with a database file and with a real server.
 
     python benchmarks/tracking.py --images 200 --epochs 22 --rounds 3
 
-Trains on the built-in data with params.yaml as it stands. `blocked` is the time for which the training itself
-waits for tracking: beginning the run, handing over each epoch, and the end; the middle one is told for an
-epoch and for a step too. `beside it` is the processor time of the threads that send meanwhile, and so at most
-what they can take from training. Loading MLflow and making the tables of a new database file, once a project,
-are counted apart.
+Trains on the built-in data with params.yaml as it is. `blocked` is the time for which the training itself waits for
+tracking: starting the run, handing over each epoch (also given per epoch and per step), and ending it. `beside it` is
+the processor time of the threads that send meanwhile, so at most what they can take from training. Loading MLflow, and
+making the tables of a new database file once per project, are counted separately.
 """
 
 import argparse

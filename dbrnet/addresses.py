@@ -1,7 +1,9 @@
 """Addresses as they are shown and recorded: without what opens a door."""
 
+import io
 import logging
 import re
+from typing import TextIO
 
 _ADDRESS = re.compile(
     r"""
@@ -19,7 +21,7 @@ _ADDRESS = re.compile(
     (?P<rest> [^\s/?\#]* )                       # a port that is none
     (?P<path> [^\s?\#]* )
     (?P<route> \#/ [^\s?]* )?                    # a page within a page, as MLflow and Kubeflow have them
-    (?P<query> (?: [?\#] \S* )? )
+    (?P<query> (?: [?\#] (?: [^\s"\\] | \\ (?!") )* )? )  # up to where JSON ends it
     """,
     re.VERBOSE | re.IGNORECASE,
 )
@@ -68,6 +70,34 @@ class RedactingFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         """The record as text."""
         return redact(self._inner.format(record))
+
+
+def redact_log(name: str = "") -> None:
+    """Let the handlers of the logger `name`, which a library has set up, redact what they write."""
+    for handler in logging.getLogger(name).handlers:
+        if not isinstance(handler.formatter, RedactingFormatter):
+            handler.setFormatter(RedactingFormatter(handler.formatter or logging.Formatter()))
+
+
+class RedactedOutput(io.TextIOBase):
+    """A stream that redacts what is printed to it, line by line, and passes it on to another."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream, self._begun = stream, ""
+
+    def write(self, text: str) -> int:
+        """Take `text`; what is no whole line yet waits."""
+        whole, end, begun = (self._begun + text).rpartition("\n")
+        self._begun = begun
+        for line in f"{whole}{end}".splitlines(keepends=True):
+            self._stream.write(redact(line))
+        return len(text)
+
+    def close(self) -> None:
+        """Pass on what waits; the other stream stays open."""
+        self._stream.write(redact(self._begun))
+        self._begun = ""
+        self._stream.flush()
 
 
 def _ending(dropped: str) -> str:

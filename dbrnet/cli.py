@@ -1,174 +1,127 @@
-"""The `dbrnet` command: a subcommand for each step, made from the step function's own signature."""
+"""The `dbrnet` command: the steps, made from their registry, and the commands beside them."""
 
-import argparse
+import ast
 import errno
-import importlib
 import inspect
 import logging
 import os
 import sys
+import time
 import traceback
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Annotated, Any
 
-from dbrnet import __version__
-from dbrnet.addresses import RedactingFormatter, redact
+from cyclopts import App, CoercionError, CycloptsError, Parameter
+
+import dbrnet.commands.doctor
+import dbrnet.commands.registry
+import dbrnet.commands.start
+import dbrnet.commands.use
+import dbrnet.commands.worker  # noqa: F401  (each adds its commands to the app)
+from dbrnet.addresses import RedactingFormatter, redact, redact_log
+from dbrnet.commands import OPERATE, PIPELINE, app
 from dbrnet.errors import JobError, UserError
 from dbrnet.files import require_apart, require_output
 from dbrnet.process_group import first_to_fail, process_group
+from dbrnet.progress import duration, say
+from dbrnet.steps import BY_NAME, STAGES, STEPS, TASKS, Step
 
-STEPS = {
-    "ingest": "read a dataset from a folder, an archive, a URL or S3 into one canonical form",
-    "split": "divide the samples into train, val and test, so that near-copies stay together",
-    "train": "train DBRNet; killed and started again, it goes on where it was",
-    "export": "write the trained network as one ONNX file, and in int8 as another",
-    "fetch-champion": "fetch the champion that a candidate is compared with, and what it was trained on",
-    "evaluate": "score the exported model on the test split and write the HTML report",
-    "benchmark": "measure the model's speed on this machine, in every runtime that it has",
-    "promote": "decide by the thresholds, register the model, and move the champion if it passes",
-    "drift": "answer whether new data warrant retraining the champion: yes or no, with reasons",
-}
-TOOLS = {
-    "audit": "find the images that show the same thing, and say what a split of them leaks",
-    "serve": "answer images over HTTP, with a page to try it on",
-    "predict": "write masks, overlays, RLE or COCO files for images and videos of your own",
-    "registry": "who is champion, since when and why; approve, reject, roll back",
-    "revision": "tell whether the data's source has changed, without reading it",
-    "notify": "tell a webhook how a scheduled run ended, and who is champion",
-    "generate": "make the built-in dataset: steel-strip images in Severstal's layout",
-    "worker": "one process of a training on several machines; TrainJobs run it",
-    "configure": "set params.yaml to the recipe of a dataset",
-}
-ACTIONS = {  # of tools that have more than one: their functions
-    "registry": {
-        "history": "every decision, newest last, or who was champion at a time",
-        "show": "all that is known of one version",
-        "diff": "two versions side by side",
-        "approve": "make a version champion: the one that waits for a review, or another with a reason",
-        "reject": "revoke a version, so that the gate cannot promote it",
-        "rollback": "make the champion before, or another previous one, champion again",
-    }
-}
-ARGUMENTS = {
-    "params": "the parameters' file (default: params.yaml)",
-    "checkpoints": "where to keep checkpoints, each training its own (default: a hidden folder beside --out)",
-    "out": "the folder to write: new, empty, or one that this command wrote before, whose files it replaces",
-    "dataset": "the folder that `dbrnet ingest` wrote",
-    "split": "the folder that `dbrnet split` wrote",
-    "job_spec": "what the training is given, at s3://BUCKET/PREFIX/jobs/NAME/",
-    "trained": "the folder that `dbrnet train` wrote",
-    "exported": "the folder that `dbrnet export` wrote",
-    "champion": "the folder that `dbrnet fetch-champion` wrote",
-    "evaluated": "the folder that `dbrnet evaluate` wrote",
-    "benchmarked": "the folder that `dbrnet benchmark` wrote",
-    "current": "the dataset as it is now, or a plain folder of unlabelled images",
-    "sources": "images, folders of them, quoted globs, videos, s3://BUCKET/PREFIX/",
-    "batch": "how many images of one size are predicted together, for speed",
-    "formats": "what to write, of masks, overlays, rle, coco, with commas between",
-    "bit_depth": "how many bits of its 16 the camera uses, as in ingest.bit_depth",
-    "model": "an exported .onnx, a model.pt, or models:/NAME@ALIAS or models:/NAME/VERSION in MLflow",
-    "against": "another model to compare with: a model.pt, an exported .onnx, or models:/NAME@ALIAS",
-    "version": "the version's number",
-    "other": "the other version's number",
-    "model_name": "the model's name in MLflow's registry (default: fetch_champion.model_name of params.yaml)",
-    "at": "a time, such as 2026-11-01 or 2026-11-01T06:00 (UTC unless it says otherwise)",
-    "html": "a file to write the history's page to",
-    "to": "the version to go back to (default: the champion before)",
-    "run": "what ran, such as the name of a pipeline",
-    "state": "how it ended, such as SUCCEEDED or FAILED",
-    "error": "what went wrong, if anything did",
-    "why": "the reason, for those who come after",
-    "count": "how many images",
-    "seed": "the random seed: the same seed makes the same images",
-    "name": "the dataset's name; its recipe is recipes/NAME.yaml",
-    "runtime": "the runtime to run it in, such as openvino-int8 (default: the usual one of its kind)",
-    "threads": "how many of the CPU's threads the model may use; 0 for all",
-    "host": "the address to listen on; 0.0.0.0 for all of this machine's",
-    "port": "the port to listen on; 0 for any that is free",
-    "queue": "how many images may wait or be worked on; more are answered 503",
-    "max_mb": "the largest image file, in MiB",
-    "source": "its folder, archive, http(s) or s3:// address (default: the recipe's)",
-}
-EPILOG = """\
-The steps, in order, are the stages of dvc.yaml and the sections of params.yaml:
-`dvc repro` runs those whose input has changed. (drift alone is no stage: it
-asks whether to run the others.) Exit status: 0 done, 1 the job failed, 2 wrong
-input. MLFLOW_TRACKING_URI names the tracking store; without it runs go to
-mlflow.db in this folder.
-"""
+__all__ = ["app", "call", "main", "run"]
+
+OUT = "the folder to write: new, empty, or one that this command wrote before, whose files it replaces"
+PARAMS = Path("params.yaml")
+_ENVIRONMENT = {errno.ENOSPC, errno.EACCES, errno.EPERM, errno.EROFS, errno.EDQUOT, errno.ENOTDIR, errno.EFBIG}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
+    return run(app, arguments)
+
+
+def run(app: App, arguments: Sequence[str] | None = None) -> int:
+    """Run the command of `app` that `arguments` (default: this process's) name; returns the exit status."""
     words = list(sys.argv[1:] if arguments is None else arguments)
-    status, options = _tell(lambda: vars(_parser(words).parse_args(words)), None)
-    if options is None:
-        return status
-    command = options.pop("command")
-    function = _function(command, options.pop("action", None))
 
-    def run() -> None:
-        _require_output(command, options)
-        function(**_with_section(function, options))
+    def parse_and_run() -> None:
+        try:
+            command, bound, _ = app.parse_args(words, print_error=False, exit_on_error=False)
+        except CycloptsError as error:
+            raise UserError(_explain(error, app, words)) from None
+        _guarded(words[0] if words else "", bound.arguments, lambda: command(*bound.args, **bound.kwargs))
 
-    status, _ = _tell(run, options.get("out"))
-    return status
+    return _report(parse_and_run)
 
 
-def call(command: str, section: str, **arguments: Any) -> Any:
-    """Run a command from a program, as a Kubeflow component does; what its function returns.
+def call(name: str, section: str, **arguments: Any) -> Any:
+    """Run a step from a program, as a Kubeflow component does; what its function returns.
 
     `section` is its section of params.yaml as text; paths may be text too. What goes wrong ends the process
     as it ends the command: with one line, and exit status 1 or 2.
     """
+    step = BY_NAME[name]
+    result = None
 
-    def run() -> Any:
+    def parse_and_run() -> None:
         from dbrnet.config import parse_section
 
-        function = _function(command)
-        paths = {
-            name: _path(name, arguments[name])
-            for name, asked in inspect.signature(function).parameters.items()
-            if "Path" in str(asked.annotation) and isinstance(arguments.get(name), str)
-        }
-        _require_output(command, paths)
-        return function(parse_section(_section_of(function), section), **arguments | paths)
+        nonlocal result
+        given = {key: _path(key, value) if key in step.paths else value for key, value in arguments.items()}
+        given = {key: value for key, value in given.items() if value is not None}
+        result = _guarded(name, given, lambda: step.function()(parse_section(step.section, section), **given))
 
-    status, result = _tell(run, arguments.get("out"))
-    if status:
+    redact_log()  # Kubeflow's
+    if status := _report(parse_and_run):
         sys.exit(status)
     return result
 
 
-def _tell(run: Callable[[], Any], out: object) -> tuple[int, Any]:
-    """Call `run`; the exit status, and what it returned. What a user can mend is told in one line."""
+def _path(name: str, value: str | Path | None) -> Path | None:
+    if value == "":
+        raise UserError(f"{name}: the path is empty; give a path")
+    return None if value is None else Path(value)
+
+
+def _guarded(command: str, arguments: Mapping[str, Any], function: Callable[[], Any]) -> Any:
+    """Call `function` unless it would overwrite in --out what `command` did not write."""
+    out = arguments.get("out")
+    if isinstance(out, Path):
+        require_output(out, command)
+        for name, value in arguments.items():
+            if isinstance(value, Path) and name != "out":
+                require_apart(out, value, name)
+    try:
+        return function()
+    except OSError as error:  # a full disk names no file
+        error.filename = error.filename or (str(out) if out else None)
+        raise
+
+
+def _report(function: Callable[[], object]) -> int:
+    """Call `function`; the exit status. What a user can mend is told in one line."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(RedactingFormatter(logging.Formatter("%(message)s")))
     logging.basicConfig(handlers=[handler])
     # Ours alone: the exporter tells of every node. And of several processes the first speaks.
     logging.getLogger("dbrnet").setLevel(logging.INFO if process_group().first else logging.CRITICAL)
     try:
-        return 0, run()
+        function()
     except UserError as error:
-        return _fail(f"error: {error}", 2), None
+        return _fail(f"error: {error}", 2)
     except JobError as error:
-        return _fail(f"failed: {error}", 1), None
+        return _fail(f"failed: {error}", 1)
     except KeyboardInterrupt:
-        return _fail("interrupted", 130), None
+        return _fail("interrupted", 130)
     except BrokenPipeError:  # whoever read our output, such as `head`, has had enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0, None
     except OSError as error:
-        if error.errno in _ENVIRONMENT:
-            return _fail(redact(f"error: {error.strerror}: {error.filename or out or ''}"), 2), None
-        return _fail(unforeseen(), 1), None
+        if error.errno not in _ENVIRONMENT:
+            return _fail(unforeseen(), 1)
+        return _fail(redact(f"error: {error.strerror}: {error.filename or ''}"), 2)
     except Exception:
-        return _fail(unforeseen(), 1), None
-
-
-_ENVIRONMENT = {errno.ENOSPC, errno.EACCES, errno.EPERM, errno.EROFS, errno.EDQUOT, errno.ENOTDIR, errno.EFBIG}
+        return _fail(unforeseen(), 1)
+    return 0
 
 
 def unforeseen() -> str:
@@ -176,119 +129,95 @@ def unforeseen() -> str:
     return redact(traceback.format_exc()).rstrip()
 
 
-class ArgumentParser(argparse.ArgumentParser):
-    """argparse's, which quotes what it does not understand, be it an address with a password."""
-
-    def error(self, message: str) -> NoReturn:
-        """Say it in one line, redacted, and exit with status 2."""
-        super().error(redact(message))
-
-
-def _parser(words: list[str]) -> argparse.ArgumentParser:
-    """Build the parser. Only the command asked for is imported: torch and mlflow take seconds to load."""
-    parser = ArgumentParser(
-        prog="dbrnet",
-        description="Train, measure and promote DBRNet, a real-time network for defects on metal surfaces.",
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--version", action="version", version=f"dbrnet {__version__}")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", title="commands")
-    for name, summary in (STEPS | TOOLS).items():
-        command = commands.add_parser(
-            name, help=summary, description=summary, formatter_class=argparse.RawDescriptionHelpFormatter
-        )
-        if name not in words[:1]:
-            continue
-        if name not in ACTIONS:
-            _add_arguments(command, _function(name))
-            continue
-        actions = command.add_subparsers(dest="action", required=True, metavar="ACTION", title="actions")
-        for action, what in ACTIONS[name].items():
-            _add_arguments(actions.add_parser(action, help=what), _function(name, action))
-    return parser
-
-
-def _function(command: str, action: str | None = None) -> Callable[..., Any]:
-    room = "steps" if command in STEPS else "commands"
-    name = command.replace("-", "_")
-    module = importlib.import_module(f"dbrnet.{room}.{name}")
-    function: Callable[..., Any] = getattr(module, action or name)
-    return function
-
-
-def _add_arguments(command: argparse.ArgumentParser, function: Callable[..., Any]) -> None:
-    """Give `command` an argument for each of the function's: those without a default are positional."""
-    command.description = inspect.cleandoc(function.__doc__ or "")
-    for name, argument in inspect.signature(function).parameters.items():
-        text = ARGUMENTS[name]
-        required = argument.default is inspect.Parameter.empty
-        kind = (
-            int
-            if argument.annotation in (int, int | None)
-            else partial(_path, name)
-            if "Path" in str(argument.annotation)
-            else str
-        )
-        if name == "params":
-            command.add_argument(
-                "--params", type=partial(_path, name), default=Path("params.yaml"), metavar="FILE", help=text
-            )
-        elif argument.kind is inspect.Parameter.KEYWORD_ONLY or not required:
-            shown = text if required or argument.default is None else f"{text} (default: {argument.default})"
-            command.add_argument(
-                f"--{name.replace('_', '-')}",
-                type=kind,
-                required=required,
-                default=argument.default if not required else None,
-                metavar=name.upper(),
-                help=shown,
-            )
-        elif "list" in str(argument.annotation):
-            command.add_argument(name, type=kind, nargs="+", metavar=name.upper(), help=text)
-        else:
-            command.add_argument(name, type=kind, metavar=name.upper(), help=text)
-
-
-def _path(name: str, word: str) -> Path:
-    if not word:
-        raise UserError(f"{name}: the path is empty, as an unset variable leaves it; give a path")
-    return Path(word)
-
-
-def _require_output(command: str, arguments: Mapping[str, object]) -> None:
-    """Refuse an --out in which something else than the command's own output would be lost."""
-    out = arguments.get("out")
-    if not isinstance(out, Path):
-        return
-    require_output(out, command)
-    for name, value in arguments.items():
-        if isinstance(value, Path) and name != "out":
-            require_apart(out, value, name)
-
-
-def _with_section(function: Callable[..., Any], options: dict[str, Any]) -> dict[str, Any]:
-    """Replace the parameters' file by its section, where that is what the function's signature asks for."""
-    asked = inspect.signature(function).parameters.get("params")
-    if asked and asked.annotation is not Path:  # `configure` asks for the file itself
-        from dbrnet.config import load_params
-
-        options["params"] = getattr(load_params(options["params"]), _section_of(function))
-    return options
-
-
-def _section_of(function: Callable[..., Any]) -> str:
-    from dbrnet.config import Params
-
-    asked = inspect.signature(function).parameters["params"].annotation
-    return next(name for name, section in Params.model_fields.items() if section.annotation is asked)
-
-
-def _fail(message: str, status: int) -> int:
+def _fail(line: str, status: int) -> int:
     if first_to_fail():
-        print(message, file=sys.stderr)  # noqa: T201
+        if sys.stderr.isatty() and "NO_COLOR" not in os.environ:
+            kind, colon, rest = line.partition(":")
+            line = f"\x1b[31m{kind}{colon}\x1b[0m{rest}"
+        print(line, file=sys.stderr)  # noqa: T201
     return status
 
+
+def _explain(error: CycloptsError, app: App, words: Sequence[str]) -> str:
+    """The parser's complaint in our form, with the help to read."""
+    if isinstance(error, CoercionError) and isinstance(error.msg, str) and error.argument:  # by our converter
+        return f"{error.argument.field_info.name}: {error.msg}"
+    command = " ".join([app.name[0], *app.parse_commands(words)[0]])
+    text = str(error).partition(" Available commands")[0].rstrip(".")
+    return f"{text[:1].lower()}{text[1:]}; see: {command} --help"
+
+
+def _add_step(step: Step) -> None:
+    """Give the command line a command for `step`: its arguments are the registry's."""
+
+    def command(*folders: Path, params: Path = PARAMS, **named: Any) -> None:
+        from dbrnet.config import load_params
+
+        given = dict(zip(step.inputs, folders, strict=True)) | named
+        arguments = {name: value for name, value in given.items() if value is not None}
+        with _announced(step, arguments):
+            result = step.function()(getattr(load_params(params), step.section), **arguments)
+        if isinstance(result, str):
+            print(result)  # noqa: T201
+
+    by_name, by_place = inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.POSITIONAL_ONLY
+    folder = {one.out: f"the folder that `dbrnet {one.name}` wrote" for one in STEPS} | {"out": OUT}
+    outs = ["out"] if step.out else []
+    arguments = [_argument(name, by_place, Path, folder[name]) for name in step.inputs]
+    arguments += [_argument(name, by_name, Path, folder[name]) for name in outs]
+    arguments += [_argument(one.name, by_name, one.type, one.help) for one in step.options if one.required]
+    arguments += [_argument(name, by_name, Path | None, folder[name], None) for name in step.optional_inputs]
+    arguments += [
+        _argument(one.name, by_name, one.type | None, one.help, None) for one in step.options if not one.required
+    ]
+    arguments += [_argument("params", by_name, Path, "the parameters' file", PARAMS)]
+    complete = not any(option.required for option in step.options)
+    lines = [*([step.command_line()] if complete else []), *step.examples]
+    examples = "For example:\n\n" + "\n".join(f"- `{line}`" for line in lines)
+    command.__annotations__ = {}
+    command.__signature__ = inspect.Signature(arguments)  # type: ignore[attr-defined]
+    app.command(
+        command,
+        name=step.name,
+        group=PIPELINE if step in STEPS else OPERATE,
+        sort_key=list(BY_NAME).index(step.name),
+        help=f"{step.help[0].upper()}{step.help[1:]}.\n\n{_details(step)}\n\n{examples}",
+    )
+
+
+def _argument(name: str, kind: Any, type_: Any, help: str, default: Any = inspect.Parameter.empty) -> inspect.Parameter:
+    return inspect.Parameter(name, kind, default=default, annotation=Annotated[type_, Parameter(help=help)])
+
+
+def _details(step: Step) -> str:
+    """What the function's docstring says after its first line, read without the seconds that importing it takes."""
+    path = Path(__file__).parent.joinpath(*step.location.split(".")[1:]).with_suffix(".py")
+    functions = [node for node in ast.parse(path.read_text()).body if isinstance(node, ast.FunctionDef)]
+    text = next(ast.get_docstring(node) for node in functions if node.name == step.identifier) or ""
+    return text.partition("\n\n")[2]
+
+
+@contextmanager
+def _announced(step: Step, arguments: Mapping[str, Any]) -> Iterator[None]:
+    """Say which step speaks where several do in turn: on a terminal, and where DVC runs them."""
+    by_dvc = "DVC_STAGE" in os.environ
+    if not (by_dvc or sys.stderr.isatty()) or step not in STAGES or not process_group().first:
+        yield
+        return
+    place, begin = STAGES.index(step) + 1, time.monotonic()
+    heading = f"[{place}/{len(STAGES)}] {step.name}"
+    say(heading)
+    yield
+    say(f"{heading}: done in {duration(time.monotonic() - begin)}")
+    if not by_dvc:
+        folders = {name: str(arguments[name]) for name in step.inputs} | {step.out: str(arguments["out"])}
+        say(f"next: {STAGES[place].command_line(folders) if place < len(STAGES) else 'dbrnet registry history'}")
+
+
+for _step in (*STEPS, *TASKS):
+    _add_step(_step)
+for _name in app:
+    app[_name].help_epilogue = ""  # the app's own is not for each of its commands
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -1,6 +1,7 @@
 """params.yaml, typed: one section a step. An unknown or ill-typed key is an error that names it.
 
-Every number has a lower and an upper bound, which refuse infinity and NaN too: the error names the bound.
+params.yaml states every key, so no field here has a default: a section only types and bounds its values. Every
+number has a lower and an upper bound, which refuse infinity and NaN too, and the error names the bound.
 """
 
 from pathlib import Path
@@ -21,39 +22,21 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 from dbrnet.addresses import holds_password
+from dbrnet.bounds import Fraction, OpenFraction, Seed, Size
 from dbrnet.errors import UserError
+from dbrnet.inference.runtimes import RuntimeName
+from dbrnet.training.recipe import Recipe
 
-Fraction = Annotated[float, Field(ge=0, le=1)]
-OpenFraction = Annotated[float, Field(gt=0, lt=1)]
-ScaleFactor = Annotated[float, Field(ge=0.05, le=20)]
-Seed = Annotated[int, Field(ge=0, lt=2**32)]
-Side = Annotated[int, Field(ge=32, le=8192)]
-Size = tuple[Side, Side]  # height, width
-ClassName = Annotated[str, Field(pattern=r"^[\w-]*[^\W\d][\w-]*$", max_length=40)]  # a folder's name, no number
+# A class's name is also a folder's name, and differs from the number of its id.
+ClassName = Annotated[str, Field(pattern=r"^[\w-]*[^\W\d][\w-]*$", max_length=40)]
+MODEL_NAME = r"^[A-Za-z0-9._-]+$"
 
 # The branches of a union; pydantic puts their names into an error's location.
 _SAME, _BY_CLASS = "<same>", "<by class>"
-
-
-def _branch(given: object) -> str:
-    return _BY_CLASS if isinstance(given, dict) else _SAME
-
-
 FractionByClass = Annotated[  # the same for every class, or by the class's name
-    Annotated[Fraction, Tag(_SAME)] | Annotated[dict[ClassName, Fraction], Tag(_BY_CLASS)], Discriminator(_branch)
+    Annotated[Fraction, Tag(_SAME)] | Annotated[dict[ClassName, Fraction], Tag(_BY_CLASS)],
+    Discriminator(lambda given: _BY_CLASS if isinstance(given, dict) else _SAME),
 ]
-
-RuntimeName = Literal[
-    "pytorch-eager",
-    "pytorch-compiled",
-    "pytorch-cudagraph",
-    "onnxruntime-cpu",
-    "onnxruntime-cuda",
-    "onnxruntime-tensorrt",
-    "openvino-fp32",
-    "openvino-bf16",
-    "openvino-int8",
-]  # deployment's RUNTIMES
 
 
 def _sums_to_one(fractions: tuple[float, float, float]) -> tuple[float, float, float]:
@@ -65,19 +48,12 @@ def _sums_to_one(fractions: tuple[float, float, float]) -> tuple[float, float, f
 SplitFractions = Annotated[tuple[OpenFraction, OpenFraction, OpenFraction], AfterValidator(_sums_to_one)]
 
 
-def _ascending(bounds: tuple[float, float]) -> tuple[float, float]:
-    if bounds[0] > bounds[1]:
-        raise ValueError("the first must not exceed the second")
-    return bounds
-
-
 def _first_is_deployed(runtimes: tuple[str, ...]) -> tuple[str, ...]:
     if runtimes[0].startswith("pytorch"):
-        raise ValueError("the first is what the line runs, and must take an exported file; pytorch may follow")
+        raise ValueError("the first is the deployed one, and must take an exported file; pytorch may follow")
     return runtimes
 
 
-MODEL_NAME = r"^[A-Za-z0-9._-]+$"
 NO_PASSWORD = "must not hold a user or a password; put them into ~/.netrc, or into AWS_* for s3://"  # noqa: S105
 
 
@@ -86,15 +62,15 @@ class _Section(BaseModel):
 
 
 class IngestParams(_Section):
-    """What is read, and from where."""
+    """Which dataset is read, and from where."""
 
     dataset: Literal["steel-strip", "neu-seg", "magnetic-tile", "severstal", "factory"]
     source: str = Field(min_length=1)  # a folder, a .zip / .tar(.gz) archive, an http(s) or s3:// address
-    mask_threshold: int = Field(127, ge=0, le=254)  # magnetic-tile: a mask pixel above it is defect
-    classes: tuple[ClassName, ...] = Field((), max_length=254, validate_default=True)  # factory: ids from 1
-    bit_depth: int = Field(16, ge=8, le=16)  # factory: how many bits 16-bit images use
-    previous: str | None = Field(None, min_length=1)  # factory: the dataset that the source is a new batch for
-    max_quarantine: Fraction = 0.05  # factory: the share of a batch's images that may be unusable
+    mask_threshold: int = Field(ge=0, le=254)  # magnetic-tile: a mask pixel above it is defect
+    classes: tuple[ClassName, ...] = Field(max_length=254)  # factory: ids from 1
+    bit_depth: int = Field(ge=8, le=16)  # factory: how many bits 16-bit images use
+    previous: str | None = Field(min_length=1)  # factory: the dataset that the source is a new batch for
+    max_quarantine: Fraction  # factory: the share of a batch's images that may be unusable
 
     @field_validator("source")
     @classmethod
@@ -126,10 +102,10 @@ class IngestParams(_Section):
 class SplitParams(_Section):
     """How the samples are divided into train, val and test."""
 
-    kind: Literal["groups", "random"] = "groups"  # random: near-copies may leak
-    fractions: SplitFractions = (0.6, 0.2, 0.2)
-    seed: Seed = 0
-    previous: str | None = Field(None, min_length=1)  # a split of the dataset's previous state, whose splits stay
+    kind: Literal["groups", "random"]  # random: near-duplicates may cross splits
+    fractions: SplitFractions
+    seed: Seed
+    previous: str | None = Field(min_length=1)  # the split of the previous dataset, whose groups stay in place
 
     @field_validator("previous")
     @classmethod
@@ -139,77 +115,48 @@ class SplitParams(_Section):
         return previous
 
 
-class ModelParams(_Section):
-    """The switches of the paper's ablation (Table 3) and the named readings of its text."""
+class TrainParams(Recipe):
+    """The recipe, and what only affects speed and safety: a training may resume with other values of these."""
 
-    lfem: bool = True
-    affm: bool = True
-    dcppm: bool = True
-
-
-class TrainParams(_Section):
-    """The recipe. Defaults are the paper's (section 3.2) where it says."""
-
-    seed: Seed = 0
-    epochs: int = Field(ge=1, le=100_000)
-    batch_size: int = Field(8, ge=1, le=4096)
-    defect_free: Fraction = 1.0  # share of the defect-free images that an epoch sees
-    normalise_exposure: bool = False  # bring each image to one mean and deviation first, in the exported graph too
-    image_size: Size | None = None  # images are resized to it, in the exported graph too; null: native
-    crop: Size = (512, 512)
-    scale: Annotated[tuple[ScaleFactor, ScaleFactor], AfterValidator(_ascending)] = (0.5, 2.5)
-    flip: bool = True
-    learning_rate: float = Field(0.01, gt=0, le=10)
-    momentum: Fraction = 0.9
-    weight_decay: float = Field(5e-4, ge=0, le=1)
-    schedule: Literal["linear", "poly"] = "linear"
-    warmup_epochs: float = Field(1.0, ge=0, le=100_000)
-    ohem_threshold: Fraction = 0.7
-    auxiliary_weight: float = Field(1.0, ge=0, le=100)
-    ema_decay: OpenFraction | None = None  # null: no averaged weights
-    amp: bool = True  # used where the device has it
-    workers: int = Field(0, ge=0, le=64)
-    checkpoint_seconds: float = Field(60.0, gt=0, le=86_400)
-    nodes: int = Field(1, ge=1, le=1000)  # machines of a Kubernetes cluster; without effect on the result
-    processes_per_node: int = Field(1, ge=1, le=64)  # GPUs of each of these machines
-    model: ModelParams = ModelParams()
+    workers: int = Field(ge=0, le=64)  # loading processes
+    checkpoint_seconds: float = Field(gt=0, le=86_400)  # between two checkpoints
+    nodes: int = Field(ge=1, le=1000)  # machines of a Kubernetes cluster
+    processes_per_node: int = Field(ge=1, le=64)  # GPUs of each of these machines
 
 
 class ExportParams(_Section):
-    """The exported graph."""
+    """The exported files, and what int8 may cost."""
 
-    runtimes: Annotated[tuple[RuntimeName, ...], Field(min_length=1), AfterValidator(_first_is_deployed)] = (
-        "onnxruntime-cpu",
-    )
-    max_int8_loss: Fraction = 0.005  # of mIoU on the val split
-    calibration_images: int = Field(64, ge=1, le=100_000)  # images of the train split that set int8's ranges
+    runtimes: Annotated[tuple[RuntimeName, ...], Field(min_length=1), AfterValidator(_first_is_deployed)]
+    max_int8_loss: Fraction  # of mIoU on the val split
+    calibration_images: int = Field(ge=1, le=100_000)  # of the train split; they set int8's ranges
 
 
 class FetchChampionParams(_Section):
-    """Whom a candidate is compared with."""
+    """Registry model used as the baseline."""
 
     model_name: str = Field(pattern=MODEL_NAME, max_length=200)  # in MLflow's registry
 
 
 class EvaluateParams(_Section):
-    """The report."""
+    """When a defect counts as found, and what the report shows."""
 
-    gallery: int = Field(4, ge=1, le=1000)  # images shown as best, as median and as worst
-    min_overlap: Annotated[float, Field(gt=0, le=1)] = 0.5  # share of its pixels that a found defect needs
-    boundary_tolerance: Annotated[int, Field(ge=0, le=32)] = 2  # pixels
-    confidence: OpenFraction = 0.95  # of the intervals
+    gallery: int = Field(ge=1, le=1000)  # images shown as best, as median and as worst
+    min_overlap: float = Field(gt=0, le=1)  # share of its pixels that a found defect needs
+    boundary_tolerance: int = Field(ge=0, le=32)  # pixels
+    confidence: OpenFraction  # of the intervals
 
 
 class BenchmarkParams(_Section):
     """The speed measurement."""
 
     size: Size  # the deployment resolution
-    seconds: float = Field(10.0, gt=0, le=3600)  # for each runtime
-    threads: int | None = Field(None, ge=1, le=1024)  # null: all cores
+    seconds: float = Field(gt=0, le=3600)  # for each runtime
+    threads: int | None = Field(ge=1, le=1024)  # null: all cores
 
 
 class ParityLimits(_Section):
-    """How far a runtime's answers on the test split may lie from PyTorch's in float32."""
+    """How far a runtime's outputs on the test split may lie from those of PyTorch in float32."""
 
     max_logit_difference: float = Field(gt=0, le=1000)
     max_differing_pixels: Fraction  # the share of pixels with another class
@@ -218,7 +165,7 @@ class ParityLimits(_Section):
 
 
 class ParityParams(_Section):
-    """By the precision that a runtime computes in."""
+    """Limits by the precision that a runtime computes in."""
 
     fp32: ParityLimits
     bf16: ParityLimits
@@ -226,28 +173,28 @@ class ParityParams(_Section):
 
 
 class PromoteParams(_Section):
-    """What a candidate must meet to become champion; null: not asked."""
+    """What a candidate must meet to become champion; null: not required."""
 
-    mode: Literal["automatic", "review"] = "automatic"  # review: what passes waits for a person
+    mode: Literal["automatic", "review"]  # review: a passing candidate waits for manual approval
     min_miou: Fraction
-    min_iou: FractionByClass | None = None  # of every class, or of those named
-    min_defect_recall: Fraction | None = None  # the share of true defects that are found
-    max_false_positives: float | None = Field(None, ge=0, le=10_000)  # defects predicted in a defect-free image
-    max_miou_loss: Fraction = 0.01  # against the champion: the margin of non-inferiority
+    min_iou: FractionByClass | None  # of every class, or of those named
+    min_defect_recall: Fraction | None  # the share of true defects that are found
+    max_false_positives: float | None = Field(ge=0, le=10_000)  # defects predicted per defect-free image
+    max_miou_loss: Fraction  # against the champion: the margin of non-inferiority
     min_fps: float = Field(gt=0, le=100_000)
-    max_p99_ms: float | None = Field(None, gt=0, le=600_000)
-    fps_hardware: str = Field("any", min_length=1)  # split of the CPU's or GPU's name that these two are for
-    min_speed_ratio: float = Field(0.9, gt=0, le=100)  # times as fast as the champion
-    allow_leak: bool = False  # whether a model scored on a leaking split may become champion
+    max_p99_ms: float | None = Field(gt=0, le=600_000)
+    fps_hardware: str = Field(min_length=1)  # part of the CPU's or GPU's name that these two hold for; any: all
+    min_speed_ratio: float = Field(gt=0, le=100)  # times as fast as the champion
+    allow_leak: bool  # whether a model scored on a leaking split may become champion
     parity: ParityParams
 
 
 class DriftParams(_Section):
-    """From where on retraining is warranted."""
+    """Drift thresholds: retraining is warranted from each of them on."""
 
-    min_new_images: int = Field(default=50, ge=1, le=1_000_000_000)  # labelled images that are new or relabelled
-    max_class_shift: Fraction = 0.1  # Jensen-Shannon distance of the class balance
-    max_image_drift: Fraction = 0.25  # Kolmogorov-Smirnov distance of an image's feature
+    min_new_images: int = Field(ge=1, le=1_000_000_000)  # labelled images that are new or relabelled
+    max_class_shift: Fraction  # Jensen-Shannon distance of the class balance
+    max_image_drift: Fraction  # Kolmogorov-Smirnov distance of an image's feature
 
 
 class Params(_Section):
@@ -297,29 +244,22 @@ def _problem(error: YAMLError | ValueError) -> str:
 Section = TypeVar("Section", bound=BaseModel)
 
 
-def _checked(model: type[Section], raw: object, name: str) -> Section:
+def _checked(section: type[Section], raw: object, name: str) -> Section:
     try:
-        return model.model_validate(raw)
+        return section.model_validate(raw)
     except ValidationError as error:
-        raise UserError(f"{name}: {_explain(error, model)}") from None
+        raise UserError(f"{name}: {_explain(error, section)}") from None
 
 
-def _explain(error: ValidationError, model: type[BaseModel]) -> str:
+def _explain(error: ValidationError, section: type[BaseModel]) -> str:
     # An unknown key first: it explains why the key it was meant to be is missing.
-    first = min(error.errors(), key=lambda one: one["type"] != "extra_forbidden")
-    where = (
-        ".".join(str(split_name) for split_name in first["loc"] if split_name not in (_SAME, _BY_CLASS)) or "the whole"
-    )
+    first = min(error.errors(), key=lambda problem: problem["type"] != "extra_forbidden")
+    where = ".".join(str(key) for key in first["loc"] if key not in (_SAME, _BY_CLASS)) or "the whole"
     more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
     if first["type"] == "extra_forbidden":
-        allowed = ", ".join(_allowed_keys(model, first["loc"][:-1]))
-        return f"{where}: unknown parameter; allowed here: {allowed}{more}"
+        for name in first["loc"][:-1]:
+            section = cast("type[BaseModel]", section.model_fields[str(name)].annotation)
+        return f"{where}: unknown parameter; allowed here: {', '.join(section.model_fields)}{more}"
     if first["type"] == "missing":
         return f"{where}: missing{more}"
     return f"{where}: {first['msg'][0].lower()}{first['msg'][1:]}, got {first['input']!r}{more}"
-
-
-def _allowed_keys(model: type[BaseModel], section: tuple[Any, ...]) -> list[str]:
-    for name in section:
-        model = cast("type[BaseModel]", model.model_fields[name].annotation)
-    return list(model.model_fields)

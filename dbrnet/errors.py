@@ -24,3 +24,8 @@ class JobError(_OneLineError):
 def one_line(text: str) -> str:
     """`text` with what does not print, newlines among it, written as escapes."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def install_hint(extra: str) -> str:
+    """How to install what an extra of pyproject.toml brings: this project is on no package index."""
+    return f"in the project's folder: pip install -c constraints.txt -e '.[{extra}]'"

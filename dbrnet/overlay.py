@@ -1,4 +1,4 @@
-"""Class ids drawn over an image: the one way this project shows a mask to a person."""
+"""Masks drawn over their images, for reports and predictions."""
 
 from collections.abc import Sequence
 
@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from dbrnet.data.dataset import ClassInfo, Image, Mask
 
 OPACITY = 0.45
-ROW_HEIGHT = 16  # pixels, of one legend entry
+ROW_HEIGHT = 16  # pixels of one legend entry
 WHITE = (255, 255, 255)
 
 
@@ -23,7 +23,7 @@ def colorize(mask: Mask, classes: Sequence[ClassInfo]) -> Image:
 def blend(image: Image, mask: Mask, classes: Sequence[ClassInfo], opacity: float = OPACITY) -> Image:
     """The image with its defects tinted and outlined in their colours; the background stays as it is.
 
-    Image uint8 RGB [H, W, 3] and mask uint8 [H, W] of one size; returns a new uint8 RGB [H, W, 3].
+    The image is uint8 RGB [H, W, 3], and the mask uint8 [H, W] of the same size; returns a new uint8 RGB [H, W, 3].
     """
     colors = colorize(mask, classes)
     tinted = cv2.addWeighted(colors, opacity, image, 1 - opacity, 0)

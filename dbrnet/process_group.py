@@ -4,27 +4,27 @@ import os
 from dataclasses import dataclass
 from datetime import timedelta
 
-_STORE_SECONDS = 5.0  # to wait for torchrun's store before a failure is told regardless
+STORE_SECONDS = 5.0  # to wait for torchrun's store; after it a failure is reported in any case
 
 
 @dataclass(frozen=True)
 class ProcessGroup:
-    """This process's place among those that torchrun started, on one machine or several."""
+    """The processes that torchrun started, on one machine or several, and this one's place among them."""
 
-    rank: int = 0  # among all
-    size: int = 1  # how many there are
-    local_rank: int = 0  # among those of this machine
+    rank: int = 0  # among all processes
+    size: int = 1  # number of processes
+    local_rank: int = 0  # among the processes of this machine
 
     @property
     def first(self) -> bool:
-        """Whether this is the one process that speaks, tracks and writes."""
+        """Whether this is the one process that logs, tracks and writes."""
         return self.rank == 0
 
 
 def process_group() -> ProcessGroup:
-    """What torchrun says; without it, the only process there is.
+    """The group that torchrun's environment variables describe; a single process without torchrun.
 
-    A cluster may set RANK and WORLD_SIZE for whoever wants them: without torchrun they mean nothing here.
+    A cluster may set RANK and WORLD_SIZE too. Without torchrun they are ignored.
     """
     if "TORCHELASTIC_RUN_ID" not in os.environ:
         return ProcessGroup()
@@ -33,10 +33,10 @@ def process_group() -> ProcessGroup:
 
 
 def first_to_fail() -> bool:
-    """Whether no other process of this job failed before, so that a failure is told once.
+    """Whether no other process of this job failed before, so that a failure is reported once.
 
-    All meet a missing dataset, and one that meets a damaged image takes the others with it. Asked of
-    torchrun's store, which outlives its processes; where that is gone as well, the failure is told.
+    A missing dataset makes all processes fail, and one process that fails takes the others with it. The first is known
+    from torchrun's store, which outlives the processes. Where the store is gone too, the failure is reported.
     """
     if process_group().size == 1:
         return True
@@ -47,7 +47,7 @@ def first_to_fail() -> bool:
             os.environ["MASTER_ADDR"],
             int(os.environ["MASTER_PORT"]),
             is_master=False,
-            timeout=timedelta(seconds=_STORE_SECONDS),
+            timeout=timedelta(seconds=STORE_SECONDS),
         )
         attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
         return bool(store.add(f"dbrnet failed {attempt}", 1) == 1)

@@ -1,10 +1,11 @@
-"""Where an artifact came from: the code's revision, the data's, the libraries' versions and the machine."""
+"""Provenance of an artifact: the revisions of code and data, the versions of libraries, and the machine."""
 
 import hashlib
 import json
 import os
 import platform
 import subprocess
+from contextlib import suppress
 from functools import cache
 from importlib import metadata
 from pathlib import Path
@@ -23,19 +24,19 @@ REVISION_VARIABLE = "DBRNET_REVISION"  # set where the code runs without its rep
 
 
 def collect_provenance() -> dict[str, Any]:
-    """All of it, as every step writes it beside its figures."""
+    """Code revision, versions and hardware, as every step writes them next to its figures."""
     return {"code_revision": code_revision(), "versions": versions(), "hardware": hardware()}
 
 
 def code_revision() -> str | None:
-    """The commit of this code, `-dirty` after it where tracked files differ; None outside a repository.
+    """The commit of this code, with `-dirty` where tracked files differ; None outside a repository.
 
-    The environment's DBRNET_REVISION goes first: an image is built from a commit it does not hold.
+    The environment variable DBRNET_REVISION goes first: a container image does not hold the repository.
     """
     if given := os.environ.get(REVISION_VARIABLE):
         return given
     root = Path(__file__).resolve().parent.parent
-    if not (root / ".git").exists():  # installed elsewhere: a repository around it is not ours
+    if not (root / ".git").exists():  # installed elsewhere: a repository around it belongs to another project
         return None
     command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
     try:
@@ -46,7 +47,7 @@ def code_revision() -> str | None:
 
 
 def computing_digest() -> str:
-    """One hash for what computes: the package's source, the libraries' versions, the accelerators."""
+    """One hash of everything that computes: the package's source, the libraries' versions, the accelerators."""
     package, digest = Path(__file__).resolve().parent, hashlib.sha256()
     for path in sorted(package.rglob("*.py")):
         source = hashlib.sha256(path.read_bytes()).hexdigest()
@@ -56,11 +57,11 @@ def computing_digest() -> str:
 
 
 def data_revision(dataset: Path, project: Path) -> dict[str, str] | None:
-    """What DVC knows of the folder `dataset`: its hash there, and the source that it was made from.
+    """The hash that DVC has of the folder `dataset`, and the source that it was made from.
 
-    Read from dvc.lock in `project`, where a stage's entry is written as soon as the stage ends, and from the
-    source's .dvc file. None where DVC did not make the folder as it is now: its hash is counted again, since
-    the lock may be of an earlier run. Addresses are redacted.
+    Both are read from dvc.lock in `project`, whose entries DVC writes as soon as a stage ends, and from the source's
+    .dvc file. None where DVC did not make the folder as it is now: the folder is hashed again, because the lock may be
+    of an earlier run. Addresses are redacted.
     """
     for stage in _yaml(project / "dvc.lock").get("stages", {}).values():
         hashes = {(project / out["path"]).resolve(): out.get("md5") for out in stage.get("outs", ())}
@@ -73,12 +74,12 @@ def data_revision(dataset: Path, project: Path) -> dict[str, str] | None:
 
 def _source_revision(source: dict[str, Any], project: Path) -> dict[str, str]:
     """A stage's first dependency, and the public commit where that is a DVC import."""
-    found = {"source": source["path"], "source_hash": source.get("md5") or source.get("etag") or "unknown"}
-    kept = _yaml(project / f"{source['path'].rstrip('/')}.dvc")
-    is_kept = bool(kept) and kept["outs"][0].get("md5") == found["source_hash"]
-    if is_kept and (repo := kept.get("deps", [{}])[0].get("repo")):
-        found["source_revision"] = f"{repo['url']}@{repo['rev_lock']}"
-    return found
+    revision = {"source": source["path"], "source_hash": source.get("md5") or source.get("etag") or "unknown"}
+    tracked = _yaml(project / f"{source['path'].rstrip('/')}.dvc")
+    is_current = bool(tracked) and tracked["outs"][0].get("md5") == revision["source_hash"]
+    if is_current and (repo := tracked.get("deps", [{}])[0].get("repo")):
+        revision["source_revision"] = f"{repo['url']}@{repo['rev_lock']}"
+    return revision
 
 
 def _yaml(path: Path) -> dict[str, Any]:
@@ -101,13 +102,11 @@ def _dvc_hash(folder: Path) -> str:
 
 def versions() -> dict[str, str]:
     """The versions of Python and of the libraries that decide the numbers, without importing them."""
-    found = {"python": platform.python_version()}
+    installed = {"python": platform.python_version()}
     for name in LIBRARIES:
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    return found
+        with suppress(metadata.PackageNotFoundError):
+            installed[name] = metadata.version(name)
+    return installed
 
 
 @cache
@@ -118,12 +117,12 @@ def hardware() -> dict[str, Any]:
         "cores": available_cores(),
         "memory_gib": _memory_gib(),
         "system": f"{platform.system()} {platform.machine()}",
-        "gpus": _gpus(),
+        "gpus": [", ".join(gpu) for gpu in query_gpus("name", "driver_version")],
     }
 
 
 def available_cores() -> int:
-    """The cores this process may use: the threads of a runtime that was not told how many."""
+    """The cores that this process may use: the default number of threads of a runtime."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -143,10 +142,11 @@ def _memory_gib() -> float | None:
         return None
 
 
-def _gpus() -> list[str]:
-    command = ["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"]
+def query_gpus(*figures: str) -> list[list[str]]:
+    """The `figures` of each GPU, under nvidia-smi's names; empty where there is no nvidia-smi."""
+    command = ["nvidia-smi", f"--query-gpu={','.join(figures)}", "--format=csv,noheader"]
     try:
-        answer = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True)  # noqa: S603
+        output = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True).stdout  # noqa: S603
     except (OSError, subprocess.SubprocessError):
         return []
-    return [line.strip() for line in answer.stdout.splitlines() if line.strip()]
+    return [line.strip().split(", ") for line in output.splitlines() if line.strip()]

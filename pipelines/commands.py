@@ -1,21 +1,22 @@
-"""The commands that need a cluster: submit, schedule, unschedule, list."""
+"""The commands of `python -m pipelines`."""
 
-import argparse
 import re
 import sys
 import time
-from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import UTC, datetime, tzinfo
 from difflib import get_close_matches
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated
 from zoneinfo import ZoneInfo, available_timezones
 
+from cyclopts import Group, Parameter
+
 from dbrnet.addresses import redact
+from dbrnet.commands import Json, new_app, print_json
 from dbrnet.errors import JobError, UserError
 from pipelines.cron import Cron
-from pipelines.package import compiled, images, parameters
 
 if TYPE_CHECKING:
     from pipelines.client import Cluster, Run, Schedule
@@ -25,128 +26,176 @@ SECONDS = 10.0  # between two looks at a run that is waited for
 MINUTE = "%Y-%m-%d %H:%M"
 _ZONE = re.compile(r"cron in (\S+)")  # in a schedule's description
 
+HERE, CLUSTER = Group("Here", sort_key=1), Group("On a cluster", sort_key=2)
+app = new_app("python -m pipelines", "Compile the pipelines, run them here, submit and schedule them on a cluster.")
 
-def add_commands(commands: Any) -> None:
-    """Add the commands to argparse's `commands`."""
-    command = _command(commands, "submit", submit, "start a run on a cluster")
-    _add_package(command)
-    command.add_argument("--wait", action="store_true", help="until it ends; the status is 0 where it succeeded")
-    command = _command(commands, "schedule", schedule, "run a pipeline again and again, at set times")
-    command.add_argument("name", metavar="NAME", help="the schedule's name; one of that name is replaced")
-    _add_package(command)
-    command.add_argument(
-        "--cron",
-        required=True,
-        metavar="'S M H D MON DOW'",
-        help="seconds, minutes, hours, day of month, month, day of week",
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class Server:
+    """Which Kubeflow Pipelines is meant."""
+
+    host: Annotated[str, Parameter(help="the server's address, such as https://kubeflow.example/pipeline")]
+    namespace: Annotated[str | None, Parameter(help="your profile's namespace, where Kubeflow serves many users")] = (
+        None
     )
-    command.add_argument(
-        "--timezone", default="UTC", metavar="ZONE", help="the zone in which the cluster reads cron (default: UTC)"
-    )
-    command = _command(commands, "unschedule", unschedule, "remove a schedule")
-    command.add_argument("name", metavar="NAME", help="the schedule's name")
-    _command(commands, "list", list_, "show the schedules: when they run next, and how the last run ended")
+
+    def open(self) -> "Cluster":
+        """A client of it."""
+        from pipelines.client import Cluster
+
+        return Cluster(self.host, self.namespace)
 
 
-def _command(commands: Any, name: str, function: Callable[..., None], summary: str) -> argparse.ArgumentParser:
-    command: argparse.ArgumentParser = commands.add_parser(name, help=summary, description=summary)
-    command.set_defaults(function=function)
-    command.add_argument(
-        "--host", required=True, metavar="URL", help="the server's address, such as https://kubeflow.example/pipeline"
-    )
-    command.add_argument("--namespace", help="your profile's namespace, where Kubeflow serves many users")
-    return command
+@Parameter(name="*")
+@dataclass(frozen=True)
+class Settings:
+    """How a pipeline is compiled and given its parameters."""
+
+    image: Annotated[str | None, Parameter(help="the image that its tasks run in, as NAME@sha256:DIGEST")] = None
+    gpu: Annotated[bool, Parameter(help="train, evaluate and measure on a GPU")] = False
+    params: Annotated[Path, Parameter(help="the parameters' file")] = Path("params.yaml")
+    experiment: Annotated[str, Parameter(help="Kubeflow's group of runs")] = "dbrnet"
 
 
-def _add_package(command: argparse.ArgumentParser) -> None:
-    command.add_argument("pipeline", metavar="PIPELINE", help="training, retraining, or a compiled .yaml")
-    command.add_argument("--image", metavar="NAME@sha256:DIGEST", help="the image that its tasks run in")
-    command.add_argument("--gpu", action="store_true", help="train, evaluate and measure on a GPU")
-    command.add_argument(
-        "--params",
-        type=Path,
-        default=Path("params.yaml"),
-        metavar="FILE",
-        help="the parameters' file (default: params.yaml)",
-    )
-    command.add_argument("--experiment", default="dbrnet", help="Kubeflow's group of runs (default: dbrnet)")
+@app.command(name="compile", group=HERE)
+def compile_() -> None:
+    """Write components/compiled and pipelines/compiled anew.
+
+    For example:
+
+    - `python -m pipelines compile`
+    """
+    from pipelines.compiling import compile_all
+
+    for path in compile_all(Path(__file__).parents[1]):
+        _say(path.name)
 
 
-def submit(
+@app.command(group=HERE)
+def run(
     *,
-    host: str,
-    namespace: str | None,
-    pipeline: str,
-    image: str | None,
-    gpu: bool,
-    params: Path,
-    experiment: str,
-    wait: bool,
+    local: bool,
+    retraining: bool = False,
+    params: Path = Path("params.yaml"),
+    root: Path = Path("artifacts/kubeflow"),
 ) -> None:
-    """Start one run and print its link; with `wait`, a run that does not succeed is a `JobError`."""
-    from pipelines.client import Cluster
+    """Run a pipeline on this machine, by Kubeflow's local runner.
 
-    with compiled(pipeline, image=image, gpu=gpu) as package:
-        values = parameters(package, params)
+    For example:
+
+    - `python -m pipelines run --local`
+    - `python -m pipelines run --local --retraining`
+
+    Args:
+        local: on this machine; it has to be said
+        retraining: ask first whether the data warrants it
+        params: the parameters' file
+        root: where the artifacts come to lie
+    """
+    from dbrnet.config import load_params
+    from pipelines.compiling import run_local
+
+    run_local("retraining" if retraining else "training", load_params(params), root)
+
+
+@app.command(group=CLUSTER)
+def submit(pipeline: str, /, *, server: Server, settings: Settings = Settings(), wait: bool = False) -> None:
+    """Start a run on a cluster and print its link.
+
+    For example:
+
+    - `python -m pipelines submit training --host https://kubeflow.example/pipeline --image "$IMAGE"`
+    - `python -m pipelines submit ours.yaml --host http://localhost:8888 --wait`
+
+    Args:
+        pipeline: training, retraining, or a compiled .yaml
+        wait: until it ends; the status is 0 where it succeeded
+    """
+    from pipelines.compiling import compiled, parameters
+
+    with compiled(pipeline, image=settings.image, gpu=settings.gpu) as package:
+        values = parameters(package, settings.params)
         _check_images(package)
-        cluster = Cluster(host, namespace)
+        cluster = server.open()
         name = f"{Path(pipeline).stem} {datetime.now(UTC):%Y-%m-%d %H:%M:%S}"
-        run = cluster.start(package, name, cluster.experiment(experiment), values)
-    _say(cluster.link(run))
+        started = cluster.start(package, name, cluster.experiment(settings.experiment), values)
+    _say(cluster.link(started))
     if wait:
-        _wait(cluster, run)
+        _wait(cluster, started)
 
 
+@app.command(group=CLUSTER)
 def schedule(
-    *,
-    host: str,
-    namespace: str | None,
-    name: str,
-    pipeline: str,
-    image: str | None,
-    gpu: bool,
-    params: Path,
-    experiment: str,
-    cron: str,
-    timezone: str,
+    name: str, pipeline: str, /, *, cron: str, server: Server, timezone: str = "UTC", settings: Settings = Settings()
 ) -> None:
-    """Put a schedule in the place of those of its name, and print when it will run."""
-    from pipelines.client import Cluster
+    """Run a pipeline again and again, at set times; a schedule of the same name is replaced.
+
+    For example:
+
+    - `python -m pipelines schedule nightly retraining --cron '0 0 2 * * *' --image "$IMAGE" --host "$HOST"`
+    - `python -m pipelines schedule weekly ours.yaml --cron '0 30 3 * * 1' --host http://localhost:8888`
+
+    Args:
+        name: the schedule's name
+        pipeline: training, retraining, or a compiled .yaml
+        cron: 'S M H D MON DOW': seconds, minutes, hours, day of month, month, day of week
+        timezone: the zone in which the cluster reads cron
+    """
+    from pipelines.compiling import compiled, parameters
     from pipelines.scheduling import replace
 
     times, zone = Cron.parse(cron), _zone(timezone)
-    with compiled(pipeline, image=image, gpu=gpu) as package:
-        values = parameters(package, params)
+    with compiled(pipeline, image=settings.image, gpu=settings.gpu) as package:
+        values = parameters(package, settings.params)
         _check_images(package)
-        cluster = Cluster(host, namespace)
+        cluster = server.open()
         for moment in islice(times.times(datetime.now(UTC), zone), 3):
             _say(f"{moment:{MINUTE}} {timezone}" + _in_utc(moment, timezone))
-        group = cluster.experiment(experiment)
+        group = cluster.experiment(settings.experiment)
         previous = replace(cluster, package, name, times.text, f"cron in {timezone}", group, values)
     _say(f"{name}: scheduled" + (", in the place of the previous one" if previous else ""))
     if timezone != "UTC":
         _say(f"Kubeflow has one zone for all schedules: its cronScheduleTimezone must be {timezone}")
 
 
-def unschedule(*, host: str, namespace: str | None, name: str) -> None:
-    """Remove the schedules of this name, if there are any."""
-    from pipelines.client import Cluster
+@app.command(group=CLUSTER)
+def unschedule(name: str, /, *, server: Server) -> None:
+    """Remove the schedules of a name, if there are any.
+
+    For example:
+
+    - `python -m pipelines unschedule nightly --host https://kubeflow.example/pipeline`
+    - `python -m pipelines unschedule nightly --host http://localhost:8888 --namespace north`
+
+    Args:
+        name: the schedule's name
+    """
     from pipelines.scheduling import remove
 
-    removed = remove(Cluster(host, namespace), name)
+    removed = remove(server.open(), name)
     _say(f"{name}: removed" if removed else f"{name}: there is no such schedule")
 
 
-def list_(*, host: str, namespace: str | None) -> None:
-    """Print all schedules of the namespace as a table."""
-    from pipelines.client import Cluster
+@app.command(name="list", group=CLUSTER)
+def list_(*, server: Server, json: Json = False) -> None:
+    """Show the schedules: when they run next, and how the last run ended.
 
-    cluster = Cluster(host, namespace)
+    For example:
+
+    - `python -m pipelines list --host https://kubeflow.example/pipeline`
+    - `python -m pipelines list --host http://localhost:8888 --json`
+    """
+    cluster = server.open()
     rows = [_row(cluster, one) for one in sorted(cluster.schedules(), key=lambda one: one.name)]
+    head = ("NAME", "CRON", "TIME ZONE", "ENABLED", "NEXT RUN", "LAST RESULT", "FINISHED", "LINK")
+    if json:
+        keys = [word.lower().replace(" ", "_") for word in head]
+        print_json([dict(zip(keys, row, strict=True)) for row in rows])
+        return
     if not rows:
         _say("no schedules")
         return
-    head = ("NAME", "CRON", "TIME ZONE", "ENABLED", "NEXT RUN", "LAST RESULT", "FINISHED", "LINK")
     widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
     for row in (head, *rows):
         _say("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
@@ -155,6 +204,7 @@ def list_(*, host: str, namespace: str | None) -> None:
 def _check_images(package: Path) -> None:
     """Refuse images that their registries do not have; where one does not say so, that is said."""
     from pipelines import image
+    from pipelines.compiling import images
 
     for name in images(package):
         found = image.in_registry(name)
@@ -165,15 +215,15 @@ def _check_images(package: Path) -> None:
             print(note, file=sys.stderr)  # noqa: T201
 
 
-def _row(cluster: "Cluster", one: "Schedule") -> tuple[str, ...]:
-    last = cluster.last_run(one)
-    stated = _ZONE.search(one.description)
+def _row(cluster: "Cluster", schedule: "Schedule") -> tuple[str, ...]:
+    last = cluster.last_run(schedule)
+    stated = _ZONE.search(schedule.description)
     return (
-        one.name,
-        one.cron or "-",
+        schedule.name,
+        schedule.cron or "-",
         stated[1] if stated else "-",
-        "yes" if one.enabled else "no",
-        _next(one.cron, stated[1]) if stated and one.enabled else "-",
+        "yes" if schedule.enabled else "no",
+        _next(schedule.cron, stated[1]) if stated and schedule.enabled else "-",
         last.state if last else "-",
         f"{last.finished.astimezone(UTC):{MINUTE}} UTC" if last and last.finished else "-",
         cluster.link(last) if last else "-",

@@ -1,10 +1,11 @@
 """How an address is shown: every form that one has here, alone and in the words of libraries."""
 
+import io
 import logging
 
 import pytest
 
-from dbrnet.addresses import RedactingFormatter, holds_password, redact
+from dbrnet.addresses import RedactedOutput, RedactingFormatter, holds_password, redact
 
 SHOWN = {
     "https://ann:SECRET@data.example:8443/set/raw.zip": "https://data.example:8443/set/raw.zip",
@@ -41,6 +42,7 @@ SHOWN = {
     "http://h/a.zip?X=SECRET: the server answers 404": "http://h/a.zip: the server answers 404",
     "http://h:8080: refused; mail bob@example.com": "http://h:8080: refused; mail bob@example.com",
     '{"uri": "http://ann:SECRET@h/x?y=SECRET", "n": 1}': '{"uri": "http://h/x", "n": 1}',
+    r'"{\"source\":\"http://h/x?y=SECRET\",\"n\":1}"': r'"{\"source\":\"http://h/x\",\"n\":1}"',
     "HTTPPool(host='h'): Max retries exceeded with url: /x?sig=SECRET (Caused by E('e'))": (
         "HTTPPool(host='h'): Max retries exceeded with url: /x (Caused by E('e'))"
     ),
@@ -81,6 +83,19 @@ def test_a_webhooks_path_is_its_password(address: str, shown: str) -> None:
 )
 def test_passwords_are_told_from_other_at_signs(address: str, *, expected: bool) -> None:
     assert holds_password(address) == expected
+
+
+def test_output_is_redacted_line_by_line() -> None:
+    shown = io.StringIO()
+    output = RedactedOutput(shown)
+    output.write("    ")
+    output.write("at http://ann:SEC")
+    assert shown.getvalue() == ""
+    output.write("RET@h/x\nthen\nand ?token=SEC")
+    assert shown.getvalue() == "    at http://h/x\nthen\n"
+    output.write("RET")
+    output.close()
+    assert shown.getvalue() == "    at http://h/x\nthen\nand "
 
 
 def test_a_log_with_its_traceback_is_redacted() -> None:

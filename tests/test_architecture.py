@@ -1,25 +1,28 @@
 """The rules of the house: imports run down only, and each library has one door."""
 
 import ast
+import inspect
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from ruamel.yaml import YAML
 
-from dbrnet.cli import STEPS
 from dbrnet.config import Params
+from dbrnet.steps import STAGES, STEPS, TASKS, Step
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "dbrnet"
 ORDER = [  # each imports only what stands before it
     "addresses",
     "errors",
+    "bounds",
     "retries",
     "files",
     "process_group",
     "progress",
     "provenance",
+    "parallel",
     "storage",
     "data",
     "overlay",
@@ -50,6 +53,7 @@ DOORS = {
     "fastapi": ["serving/"],
     "uvicorn": ["serving/server.py"],
     "prometheus_client": ["serving/metrics.py"],
+    "cyclopts": ["cli.py", "commands/"],
     "kfp": [],
     "dvc": [],
 }
@@ -89,23 +93,34 @@ def test_each_library_is_imported_in_one_place(library: str) -> None:
     assert not strangers, f"{library} is imported by {strangers}"
 
 
-def test_the_same_steps_everywhere() -> None:
-    stages = YAML(typ="safe").load((ROOT / "dvc.yaml").read_text())["stages"]
+def test_steps_are_the_sections_the_stages_and_the_modules() -> None:
     sections = YAML(typ="safe").load((ROOT / "params.yaml").read_text())
     modules = {file.stem for file in (PACKAGE / "steps").glob("*.py")} - {"__init__"}
-    assert list(sections) == list(Params.model_fields) == [step.replace("-", "_") for step in STEPS]
-    assert list(stages) == [step for step in STEPS if step != "drift"]  # it asks whether to run the others
-    assert modules == set(sections)
-    for step, stage in stages.items():
-        assert stage["cmd"].split()[:2] == ["dbrnet", step]
-        assert stage["params"] == [step.replace("-", "_")]
+    assert list(sections) == list(Params.model_fields) == [step.section for step in STEPS]
+    assert {step.identifier for step in STEPS} <= modules
+    assert {step.section for step in TASKS} <= set(sections)
 
 
-def test_stages_name_what_their_commands_read_and_write() -> None:
+@pytest.mark.parametrize("step", [*STEPS, *TASKS], ids=lambda step: step.name)
+def test_a_step_takes_what_the_registry_says(step: Step) -> None:
+    parameters = inspect.signature(step.function()).parameters
+    registered = [*step.inputs, *step.optional_inputs, *(option.name for option in step.options)]
+    assert set(parameters) == {"params", *registered, *(["out"] if step.out else [])}
+    assert parameters["params"].annotation is Params.model_fields[step.section].annotation
+    required = {name for name, parameter in parameters.items() if parameter.default is inspect.Parameter.empty}
+    optional = {*step.optional_inputs, *(option.name for option in step.options if not option.required)}
+    assert required == set(parameters) - optional
+    for name in step.paths & set(parameters):
+        assert parameters[name].annotation in (Path, Path | None)
+
+
+def test_dvc_yaml_runs_the_steps_of_the_registry() -> None:
     stages = YAML(typ="safe").load((ROOT / "dvc.yaml").read_text())["stages"]
-    for step, stage in stages.items():
-        words = stage["cmd"].split()[2:]
-        out = words[words.index("--out") + 1]
-        assert stage["outs"] == [out]
-        read = [word for word in words if not word.startswith("--") and word != out]
-        assert [dep for dep in stage["deps"] if not dep.startswith(("dbrnet/", "$"))] == read, step
+    assert list(stages) == [step.name for step in STAGES]
+    for step in STAGES:
+        stage, line = stages[step.name], step.command_line()
+        assert stage["cmd"] == line
+        assert stage["params"] == [step.section]
+        assert stage["outs"] == [step.folder]
+        read = [word for word in line.split()[2:] if not word.startswith("--") and word != step.folder]
+        assert [dep for dep in stage["deps"] if not dep.startswith(("dbrnet/", "$"))] == read

@@ -1,19 +1,24 @@
 """The command line: its help, and one clear line with exit status 2 for whatever a user can get wrong."""
 
 import os
+import pty
+import re
 import resource
 import shutil
 import subprocess
 import sys
 import zipfile
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 
-from dbrnet.cli import ACTIONS, STEPS, TOOLS, main
+from dbrnet.cli import app, main
+from dbrnet.commands.registry import registry
+from dbrnet.steps import STEPS
 
 ROOT = Path(__file__).parents[1]
 
@@ -190,36 +195,111 @@ def test_a_full_disk_and_a_read_only_one(project: Path) -> None:
         assert not done.stdout, "nothing half-written is left on the disk"
 
 
-def test_help_tells_the_whole_story(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as caught:
-        main(["--help"])
-    assert caught.value.code == 0
+COMMANDS = [name for name in app if not name.startswith("-")]
+LINES = [name for name in COMMANDS if name != "registry"]
+LINES += [f"registry {name}" for name in registry if not name.startswith("-")]
+
+
+def test_help_names_every_command_in_its_group(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--help"]) == 0
     text = capsys.readouterr().out
-    for name, summary in (STEPS | TOOLS).items():
-        assert name in text
-        assert summary.split()[0] in text
+    for group in ("Start", "Pipeline", "Use", "Operate"):
+        assert f"─ {group} ─" in text
+    shown = [line.split()[1] for line in text.splitlines() if line.startswith("│ ") and line[2] != " "]
+    assert set(shown) == {*COMMANDS, "--help", "--version"} - {"worker"}
+    steps = [step.name for step in STEPS]
+    assert [name for name in shown if name in steps] == steps
 
 
-@pytest.mark.parametrize("name", STEPS | TOOLS)
-def test_each_command_explains_itself(name: str, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as caught:
-        main([name, "--help"])
-    assert caught.value.code == 0
+def test_a_bare_command_prints_its_help(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([]) == main(["registry"]) == 0
+    out = capsys.readouterr().out
+    assert "Usage: dbrnet COMMAND" in out
+    assert "Usage: dbrnet registry COMMAND" in out
+
+
+@pytest.mark.parametrize("line", LINES)
+def test_each_command_explains_itself(line: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*line.split(), "--help"]) == 0
     text = capsys.readouterr().out
-    assert len(text.splitlines()) >= 8
-    assert "Writes" in text or name in {"notify", "predict", "registry", "revision", "serve", "configure"}
+    assert text.startswith(f"Usage: dbrnet {line}")
+    examples = text.partition("For example:")[2].partition("╭")[0]
+    assert examples.count("•") == 2
+    assert examples.count(f"dbrnet {line}") == 2
+    arguments = [entry for entry in text.splitlines() if entry.startswith(("│    --", "│ *  ", "│ --"))]
+    assert all(len(entry.split()) > 4 for entry in arguments), "each argument has its help"
 
 
-@pytest.mark.parametrize(("tool", "action"), [(tool, action) for tool in ACTIONS for action in ACTIONS[tool]])
-def test_each_action_explains_itself(tool: str, action: str, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as caught:
-        main([tool, action, "--help"])
-    assert caught.value.code == 0
-    assert "--model-name" in capsys.readouterr().out
+@pytest.mark.parametrize("words", [("--help",), ("train", "--help"), ("registry", "history", "--help"), ("trian",)])
+def test_help_imports_nothing_slow(words: tuple[str, ...]) -> None:
+    script = f"""
+import sys
+from dbrnet.cli import main
+main({list(words)})
+print({{"torch", "mlflow", "cv2", "pydantic", "pandas"}} & set(sys.modules))
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT)
+    assert done.stdout.splitlines()[-1] == "set()", done.stderr
 
 
-def test_a_word_too_many_is_status_2(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as caught:
-        main(["ingest", "--out", "x", "--quickly"])
-    assert caught.value.code == 2
-    assert "--quickly" in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (("trian",), 'unknown command "trian". Did you mean "train"?; see: dbrnet --help'),
+        (("registry", "histroy"), 'Did you mean "history"?; see: dbrnet registry --help'),
+        (("ingest", "--out", "x", "--param", "y"), "unknown option: --param. Did you mean --params?"),
+        (("ingest", "--out", "x", "--quickly"), "unknown option: --quickly; see: dbrnet ingest --help"),
+        (("split", "--out", "x"), 'command "split" parameter DATASET requires an argument; see: dbrnet split --help'),
+        (("generate", "--out", "x", "--count", "many"), 'unable to convert "many" into int'),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
+)
+def test_a_mistyped_line_is_one_line_with_what_was_meant(
+    words: tuple[str, ...], line: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(words) == 2
+    told = capsys.readouterr().err
+    assert told.startswith("error: ")
+    assert told.count("\n") == 1
+    assert line in told
+
+
+def in_terminal(line: str, folder: Path, **environment: str) -> str:
+    """What a command prints on a terminal."""
+    ours, its = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "dbrnet", *line.split()],
+        cwd=folder,
+        stdin=its,
+        stdout=its,
+        stderr=its,
+        env=os.environ | {"PYTHONPATH": str(ROOT), "TERM": "xterm-256color"} | environment,
+    )
+    os.close(its)
+    shown = b""
+    with suppress(OSError):  # how Linux ends what a terminal has to say
+        while chunk := os.read(ours, 4096):
+            shown += chunk
+    os.close(ours)
+    process.wait()
+    return shown.decode().replace("\r\n", "\n")
+
+
+def test_color_is_for_a_terminal_that_wants_it(tmp_path: Path) -> None:
+    color = re.compile(r"\x1b\[(\d+;)*3\d")
+    for line in ("--help", "trian"):
+        assert color.search(in_terminal(line, tmp_path))
+        assert not color.search(in_terminal(line, tmp_path, NO_COLOR="1"))
+        done = run([line], tmp_path)
+        assert "\x1b[" not in done.stdout + done.stderr
+
+
+def test_a_step_says_on_a_terminal_that_it_speaks_and_what_comes_next(project: Path) -> None:
+    shown = in_terminal("ingest --out mine", project)
+    assert shown.startswith("[1/8] ingest\n")
+    assert "[1/8] ingest: done in " in shown
+    assert shown.endswith("next: dbrnet split mine --out data/split\n")
+    shown = in_terminal("ingest --out mine", project, DVC_STAGE="ingest")
+    assert "[1/8] ingest" in shown
+    assert "next:" not in shown, "DVC runs it itself"
+    assert "[1/8]" not in run(["ingest", "--out", "mine"], project).stderr

@@ -3,20 +3,26 @@
 import json
 import math
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from copy import deepcopy
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
+from pydantic import BaseModel
 from ruamel.yaml import YAML
 
 from dbrnet.cli import main
-from dbrnet.commands.configure import configure
-from dbrnet.config import Params, load_params, parse_section
+from dbrnet.commands.start import configure
+from dbrnet.config import IngestParams, Params, PromoteParams, SplitParams, load_params, parse_section
+from dbrnet.data.readers import READERS
+from dbrnet.data.split import Kind
 from dbrnet.errors import UserError
+from dbrnet.registry.gate import Mode
 
 ROOT = Path(__file__).parents[1]
 RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))
@@ -100,7 +106,9 @@ def params(tmp_path: Path) -> Path:
         ("split:", "split: [", "is not valid YAML"),
     ],
 )
-def test_an_error_names_key_section_and_what_is_allowed(params: Path, old: str, new: str, expected: str) -> None:
+def test_an_error_names_the_key_its_section_and_what_is_allowed(
+    params: Path, old: str, new: str, expected: str
+) -> None:
     text = params.read_text()
     assert old in text
     params.write_text(text.replace(old, new, 1))
@@ -172,7 +180,7 @@ def test_the_command_line_ends_with_status_2_and_one_line(
         ('["a b"]', "classes.0: string should match pattern"),
     ],
 )
-def test_a_class_is_named_as_a_folder_may_be(params: Path, classes: str, complaint: str) -> None:
+def test_a_class_name_must_be_a_valid_folder_name(params: Path, classes: str, complaint: str) -> None:
     text = params.read_text().replace("dataset: steel-strip ", "dataset: factory ", 1)
     params.write_text(text.replace("classes: []", "classes: [scratch, Tiefe_Delle-2, 划痕]", 1))
     assert load_params(params).ingest.classes == ("scratch", "Tiefe_Delle-2", "划痕")
@@ -181,7 +189,7 @@ def test_a_class_is_named_as_a_folder_may_be(params: Path, classes: str, complai
         load_params(params)
 
 
-def test_a_missing_file_is_named(tmp_path: Path) -> None:
+def test_a_missing_file_is_named_in_the_error(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"nowhere\.yaml does not exist"):
         load_params(tmp_path / "nowhere.yaml")
 
@@ -193,7 +201,7 @@ def test_committed_params_are_the_built_in_recipe(params: Path) -> None:
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda recipe: recipe.stem)
-def test_every_recipe_is_valid_and_undone_by_another(params: Path, recipe: Path) -> None:
+def test_each_recipe_is_valid_and_another_one_undoes_it(params: Path, recipe: Path) -> None:
     before = params.read_text()
     assert main(["configure", recipe.stem, "--source", "elsewhere/it's here.zip", "--params", str(params)]) == 0
     loaded = load_params(params)
@@ -204,16 +212,47 @@ def test_every_recipe_is_valid_and_undone_by_another(params: Path, recipe: Path)
     assert "# height, width" in params.read_text(), "comments are kept"
 
 
-def test_an_unknown_recipe_names_the_known_ones(params: Path) -> None:
+def test_an_unknown_recipe_is_refused_with_the_known_names(params: Path) -> None:
     with pytest.raises(UserError, match="there are: factory, magnetic-tile, neu-seg, severstal, steel-strip"):
         configure("neu", params=params)
 
 
-def test_every_recipe_sets_the_same_knobs_so_that_none_is_left_of_another() -> None:
-    def knobs(recipe: Path) -> set[str]:
-        sections = YAML().load(recipe.read_text())
-        return {f"{section}.{key}" for section, values in sections.items() for key in values}
+def keys(file: Path) -> set[str]:
+    """Such as "train.epochs"."""
+    return {f"{name}.{key}" for name, section in YAML().load(file.read_text()).items() for key in section}
 
-    first, *others = RECIPES
-    for recipe in others:
-        assert knobs(recipe) == knobs(first), recipe.name
+
+def test_recipes_only_override_and_all_override_the_same_keys() -> None:
+    first, *others = map(keys, RECIPES)
+    assert first < keys(ROOT / "params.yaml")
+    assert all(other == first for other in others), "a key left out would keep another recipe's value"
+
+
+def test_params_yaml_states_every_value_and_the_sections_have_no_default() -> None:
+    def required(section: Any, name: str) -> Iterator[str]:
+        """The keys of a section, and of those in it, none of which has a default."""
+        for key, field in section.model_fields.items():
+            assert field.is_required(), f"{name}{key} has a default"
+            nested = isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)
+            yield from required(field.annotation, f"{name}{key}.") if nested else (f"{name}{key}",)
+
+    def stated(section: dict[str, Any], name: str) -> Iterator[str]:
+        for key, value in section.items():
+            yield from stated(value, f"{name}{key}.") if isinstance(value, dict) else (f"{name}{key}",)
+
+    assert set(required(Params, "")) == set(stated(YAML(typ="safe").load((ROOT / "params.yaml").read_text()), ""))
+
+
+def test_names_listed_in_config_are_those_of_the_rooms() -> None:
+    def choices(section: type[BaseModel], key: str) -> tuple[str, ...]:
+        return get_args(section.model_fields[key].annotation)
+
+    assert set(choices(IngestParams, "dataset")) == {*READERS, "factory"}
+    assert choices(SplitParams, "kind") == get_args(Kind)
+    assert choices(PromoteParams, "mode") == get_args(Mode)
+
+
+def test_checking_params_loads_no_heavy_library() -> None:
+    code = "import sys, dbrnet.config; print({'torch', 'cv2', 'numpy', 'onnxruntime', 'openvino'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert done.stdout.strip() == "set()"

@@ -4,19 +4,25 @@ import inspect
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from dbrnet.cli import STEPS, TOOLS, _function, call, main
+from dbrnet.cli import app, call, main
 from dbrnet.files import claim
+from dbrnet.steps import STEPS
 
 ROOT = Path(__file__).parents[1]
-COMMANDS = [
-    name for name in STEPS | TOOLS if name != "registry" and "out" in inspect.signature(_function(name)).parameters
-]
+
+
+def arguments_of(command: str) -> Mapping[str, inspect.Parameter]:
+    function = app[command].default_command
+    return inspect.signature(function).parameters if function else {}
+
+
+COMMANDS = [name for name in app if "out" in arguments_of(name)]
 REFUSED = {  # --out, and what the message says of it
     "": "the path is empty",
     ".": "is the working folder or contains it",
@@ -60,7 +66,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def inputs(command: str) -> dict[str, Path]:
     """A folder or file in data/in for each of the command's arguments that may name one."""
-    parameters = inspect.signature(_function(command)).parameters
+    parameters = arguments_of(command)
     strings = {"sources", "model", "against"}
     names = [
         name
@@ -77,7 +83,7 @@ def inputs(command: str) -> dict[str, Path]:
 def words(command: str) -> list[str]:
     """The command line but for --out, with all inputs that the command may be given."""
     positional, named = [], []
-    parameters = inspect.signature(_function(command)).parameters
+    parameters = arguments_of(command)
     for name, path in inputs(command).items():
         asked = parameters[name]
         if asked.kind is inspect.Parameter.KEYWORD_ONLY or asked.default is not inspect.Parameter.empty:
@@ -118,7 +124,7 @@ def cases() -> Iterator[Any]:
 
 
 def test_all_commands_with_an_out_are_tested() -> None:
-    assert {*STEPS, "audit", "generate", "predict"} == set(COMMANDS)
+    assert {*(step.name for step in STEPS), "audit", "generate", "predict"} == set(COMMANDS)
 
 
 @pytest.mark.parametrize(("command", "out"), cases())

@@ -6,7 +6,7 @@ from dbrnet.overlay import add_legend, blend
 CLASSES = (ClassInfo("background", (9, 9, 9)), ClassInfo("crack", (255, 0, 0)))
 
 
-def test_defects_are_tinted_and_outlined_and_the_rest_is_untouched() -> None:
+def test_defects_are_tinted_and_outlined_and_the_background_is_unchanged() -> None:
     image = np.full((40, 60, 3), 100, np.uint8)
     mask = np.zeros((40, 60), np.uint8)
     mask[10:20, 10:30] = 1
@@ -18,7 +18,7 @@ def test_defects_are_tinted_and_outlined_and_the_rest_is_untouched() -> None:
     assert (image == 100).all()
 
 
-def test_the_legend_names_what_is_present() -> None:
+def test_the_legend_names_the_classes_present() -> None:
     image = np.full((40, 60, 3), 100, np.uint8)
     assert add_legend(image, CLASSES, np.array([0])) is image
     with_legend = add_legend(image, CLASSES, np.array([0, 1]))

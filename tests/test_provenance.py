@@ -11,7 +11,7 @@ import dbrnet
 from dbrnet.provenance import code_revision, data_revision, hardware, versions
 
 
-def test_the_revision_is_the_repositorys_commit(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_code_revision_is_the_repositorys_commit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("DBRNET_REVISION", raising=False)
     root = Path(dbrnet.__file__).parent.parent
     if not (root / ".git").exists():
@@ -21,7 +21,7 @@ def test_the_revision_is_the_repositorys_commit(monkeypatch: pytest.MonkeyPatch)
     assert re.fullmatch(rf"{commit.stdout.strip()}(-dirty)?", code_revision() or "")
 
 
-def test_an_image_can_be_told_its_revision(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_container_images_revision_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DBRNET_REVISION", "0123abc")
     assert code_revision() == "0123abc"
 
@@ -46,21 +46,29 @@ def project(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_the_datas_revision_is_dvcs(project: Path) -> None:
+def test_the_data_revision_is_dvcs_hash(project: Path) -> None:
     lock = YAML(typ="safe").load((project / "dvc.lock").read_text())["stages"]["ingest"]
     ours = {"dataset": lock["outs"][0]["md5"], "source": "data/raw", "source_hash": lock["deps"][0]["md5"]}
     assert data_revision(project / "data/dataset", project) == ours
-    # While a stage runs, the entries of those before it are there.
+    # While a stage runs, dvc.lock has the entries of the stages before it.
     (project / "during.lock").replace(project / "dvc.lock")
     assert data_revision(project / "data/dataset", project) == ours
-    # What an import holds is known by its public commit, as long as it is what was read.
+    # An import is known by its public commit, as long as its hash is the one that was read.
     importing = project / "data/raw.dvc"
     repo = f"deps:\n- path: .\n  repo:\n    url: {PUBLIC}\n    rev_lock: 0123abc\n"
     importing.write_text(repo + importing.read_text())
     assert data_revision(project / "data/dataset", project) == ours | {"source_revision": f"{PUBLIC}@0123abc"}
+    importing.write_text(importing.read_text().replace("https://", "https://ann:SECRET@"))
+    assert data_revision(project / "data/dataset", project) == ours | {"source_revision": f"{PUBLIC}@0123abc"}
     importing.write_text(importing.read_text().replace(ours["source_hash"], "0" * 32 + ".dir"))
     assert data_revision(project / "data/dataset", project) == ours
-    # A dataset that was made outside of DVC since then has none.
+    # Nor does a signature reach what is recorded.
+    lock = project / "dvc.lock"
+    signed = "path: https://ann:SECRET@data.example/raw.zip?X-Amz-Signature=SECRET\n"
+    lock.write_text(lock.read_text().replace("path: data/raw\n", signed))
+    shown = ours | {"source": "https://data.example/raw.zip"}
+    assert data_revision(project / "data/dataset", project) == shown
+    # A dataset that was changed outside of DVC since then has none.
     (project / "data/dataset/a.txt").unlink()
     (project / "data/dataset/a.txt").write_text("other")
     assert data_revision(project / "data/dataset", project) is None
@@ -68,7 +76,7 @@ def test_the_datas_revision_is_dvcs(project: Path) -> None:
     assert data_revision(project / "data/dataset", project) is None
 
 
-def test_versions_and_machine() -> None:
+def test_versions_and_hardware_are_those_of_this_machine() -> None:
     assert versions()["python"] == ".".join(map(str, sys.version_info[:3]))
     assert {"torch", "onnxruntime", "numpy"} <= set(versions())
     machine = hardware()
@@ -76,6 +84,6 @@ def test_versions_and_machine() -> None:
     assert machine["cpu"]
 
 
-def test_nothing_heavy_is_imported() -> None:
+def test_provenance_imports_no_heavy_library() -> None:
     code = "import sys, dbrnet.provenance as p; p.versions(); sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

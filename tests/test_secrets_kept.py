@@ -42,7 +42,7 @@ WORDS = {  # of the steps, and of the tools that read what they wrote
     "split": (DATA[0],),
     "train": DATA,
     "export": (*DATA, *MADE[:1]),
-    "champion": ("--exported", MADE[1]),
+    "fetch-champion": ("--exported", MADE[1]),
     "evaluate": (*DATA, *MADE[:3]),
     "benchmark": (*DATA, *MADE[:4]),
     "promote": (*DATA, *MADE),
@@ -132,7 +132,8 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
             patch.setenv(name, value)
         made.command("dvc", "repro", "ingest")
         for step in STAGES[1:]:
-            found = made.run(step, *WORDS[step], "--out", f"data/{step}" if step == "split" else f"artifacts/{step}")
+            out = {"split": DATA[1], "fetch-champion": MADE[2]}.get(step, f"artifacts/{step}")
+            found = made.run(step, *WORDS[step], "--out", out)
             assert found.status == 0, found
         yield made
         private.shutdown()
@@ -152,22 +153,24 @@ def test_the_other_commands(world: World) -> None:
     assert world.run("ingest", "--out", "again/dataset").status == 0
     assert read_json(world.folder / "again/dataset/card.json") == world.space.json("data/dataset/card.json")
     assert world.run("revision").status == 0
-    assert world.run("champion", "--out", "again/champion").status == 0
+    assert world.run("fetch-champion", "--out", "again/champion").status == 0
     assert world.run("drift", DATA[0], "again/champion", "--out", "again/drift").status == 0
     assert world.run("audit", *WORDS["audit"], "--out", "again/audit").status == 0
     assert world.run("generate", "--out", "again/made", "--count", "50").status == 0
     model = ("--model", f"models:/{NAME}@champion")
     assert world.run("predict", "again/made/train_images", *model, "--out", "again/answers").status == 0
-    found = world.run("use", "steel-strip", "--source", f"{world.source}{QUERY}")
+    params = Path("params.yaml").read_text()
+    found = world.run("configure", "steel-strip", "--source", f"{world.source}{QUERY}")
     assert f"from {world.source};" in found.text
     assert "commit neither" in found.text
+    Path("params.yaml").write_text(params)
     world.command("python", "-m", "pipelines", "compile")
 
 
 def test_what_people_decide_and_why(world: World) -> None:
     client, why = open_store(world.folder).client, ("--why", f"see {ADDRESS}, bad light")
     for _ in range(2):
-        client.create_model_version(NAME, source=str(world.folder))
+        client.create_model_version(NAME, source=f"models:/{NAME}/1")
     assert world.run("registry", "approve", "2", *why).status == 0
     assert world.run("registry", "rollback", *why).status == 0
     assert world.run("registry", "reject", "3", *why).status == 0
@@ -188,7 +191,7 @@ def test_what_people_decide_and_why(world: World) -> None:
 def test_a_scheduled_run_on_kubeflows_local_runner(world: World) -> None:
     """Nothing has changed, so that it ends with the answer no; then the source has moved away."""
     run = ("python", "-m", "pipelines", "run", "--local", "--retraining")
-    assert set(tasks_run(world.command(*run))) == {"revision", "champion", "ingest", "drift", "notify"}
+    assert set(tasks_run(world.command(*run))) == {"revision", "fetch-champion", "ingest", "drift", "notify"}
     params = (world.folder / "params.yaml").read_text()
     (world.folder / "params.yaml").write_text(params.replace(world.source, world.source + ".gone"))
     world.private.archive, kept = b"no archive", world.private.archive
@@ -225,7 +228,7 @@ def test_a_node(world: World, s3: S3Server) -> None:
     send_dataset(Dataset.load(Path(DATA[0])), f"{address}dataset/")
     params = load_params(Path("params.yaml")).train.model_dump_json()
     _send_given(f"{address}job/", params, f"{address}dataset/", Path(DATA[1]))
-    assert world.run("node", f"{address}job/", "--checkpoints", "again/checkpoints").status == 0
+    assert world.run("worker", f"{address}job/", "--checkpoints", "again/checkpoints").status == 0
 
 
 def one_wrong() -> Iterator[Any]:

@@ -1,1 +1,1 @@
-"""Which images of a dataset show the same thing, and what that makes of a split."""
+"""Near-duplicates in a dataset, what they mean for its splits, and checks of its labels."""

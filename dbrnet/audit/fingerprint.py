@@ -1,12 +1,10 @@
-"""What the audit remembers of an image: a coarse vector to search by, and its fine texture to compare by.
+"""An image's fingerprint: a coarse vector to search by, and a fine texture to compare by.
 
-Both are of the grey image's band-passed relief, freed of brightness, contrast and slow changes of light,
-so that another exposure, another JPEG quality or another lamp leaves them nearly as they are. Their size
-does not depend on the image's: a dataset's fingerprints take some 12 KiB an image.
+Both come from the band-passed grey image, without brightness, contrast and slow changes of light. Another
+exposure, JPEG quality or lamp hardly changes them. A fingerprint takes about 12 KiB, whatever the image's size.
 """
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -16,19 +14,18 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from dbrnet.data.convert import ordered_map
 from dbrnet.data.dataset import Dataset, Sample
 from dbrnet.errors import UserError
+from dbrnet.parallel import ordered_map
 from dbrnet.progress import progress
 
-COARSE_SIDE = 16  # the coarse vector is a square of so many cells, whatever the image's shape
-COARSE_BLUR = 3.0  # cells; slower changes than this are the light's
-FINE_PIXELS = 11_500  # of a dataset's typical image at the scale at which textures are compared
-FINE_BLURS = 1.0, 4.0  # pixels at that scale; what is finer is noise, what is coarser is light
-FLAT = 0.35  # grey values; a relief with a smaller deviation holds nothing to know an image by
+COARSE_SIDE = 16  # cells on each side of the coarse vector's square, whatever the image's shape
+COARSE_BLUR = 3.0  # cells; slower changes are light
+FINE_PIXELS = 11_500  # of the dataset's median image at the scale at which textures are compared
+FINE_BLURS = 1.0, 4.0  # pixels at that scale; finer changes are noise, coarser ones light
+FLAT = 0.35  # grey values; a smaller deviation holds nothing to recognise an image by
 CLIP = 3.0  # deviations
-STEPS = 127 / CLIP  # of the stored texture in one deviation
-
+STEPS = 127 / CLIP  # levels of the stored texture for one deviation
 
 _REDUCED = {
     1: cv2.IMREAD_GRAYSCALE,
@@ -38,24 +35,26 @@ _REDUCED = {
 }
 
 Vector = NDArray[np.float32]  # [COARSE_SIDE ** 2], of length 1, or 0 where the image is flat
-Texture = NDArray[np.uint8]  # [h, w], 128 + STEPS a deviation
+Texture = NDArray[np.uint8]  # [h, w], 128 + STEPS for each deviation
 
 
 @dataclass(frozen=True)
 class Fingerprints:
-    """Those of a dataset's images, in the order of its samples."""
+    """The fingerprints of a dataset's images, in the order of its samples."""
 
     samples: tuple[Sample, ...]
     coarse: NDArray[np.float32]  # [N, COARSE_SIDE ** 2]
     textures: tuple[Texture, ...]
     brightness: NDArray[np.float32]  # [N], mean grey value
-    scale: float  # of the textures, to the images
+    scale: float  # of the textures, relative to the images
 
 
 def take_fingerprints(dataset: Dataset) -> Fingerprints:
-    """Those of all images, each decoded once; raises `UserError` that names a broken one."""
+    """Fingerprint all images, each decoded once; raises `UserError` that names an unreadable one."""
     samples = dataset.samples
-    scale = _fine_scale(samples)
+    # One scale for all images: one camera shows a part at one size, however its images are cropped.
+    median_pixels = float(np.median([sample.height * sample.width for sample in samples]))
+    scale = min(1.0, math.sqrt(FINE_PIXELS / median_pixels))
     coarse = np.zeros((len(samples), COARSE_SIDE**2), np.float32)
     brightness = np.zeros(len(samples), np.float32)
     textures: list[Texture] = []
@@ -64,12 +63,6 @@ def take_fingerprints(dataset: Dataset) -> Fingerprints:
         coarse[index], brightness[index] = vector, mean
         textures.append(texture)
     return Fingerprints(samples, coarse, tuple(textures), brightness, scale)
-
-
-def _fine_scale(samples: Sequence[Sample]) -> float:
-    """One scale for all images: those of one camera show a thing at one size, however they are cropped."""
-    typical = float(np.median([sample.height * sample.width for sample in samples]))
-    return min(1.0, math.sqrt(FINE_PIXELS / typical))
 
 
 def _fingerprint(root: Path, scale: float, sample: Sample) -> tuple[Vector, Texture, float]:
@@ -102,6 +95,6 @@ def _texture(grey: NDArray[np.float32]) -> Texture:
 
 
 def _relief(grey: NDArray[Any], finest: float, coarsest: float) -> NDArray[np.float32]:
-    """What is coarser than `finest` and finer than `coarsest`, in pixels."""
+    """The band between `finest` and `coarsest`, in pixels."""
     smooth = cv2.GaussianBlur(grey, (0, 0), finest) if finest else grey
     return (smooth - cv2.GaussianBlur(grey, (0, 0), coarsest)).astype(np.float32)

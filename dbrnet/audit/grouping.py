@@ -1,29 +1,27 @@
-"""Groups of images that show the same thing, with the evidence for each link."""
+"""Groups of near-duplicates, with the evidence for each link."""
 
 from collections import defaultdict
-from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from itertools import pairwise
+from itertools import chain, pairwise
 
 from dbrnet.audit.fingerprint import Fingerprints
 from dbrnet.audit.matching import SAME, Alignment, Candidate, align, find_candidates
-from dbrnet.data.dataset import Sample
 from dbrnet.progress import progress
 from dbrnet.provenance import available_cores
 
-CHUNK = 256  # candidates compared at a time; part of the result, so not the number of cores
-FAILURES = 3  # candidates between two groups that may fail before the two are left apart
+CHUNK = 256  # candidates compared at a time; fixed, since it affects the result
+FAILURES = 3  # failed candidates between two groups after which they are not compared again
 
 
 @dataclass(frozen=True)
 class Link:
-    """Why two images are in one group: their names say so, or their textures coincide."""
+    """Why two images are in one group: by their names, or since their textures coincide."""
 
     first: str
     second: str
-    alignment: Alignment | None = None  # of the second on the first; None: their names tie them
+    alignment: Alignment | None = None  # of the second on the first; None: linked by their names
 
     @property
     def evidence(self) -> str:
@@ -35,69 +33,61 @@ class Link:
 
 @dataclass(frozen=True)
 class Groups:
-    """All images' groups, and the links that tie them: a spanning tree of each group."""
+    """The group of each image, and the links of a spanning tree of each group."""
 
-    of: dict[str, str]  # id -> group, named by the first of its members' names
+    of: dict[str, str]  # id -> group, the first of its members' group names
     links: tuple[Link, ...]
 
     @property
     def count(self) -> int:
-        """How many there are, single images included."""
+        """How many groups there are, single images included."""
         return len(set(self.of.values()))
 
 
 def find_groups(fingerprints: Fingerprints, *, names: bool = True) -> Groups:
-    """Join what shows the same thing: by content, then by the groups that the reader took from names.
+    """Join near-duplicates: by content, then, with `names`, by the groups that the reader took from names.
 
-    Without `names` by content alone. Candidates are tried from the likeliest on; those within a group found
-    already are not compared, and two groups are left apart after `FAILURES` pairs of theirs differed.
+    Candidates are compared from the likeliest on. Two images of one group are not compared, and two groups stay
+    apart after `FAILURES` pairs between them differed.
     """
     samples = fingerprints.samples
     forest = _Forest(len(samples))
     links: list[Link] = []
     failures: defaultdict[tuple[int, int], int] = defaultdict(int)
+
+    def is_undecided(candidate: Candidate) -> bool:
+        roots = forest.roots(candidate.first, candidate.second)
+        return roots[0] != roots[1] and failures.get(roots, 0) < FAILURES
+
     candidates = find_candidates(fingerprints)
     chunks = [candidates[start : start + CHUNK] for start in range(0, len(candidates), CHUNK)]
     with ThreadPoolExecutor(available_cores()) as pool:
         for chunk in progress(chunks, len(chunks), "comparing"):
-            open_ones = [one for one in chunk if _is_open(one, forest, failures)]
-            for candidate, alignment in zip(open_ones, pool.map(partial(align, fingerprints), open_ones), strict=True):
+            undecided = [candidate for candidate in chunk if is_undecided(candidate)]
+            for candidate, alignment in zip(undecided, pool.map(partial(align, fingerprints), undecided), strict=True):
                 roots = forest.roots(candidate.first, candidate.second)
                 if roots[0] == roots[1]:
                     continue
-                if alignment.same:
+                if alignment.is_match:
                     forest.join(candidate.first, candidate.second)
                     ids = samples[candidate.first].id, samples[candidate.second].id
                     links.append(Link(*ids, alignment))
                 else:
                     failures[roots] += 1
-    for first, second in _named_pairs(samples) if names else ():
+    members: defaultdict[str, list[int]] = defaultdict(list)  # by the reader's groups
+    for index, sample in enumerate(samples if names else ()):
+        members[sample.group].append(index)
+    for first, second in chain.from_iterable(map(pairwise, members.values())):
         roots = forest.roots(first, second)
         if roots[0] != roots[1]:
             forest.join(first, second)
             links.append(Link(samples[first].id, samples[second].id))
-    return Groups(_named(samples, forest), tuple(links))
-
-
-def _is_open(candidate: Candidate, forest: "_Forest", failures: dict[tuple[int, int], int]) -> bool:
-    roots = forest.roots(candidate.first, candidate.second)
-    return roots[0] != roots[1] and failures.get(roots, 0) < FAILURES
-
-
-def _named_pairs(samples: Iterable[Sample]) -> Iterable[tuple[int, int]]:
-    members: defaultdict[str, list[int]] = defaultdict(list)
-    for index, sample in enumerate(samples):
-        members[sample.group].append(index)
-    for group in members.values():
-        yield from pairwise(group)
-
-
-def _named(samples: tuple[Sample, ...], forest: "_Forest") -> dict[str, str]:
-    names: dict[int, str] = {}
+    group_names: dict[int, str] = {}
     for index, sample in enumerate(samples):
         root = forest.root(index)
-        names[root] = min(names.get(root, sample.group), sample.group)
-    return {sample.id: names[forest.root(index)] for index, sample in enumerate(samples)}
+        group_names[root] = min(group_names.get(root, sample.group), sample.group)
+    of = {sample.id: group_names[forest.root(index)] for index, sample in enumerate(samples)}
+    return Groups(of, tuple(links))
 
 
 class _Forest:
@@ -113,8 +103,9 @@ class _Forest:
         return index
 
     def roots(self, first: int, second: int) -> tuple[int, int]:
-        one, other = self.root(first), self.root(second)
-        return (one, other) if one < other else (other, one)
+        """The roots of two members, the smaller one first."""
+        pair = self.root(first), self.root(second)
+        return min(pair), max(pair)
 
     def join(self, first: int, second: int) -> None:
         low, high = self.roots(first, second)

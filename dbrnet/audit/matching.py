@@ -1,4 +1,7 @@
-"""Which images may show the same thing, and the test of whether two do."""
+"""Candidates for near-duplicates, and the test of whether two images are such.
+
+An image may be laid in eight ways, the symmetries of the square: a plate lies turned, or the file was flipped.
+"""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -10,30 +13,56 @@ import torch
 from numpy.typing import NDArray
 
 from dbrnet.audit.fingerprint import COARSE_SIDE, Fingerprints, Texture
-from dbrnet.audit.symmetry import SYMMETRIES, Symmetry
 from dbrnet.data.dataset import Mask
 from dbrnet.evaluation.metrics import IGNORE_INDEX
 
 NEIGHBOURS = 8  # candidates of each image
 LEAST_COARSE = 0.5  # correlation of the coarse vectors below which nothing is a candidate
-SAME = 0.8  # correlation of the fine textures from which two images show the same thing
-LEAST_PASTED = 0.35  # correlation below which the blocks are not looked at
+SAME = 0.8  # correlation of the fine textures from which two images are near-duplicates
+LEAST_PASTED = 0.35  # correlation below which the blocks are not compared
 PASTED = 0.45  # share of the blocks that must coincide where the whole does not
 BLOCK = 12  # pixels of the texture
 COINCIDE = 0.85  # correlation of two blocks
-LEAST_TEXTURE = 150.0  # variance of a block; a flat one coincides with nothing
-WINDOW = 0.75  # of the smaller image's sides: the part that is looked for in the other one
-LEAST_COMMON = 0.25  # of the larger image's area that the window covers; less proves nothing
-NEAR = 6  # pixels of the texture: a smaller move is no move
-DISTINCT = 0.75  # what is missing to a perfect fit, over what is missing when an image is moved on itself
-QUERIES = 512  # images that are searched for at a time
+LEAST_TEXTURE = 150.0  # variance of a block; a flatter one coincides with nothing
+WINDOW = 0.75  # of the smaller image's sides: the part that is searched for in the larger one
+LEAST_COMMON = 0.25  # share of the larger image's area that the window must cover to prove anything
+NEAR = 6  # pixels of the texture: a smaller shift counts as none
+DISTINCT = 0.75  # 1 - correlation of the pair, at most this multiple of that of an image shifted on itself
+QUERIES = 512  # images searched for at a time
+
+
+@dataclass(frozen=True)
+class Symmetry:
+    """One of the eight ways to lay an image: mirrored left to right or not, then turned by 0 to 3 quarters.
+
+    Turns are counter-clockwise.
+    """
+
+    mirrored: bool
+    quarters: int
+
+    def apply(self, array: NDArray[Any]) -> NDArray[Any]:
+        """The array [H, W, ...] laid this way; a view."""
+        return np.rot90(array[:, ::-1] if self.mirrored else array, self.quarters)
+
+    @property
+    def inverse(self) -> "Symmetry":
+        """The symmetry that undoes this one; a mirrored one undoes itself."""
+        return self if self.mirrored else SYMMETRIES[-self.quarters % 4]
+
+    def __str__(self) -> str:
+        turned = f"turned {90 * self.quarters}°" if self.quarters else ""
+        return ", ".join(filter(None, ("mirrored" if self.mirrored else "", turned))) or "as it is"
+
+
+SYMMETRIES = tuple(Symmetry(mirrored, quarters) for mirrored in (False, True) for quarters in range(4))
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """Two images, by their places among the fingerprints, whose coarse vectors are alike.
+    """Two images, by their indices among the fingerprints, whose coarse vectors are alike.
 
-    The second one looks like the first when laid down by `symmetry`.
+    The second one looks like the first when laid by `symmetry`.
     """
 
     first: int
@@ -47,27 +76,27 @@ class Alignment:
     """How the second image of a pair lies on the first, and how alike their textures then are."""
 
     symmetry: Symmetry
-    shift: tuple[int, int]  # rows, columns of the first where the second one's corner comes to lie
+    shift: tuple[int, int]  # row and column of the first image at which the second one's corner lies
     score: float  # correlation of the fine textures, -1 to 1
-    common: float  # share of the overlap, block by block, where they coincide; 0 where score says enough
-    elsewhere: float  # the best that the smaller image reaches with itself when moved; 1 if not measured
+    common: float  # share of the overlap's blocks that coincide; 0 where the score is decisive
+    elsewhere: float  # highest correlation of the smaller image with itself when shifted; 1 if not measured
 
     @property
     def alike(self) -> bool:
-        """Whether the whole coincides, or else a good part of it exactly: the rest was pasted over."""
+        """Whether the whole coincides, or a good part of it exactly: the rest was pasted over."""
         return self.score >= SAME or self.common >= PASTED
 
     @property
-    def same(self) -> bool:
-        """Whether both show the same thing.
+    def is_match(self) -> bool:
+        """Whether the two are near-duplicates.
 
         They must be alike, and more so than one of them is like itself elsewhere: two plates with one
-        embossed pattern fit each other as well as a plate fits itself, one pitch on.
+        embossed pattern fit each other as well as a plate fits itself one pitch further.
         """
         return self.alike and 1 - self.score <= DISTINCT * (1 - self.elsewhere)
 
     def lay(self, mask: Mask, shape: tuple[int, int]) -> Mask:
-        """The second image's mask [H, W] as a mask of the first, `shape`; 255 where it does not reach."""
+        """The second image's mask [H, W] as a mask of the first, `shape`; IGNORE_INDEX where it does not reach."""
         laid = self.symmetry.apply(mask)
         result = np.full(shape, IGNORE_INDEX, np.uint8)
         here, there = _overlap(shape, laid.shape, self.shift)
@@ -76,17 +105,17 @@ class Alignment:
 
 
 def find_candidates(fingerprints: Fingerprints) -> list[Candidate]:
-    """Each image's nearest by coarse vectors under all eight symmetries, the likeliest pair first."""
-    everything = np.arange(len(fingerprints.samples))
+    """Each image's `NEIGHBOURS` nearest by coarse vectors under all eight symmetries, the likeliest pair first."""
+    indices = np.arange(len(fingerprints.samples))
     best: dict[tuple[int, int], Candidate] = {}
-    for query, found, symmetry, score in nearest(fingerprints, everything, everything, NEIGHBOURS):
-        first, second = min(query, found), max(query, found)
+    for query, neighbour, symmetry, score in nearest(fingerprints, indices, indices, NEIGHBOURS):
+        first, second = min(query, neighbour), max(query, neighbour)
         laid = symmetry if first == query else symmetry.inverse
         candidate = Candidate(first, second, laid, score)
         known = best.setdefault((first, second), candidate)
         if known.score < score:
             best[first, second] = candidate
-    return sorted(best.values(), key=lambda one: (-one.score, one.first, one.second))
+    return sorted(best.values(), key=lambda candidate: (-candidate.score, candidate.first, candidate.second))
 
 
 def nearest(
@@ -96,16 +125,18 @@ def nearest(
     count: int,
     least: float = LEAST_COARSE,
 ) -> Iterator[tuple[int, int, Symmetry, float]]:
-    """For each query its `count` nearest others (query, found, symmetry of the found one, correlation).
+    """For each query its `count` nearest others: (query, neighbour, symmetry of the neighbour, correlation).
 
-    Those whose correlation is below `least` are left out.
-
-    All are compared with all, in blocks: time grows with the square of the number of images, memory with
-    the number.
+    Neighbours whose correlation is below `least` are left out. All are compared with all, in blocks: time grows
+    with the square of the number of images, memory with the number.
     """
     coarse = torch.from_numpy(fingerprints.coarse)
     others = torch.from_numpy(among)
-    laid = [_laid(coarse[others], symmetry).T.contiguous() for symmetry in SYMMETRIES]
+    squares = fingerprints.coarse[among].reshape(-1, COARSE_SIDE, COARSE_SIDE).transpose(1, 2, 0)
+    laid = []  # [COARSE_SIDE ** 2, N] for each symmetry
+    for symmetry in SYMMETRIES:
+        vectors = np.ascontiguousarray(symmetry.apply(squares).transpose(2, 0, 1)).reshape(len(among), -1)
+        laid.append(torch.from_numpy(vectors).T.contiguous())
     for block in torch.from_numpy(queries).split(QUERIES):
         scores = torch.full((len(block), len(others)), -2.0)
         which = torch.zeros(scores.shape, dtype=torch.uint8)
@@ -122,16 +153,10 @@ def nearest(
                     yield query, int(others[column]), SYMMETRIES[int(which[row, column])], score
 
 
-def _laid(coarse: torch.Tensor, symmetry: Symmetry) -> torch.Tensor:
-    squares = coarse.numpy().reshape(-1, COARSE_SIDE, COARSE_SIDE).transpose(1, 2, 0)
-    turned = symmetry.apply(squares).transpose(2, 0, 1)
-    return torch.from_numpy(np.ascontiguousarray(turned)).reshape(len(coarse), -1)
-
-
 def align(fingerprints: Fingerprints, candidate: Candidate) -> Alignment:
-    """Lay the second image on the first where their textures coincide best, and say how well they do.
+    """Lay the second image on the first where their textures coincide best, and measure how well they do.
 
-    The middle of the smaller image is looked for everywhere in the larger one.
+    The middle of the smaller image is searched for everywhere in the larger one.
     """
     first = fingerprints.textures[candidate.first]
     second = np.ascontiguousarray(candidate.symmetry.apply(fingerprints.textures[candidate.second]))
@@ -141,7 +166,7 @@ def align(fingerprints: Fingerprints, candidate: Candidate) -> Alignment:
         return Alignment(candidate.symmetry, (0, 0), 0.0, 0.0, 1.0)
     top, left = ((whole - side) // 2 for whole, side in zip(small.shape, sides, strict=True))
     window = small[top : top + sides[0], left : left + sides[1]]
-    score, row, column = _find(window, large, top, left)
+    score, row, column = _best_fit(window, large, top, left)
     corner = (rows, columns) = (row - top, column - left) if small is second else (top - row, left - column)
     common = _common(first, second, corner) if LEAST_PASTED <= score < SAME else 0.0
     shift = round(rows / fingerprints.scale), round(columns / fingerprints.scale)
@@ -153,8 +178,8 @@ def align(fingerprints: Fingerprints, candidate: Candidate) -> Alignment:
     return replace(alignment, elsewhere=_peak(itself)[0])
 
 
-def _find(window: Texture, large: Texture, top: int, left: int) -> tuple[float, int, int]:
-    """How well the window fits, and where: in its own place if it fits there, which is the common case."""
+def _best_fit(window: Texture, large: Texture, top: int, left: int) -> tuple[float, int, int]:
+    """How well the window fits, and where: first tried in its own place, which is the common case."""
     here = large[top : top + window.shape[0], left : left + window.shape[1]]
     if here.shape == window.shape:
         score, _, _ = _peak(cv2.matchTemplate(here, window, cv2.TM_CCOEFF_NORMED))
@@ -174,7 +199,7 @@ def _overlap(
 
 
 def _common(first: Texture, second: Texture, corner: tuple[int, int]) -> float:
-    """The share of the blocks in which two textures coincide, the second's corner lying at `corner`."""
+    """The share of the overlap's blocks in which two textures coincide, the second's corner lying at `corner`."""
     here, there = _overlap(first.shape, second.shape, corner)
     one, other = first[here].astype(np.float32), second[there].astype(np.float32)
 
@@ -191,6 +216,6 @@ def _common(first: Texture, second: Texture, corner: tuple[int, int]) -> float:
 
 
 def _peak(correlation: NDArray[Any]) -> tuple[float, int, int]:
-    """The highest value and its row and column; a window without any texture correlates with nothing."""
+    """The highest value with its row and column; a window without texture correlates with nothing."""
     _, score, _, (column, row) = cv2.minMaxLoc(np.nan_to_num(correlation, posinf=0.0, neginf=0.0))
     return score, row, column

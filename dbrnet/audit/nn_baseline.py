@@ -1,8 +1,8 @@
-"""What a split gives away: the score of copying masks, and how far the masks of copies agree.
+"""The nearest-neighbour baseline, and how far the masks of near-duplicates agree.
 
-The nearest-neighbour baseline learns nothing. For each image it takes the training image that is nearest by the coarse
-vectors, in whichever of eight ways it is laid down, and hands in that one's mask. Where a split leaks, this
-scores as well as any network can, and a network's score there is no proof of skill.
+The baseline learns nothing. For each test image it takes the training image with the nearest coarse vector, in
+whichever of the eight symmetries, and answers with that image's mask. Where a split leaks, it scores as well
+as any network can, and a network's score there proves no skill.
 """
 
 from collections.abc import Iterable, Sequence
@@ -22,21 +22,20 @@ from dbrnet.progress import progress
 def nn_baseline(
     dataset: Dataset, fingerprints: Fingerprints, groups: Groups, train: Sequence[str], test: Sequence[str]
 ) -> Scores:
-    """Score the masks copied from `train` on `test`, both lists of ids, as a model's answers are scored."""
+    """Score the masks copied from `train` on `test`, both lists of ids, as a model's masks are scored."""
     names = [info.name for info in dataset.card.classes]
     samples = fingerprints.samples
-    place = {sample.id: index for index, sample in enumerate(samples)}
-    queries = np.array([place[id_] for id_ in test], np.intp)
-    among = np.array([place[id_] for id_ in train], np.intp)
+    index_of = {sample.id: index for index, sample in enumerate(samples)}
+    queries, among = (np.array([index_of[id_] for id_ in ids], np.intp) for ids in (test, train))
     confusion = np.zeros((len(names), len(names)), np.int64)
-    found = nearest(fingerprints, queries, among, count=1, least=-1.0)
-    for query, other, symmetry, score in progress(found, len(queries), "looking up"):
-        target, mask = dataset.mask(samples[query]), dataset.mask(samples[other])
+    neighbours = nearest(fingerprints, queries, among, count=1, least=-1.0)
+    for query, neighbour, symmetry, score in progress(neighbours, len(queries), "nearest neighbours"):
+        target, mask = dataset.mask(samples[query]), dataset.mask(samples[neighbour])
         shape = target.shape[0], target.shape[1]
-        if groups.of[samples[query].id] == groups.of[samples[other].id]:
-            alignment = align(fingerprints, Candidate(query, other, symmetry, score))
+        if groups.of[samples[query].id] == groups.of[samples[neighbour].id]:
+            alignment = align(fingerprints, Candidate(query, neighbour, symmetry, score))
             copied = alignment.lay(mask, shape)
-            copied[copied == IGNORE_INDEX] = 0  # where the found image does not reach
+            copied[copied == IGNORE_INDEX] = 0  # where the neighbour does not reach
         else:
             copied = resize_mask(np.ascontiguousarray(symmetry.apply(mask)), shape)
         confusion += confusion_matrix(copied, target, len(names))
@@ -45,17 +44,14 @@ def nn_baseline(
 
 @dataclass(frozen=True)
 class Repeatability:
-    """How far the masks of linked images agree, where both reach.
+    """How far the masks of near-duplicates agree, where both reach: a bound for any model's score."""
 
-    Labels that disagree with themselves bound what any model can score on them.
-    """
-
-    scores: Scores | None  # one mask as the answer, the other as the truth; None: no link has an alignment
-    agreement: dict[Link, float]  # of the pixels that either mask marks, the share that both give one class
+    scores: Scores | None  # one mask as the prediction, the other as the truth; None: no link has an alignment
+    agreement: dict[Link, float]  # share of the pixels that either mask marks to which both give one class
 
 
 def repeatability(dataset: Dataset, links: Iterable[Link]) -> Repeatability:
-    """Compare the masks of each link that says how its images lie on each other."""
+    """Compare the masks of each link that has an alignment."""
     names = [info.name for info in dataset.card.classes]
     confusion = np.zeros((len(names), len(names)), np.int64)
     agreement: dict[Link, float] = {}

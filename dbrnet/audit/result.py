@@ -1,72 +1,132 @@
-"""What the audit of a dataset, and of its division into splits, found."""
+"""The audit of a dataset and of its splits: `search` finds the near-duplicates, `audit_splits` draws the conclusions.
 
+audit.json   groups, leaks, the nearest-neighbour baseline's score, how far labels repeat
+links.csv    first,second,evidence,symmetry,rows,columns,correlation,agreement: the evidence for each link
+"""
+
+import csv
+import io
+import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
 
 from dbrnet.audit.fingerprint import Fingerprints, take_fingerprints
 from dbrnet.audit.grouping import Groups, Link, find_groups
+from dbrnet.audit.label_checks import LabelChecks, check_labels
 from dbrnet.audit.nn_baseline import nn_baseline, repeatability
 from dbrnet.data.dataset import Dataset
 from dbrnet.evaluation.metrics import Scores
+from dbrnet.files import write_atomically, write_json
 
-AUDIT_FILE = "audit.json"
-AGREEING = 0.5  # share of the marked pixels below which two masks of one thing are worth a look
+AUDIT_FILE, LINKS_FILE = "audit.json", "links.csv"
+AGREEING = 0.5  # share of the marked pixels below which the masks of near-duplicates are listed as differing
 METHOD = (
     "images share a group where their names say so, or where their band-passed textures coincide, wholly "
     "or in a good part, as they are or turned or mirrored, under any exposure, moved by up to an eighth"
 )
 
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Search:
+    """The near-duplicates of a dataset, before it is split."""
+
+    dataset: Dataset
+    fingerprints: Fingerprints
+    groups: Groups
+
 
 @dataclass(frozen=True)
 class AuditResult:
-    """The groups of a dataset and what they mean for its splits."""
+    """What audit.json holds."""
 
     content_hash: str  # of the dataset
     images: int
     groups: int
-    groups_by_name: int  # before the content was looked at
-    group_sizes: dict[int, int]  # members -> how many groups
-    links: dict[str, int]  # kind of evidence -> how many
-    repeatability: Scores | None  # of the masks of one group's images
-    agreement: dict[Link, float]  # by link, see `Repeatability`
+    groups_by_name: int  # before the content was compared
+    group_sizes: dict[int, int]  # members -> groups
+    links: dict[str, int]  # kind of evidence -> links
+    repeatability: Scores | None  # of the masks of near-duplicates; None: no link has an alignment
     leaking: dict[str, int]  # split -> its images whose group is in train too
     splits: dict[str, int]  # split -> its images
-    nn_baseline: Scores | None  # of masks copied from train to test; None where no splits were given
-    method: str = METHOD
+    nn_baseline: Scores | None  # of masks copied from train to test; None: no splits were given
+    method: str
+    labelled_differently: int  # pairs of whole images, see `Audit.labelled_differently`
+
+    def save(self, folder: Path) -> None:
+        """Write audit.json into `folder`."""
+        scores = {name: getattr(self, name) for name in ("repeatability", "nn_baseline")}
+        write_json(
+            folder / AUDIT_FILE, vars(self) | {name: found and found.to_dict() for name, found in scores.items()}
+        )
+
+
+@dataclass(frozen=True)
+class Audit:
+    """Everything that an audit writes and shows."""
+
+    dataset: Dataset
+    groups: Groups
+    agreement: dict[Link, float]  # share of the pixels that either mask marks to which both give one class
+    label_checks: LabelChecks
+    result: AuditResult
 
     @property
     def labelled_differently(self) -> list[Link]:
-        """The whole images whose masks agree on less than half of what they mark, the worst first."""
-        differing = [
-            link for link, share in self.agreement.items() if share < AGREEING and link.evidence == "whole image"
-        ]
-        return sorted(differing, key=lambda link: self.agreement[link])
+        """The pairs of whole images whose masks agree on less than `AGREEING` of what they mark, worst first."""
+        return _labelled_differently(self.agreement)
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain JSON values."""
-        plain = {name: value for name, value in vars(self).items() if name != "agreement"}  # in links.csv
-        plain["labelled_differently"] = len(self.labelled_differently)
-        for name in ("repeatability", "nn_baseline"):
-            scores: Scores | None = getattr(self, name)
-            plain[name] = scores.to_dict() if scores is not None else None
-        return plain
+    def save(self, folder: Path) -> None:
+        """Write audit.json and links.csv into `folder`."""
+        self.result.save(folder)
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(("first", "second", "evidence", "symmetry", "rows", "columns", "correlation", "agreement"))
+        for link in self.groups.links:
+            match: tuple[object, ...] = ("",) * 5
+            if alignment := link.alignment:
+                agreement = round(self.agreement[link], 4)
+                match = alignment.symmetry, *alignment.shift, round(alignment.score, 4), agreement
+            writer.writerow((link.first, link.second, link.evidence, *match))
+        write_atomically(folder / LINKS_FILE, text.getvalue())
+
+    def log(self) -> None:
+        """Log the result in a few lines."""
+        result = self.result
+        log.info("%d images in %d groups (%d by their names)", result.images, result.groups, result.groups_by_name)
+        if result.repeatability is not None:
+            log.info(
+                "masks within a group agree by %.4f mIoU; %d pairs agree on less than half of what they mark",
+                *(result.repeatability.miou, result.labelled_differently),
+            )
+        for name, leaking in result.leaking.items():
+            verdict = f"LEAKS: {leaking} of {result.splits[name]} images have" if leaking else "no image has"
+            log.info("%s: %s a near-duplicate in train", name, verdict)
+        if result.nn_baseline is not None:
+            log.info("copying masks from train, no learning at all, scores %.4f mIoU", result.nn_baseline.miou)
 
 
-def search(dataset: Dataset) -> tuple[Fingerprints, Groups]:
-    """Look for images that show the same thing."""
+def search(dataset: Dataset) -> Search:
+    """Find the near-duplicates among the images; raises `UserError` that names an unreadable one."""
     fingerprints = take_fingerprints(dataset)
-    return fingerprints, find_groups(fingerprints)
+    return Search(dataset, fingerprints, find_groups(fingerprints))
 
 
-def audit_splits(
-    dataset: Dataset, fingerprints: Fingerprints, groups: Groups, splits: Mapping[str, Sequence[str]]
-) -> AuditResult:
-    """Say what the groups mean for `splits` (split -> ids; "train" and "test" among them, or none at all)."""
+def audit_splits(found: Search, splits: Mapping[str, Sequence[str]]) -> Audit:
+    """Audit `splits` (name -> ids; "train" and "test" among them, or no split at all) and every mask.
+
+    Without splits the labels are checked over the whole dataset, as one split "all".
+    """
+    dataset, groups = found.dataset, found.groups
     labels = repeatability(dataset, groups.links)
     trained = {groups.of[id_] for id_ in splits.get("train", ())}
-    return AuditResult(
+    baseline = None
+    if splits:
+        baseline = nn_baseline(dataset, found.fingerprints, groups, splits["train"], splits["test"])
+    result = AuditResult(
         content_hash=dataset.card.content_hash,
         images=len(dataset.samples),
         groups=groups.count,
@@ -74,12 +134,19 @@ def audit_splits(
         group_sizes=dict(sorted(Counter(Counter(groups.of.values()).values()).items())),
         links=dict(Counter(link.evidence for link in groups.links)),
         repeatability=labels.scores,
-        agreement=labels.agreement,
         leaking={
-            split_name: sum(groups.of[id_] in trained for id_ in ids)
-            for split_name, ids in splits.items()
-            if split_name != "train"
+            name: sum(groups.of[id_] in trained for id_ in ids) for name, ids in splits.items() if name != "train"
         },
-        splits={split_name: len(ids) for split_name, ids in splits.items()},
-        nn_baseline=nn_baseline(dataset, fingerprints, groups, splits["train"], splits["test"]) if splits else None,
+        splits={name: len(ids) for name, ids in splits.items()},
+        nn_baseline=baseline,
+        method=METHOD,
+        labelled_differently=len(_labelled_differently(labels.agreement)),
     )
+    checked = splits or {"all": list(dataset.by_id)}
+    label_checks = check_labels(dataset, groups.of, found.fingerprints.brightness, checked)
+    return Audit(dataset, groups, labels.agreement, label_checks, result)
+
+
+def _labelled_differently(agreement: Mapping[Link, float]) -> list[Link]:
+    links = [link for link, share in agreement.items() if share < AGREEING and link.evidence == "whole image"]
+    return sorted(links, key=lambda link: agreement[link])

@@ -1,1 +1,1 @@
-"""How fast a trained network answers on this machine, and how near that is to what the machine can do."""
+"""Benchmark: latency and throughput of a trained network on this machine, and its roofline."""

@@ -1,13 +1,13 @@
-"""The state of the machine while it was measured: clocks, throttling, load and quota, as far as it tells."""
+"""The state of the machine during a measurement: clocks, throttling, load and quota, as far as they are readable."""
 
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from dbrnet.provenance import hardware
+from dbrnet.provenance import hardware, query_gpus
 
 UNREADABLE = "not readable"
+CORES = "sys/devices/system/cpu/cpu[0-9]*"
 GPU_FIGURES = (
     "clocks.sm",
     "clocks.max.sm",
@@ -19,31 +19,33 @@ GPU_FIGURES = (
 
 
 def machine_state(root: Path = Path("/")) -> dict[str, Any]:
-    """What the system under `root` says now; each figure it does not say is "not readable".
+    """The current state of the system under `root`; a figure that it does not offer is "not readable".
 
-    - `governor`: those of the cores, as a list of different ones;
+    - `governor`: the different ones of the cores;
     - `mhz`: each core's clock;
-    - `throttled`: how often the cores have been throttled by heat since the start;
+    - `throttled`: how often heat has throttled the cores since the start;
     - `load_average`: over 1, 5 and 15 minutes;
-    - `stolen_seconds`: the time that a virtual machine's host gave to others, of all cores since the start;
-    - `cpu_quota`: how many cores' time the container may use, or "none";
-    - `gpus`: what nvidia-smi says of each.
+    - `stolen_seconds`: the time that a virtual machine's host gave to others, over all cores since the start;
+    - `cpu_quota`: the number of cores whose time the container may use, or "none";
+    - `gpus`: GPU_FIGURES of each, by nvidia-smi.
     """
-    figures: dict[str, Callable[[Path], Any]] = {
-        "governor": _governor,
-        "mhz": _clocks,
-        "throttled": _throttled,
-        "load_average": _load_average,
-        "stolen_seconds": _stolen,
-        "cpu_quota": _quota,
+    readers: dict[str, Callable[[], Any]] = {
+        "governor": lambda: sorted(set(_contents(root, f"{CORES}/cpufreq/scaling_governor"))),
+        "mhz": lambda: _clocks(root),
+        "throttled": lambda: sum(map(int, _contents(root, f"{CORES}/thermal_throttle/core_throttle_count"))),
+        "load_average": lambda: [float(value) for value in (root / "proc/loadavg").read_text().split()[:3]],
+        # The first line is that of all cores, in hundredths of a second.
+        "stolen_seconds": lambda: int((root / "proc/stat").read_text().split()[8]) / 100,
+        "cpu_quota": lambda: _quota(root),
     }
     state: dict[str, Any] = {}
-    for name, read in figures.items():
+    for name, read in readers.items():
         try:
-            state[name] = read(root)
+            state[name] = read()
         except (OSError, ValueError, IndexError):
             state[name] = UNREADABLE
-    return state | {"gpus": _gpus()}
+    gpus = [dict(zip(GPU_FIGURES, gpu, strict=False)) for gpu in query_gpus(*GPU_FIGURES)]
+    return state | {"gpus": gpus}
 
 
 def describe_machine() -> str:
@@ -52,22 +54,17 @@ def describe_machine() -> str:
     return ", ".join([machine["cpu"], *machine["gpus"]])
 
 
-def _each(root: Path, pattern: str) -> list[str]:
-    """The contents of the files that match; `OSError` where there are none."""
-    found = [path.read_text().strip() for path in sorted(root.glob(pattern))]
-    if not found:
+def _contents(root: Path, pattern: str) -> list[str]:
+    """The contents of the files that match; `OSError` where none does."""
+    contents = [path.read_text().strip() for path in sorted(root.glob(pattern))]
+    if not contents:
         raise FileNotFoundError(pattern)
-    return found
-
-
-def _governor(root: Path) -> list[str]:
-    return sorted(set(_each(root, "sys/devices/system/cpu/cpu[0-9]*/cpufreq/scaling_governor")))
+    return contents
 
 
 def _clocks(root: Path) -> list[int]:
     try:
-        kilohertz = _each(root, "sys/devices/system/cpu/cpu[0-9]*/cpufreq/scaling_cur_freq")
-        return [int(value) // 1000 for value in kilohertz]
+        return [int(kilohertz) // 1000 for kilohertz in _contents(root, f"{CORES}/cpufreq/scaling_cur_freq")]
     except OSError:
         lines = (root / "proc/cpuinfo").read_text().splitlines()
         clocks = [round(float(line.partition(":")[2])) for line in lines if line.startswith("cpu MHz")]
@@ -76,35 +73,11 @@ def _clocks(root: Path) -> list[int]:
         return clocks
 
 
-def _throttled(root: Path) -> int:
-    pattern = "sys/devices/system/cpu/cpu[0-9]*/thermal_throttle/core_throttle_count"
-    return sum(int(value) for value in _each(root, pattern))
-
-
-def _load_average(root: Path) -> list[float]:
-    return [float(value) for value in (root / "proc/loadavg").read_text().split()[:3]]
-
-
-def _stolen(root: Path) -> float:
-    return int((root / "proc/stat").read_text().split()[8]) / 100  # the first line; in hundredths
-
-
 def _quota(root: Path) -> float | str:
-    """Of cgroup v2, else of v1."""
+    """The quota of cgroup v2, else of v1."""
     cgroup = root / "sys/fs/cgroup"
     try:
         quota, period = (cgroup / "cpu.max").read_text().split()
     except OSError:
-        quota, period = (_each(cgroup, f"cpu/cpu.cfs_{name}_us")[0] for name in ("quota", "period"))
+        quota, period = (_contents(cgroup, f"cpu/cpu.cfs_{name}_us")[0] for name in ("quota", "period"))
     return "none" if quota in {"max", "-1"} else int(quota) / int(period)
-
-
-def _gpus() -> list[dict[str, str]]:
-    """Empty where there is no nvidia-smi."""
-    command = ["nvidia-smi", f"--query-gpu={','.join(GPU_FIGURES)}", "--format=csv,noheader"]
-    try:
-        answer = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True)  # noqa: S603
-    except (OSError, subprocess.SubprocessError):
-        return []
-    rows = [line.split(", ") for line in answer.stdout.splitlines() if line.strip()]
-    return [dict(zip(GPU_FIGURES, row, strict=False)) for row in rows]

@@ -1,7 +1,7 @@
-"""Images answered one after the other, as on a production line, and in batches; as MLPerf's LoadGen does.
+"""Load as MLPerf's LoadGen makes it: images one after the other, as on a production line, and in batches.
 
-Single stream: each image is asked for when the one before it is answered. Offline: all images are there,
-and the batch is as large as pays.
+Single stream: each image is sent when the one before it is predicted. Offline: all images are there at once, and the
+batch size is the one with the best throughput.
 """
 
 import math
@@ -24,24 +24,24 @@ from dbrnet.progress import progress
 ROUNDS = 10  # at least: enough pairs of blocks for an interval
 BLOCK_SECONDS = 1.0  # at most
 WINDOW = 5  # runs
-STEADY = 0.05
+STEADY = 0.05  # relative difference of two windows' medians below which durations have settled
 BATCHES = (1, 2, 4, 8, 16)
 
 
 class Run(NamedTuple):
     """One image's durations, in seconds."""
 
-    predict: float  # from the image in memory to the answer in memory
-    whole: float  # from the file's bytes to the mask's as a PNG
+    predict: float  # from the image in memory to the mask in memory
+    whole: float  # from the encoded image's bytes to the mask's as a PNG
 
 
-Stream = Callable[[], Run]  # answers its next image
+Stream = Callable[[], Run]  # predicts its next image
 Predict = Callable[[Images], Answer]
 
 
 @dataclass(frozen=True)
 class WarmUp:
-    """The runs before the measurement; `steady`: whether they ended because the durations had settled."""
+    """The runs before the measurement; `steady`: whether they ended because durations had settled."""
 
     runs: int
     seconds: float
@@ -50,24 +50,24 @@ class WarmUp:
 
 @dataclass(frozen=True)
 class Series:
-    """Every run of a stream, in the blocks in which it had its turns."""
+    """Every run of a stream, in the blocks of its turns."""
 
     warm_up: WarmUp
     blocks: tuple[tuple[Run, ...], ...]
 
     @property
     def runs(self) -> list[Run]:
-        """All runs in the order in which they were made."""
+        """All runs in order."""
         return [run for block in self.blocks for run in block]
 
     @property
     def predict(self) -> Latency:
-        """From the image in memory to the answer in memory."""
+        """From the image in memory to the mask in memory."""
         return Latency.from_seconds([run.predict for run in self.runs])
 
     @property
     def whole(self) -> Latency:
-        """From the file's bytes to the mask's."""
+        """From the encoded image's bytes to the mask's."""
         return Latency.from_seconds([run.whole for run in self.runs])
 
     @property
@@ -78,37 +78,36 @@ class Series:
 
 @dataclass(frozen=True)
 class Offline:
-    """The best throughput of any batch, those that were tried, and why no larger one was."""
+    """The best throughput of any batch, the batches tried, and why no larger one was."""
 
     batch: int
     images_per_second: float
-    tried: dict[int, float]  # batch -> images a second
+    tried: dict[int, float]  # batch size -> images per second
     ended: str
 
 
 def single_stream(predict: Predict, files: Sequence[bytes]) -> Stream:
-    """Answers the encoded images `files` in turn: decoded, predicted, the mask encoded as PNG."""
+    """A stream of the encoded images `files` in turn: decoded, predicted, the mask encoded as PNG."""
     turn = cycle(files)
 
-    def answer() -> Run:
+    def run() -> Run:
         data = next(turn)
-        asked = clock()
+        start = clock()
         image = decode_image(data, "the image")[None]
         decoded = clock()
-        masks, _ = predict(image)  # returns when the answer is in memory
+        masks, _ = predict(image)  # returns when the mask is in memory
         predicted = clock()
         cv2.imencode(".png", masks[0])
-        return Run(predicted - decoded, clock() - asked)
+        return Run(predicted - decoded, clock() - start)
 
-    return answer
+    return run
 
 
 def take_turns(streams: Mapping[str, Stream], *, seconds: float) -> dict[str, Series]:
     """Run each stream for `seconds` or a little more, in blocks that take turns, after a warm-up of each.
 
-    So what else the machine does in the meantime falls on all alike, and every other round goes backwards,
-    so that a drift does too. A block's first run is not counted, because the threads of the one before may
-    still be spinning.
+    Turns spread other load on the machine evenly over the streams. Every other round goes backwards, so that a drift
+    is spread evenly too. A block's first run does not count, because the threads of the block before may still spin.
     """
     rounds = max(ROUNDS, math.ceil(seconds / BLOCK_SECONDS))
     warm_ups = {
@@ -118,14 +117,19 @@ def take_turns(streams: Mapping[str, Stream], *, seconds: float) -> dict[str, Se
     blocks: dict[str, list[tuple[Run, ...]]] = {name: [] for name in streams}
     for number in progress(range(rounds), rounds, "benchmark"):
         for name in list(streams)[:: -1 if number % 2 else 1]:
-            blocks[name].append(_block(streams[name], seconds / rounds))
+            stream = streams[name]
+            stream()
+            block = [stream()]
+            while sum(run.whole for run in block) < seconds / rounds:
+                block.append(stream())
+            blocks[name].append(tuple(block))
     return {name: Series(warm_ups[name], tuple(blocks[name])) for name in streams}
 
 
 def warm_up(stream: Stream, *, least: float, most: float) -> WarmUp:
     """Run until steady: the medians of the last two windows of 5 runs differ by less than 5 %.
 
-    Not before `least` seconds, and no longer than `most`; the first run, which may compile, is not counted.
+    It takes at least `least` and at most `most` seconds. The first run, which may compile, does not count.
     """
     stream()
     durations: list[float] = []
@@ -138,26 +142,18 @@ def warm_up(stream: Stream, *, least: float, most: float) -> WarmUp:
 
 
 def is_steady(durations: Sequence[float]) -> bool:
-    """Whether the last two windows' medians agree."""
+    """Whether the medians of the last two windows agree."""
     if len(durations) < 2 * WINDOW:
         return False
     before, now = median(durations[-2 * WINDOW : -WINDOW]), median(durations[-WINDOW:])
     return abs(now - before) < STEADY * before
 
 
-def _block(stream: Stream, seconds: float) -> tuple[Run, ...]:
-    stream()
-    runs = [stream()]
-    while sum(run.whole for run in runs) < seconds:
-        runs.append(stream())
-    return tuple(runs)
-
-
 def offline(predict: Predict, images: Images, *, seconds: float, image_bytes: int) -> Offline:
     """The throughput of `predict` at the best batch of 1, 2, 4, 8 and 16 images of `images`, [N, H, W, 3].
 
-    Each batch runs for `seconds`. Ends where throughput falls, where the device's memory is too small, or
-    where a batch at `image_bytes` an image might take more than half of the free memory here.
+    Each batch runs for `seconds`. The search ends where throughput falls, where the device's memory is too small, or
+    where a batch at `image_bytes` per image might take more than half of the free memory.
     """
     tried: dict[int, float] = {}
     ended = "all were tried"
@@ -167,7 +163,7 @@ def offline(predict: Predict, images: Images, *, seconds: float, image_bytes: in
             break
         try:
             tried[batch] = _throughput(predict, np.resize(images, (batch, *images.shape[1:])), seconds)
-        except Exception as error:  # each runtime has its own for want of memory
+        except Exception as error:  # each runtime raises its own for lack of memory
             if not tried:
                 raise
             ended = f"a batch of {batch} could not be run ({str(error).strip().splitlines()[0]})"
@@ -183,14 +179,14 @@ def _throughput(predict: Predict, images: Images, seconds: float) -> float:
     predict(images)
     durations: list[float] = []
     while sum(durations) < seconds or len(durations) < 2:
-        asked = clock()
+        start = clock()
         predict(images)
-        durations.append(clock() - asked)
+        durations.append(clock() - start)
     return len(images) * len(durations) / sum(durations)
 
 
 def _free_memory() -> float:
-    """Bytes; infinite where the system does not say."""
+    """Bytes; infinite where the system does not offer the figure."""
     try:
         lines = Path("/proc/meminfo").read_text().splitlines()
     except OSError:

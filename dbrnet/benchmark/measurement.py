@@ -1,9 +1,10 @@
-"""Several models measured in one run: each one's latency, throughput, and how near it comes to its roofline."""
+"""Several models measured in one run: latency, throughput, and the share of the roofline that each reaches."""
 
 import csv
 import io
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,9 @@ from dbrnet.benchmark.latency import NOISY, Ratio, spread
 from dbrnet.benchmark.load_generator import Offline, Series, offline, single_stream, take_turns
 from dbrnet.benchmark.roofline import BYTES, Roofline, Work, higher, measure_peaks, roofline
 from dbrnet.data.dataset import decode_image
+from dbrnet.errors import UserError
 from dbrnet.inference.runtimes.base import Model
+from dbrnet.inference.runtimes.registry import file_of, kind_of, open_model
 from dbrnet.progress import progress
 
 OFFLINE_SHARE = 0.1  # of the measuring time, for each batch
@@ -20,7 +23,7 @@ OFFLINE_SHARE = 0.1  # of the measuring time, for each batch
 
 @dataclass(frozen=True)
 class Measured:
-    """One model's speed. `roofline`: why there is none, where it could not be measured."""
+    """One model's speed. `roofline` is a reason where it could not be measured."""
 
     precision: str
     device: str
@@ -30,7 +33,7 @@ class Measured:
     offline: Offline | None
 
     def to_dict(self) -> dict[str, Any]:
-        """For JSON: the latency from memory to memory at the top, the rest by name."""
+        """For JSON: the latency from memory to memory at the top level, the rest by name."""
         latency = self.series.predict
         return {
             **latency.to_dict(),
@@ -46,7 +49,7 @@ class Measured:
         }
 
     def row(self, name: str) -> dict[str, str]:
-        """For a table."""
+        """A row of `table`."""
         latency, batches = self.series.predict, self.offline
         return {
             "runtime": name,
@@ -62,7 +65,7 @@ class Measured:
         }
 
     def times_as_fast_as(self, other: "Measured") -> Ratio:
-        """From blocks that were measured side by side, so both of one `measure`."""
+        """How many times as fast this one is; both come from one call of `measure`, whose blocks are side by side."""
         return Ratio.of(self.series.medians, other.series.medians)
 
 
@@ -74,9 +77,9 @@ def measure(
     seconds: float,
     in_batches: Collection[str] = (),
 ) -> dict[str, Measured]:
-    """Measure `models` on the encoded images `files`, all of one size, in turns of `seconds` for each.
+    """Measure `models` on the encoded images `files`, all of one size, in turns, for `seconds` each.
 
-    `work` is what each does for one image, for its roofline; the models `in_batches` are measured offline too.
+    `work` is the work of each for one image, for its roofline. The models `in_batches` are measured offline too.
     """
     known = [models[name] for name in work]
     kinds, threads = [(model.device, model.precision) for model in known], known[0].threads
@@ -104,8 +107,8 @@ def measure(
 
 
 def noise(measured: Mapping[str, Measured]) -> str | None:
-    """A line that warns where the machine was too busy for milliseconds to mean much, else None."""
-    spreads = {name: spread(one.series.medians) for name, one in measured.items()}
+    """A warning where the machine was too busy for milliseconds to mean much, else None."""
+    spreads = {name: spread(model.series.medians) for name, model in measured.items()}
     worst = max(spreads, key=lambda name: spreads[name])
     if spreads[worst] <= NOISY:
         return None
@@ -116,11 +119,35 @@ def noise(measured: Mapping[str, Measured]) -> str | None:
 
 
 def durations(measured: Mapping[str, Measured]) -> str:
-    """Every run as CSV, in the order in which a runtime made them."""
+    """Every run as CSV, in the order of each runtime."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(("runtime", "block", "predict_ms", "end_to_end_ms"))
-    for name, one in measured.items():
-        for number, block in enumerate(one.series.blocks):
+    for name, model in measured.items():
+        for number, block in enumerate(model.series.blocks):
             writer.writerows((name, number, f"{1000 * run.predict:.4f}", f"{1000 * run.whole:.4f}") for run in block)
     return text.getvalue()
+
+
+def open_baselines(file: Path, runtimes: Sequence[str], threads: int) -> dict[str, Model]:
+    """The comparison model in `file`, in each of `runtimes` that takes it; `UserError` where none does."""
+    kind = kind_of(file)
+    fitting = [name for name in runtimes if file_of(name) == kind]
+    if not fitting:
+        raise UserError(
+            f"{file}: none of the runtimes measured here takes it ({', '.join(runtimes)}); "
+            "compare with a model.pt or an exported .onnx, and see export.runtimes"
+        )
+    return {name: open_model(file, name, threads) for name in fitting}
+
+
+def table(rows: Sequence[Mapping[str, str]]) -> str:
+    """The `rows` under the keys of the first one, aligned for a terminal and valid as Markdown.
+
+    The first column is aligned to the left, the others to the right.
+    """
+    lines = [list(rows[0]), *(list(row.values()) for row in rows)]
+    widths = [max(len(cell) for cell in column) for column in zip(*lines, strict=True)]
+    lines.insert(1, ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])])
+    aligned = ([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])] for line in lines)
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in aligned)

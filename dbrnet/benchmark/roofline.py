@@ -1,9 +1,9 @@
-"""How fast the network could be at best on this machine: its roofline, from peaks measured in the same run.
+"""The roofline: the least time that the network could take on this machine, from peaks measured in the same run.
 
-Arithmetic: the network's multiply-accumulates by those that the unit does a second in a large dense matrix
-product (PyTorch) or in large dense convolutions (OpenVINO), whichever does more, at the same threads. Memory:
-the bytes that must move by those that a large copy moves. The roofline is the longer of the two; no runtime can
-come below it without doing less work or keeping its activations in the caches.
+Arithmetic time: the network's multiply-accumulates, over the peak rate of a large dense matrix product (PyTorch) or of
+large dense convolutions (OpenVINO), whichever is higher, at the same number of threads. Memory time: the bytes that
+must move, over the peak rate of a large copy. The roofline is the longer of the two. A runtime can only be faster by
+doing less work or by keeping its activations in the caches.
 """
 
 from collections.abc import Callable, Iterable
@@ -18,14 +18,14 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
 from dbrnet.inference.runtimes.base import NotAvailableError
-from dbrnet.inference.runtimes.openvino import require_openvino
-from dbrnet.models.complexity import measure as measure_complexity
+from dbrnet.inference.runtimes.openvino import latency_settings, require_openvino
+from dbrnet.models.cost import measure_cost
 
-SECONDS = 0.25  # for each peak, twice in a run; the best counts
+SECONDS = 0.25  # for each peak, measured twice in a run; the best counts
 BYTES = {"fp32": 4, "bf16": 2, "int8": 1}  # of one value
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
-KERNELS = {"fp32": {"f32"}, "bf16": {"bf16"}, "int8": {"u8", "i8"}}  # OpenVINO's words
-SIDE = {"cpu": 1024, "cuda": 8192}  # of the square matrices
+KERNELS = {"fp32": {"f32"}, "bf16": {"bf16"}, "int8": {"u8", "i8"}}  # OpenVINO's names for what its kernels compute in
+SIDE = {"cpu": 1024, "cuda": 8192}  # of the square matrices, by device
 COPIED = {"cpu": 256 << 20, "cuda": 4 << 30}  # bytes, far more than any cache holds
 CHANNELS, MAP_SIDE, LAYERS = 256, 64, 3  # of the dense convolutions
 
@@ -34,23 +34,23 @@ Kind = tuple[str, str]  # device and precision
 
 @dataclass(frozen=True)
 class Work:
-    """What the network does for one image: multiply-accumulates, and the values that it keeps in memory."""
+    """The work of a network for one image: multiply-accumulates, and the values that it keeps in memory."""
 
     macs: int
     weights: int
     activations: int
 
     def moved(self, precision: str) -> int:
-        """Bytes: the weights read once, and each convolution's output written once and read once.
+        """Bytes moved: the weights read once, and each convolution's output written once and read once.
 
-        Batch norms, ReLUs, sums and resizing are taken to be done on the way, as good runtimes do.
+        Batch norms, ReLUs, sums and resizing count nothing, because good runtimes fuse them.
         """
         return BYTES[precision] * (self.weights + 2 * self.activations)
 
 
 @dataclass(frozen=True)
 class Peak:
-    """The most that a device was seen to do at one precision, a second, and by what it was seen."""
+    """The highest rates per second that were measured on a device at one precision, and the way."""
 
     macs: float
     bytes: float
@@ -62,7 +62,7 @@ Peaks = dict[Kind, Peak | str]  # or the reason why there is none
 
 @dataclass(frozen=True)
 class Roofline:
-    """The least time for one image, and of what it consists."""
+    """The least time for one image, and its two parts."""
 
     arithmetic_ms: float
     memory_ms: float
@@ -74,12 +74,12 @@ class Roofline:
         return max(self.arithmetic_ms, self.memory_ms)
 
     def to_dict(self, p50_ms: float) -> dict[str, Any]:
-        """For JSON, with the share of a median image's time that the roofline is."""
+        """For JSON, with the roofline's share in the median time of one image."""
         return asdict(self) | {"ms": self.ms, "share": self.ms / p50_ms}
 
 
 def count_work(model: nn.Module, height: int, width: int) -> Work:
-    """Count what `model` does for one image of height x width; leaves it as it was."""
+    """Count the work of `model` for one image of height x width; leaves the model as it was."""
     convolutions: dict[int, tuple[int, int]] = {}  # a module's identity -> its weights and its outputs
 
     def count(module: nn.Module, _: tuple[Tensor, ...], output: Tensor) -> None:
@@ -89,7 +89,7 @@ def count_work(model: nn.Module, height: int, width: int) -> Work:
 
     hooks = [module.register_forward_hook(count) for module in model.modules() if isinstance(module, nn.Conv2d)]
     try:
-        macs = measure_complexity(model, height, width).conv_macs
+        macs = measure_cost(model, height, width).conv_macs
     finally:
         for hook in hooks:
             hook.remove()
@@ -104,10 +104,9 @@ def roofline(work: Work, precision: str, peak: Peak) -> Roofline:
 
 
 def measure_peaks(kinds: Iterable[Kind], threads: int) -> Peaks:
-    """What each device does at most at each precision with `threads` threads; takes a second or two for each.
+    """The peak of each device at each precision with `threads` threads; takes a second or two for each.
 
-    A device is "cpu", or another word for CUDA's. In place of a peak that nothing installed here can
-    measure, the reason.
+    Any device other than "cpu" is measured on CUDA. A peak that nothing installed here can measure is a reason instead.
     """
     torch.set_num_threads(threads)
     bandwidths: dict[str, float] = {}
@@ -126,57 +125,49 @@ def measure_peaks(kinds: Iterable[Kind], threads: int) -> Peaks:
 
 
 def higher(first: Peaks, second: Peaks) -> Peaks:
-    """The better of two measurements: what disturbs one must not lower a peak."""
-    return {kind: max(one, second[kind], key=_macs) for kind, one in first.items()}
+    """The better of two measurements, so that a disturbance of one does not lower a peak."""
 
+    def macs(peak: Peak | str) -> float:
+        return peak.macs if isinstance(peak, Peak) else 0.0
 
-def _macs(peak: Peak | str) -> float:
-    return peak.macs if isinstance(peak, Peak) else 0.0
+    return {kind: max(peak, second[kind], key=macs) for kind, peak in first.items()}
 
 
 def _measure_macs(place: str, precision: str, threads: int) -> tuple[float, str]:
-    """The most multiply-accumulates a second of those ways that there are, and which it was."""
+    """The most multiply-accumulates per second of the available ways, and the way."""
     if place == "cuda" and not torch.cuda.is_available():
         raise NotAvailableError("PyTorch finds no CUDA device here")
-    seen: dict[str, float] = {}
+    rates: dict[str, float] = {}
     if precision in DTYPES:
-        seen["a dense matrix product in PyTorch"] = _torch_macs(place, precision)
+        side = SIDE[place]
+        a, b = (torch.randn(side, side, device=place).to(DTYPES[precision]) for _ in range(2))
+        rates["a dense matrix product in PyTorch"] = side**3 / _best_seconds(lambda: torch.mm(a, b), place)
     if place == "cpu":
         try:
-            seen["dense convolutions in OpenVINO"] = _openvino_macs(precision, threads)
+            rates["dense convolutions in OpenVINO"] = _openvino_macs(precision, threads)
         except NotAvailableError:
-            if not seen:
+            if not rates:
                 raise
-    if not seen:
+    if not rates:
         raise NotAvailableError("no library here computes in it on that device")
-    best = max(seen, key=lambda way: seen[way])
-    return seen[best], best
-
-
-def _torch_macs(place: str, precision: str) -> float:
-    side = SIDE[place]
-    a, b = (torch.randn(side, side, device=place).to(DTYPES[precision]) for _ in range(2))
-    return side**3 / _best_seconds(lambda: torch.mm(a, b), place)
+    best = max(rates, key=lambda way: rates[way])
+    return rates[best], best
 
 
 def _bandwidth(place: str) -> float:
-    """Bytes a second, those read and those written together."""
+    """Bytes per second, reads and writes together."""
     source = torch.zeros(COPIED[place], dtype=torch.uint8, device=place)
     target = torch.empty_like(source)
     return 2 * COPIED[place] / _best_seconds(lambda: target.copy_(source), place)
 
 
 def _openvino_macs(precision: str, threads: int) -> float:
-    """Raises `NotAvailableError` where OpenVINO is missing or computed at another precision after all."""
+    """Raises `NotAvailableError` where OpenVINO is missing, or computed at another precision."""
     core = require_openvino(precision)
-    settings = {
-        "INFERENCE_PRECISION_HINT": "bf16" if precision == "bf16" else "f32",
-        "INFERENCE_NUM_THREADS": threads,
-        "PERFORMANCE_HINT": "LATENCY",
-    }
+    settings = latency_settings("bf16" if precision == "bf16" else "f32", threads)
     compiled = core.compile_model(core.read_model(dense_convolutions(quantized=precision == "int8")), "CPU", settings)
-    told = [operation.get_rt_info() for operation in compiled.get_runtime_model().get_ops()]
-    kernels = {info["runtimePrecision"].astype(str) for info in told if info["layerType"].astype(str) == "Convolution"}
+    infos = [operation.get_rt_info() for operation in compiled.get_runtime_model().get_ops()]
+    kernels = {info["runtimePrecision"].astype(str) for info in infos if info["layerType"].astype(str) == "Convolution"}
     if not kernels or not kernels <= KERNELS[precision]:
         ran = ", ".join(sorted(kernels)) or "nothing known"
         raise NotAvailableError(f"asked for {precision}, OpenVINO computed in {ran}")
@@ -187,7 +178,7 @@ def _openvino_macs(precision: str, threads: int) -> float:
 
 
 def _best_seconds(run: Callable[[], object], place: str) -> float:
-    """The shortest run of those in the time there is: what else the machine does must not lower a peak."""
+    """The shortest of the runs in SECONDS, so that other load on the machine does not lower a peak."""
 
     def finish() -> None:
         if place == "cuda":

@@ -19,7 +19,8 @@ from pathlib import Path
 from dbrnet.cluster.api import Cluster
 from dbrnet.cluster.following import follow, has_failed
 from dbrnet.cluster.trainjob import Nodes, render
-from dbrnet.data.dataset import CARD_FILE, SAMPLES_FILE, Dataset
+from dbrnet.data import open_dataset
+from dbrnet.data.dataset import CARD_FILE, SAMPLES_FILE
 from dbrnet.data.remote_dataset import link_dataset, send_dataset
 from dbrnet.errors import JobError, UserError
 from dbrnet.files import read_json, sha256_file, write_json
@@ -51,7 +52,7 @@ def train_on_nodes(params: str, dataset: Path, split: Path, *, out: Path, nodes:
     if _is_done(job_spec):
         log.info("the train job %s has run before: its result is taken", name)
     else:
-        send_dataset(Dataset.load(dataset), source)
+        send_dataset(open_dataset(dataset), source)
         _send_given(job_spec, params, source, split)
         _submit(cluster, name, render(name, job_spec, asked, passed_on))
         try:

@@ -1,9 +1,8 @@
-"""The canonical dataset on disk, which every reader writes and every later step reads.
+"""The canonical dataset on disk: every reader writes it and every later step reads it.
 
-card.json       name, classes with colours, sizes, counts, pixel shares, source, licence note, content hash
-samples.csv     one row an image: id, files, size, classes present, group, content hash,
-                the split in which it was published
-images/         the images, 8-bit JPEG or PNG, with the very bytes they came in where they were such
+card.json       name, classes with colours, counts, pixel shares, source, licence note, content hash
+samples.csv     one row an image: id, files, size, classes present, group, hashes, published split
+images/         8-bit JPEG or PNG; an image that came as such keeps its bytes
 masks/<id>.png  single-channel 8-bit class ids; 0 is the background
 """
 
@@ -28,12 +27,12 @@ Mask = NDArray[np.uint8]  # [H, W], class ids
 
 CARD_FILE = "card.json"
 SAMPLES_FILE = "samples.csv"
-LINK_FILE = "link.json"  # in a folder whose images lie elsewhere: see linked.py
+LINK_FILE = "link.json"  # marks a folder whose images lie in S3, see remote_dataset.py
 
 
 @dataclass(frozen=True)
 class ClassInfo:
-    """One class: its id is its place in the card's list; id 0 is always the background."""
+    """One class. Its id is its place in the card's list; id 0 is always the background."""
 
     name: str
     color: tuple[int, int, int]  # RGB, for overlays and plots
@@ -41,7 +40,7 @@ class ClassInfo:
 
 @dataclass(frozen=True)
 class Sample:
-    """One image with its mask. `image` and `mask` are paths relative to the dataset's root."""
+    """One image with its mask: a row of samples.csv. Paths are relative to the dataset's root."""
 
     id: str
     image: str
@@ -49,14 +48,30 @@ class Sample:
     height: int
     width: int
     classes: tuple[int, ...]  # defect ids present, ascending; empty: defect-free
-    group: str  # images of the same thing share a group; splits of a split must not share groups
-    sha256: str  # of the image's decoded pixels and its mask's
-    image_sha256: str = ""  # of the image's alone; empty in datasets written before it was kept
+    group: str  # near-duplicates share a group, and a group must not cross splits
+    sha256: str  # of the decoded pixels of image and mask
+    image_sha256: str = ""  # of the image's decoded pixels alone
     published: str = ""  # the split in which it was published, train or test; empty: none
+
+    @classmethod
+    def from_row(cls, row: Mapping[str, str]) -> Self:
+        """Parse a row of samples.csv; raises `KeyError` or `ValueError` where it is broken."""
+        return cls(
+            id=row["id"],
+            image=row["image"],
+            mask=row["mask"],
+            height=int(row["height"]),
+            width=int(row["width"]),
+            classes=tuple(int(label) for label in row["classes"].split()),
+            group=row["group"],
+            sha256=row["sha256"],
+            image_sha256=row["image_sha256"],
+            published=row["published"],
+        )
 
 
 @dataclass(frozen=True)
-class About:
+class DatasetInfo:
     """What is known of a dataset before it is read."""
 
     name: str
@@ -65,51 +80,55 @@ class About:
     homepage: str
     citation: str
     licence: str
-    group_rule: str  # how groups were found, in words; empty: no grouping is known, each image its own
-    leak_note: str  # what is known of near-copies that the groups do not cover; empty: nothing
+    group_rule: str  # how the reader found groups, in words; empty: each image is a group of its own
+    leak_note: str  # known near-duplicates that the groups do not cover; empty: none are known
 
 
 @dataclass(frozen=True)
-class Card(About):
-    """What one must know of a dataset before trusting a number measured on it."""
+class Card(DatasetInfo):
+    """card.json: what a dataset holds, and what must be known before a score on it is trusted."""
 
     notes: tuple[str, ...]  # what the reader decided or noticed (thresholds, overlaps, empty masks)
     images: int
     groups: int
-    images_by_class: dict[str, int]  # class name -> images that hold it; the background's: defect-free ones
+    images_by_class: dict[str, int]  # class name -> images that hold it; background -> defect-free images
     pixel_shares: dict[str, float]  # class name -> share of all pixels
-    content_hash: str  # of all samples' ids, groups and hashes: equal content, equal hash
+    content_hash: str  # see `content_hash`
+
+    @classmethod
+    def load(cls, root: Path) -> Self:
+        """Read card.json under `root`; raises `UserError` where it is missing or broken."""
+        raw = read_json(root / CARD_FILE)
+        try:
+            classes = tuple(ClassInfo(item["name"], tuple(item["color"])) for item in raw.pop("classes"))
+            return cls(classes=classes, notes=tuple(raw.pop("notes")), **raw)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise _unreadable(root, error) from None
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """A canonical dataset: its card, its samples, and their pixels on demand."""
+    """A canonical dataset: its card and its samples, whose pixels are read when asked for."""
 
     root: Path
     card: Card
     samples: tuple[Sample, ...]
-    at_hand: ClassVar[bool] = True  # whether all images lie here
+    local: ClassVar[bool] = True  # whether all images lie in `root`
 
     @classmethod
-    def load(cls, root: Path) -> "Dataset":
-        """Read the card and the table under `root`; raises `UserError` where one is missing or broken."""
-        if (root / LINK_FILE).exists():
-            from dbrnet.data.remote_dataset import RemoteDataset  # which brings boto3
-
-            cls = RemoteDataset
-        raw = read_json(root / CARD_FILE)
+    def load(cls, root: Path) -> Self:
+        """Read card.json and samples.csv under `root`; raises `UserError` where one is missing or broken."""
+        card = Card.load(root)
         try:
-            classes = tuple(ClassInfo(item["name"], tuple(item["color"])) for item in raw.pop("classes"))
-            card = Card(classes=classes, notes=tuple(raw.pop("notes")), **raw)
-            samples = _parse_samples((root / SAMPLES_FILE).read_text())
+            samples = tuple(map(Sample.from_row, csv.DictReader(io.StringIO((root / SAMPLES_FILE).read_text()))))
         except FileNotFoundError:
             raise UserError(f"{root / SAMPLES_FILE} does not exist; run `dbrnet ingest` again") from None
         except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise UserError(f"{root} is not a dataset this version reads ({error}); ingest it again") from None
+            raise _unreadable(root, error) from None
         return cls(root, card, samples)
 
     def save_tables(self) -> None:
-        """Write card and table; the images and masks are already in place."""
+        """Write card.json and samples.csv; images and masks are already in place."""
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(field.name for field in fields(Sample))
@@ -125,13 +144,12 @@ class Dataset:
         return {sample.id: sample for sample in self.samples}
 
     def regrouped(self, groups: Mapping[str, str]) -> Self:
-        """The dataset with `groups` (id -> group) in place of those that names alone gave."""
-        samples = (replace(sample, group=groups[sample.id]) for sample in self.samples)
-        return replace(self, samples=tuple(samples))
+        """The dataset with `groups` (id -> group) in place of those that the reader found."""
+        return replace(self, samples=tuple(replace(sample, group=groups[sample.id]) for sample in self.samples))
 
     @property
     def published_splits(self) -> dict[str, list[str]]:
-        """The ids by the split in which they were published; empty where that was not in splits."""
+        """Split -> ids, as the dataset was published; empty where it was published without splits."""
         splits: dict[str, list[str]] = {}
         for sample in self.samples:
             if sample.published:
@@ -139,11 +157,11 @@ class Dataset:
         return splits
 
     def image(self, sample: Sample) -> Image:
-        """The image as RGB, uint8, [H, W, 3]."""
+        """The image as RGB, uint8 [H, W, 3]."""
         return decode_image((self.root / sample.image).read_bytes(), self.root / sample.image)
 
     def mask(self, sample: Sample) -> Mask:
-        """The class ids, uint8, [H, W]."""
+        """The class ids, uint8 [H, W]."""
         return decode_grey((self.root / sample.mask).read_bytes(), self.root / sample.mask)
 
     def pair(self, sample: Sample) -> tuple[Image, Mask]:
@@ -151,17 +169,17 @@ class Dataset:
         return self.image(sample), self.mask(sample)
 
     def prefetch(self, samples: Iterable[Sample]) -> None:
-        """Be told what will be read next, in this order. Here all is at hand."""
+        """Announce which samples will be read next, in this order; a local dataset has nothing to fetch."""
 
 
 def decode_image(data: bytes, name: Path | str) -> Image:
-    """Decode JPEG or PNG bytes to RGB [H, W, 3]; a broken one is a `UserError` that names it."""
+    """Decode JPEG or PNG bytes to RGB [H, W, 3]; raises `UserError` that names a broken one."""
     pixels = decode_pixels(data, name, cv2.IMREAD_COLOR)
     return cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB).astype(np.uint8, copy=False)
 
 
 def decode_grey(data: bytes, name: Path | str) -> Mask:
-    """Decode a single-channel 8-bit image to [H, W], its values unchanged."""
+    """Decode a single-channel 8-bit image to [H, W], its values unchanged; raises as `decode_image`."""
     pixels = decode_pixels(data, name, cv2.IMREAD_UNCHANGED)
     if pixels.ndim != 2 or pixels.dtype != np.uint8:
         raise UserError(f"{name}: a mask must have one 8-bit channel, and this has shape {pixels.shape}")
@@ -169,7 +187,7 @@ def decode_grey(data: bytes, name: Path | str) -> Mask:
 
 
 def decode_pixels(data: bytes, name: Path | str, flags: int) -> NDArray[Any]:
-    """Decode to what OpenCV's `flags` ask for, channels in its order; `UserError` names a broken one."""
+    """Decode as OpenCV's `flags` say, channels in its order (BGR); raises as `decode_image`."""
     try:
         pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags) if data else None
     except cv2.error as error:
@@ -181,27 +199,32 @@ def decode_pixels(data: bytes, name: Path | str, flags: int) -> NDArray[Any]:
     return pixels
 
 
-def content_hash(samples: tuple[Sample, ...]) -> str:
-    """One hash for a dataset's content: ids, groups and pixels, whatever order they came in."""
+def content_hash(samples: Iterable[Sample]) -> str:
+    """One SHA-256 for a dataset's content: ids, groups and pixels, in whatever order they come."""
     digest = hashlib.sha256()
     for sample in sorted(samples, key=lambda sample: sample.id):
         digest.update(f"{sample.id}\0{sample.group}\0{sample.sha256}\n".encode())
     return digest.hexdigest()
 
 
-def _parse_samples(text: str) -> tuple[Sample, ...]:
-    return tuple(
-        Sample(
-            id=row["id"],
-            image=row["image"],
-            mask=row["mask"],
-            height=int(row["height"]),
-            width=int(row["width"]),
-            classes=tuple(int(value) for value in row["classes"].split()),
-            group=row["group"],
-            sha256=row["sha256"],
-            image_sha256=row.get("image_sha256", ""),
-            published=row.get("published", ""),
-        )
-        for row in csv.DictReader(io.StringIO(text))
-    )
+def pixel_hashes(image: Image, mask: Mask) -> tuple[str, str]:
+    """`image_sha256` and `sha256` of a sample: of the pixels [H, W, 3], and of these with the mask's [H, W]."""
+    digest = _hashed(image)
+    image_sha256 = digest.hexdigest()
+    digest.update(np.ascontiguousarray(mask).data)
+    return image_sha256, digest.hexdigest()
+
+
+def image_hash(image: Image) -> str:
+    """`image_sha256` of the pixels [H, W, 3]: an image that is saved again without loss keeps it."""
+    return _hashed(image).hexdigest()
+
+
+def _hashed(image: Image) -> "hashlib._Hash":
+    digest = hashlib.sha256(f"{image.shape[0]} {image.shape[1]}\n".encode())
+    digest.update(np.ascontiguousarray(image).data)
+    return digest
+
+
+def _unreadable(root: Path, error: Exception) -> UserError:
+    return UserError(f"{root} is not a dataset this version reads ({error}); ingest it again")

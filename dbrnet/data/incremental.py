@@ -1,6 +1,6 @@
-"""A factory's dataset, batch by batch: a previous dataset and a new batch make the next one.
+"""A factory's dataset, batch by batch: the previous dataset and a new batch make the next one.
 
-An image is known by its pixels, whatever its file is called. What a batch cannot give goes to
+An image is identified by its pixels, whatever its file is called. What cannot be used is listed in
 
 quarantine.csv    file,reason: each file (or row of the csv) of the batch that is not in the dataset, and why
 """
@@ -16,22 +16,23 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from dbrnet.data.convert import Converted, ReadImage, convert, count_classes, describe, ordered_map
 from dbrnet.data.dataset import Dataset, Sample
 from dbrnet.data.image_decoding import read_any
 from dbrnet.data.readers import factory
-from dbrnet.data.readers.factory import Candidate, Rejected
-from dbrnet.data.writer import inside, opened
+from dbrnet.data.readers.factory import Rejected
+from dbrnet.data.readers.reader import RawSample
+from dbrnet.data.writer import Converted, ReadImage, convert, count_classes, make_card, opened_source, without_root
 from dbrnet.errors import UserError, one_line
 from dbrnet.files import write_atomically
-from dbrnet.progress import Progress
+from dbrnet.parallel import ordered_map
+from dbrnet.progress import progress
 
 QUARANTINE_FILE = "quarantine.csv"
 
 
 @dataclass
 class Changes:
-    """What a batch did, as ids of the dataset it made (withdrawn: of the previous one)."""
+    """What a batch changed, as ids of the dataset it made (withdrawn: of the previous one)."""
 
     new: list[str] = field(default_factory=list)
     unchanged: list[str] = field(default_factory=list)
@@ -55,44 +56,45 @@ def build_factory_dataset(
     bit_depth: int = 16,
     previous: Path | None = None,
     max_quarantine: float = 0.05,
-    progress: Progress | None = None,
 ) -> tuple[Dataset, Changes]:
-    """Read a batch of a factory's own data and write previous + batch in canonical form into the folder `out`.
+    """Read a batch of a factory's own data, and write previous dataset + batch in canonical form into `out`.
 
-    `classes` are the defects' names, ids from 1. `bit_depth` is how many bits 16-bit images use. `previous`
-    is a dataset that this function wrote before; it is only read. Of an image that it knows the batch's
-    mask wins. The same batch again gives the previous dataset's bytes. Raises `UserError` where more than
+    `classes` are the defects' names, ids from 1. `bit_depth` is how many bits 16-bit images use. `previous` is a
+    dataset that this function wrote; it is only read. For an image that it holds already, the batch's mask
+    wins. The same batch again gives the same bytes. Raises `UserError` where more than the share
     `max_quarantine` of the batch's images cannot be used.
     """
-    about = factory.about(classes)
+    info = factory.dataset_info(classes)
     before = _load_previous(previous, classes) if previous else None
-    with opened(source, out) as root:
+    with opened_source(source, out) as root:
         listing = factory.list_source(root, classes)
-        candidates = listing.candidates
-        growth = _Growth(before, listing.withdrawn, len(about.classes), out)
-        growth.changes.rejected += listing.rejected
-        read = partial(read_any, bit_depth=bit_depth)
-        results = ordered_map(partial(_try, read=read, classes=len(about.classes)), candidates)
-        shown = progress(results, len(candidates), "ingest") if progress else results
-        for candidate, result in zip(candidates, shown, strict=True):
-            growth.take(candidate, result, root)
-        _require_few(growth.changes, max_quarantine)
-        samples = growth.finish()
+        merge = _Merge(before, listing.withdrawn, len(info.classes), out)
+        merge.changes.rejected += listing.rejected
+        read_image = partial(read_any, bit_depth=bit_depth)
+        try_convert = partial(_try_convert, read_image=read_image, classes=len(info.classes))
+        results = progress(ordered_map(try_convert, listing.samples), len(listing.samples), "ingest")
+        for raw, result in zip(listing.samples, results, strict=True):
+            merge.take(raw, result, root)
+        _require_few_rejected(merge.changes, max_quarantine)
+        samples = merge.finish()
         if not samples:
             raise UserError("leaves no image; give the folder or archive with images/ and their labels")
     if before and samples == before.samples:
         card = before.card  # nothing changed, so not a byte does
     else:
-        notes = _notes(listing.labels, growth, bit_depth, before)
-        card = describe(about, samples, growth.pixels, notes)
+        card = make_card(info, samples, merge.pixels, _notes(listing.labels, merge, bit_depth, before))
     dataset = Dataset(out, card, samples)
     dataset.save_tables()
-    _write_quarantine(growth.changes.rejected, out)
-    return dataset, growth.changes
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(("file", "reason"))
+    writer.writerows(sorted((one_line(item.file), one_line(item.reason)) for item in merge.changes.rejected))
+    write_atomically(out / QUARANTINE_FILE, text.getvalue())
+    return dataset, merge.changes
 
 
-class _Growth:
-    """The dataset while a batch is taken into it, one image after the other."""
+class _Merge:
+    """The next dataset while a batch is merged into the previous one, image by image."""
 
     def __init__(self, before: Dataset | None, withdrawn: Sequence[str], classes: int, out: Path) -> None:
         self.changes = Changes()
@@ -103,77 +105,78 @@ class _Growth:
         self._out = out
         self._withdrawn = frozenset(withdrawn)
         self._rows: dict[str, Sample] = {}  # by id
-        self._seen: dict[str, tuple[str, str]] = {}  # of this batch, by image: its file and both's hash
+        self._batch: dict[str, tuple[str, str]] = {}  # image_sha256 -> file and sha256 of an image of this batch
         if before:
-            self._start_from(before)
-        self._known = {sample.image_sha256: sample for sample in self._rows.values()}
-        self._taken = {id_.casefold() for id_ in self._rows}  # two ids must be two files on any system
-
-    def _start_from(self, before: Dataset) -> None:
-        total = sum(sample.height * sample.width for sample in before.samples)
-        shares = np.array(list(before.card.pixel_shares.values()))
-        self.pixels += np.rint(shares * total).astype(np.int64)
-        for sample in before.samples:
+            pixels = sum(sample.height * sample.width for sample in before.samples)
+            shares = np.array(list(before.card.pixel_shares.values()))
+            self.pixels += np.rint(shares * pixels).astype(np.int64)
+        for sample in before.samples if before else ():
             if self._is_withdrawn(sample.id, Path(sample.image).name):
                 self.changes.withdrawn.append(sample.id)
-                self.pixels -= self._count(before, sample)
+                self.pixels -= self._count(sample)
             else:
                 self._rows[sample.id] = sample
+        self._by_image = {sample.image_sha256: sample for sample in self._rows.values()}
+        self._taken = {id_.casefold() for id_ in self._rows}  # two ids must be two files on any system
 
-    def take(self, candidate: Candidate, result: Converted | UserError, root: Path) -> None:
-        """Take one image of the batch in, or say why not."""
-        raw = candidate.raw
+    def take(self, raw: RawSample, result: Converted | UserError, root: Path) -> None:
+        """Merge one image of the batch, or reject it with the reason."""
         if self._is_withdrawn(raw.id, raw.image.name):
-            self._reject(candidate, root, f"is listed in {factory.WITHDRAWN}", counts=False)
+            self._reject(raw, root, f"is listed in {factory.WITHDRAWN}", counts=False)
         elif isinstance(result, UserError):
-            self._reject(candidate, root, inside(root, str(result)))
-        elif result.image_sha256 in self._seen:
-            file, sha256 = self._seen[result.image_sha256]
-            same = sha256 == result.sha256
+            self._reject(raw, root, without_root(root, str(result)))
+        elif result.sample.image_sha256 in self._batch:
+            file, sha256 = self._batch[result.sample.image_sha256]
+            same = sha256 == result.sample.sha256
             reason = f"is the same image as {file}{'' if same else ', and their masks differ'}"
-            self._reject(candidate, root, reason, counts=not same)
+            self._reject(raw, root, reason, counts=not same)
         else:
-            self._seen[result.image_sha256] = raw.image.name, result.sha256
-            self._accept(candidate, result, root)
+            self._batch[result.sample.image_sha256] = raw.image.name, result.sample.sha256
+            self._accept(raw, result, root)
 
     def finish(self) -> tuple[Sample, ...]:
         """Copy what stays of the previous dataset, and return all rows by id."""
         rows = tuple(self._rows[id_] for id_ in sorted(self._rows))
         for sample in rows:
             for file in (sample.image, sample.mask):
-                if self._before and not (self._out / file).exists():  # what is new is there already
+                if self._before and not (self._out / file).exists():  # the batch's files are there already
                     shutil.copyfile(self._before.root / file, self._out / file)
         return rows
 
-    def _accept(self, candidate: Candidate, one: Converted, root: Path) -> None:
-        previous = self._known.get(one.image_sha256)
-        if previous and previous.sha256 == one.sha256:
+    def _accept(self, raw: RawSample, converted: Converted, root: Path) -> None:
+        sample, measured = converted.sample, converted.measured
+        previous = self._by_image.get(sample.image_sha256)
+        if previous and previous.sha256 == sample.sha256:
             self.changes.unchanged.append(previous.id)
-        elif previous and self._before:
-            self._rows[previous.id] = replace(one.row(previous.id), image=previous.image, group=previous.group)
-            (self._out / previous.mask).write_bytes(one.mask)
+        elif previous:
+            self._rows[previous.id] = replace(
+                converted.renamed(previous.id), image=previous.image, group=previous.group
+            )
+            (self._out / previous.mask).write_bytes(converted.mask)
             self.changes.relabelled.append(previous.id)
-            self.pixels += one.pixels - self._count(self._before, previous)
-        elif self._is_withdrawn(id_ := self._free_id(one), f"{id_}{one.suffix}"):
-            self._reject(candidate, root, f"is listed in {factory.WITHDRAWN} as {id_}", counts=False)
+            self.pixels += measured.pixels - self._count(previous)
         else:
-            self._rows[id_] = one.store(id_, self._out)
-            self._taken.add(id_.casefold())
-            self.changes.new.append(id_)
-            self.pixels += one.pixels
-        self.overlaps += [one.overlap] if one.overlap else []
-        self.brightest += [one.brightest] if one.brightest is not None else []
+            sample = converted.renamed(self._free_id(sample))
+            if self._is_withdrawn(sample.id, Path(sample.image).name):
+                self._reject(raw, root, f"is listed in {factory.WITHDRAWN} as {sample.id}", counts=False)
+            else:
+                converted.store(sample, self._out)
+                self._rows[sample.id] = sample
+                self._taken.add(sample.id.casefold())
+                self.changes.new.append(sample.id)
+                self.pixels += measured.pixels
+        self.overlaps += [measured.overlap] if measured.overlap else []
+        self.brightest += [converted.brightest] if converted.brightest is not None else []
 
-    def _free_id(self, one: Converted) -> str:
-        """The file's name, with the image's hash behind it where another image has that name."""
-        wanted = one.raw.id
-        for id_ in (wanted, f"{wanted}-{one.image_sha256[:8]}"):
+    def _free_id(self, sample: Sample) -> str:
+        """The sample's id, followed by the image's hash where another image has that id."""
+        for id_ in (sample.id, f"{sample.id}-{sample.image_sha256[:8]}"):
             if id_.casefold() not in self._taken:
                 return id_
-        return f"{wanted}-{one.image_sha256}"
+        return f"{sample.id}-{sample.image_sha256}"
 
-    def _reject(self, candidate: Candidate, root: Path, reason: str, *, counts: bool = True) -> None:
-        image, *masks = (path.relative_to(root).as_posix() for path in candidate.files)
+    def _reject(self, raw: RawSample, root: Path, reason: str, *, counts: bool = True) -> None:
+        image, *masks = (path.relative_to(root).as_posix() for path in (raw.image, *raw.mask_files))
         reason = reason.removeprefix(image).lstrip(": ")
         self.changes.rejected.append(Rejected(image, reason, counts))
         for mask in masks:
@@ -182,13 +185,15 @@ class _Growth:
     def _is_withdrawn(self, id_: str, file: str) -> bool:
         return factory.is_named(self._withdrawn, id_, file)
 
-    def _count(self, dataset: Dataset, sample: Sample) -> NDArray[np.int64]:
-        return count_classes(dataset.mask(sample), len(self.pixels), dataset.root / sample.mask)
+    def _count(self, sample: Sample) -> NDArray[np.int64]:
+        """The pixels of each class in a mask of the previous dataset."""
+        assert self._before is not None  # noqa: S101
+        return count_classes(self._before.mask(sample), len(self.pixels), self._before.root / sample.mask)
 
 
-def _try(candidate: Candidate, read: ReadImage, classes: int) -> Converted | UserError:
+def _try_convert(raw: RawSample, read_image: ReadImage, classes: int) -> Converted | UserError:
     try:
-        return convert(candidate.raw, read, classes)
+        return convert(raw, read_image, classes)
     except UserError as error:
         return error
     except PermissionError as error:
@@ -197,50 +202,42 @@ def _try(candidate: Candidate, read: ReadImage, classes: int) -> Converted | Use
 
 def _load_previous(root: Path, classes: Sequence[str]) -> Dataset:
     previous = Dataset.load(root)
-    found = [info.name for info in previous.card.classes[1:]]
+    names = [info.name for info in previous.card.classes[1:]]
     if previous.card.name != factory.NAME:
         raise UserError(f"ingest.previous: {root} is {previous.card.name} and not own data; name another")
-    if found != list(classes):
+    if names != list(classes):
         raise UserError(
-            f"ingest.previous: {root} has the classes {', '.join(found)} and ingest.classes are "
+            f"ingest.previous: {root} has the classes {', '.join(names)} and ingest.classes are "
             f"{', '.join(classes)}; they must be the same, in the same order"
         )
     return previous
 
 
-def _require_few(changes: Changes, bound: float) -> None:
-    reasons = [one for one in changes.rejected if one.counts]
-    images = len(reasons) + len(changes.new) + len(changes.unchanged) + len(changes.relabelled)
-    if len(reasons) > bound * images:
-        examples = "; ".join(f"{one.file}: {one.reason}" for one in reasons[:3])
+def _require_few_rejected(changes: Changes, limit: float) -> None:
+    lost = [item for item in changes.rejected if item.counts]
+    images = len(lost) + len(changes.new) + len(changes.unchanged) + len(changes.relabelled)
+    if len(lost) > limit * images:
+        examples = "; ".join(f"{item.file}: {item.reason}" for item in lost[:3])
         raise UserError(
-            f"{len(reasons)} of {images} images cannot be used, a share above ingest.max_quarantine "
-            f"({bound:g}; 1 lists all in {QUARANTINE_FILE}): {examples}{'; ...' if len(reasons) > 3 else ''}"
+            f"{len(lost)} of {images} images cannot be used, a share above ingest.max_quarantine "
+            f"({limit:g}; 1 lists all in {QUARANTINE_FILE}): {examples}{'; ...' if len(lost) > 3 else ''}"
         )
 
 
-def _notes(labels: str, growth: _Growth, bit_depth: int, before: Dataset | None) -> tuple[str, ...]:
+def _notes(labels: str, merge: _Merge, bit_depth: int, before: Dataset | None) -> tuple[str, ...]:
     """How the batch was read, and what it changed."""
     notes = [
         f"labels of the last batch: {labels}; where classes overlap the highest class id wins: "
-        f"{sum(growth.overlaps)} pixels in {len(growth.overlaps)} images",
+        f"{sum(merge.overlaps)} pixels in {len(merge.overlaps)} images",
         "images are read as they are displayed, turned as EXIF says, and masks must be labelled so",
     ]
-    if growth.brightest:
+    if merge.brightest:
         notes.append(
-            f"{len(growth.brightest)} images came with 16 bits, of which {bit_depth} are used "
+            f"{len(merge.brightest)} images came with 16 bits, of which {bit_depth} are used "
             f"(ingest.bit_depth) and the upper 8 of those are kept; their highest value is "
-            f"{max(growth.brightest)}"
+            f"{max(merge.brightest)}"
         )
-    if bare := sum(one.reason == factory.NO_MASK for one in growth.changes.rejected):
-        notes.append(f"{bare} images of the last batch have no mask and are left out")
-    grown = f"grown from content {before.card.content_hash[:12]}" if before else "the first batch"
-    return (*notes, f"{grown}: {growth.changes}")
-
-
-def _write_quarantine(rejected: Sequence[Rejected], out: Path) -> None:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(("file", "reason"))
-    writer.writerows(sorted((one_line(one.file), one_line(one.reason)) for one in rejected))
-    write_atomically(out / QUARANTINE_FILE, text.getvalue())
+    if unlabelled := sum(item.reason == factory.NO_MASK for item in merge.changes.rejected):
+        notes.append(f"{unlabelled} images of the last batch have no mask and are left out")
+    origin = f"grown from content {before.card.content_hash[:12]}" if before else "the first batch"
+    return (*notes, f"{origin}: {merge.changes}")

@@ -1,8 +1,12 @@
-"""Images and masks as batches, the same for the same seed, from any batch of any epoch on.
+"""Images and masks as batches, and the preprocessing that training and the exported graph must share.
 
-The order of an epoch depends on (seed, epoch) alone and the augmentation of an image on (seed, epoch, its
-place in the training split), so that a resumed run sees what the uninterrupted one would have seen, with
-any number of workers.
+Loading is reproducible from any batch of any epoch on. The order of an epoch depends on (seed, epoch) alone,
+and the augmentation of an image on (seed, epoch, its place in the training split). A resumed run therefore
+sees what an uninterrupted one would have seen, with any number of workers.
+
+`normalise_exposure` removes an image's exposure. Images of one line differ in light more than defects differ
+from the metal; a network that reads raw grey values may then learn nothing for thousands of iterations
+(docs/results.md, MT).
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -15,35 +19,39 @@ from torch import Tensor
 from torch.utils import data
 
 from dbrnet.data.dataset import Dataset, Image, Mask
-from dbrnet.data.exposure import normalise_exposure
 from dbrnet.errors import UserError
 from dbrnet.progress import progress
 
 CACHE_BYTES = 2**30  # decoded images of one split are kept in memory up to this
-STATISTICS_IMAGES = 1000  # the mean and deviation are measured on so many images at most
+STATISTICS_IMAGES = 1000  # mean and deviation are measured on at most this many images
+MEAN, DEVIATION = 128, 32  # grey values; four deviations either way fit into 8 bits
+LEAST_DEVIATION = 5  # grey values; a flatter image is not stretched as if it had content
 
 Augment = Callable[[Image, Mask, int], tuple[Image, Mask]]  # the last argument is the seed
 Triple = tuple[float, float, float]
 
 
 class Images:
-    """The decoded images of one split, normalised if asked for and resized to `image_size` if given, their
-    masks at native size.
+    """The decoded images of one split, with their masks at native size.
 
-    Decoding costs more than augmenting, so a split that fits in `CACHE_BYTES` is decoded once.
+    Images are exposure-normalised where `normalised` and resized where `image_size` (height, width) is given.
+    Decoding costs more than augmenting, so a split that fits in `CACHE_BYTES` is decoded once. Raises
+    `UserError` where the dataset lacks one of `ids`, and on access where a mask does not fit its image.
     """
 
     def __init__(
         self, dataset: Dataset, ids: Sequence[str], image_size: tuple[int, int] | None, *, normalised: bool = False
     ) -> None:
-        unknown = [identity for identity in ids if identity not in dataset.by_id]
+        unknown = [id_ for id_ in ids if id_ not in dataset.by_id]
         if unknown:
             raise UserError(f"the split names {unknown[0]}, which the dataset does not hold; run `dbrnet split` again")
-        self.samples = [dataset.by_id[identity] for identity in ids]
+        self.samples = [dataset.by_id[id_] for id_ in ids]
         self.image_size = image_size
         self.normalised = normalised
         self._dataset = dataset
-        self._cache: dict[int, tuple[Image, Mask]] | None = {} if self._bytes() <= CACHE_BYTES else None
+        images = sum(3 * int(np.prod(self.size(index))) for index in range(len(self)))
+        masks = sum(sample.height * sample.width for sample in self.samples)
+        self._cache: dict[int, tuple[Image, Mask]] | None = {} if images + masks <= CACHE_BYTES else None
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -67,16 +75,16 @@ class Images:
     def warm(self) -> None:
         """Fill the cache, if there is one, so that worker processes share it instead of filling their own.
 
-        Of images that lie elsewhere each process fetches those that it reads, and no others.
+        A remote dataset is left alone: each process fetches only what it reads.
         """
-        if self._cache is not None and self._dataset.at_hand:
+        if self._cache is not None and self._dataset.local:
             for index in progress(range(len(self)), len(self), "decoding"):
                 self[index]
 
     def prefetch(self, indices: Iterable[int]) -> None:
-        """Be told which images will be read next, in this order, so that they can be on their way."""
-        kept = {} if self._cache is None else self._cache
-        self._dataset.prefetch(self.samples[index] for index in indices if index not in kept)
+        """Announce which images will be read next, in this order, so that a remote dataset fetches ahead."""
+        cache = {} if self._cache is None else self._cache  # looked at when each index is due, not now
+        self._dataset.prefetch(self.samples[index] for index in indices if index not in cache)
 
     def size(self, index: int) -> tuple[int, int]:
         """Height and width of the image as the network sees it."""
@@ -86,9 +94,9 @@ class Images:
     def statistics(self) -> tuple[Triple, Triple]:
         """Mean and standard deviation of each channel's pixels / 255, on evenly spaced images."""
         count, total, squares = 0, np.zeros(3, np.int64), np.zeros(3, np.int64)
-        chosen = range(0, len(self), -(-len(self) // STATISTICS_IMAGES))
-        self.prefetch(chosen)
-        for index in progress(chosen, len(chosen), "measuring the pixels"):
+        indices = range(0, len(self), -(-len(self) // STATISTICS_IMAGES))
+        self.prefetch(indices)
+        for index in progress(indices, len(indices), "measuring the pixels"):
             pixels = self[index][0].reshape(-1, 3)
             count += len(pixels)
             for channel in range(3):  # by value, not by pixel: exact and fast
@@ -99,15 +107,42 @@ class Images:
         deviation = np.sqrt(np.maximum(squares / count / 255**2 - mean**2, 1e-6))  # a flat image has none
         return _triple(mean), _triple(deviation)
 
-    def _bytes(self) -> int:
-        return sum(
-            3 * int(np.prod(self.size(index))) + sample.height * sample.width
-            for index, sample in enumerate(self.samples)
-        )
+
+def normalise_exposure(image: Image) -> Image:
+    """Bring the grey values of an image [H, W, 3] to one mean and deviation, all channels alike."""
+    mean, deviation = cv2.meanStdDev(image.reshape(len(image), -1))
+    scale = DEVIATION / max(float(deviation[0, 0]), LEAST_DEVIATION)
+    levels = np.arange(256) * scale + (MEAN - float(mean[0, 0]) * scale)
+    return cv2.LUT(image, np.clip(np.rint(levels), 0, 255).astype(np.uint8)).astype(np.uint8, copy=False)
+
+
+def normalise_exposure_batch(images: Tensor) -> Tensor:
+    """`normalise_exposure` of each of [N, 3, H, W], grey values as floats, without the rounding to 8 bits.
+
+    Rounding moves a value by a 64th of a deviation at most. In the graph it would turn one runtime's last
+    digit into another's next level.
+    """
+    centred = images - _image_mean(images)
+    deviation = _image_mean(centred.square()).sqrt()
+    return (centred * (DEVIATION / deviation.clamp_min(LEAST_DEVIATION)) + MEAN).clamp(0, 255)
+
+
+def _image_mean(images: Tensor) -> Tensor:
+    # One axis at a time: over a million values at once ONNX Runtime's mean is wrong in the fifth digit,
+    # which moved logits by .002 on strips of 256x1600.
+    return images.mean(3, keepdim=True).mean(2, keepdim=True).mean(1, keepdim=True)
+
+
+def normalise(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+    """Images uint8 [N, H, W, 3] to what the network reads: float [N, 3, H, W], (pixel / 255 - mean) / std.
+
+    `mean` and `std` are [3] and lie on the images' device.
+    """
+    return ((images.float() / 255 - mean) / std).permute(0, 3, 1, 2)
 
 
 def resize_image(image: Image, size: tuple[int, int]) -> Image:
-    """Resize to (height, width) bilinearly, pixel centres aligned: what the exported graph does."""
+    """Resize to (height, width) bilinearly, pixel centres aligned, as the exported graph does."""
     height, width = size
     return cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR).astype(np.uint8, copy=False)
 
@@ -128,8 +163,8 @@ class Augmented(data.Dataset[tuple[Tensor, Tensor]]):
     epoch: int
 
     def __getitems__(self, indices: list[int]) -> list[tuple[Tensor, Tensor]]:
-        """A batch, as a loader asks for it."""
-        if data.get_worker_info():  # else the loader has said what comes in the whole epoch
+        """A batch of samples, as the loader requests it."""
+        if data.get_worker_info():  # in the main process `load_batches` announced the whole epoch
             self.images.prefetch(indices)
         return [self[index] for index in indices]
 
@@ -143,10 +178,10 @@ class Augmented(data.Dataset[tuple[Tensor, Tensor]]):
 
 
 def epoch_batches(defect_free: Sequence[bool], share: float, batch_size: int, seed: int, epoch: int) -> list[list[int]]:
-    """The epoch's batches of indices: the images in random order, the rest of the last batch left out.
+    """The epoch's batches of indices: the images in random order, an incomplete last batch left out.
 
-    `defect_free` says it of each image; an epoch sees `share` of those (0 to 1), others in each epoch.
-    Where there are fewer images than a batch holds, one batch of them all.
+    `defect_free` flags the images without a defect. An epoch sees `share` of those (0 to 1), others in each
+    epoch. Fewer images than `batch_size` make one batch.
     """
     order = np.random.default_rng([seed, epoch]).permutation(len(defect_free)).tolist()
     free = [index for index in order if defect_free[index]]
@@ -157,8 +192,8 @@ def epoch_batches(defect_free: Sequence[bool], share: float, batch_size: int, se
 
 
 def load_batches(samples: Augmented, batches: list[list[int]], workers: int) -> data.DataLoader[tuple[Tensor, Tensor]]:
-    """A loader of `batches`, in their order, images uint8 [N, H, W, 3] and masks uint8 [N, H, W]."""
-    if not workers:  # else each worker process fetches its batches
+    """A loader of `batches`, in their order: images uint8 [N, H, W, 3] and masks uint8 [N, H, W]."""
+    if not workers:  # worker processes announce their own batches
         samples.images.prefetch(index for batch in batches for index in batch)
     return data.DataLoader(
         samples,
@@ -170,13 +205,5 @@ def load_batches(samples: Augmented, batches: list[list[int]], workers: int) -> 
 
 
 def _triple(values: np.ndarray) -> Triple:
-    first, second, third = (float(value) for value in values)
+    first, second, third = values.tolist()
     return first, second, third
-
-
-def normalise(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
-    """Images uint8 [N, H, W, 3] to what the network reads: float [N, 3, H, W], (pixel / 255 - mean) / std.
-
-    `mean` and `std` are [3] and lie on the images' device.
-    """
-    return ((images.float() / 255 - mean) / std).permute(0, 3, 1, 2)

@@ -1,4 +1,4 @@
-"""Dividing a dataset into train, val and test, and saying how far the splits leak into each other.
+"""Dividing a dataset into train, val and test, and measuring how far the splits leak into each other.
 
 split.csv    id,split,group, one row an image, sorted by id
 split.json   how the split was made, what each split holds, and what is known of leaks
@@ -17,7 +17,7 @@ import numpy as np
 
 from dbrnet.data.dataset import ClassInfo, Dataset, Sample
 from dbrnet.errors import UserError
-from dbrnet.files import read_json, write_atomically, write_json
+from dbrnet.files import read_json, sha256_file, write_atomically, write_json
 
 SPLITS = ("train", "val", "test")
 SPLIT_TABLE = "split.csv"
@@ -38,32 +38,28 @@ class SplitCounts:
 
 @dataclass(frozen=True)
 class Split:
-    """Which image belongs to which split, and how much a score on val or test is worth.
-
-    `leak_rate` is, for val and for test, the share of its images whose group is also in train.
-    `leaks` is "yes" where such a share is above 0. `leak_note` is the card's.
-    """
+    """Which image belongs to which split, and how far a score on val or test can be trusted."""
 
     kind: Kind
     seed: int
-    fractions: tuple[float, float, float]
-    ids: dict[str, tuple[str, ...]]  # by split, ascending
-    groups: dict[str, str]  # id -> group, as the split was made by
+    fractions: tuple[float, float, float]  # of train, val and test
+    ids: dict[str, tuple[str, ...]]  # split -> ids, ascending
+    groups: dict[str, str]  # id -> group
     counts: dict[str, SplitCounts]
-    leaks: Leaks
-    leak_rate: dict[str, float]
-    leak_note: str
+    leaks: Leaks  # "yes" where a leak rate is above 0
+    leak_rate: dict[str, float]  # val and test -> share of its images whose group is also in train
+    leak_note: str  # the card's
     content_hash: str  # of the dataset that was split
 
-    def samples(self, dataset: Dataset, split_name: str) -> tuple[Sample, ...]:
-        """The split's samples, in the order of their ids; `UserError` where the dataset is another one."""
+    def samples(self, dataset: Dataset, name: str) -> tuple[Sample, ...]:
+        """The samples of the split `name`, by ascending id; `UserError` where the dataset is another one."""
         if dataset.card.content_hash != self.content_hash:
             raise UserError(f"{dataset.root} has changed since it was split; run `dbrnet split` again")
         by_id = self.regrouped(dataset).by_id
-        return tuple(by_id[id_] for id_ in self.ids[split_name])
+        return tuple(by_id[id_] for id_ in self.ids[name])
 
     def regrouped(self, dataset: Dataset) -> Dataset:
-        """The dataset with the groups by which it was split in place of those that names alone gave."""
+        """The dataset with the groups by which it was split in place of those that the reader found."""
         return dataset.regrouped(self.groups)
 
     def save(self, folder: Path) -> None:
@@ -71,31 +67,31 @@ class Split:
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(("id", "split", "group"))
-        rows = ((id_, split_name, self.groups[id_]) for split_name, ids in self.ids.items() for id_ in ids)
-        writer.writerows(sorted(rows))
+        writer.writerows(sorted((id_, name, self.groups[id_]) for name, ids in self.ids.items() for id_ in ids))
         write_atomically(folder / SPLIT_TABLE, text.getvalue())
-        table = {"ids", "groups"}
-        write_json(folder / SPLIT_FILE, {k: v for k, v in asdict(self).items() if k not in table})
+        record = asdict(self)
+        del record["ids"], record["groups"]  # in the table
+        write_json(folder / SPLIT_FILE, record)
 
     @classmethod
     def load(cls, folder: Path) -> Self:
-        """Read a saved split; raises `UserError` where a file is missing, broken or belies the other."""
-        raw = read_json(folder / SPLIT_FILE)
+        """Read a saved split; raises `UserError` where a file is missing or broken, or the two disagree."""
+        record = read_json(folder / SPLIT_FILE)
         try:
-            splits, groups = _parse_table((folder / SPLIT_TABLE).read_text())
-            raw["counts"] = {split_name: SplitCounts(**raw["counts"][split_name]) for split_name in SPLITS}
-            raw["fractions"] = tuple(raw["fractions"])
-            split = cls(ids=splits, groups=groups, **raw)
+            ids, groups = _parse_table((folder / SPLIT_TABLE).read_text())
+            record["counts"] = {name: SplitCounts(**record["counts"][name]) for name in SPLITS}
+            record["fractions"] = tuple(record["fractions"])
+            split = cls(ids=ids, groups=groups, **record)
         except FileNotFoundError:
             raise UserError(f"{folder / SPLIT_TABLE} does not exist; run `dbrnet split` again") from None
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise UserError(f"{folder} is not a split this version reads ({error}); split again") from None
-        for split_name in SPLITS:
-            listed, counted = len(splits[split_name]), split.counts[split_name].images
+        for name in SPLITS:
+            listed, counted = len(ids[name]), split.counts[name].images
             if listed != counted:
                 raise UserError(
-                    f"{folder / SPLIT_TABLE} lists {listed} images in {split_name}, and {SPLIT_FILE} says "
-                    f"{counted}; split again"
+                    f"{folder / SPLIT_TABLE} lists {listed} images in {name}, and {SPLIT_FILE} says {counted}; "
+                    "split again"
                 )
         return split
 
@@ -111,83 +107,109 @@ def split_samples(
 ) -> Split:
     """Divide `dataset` into train, val and test of about the given `fractions`.
 
-    `groups` says of each id which images show the same thing (the audit finds them).
-    "groups" keeps every group whole and stratifies by class, so that rare classes reach every split.
-    Groups that `previous`, a split of an earlier state of the dataset, knew stay in their splits.
-    "random" is the plain random split by image of the paper (section 3.1), for comparison: near-copies
-    fall on both sides of it. The result depends on the samples, not on their order, and on the seed.
-    Raises `UserError` where a class is too rare to reach every split.
+    `groups` maps each id to its group of near-duplicates, which the audit finds. "groups" keeps every group
+    whole and stratifies by class, so that rare classes reach every split; groups of `previous`, the split of
+    an earlier state of the dataset, stay in their splits. "random" is the random split by image of the paper
+    (section 3.1), for comparison: near-duplicates cross it. The result depends on the samples and the seed,
+    not on the samples' order. Raises `UserError` where a class is too rare to reach every split.
     """
     samples = sorted(dataset.regrouped(groups).samples, key=lambda sample: sample.id)
     classes = dataset.card.classes
     _require_enough(samples, classes, kind)
     if kind == "groups":
-        split_of_group = _assign_groups(samples, fractions, seed, _settled(samples, previous))
+        split_of_group = _assign_groups(samples, fractions, seed, _kept_from(previous, samples))
         assigned = [split_of_group[sample.group] for sample in samples]
         _require_reach(samples, assigned, classes)
     else:
         assigned = _assign_at_random(len(samples), fractions, seed)
     held = {
-        split_name: [s for s, index in zip(samples, assigned, strict=True) if SPLITS[index] == split_name]
-        for split_name in SPLITS
+        name: [sample for sample, index in zip(samples, assigned, strict=True) if SPLITS[index] == name]
+        for name in SPLITS
     }
-    shares = _leak_rates(held)
+    trained = {sample.group for sample in held["train"]}
+    leak_rate = {name: sum(sample.group in trained for sample in held[name]) / len(held[name]) for name in SPLITS[1:]}
     return Split(
         kind=kind,
         seed=seed,
         fractions=fractions,
-        ids={split_name: tuple(sample.id for sample in held[split_name]) for split_name in SPLITS},
+        ids={name: tuple(sample.id for sample in held[name]) for name in SPLITS},
         groups={sample.id: sample.group for sample in samples},
-        counts={split_name: _count(held[split_name], classes) for split_name in SPLITS},
-        leaks="yes" if any(shares.values()) else "no",
-        leak_rate=shares,
+        counts={name: _count(held[name], classes) for name in SPLITS},
+        leaks="yes" if any(leak_rate.values()) else "no",
+        leak_rate=leak_rate,
         leak_note=dataset.card.leak_note,
         content_hash=dataset.card.content_hash,
     )
 
 
+def require_trained_on(lineage: Mapping[str, Any], dataset: Dataset, split: Path) -> None:
+    """Raise `UserError` unless the training of `lineage` (train.json) saw this dataset and this split.
+
+    Compares the dataset's content hash and the SHA-256 of split.csv. On other data the test split may hold
+    images learned from, and what the lineage says of leaks holds for its own split alone.
+    """
+    trained, content = lineage["dataset"]["content_hash"], dataset.card.content_hash
+    if trained != content:
+        raise UserError(
+            f"{dataset.root} holds other images (content {content[:8]}) than the network was trained on "
+            f"({trained[:8]}), and its test split may hold images learned from; "
+            "give the dataset of that training, or train again"
+        )
+    table = split / SPLIT_TABLE
+    if not table.is_file():
+        raise UserError(f"{table} does not exist; give the split of that training")
+    trained, content = lineage["split"]["sha256"], sha256_file(table)
+    if trained != content:
+        raise UserError(
+            f"{table} (SHA-256 {content[:8]}) is not the split that the network was trained on "
+            f"({trained[:8]}), and its test split may hold images learned from; "
+            "give the split of that training, or train again"
+        )
+
+
 def _strata(sample: Sample) -> tuple[int, ...]:
-    """The classes an image counts for; a defect-free one counts for the background."""
+    """The classes that an image counts for; a defect-free one counts for the background."""
     return sample.classes or (0,)
 
 
 def _require_enough(samples: list[Sample], classes: tuple[ClassInfo, ...], kind: Kind) -> None:
-    unit = "groups" if kind == "groups" else "images"
-    holders = {index: set[str]() for index in range(len(classes))}
+    units: dict[int, set[str]] = {label: set() for label in range(len(classes))}
     for sample in samples:
         for label in sample.classes:
-            holders[label].add(sample.group if kind == "groups" else sample.id)
-    for index, info in enumerate(classes[1:], start=1):
-        if len(holders[index]) < len(SPLITS):
+            units[label].add(sample.group if kind == "groups" else sample.id)
+    for label, info in enumerate(classes[1:], start=1):
+        if len(units[label]) < len(SPLITS):
             raise UserError(
-                f"class {info.name!r} has {len(holders[index])} {unit}, and needs {len(SPLITS)} to reach "
-                "train, val and test; add images of it or drop the class"
+                f"class {info.name!r} has {len(units[label])} {'groups' if kind == 'groups' else 'images'}, and "
+                f"needs {len(SPLITS)} to reach train, val and test; add images of it or drop the class"
             )
     if len(samples) < len(SPLITS):
         raise UserError(f"the dataset has {len(samples)} images, and a split needs at least {len(SPLITS)}")
 
 
-def _settled(samples: list[Sample], previous: Split | None) -> dict[str, int]:
-    """The splits of the groups that a previous split knew.
+def _kept_from(previous: Split | None, samples: list[Sample]) -> dict[str, int]:
+    """The groups that a previous split knew -> index of their split.
 
-    Where new images show that two groups of different splits are one, it goes to the split that has had the
-    more influence on the model, train before val before test: what was learned from must not be scored on.
+    New images may join two groups of different splits. The joint group goes to the first of the two in the
+    order train, val, test: the model must not be scored on what it has learned from.
     """
-    split_of = {id_: SPLITS.index(name) for name, ids in previous.ids.items() for id_ in ids} if previous else {}
-    splits: dict[str, int] = {}
+    if previous is None:
+        return {}
+    split_of = {id_: SPLITS.index(name) for name, ids in previous.ids.items() for id_ in ids}
+    kept: dict[str, int] = {}
     for sample in samples:
         if (index := split_of.get(sample.id)) is not None:
-            splits[sample.group] = min(index, splits.get(sample.group, index))
-    return splits
+            kept[sample.group] = min(index, kept.get(sample.group, index))
+    return kept
 
 
 def _assign_groups(
-    samples: list[Sample], fractions: tuple[float, ...], seed: int, settled: dict[str, int]
+    samples: list[Sample], fractions: tuple[float, ...], seed: int, kept: dict[str, int]
 ) -> dict[str, int]:
     """Iterative stratification (Sechidis et al. 2011) over groups: group -> index of its split.
 
-    The rarest class is dealt out first, each of its groups to the split that lacks the largest share
-    of what it should have of that class, the biggest first, while there is still room to even them out.
+    The rarest class is assigned first. Each of its groups goes to the split that lacks the largest share of
+    what it should have of that class, the biggest groups first, while there is room to even them out.
     """
     sizes = Counter(sample.group for sample in samples)
     strata: dict[str, Counter[int]] = {group: Counter() for group in sizes}
@@ -212,7 +234,7 @@ def _assign_groups(
             groups_left[held] -= 1
             unreached[held].discard(index)
 
-    for group, index in settled.items():
+    for group, index in kept.items():
         assign(group, index)
     while len(split_of_group) < len(sizes):
         label = min(+groups_left, key=lambda label: (groups_left[label], label))
@@ -228,7 +250,7 @@ def _assign_groups(
 
 
 def _splits_in_need(held: Iterable[int], groups_left: Counter[int], unreached: dict[int, set[int]]) -> list[int]:
-    """The splits a group may go to: where a class is down to its last groups, those still without it."""
+    """The splits that a group may go to: where a class is down to its last groups, those still without it."""
     allowed = set(range(len(SPLITS)))
     for label in sorted(held, key=lambda label: (groups_left[label], label)):
         if groups_left[label] <= len(unreached[label]):
@@ -237,10 +259,10 @@ def _splits_in_need(held: Iterable[int], groups_left: Counter[int], unreached: d
 
 
 def _require_reach(samples: list[Sample], assigned: list[int], classes: tuple[ClassInfo, ...]) -> None:
-    reached = {(label, place) for s, place in zip(samples, assigned, strict=True) for label in s.classes}
-    for index, info in enumerate(classes[1:], start=1):
-        for place, name in enumerate(SPLITS):
-            if (index, place) not in reached:
+    reached = {(label, index) for sample, index in zip(samples, assigned, strict=True) for label in sample.classes}
+    for label, info in enumerate(classes[1:], start=1):
+        for index, name in enumerate(SPLITS):
+            if (label, index) not in reached:
                 raise UserError(
                     f"class {info.name!r} does not reach {name} with this seed, since its groups hold "
                     "other rare classes too; choose another split.seed or add images of it"
@@ -257,27 +279,19 @@ def _assign_at_random(images: int, fractions: tuple[float, ...], seed: int) -> l
     return assigned
 
 
-def _leak_rates(held: dict[str, list[Sample]]) -> dict[str, float]:
-    trained = {sample.group for sample in held["train"]}
-    return {
-        split_name: sum(s.group in trained for s in held[split_name]) / len(held[split_name])
-        for split_name in SPLITS[1:]
-    }
-
-
 def _count(samples: list[Sample], classes: tuple[ClassInfo, ...]) -> SplitCounts:
     present = Counter(label for sample in samples for label in _strata(sample))
-    by_class = {info.name: present[index] for index, info in enumerate(classes)}
+    by_class = {info.name: present[label] for label, info in enumerate(classes)}
     return SplitCounts(len(samples), len({sample.group for sample in samples}), by_class)
 
 
 def _parse_table(text: str) -> tuple[dict[str, tuple[str, ...]], dict[str, str]]:
-    """The ids of each split, and the group of each id."""
-    rows: list[dict[str, Any]] = list(csv.DictReader(io.StringIO(text)))
-    ids: dict[str, list[str]] = {split_name: [] for split_name in SPLITS}
+    """Split -> ids, and id -> group."""
+    rows = list(csv.DictReader(io.StringIO(text)))
+    ids: dict[str, list[str]] = {name: [] for name in SPLITS}
     for row in rows:
         ids[row["split"]].append(row["id"])
     groups = {row["id"]: row["group"] for row in rows}
     if len(groups) != len(rows):
         raise ValueError(f"an id is listed twice in {SPLIT_TABLE}")
-    return {split_name: tuple(sorted(listed)) for split_name, listed in ids.items()}, groups
+    return {name: tuple(sorted(listed)) for name, listed in ids.items()}, groups

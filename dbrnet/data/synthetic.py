@@ -1,11 +1,11 @@
-"""The built-in data: a seeded generator of steel-strip images in Severstal's own layout.
+"""The built-in data: a seeded generator of steel-strip images in Severstal's layout.
 
     train.csv                ImageId,ClassId,EncodedPixels: one row an image and class, defective ones only
     train_images/*.jpg       <strip>_<copy>.jpg, such as s00012_r0.jpg and s00012_r180.jpg
 
-A strip is drawn once: rolled texture, uneven light, what dirties a strip without being a defect, and its
-defects. It is then photographed up to three times: turned or flipped, at another exposure, with other
-noise. Such copies are near-duplicates, share the strip's name, and must not be split apart.
+A strip is drawn once: rolled texture, uneven light, harmless marks such as oil and dust, and its defects. It
+is then photographed up to three times: turned or flipped, at another exposure, with other noise. Such copies
+are near-duplicates; they share the strip's name and must not cross splits.
 """
 
 import csv
@@ -27,7 +27,7 @@ Region = NDArray[np.bool_]  # [H, W]
 
 SCRATCH, PATCH, INCLUSION, SCALE_PIT = 1, 2, 3, 4  # ClassId in train.csv
 
-# Twenty strips in random order, then the next twenty: rare classes stay rare, yet never vanish.
+# Drawn in random order and refilled when empty: rare classes stay rare, yet never vanish.
 _DECK: tuple[tuple[int, ...], ...] = (
     *((),) * 7,
     *((SCRATCH,),) * 3,
@@ -44,7 +44,8 @@ _COPIES = {"r0": (1, 1), "r180": (-1, -1), "fh": (1, -1), "fv": (-1, 1)}  # name
 def generate(out: Path, *, images: int = 200, seed: int = 0) -> None:
     """Write `images` images of `HEIGHT` x `WIDTH` and their `train.csv` into the folder `out`.
 
-    The same seed and number of images give the same bytes. What `out` held is replaced.
+    The same seed and number of images give the same bytes. A folder `out` that this function wrote is
+    replaced; `UserError` where it holds anything else.
     """
     table = io.StringIO()
     writer = csv.writer(table, lineterminator="\n")
@@ -72,18 +73,20 @@ def _photographs(images: int, rng: np.random.Generator) -> Iterator[tuple[str, b
 
 
 def _draw_strip(labels: tuple[int, ...], rng: np.random.Generator) -> tuple[Plane, dict[int, Region]]:
-    """The light a strip with these defects throws back, and where each defect is."""
+    """The brightness of a strip with defects of these classes, and the region of each class."""
     steel = _roll(rng)
-    for dirty in (_oil_stain, _light_streak, _roll_mark, _specks):
+    for mark in (_oil_stain, _light_streak, _roll_mark, _specks):
         if rng.random() < 0.35:
-            steel += dirty(rng)
+            steel += mark(rng)
     regions: dict[int, Region] = {}
     free = np.ones((HEIGHT, WIDTH), bool)
     for label in labels:
         wanted = rng.integers(1, 4)
-        for _ in range(8):  # where there is no room left, there are fewer
+        for _ in range(8):  # attempts: a crowded strip gets fewer defects
             shape, relief = _DEFECTS[label](rng)
-            shape = cv2.morphologyEx(shape.astype(np.uint8), cv2.MORPH_OPEN, _DISC) > 0  # nobody labels slivers
+            shape = (
+                cv2.morphologyEx(shape.astype(np.uint8), cv2.MORPH_OPEN, _DISC) > 0
+            )  # annotators do not label slivers
             if not shape.any() or not free[shape].all():
                 continue
             steel += cv2.GaussianBlur(shape.astype(np.float32), (0, 0), 0.8) * relief
@@ -138,7 +141,7 @@ def _grid(rng: np.random.Generator, half_height: float, half_width: float, tilt:
     return (y * cosine - x * sine) / np.float32(half_height), (x * cosine + y * sine) / np.float32(half_width)
 
 
-# What is on a strip and is no defect ---------------------------------------------------------------------
+# Marks that are no defects --------------------------------------------------------------------------------
 
 
 def _oil_stain(rng: np.random.Generator) -> Plane:
@@ -155,7 +158,7 @@ def _light_streak(rng: np.random.Generator) -> Plane:
 
 
 def _roll_mark(rng: np.random.Generator) -> Plane:
-    """Faint bars across the strip, at the even distance of a worn roll's girth."""
+    """Faint bars across the strip, spaced by a worn roll's circumference."""
     pitch, phase, bend = rng.uniform(50, 110), rng.uniform(0, 1), 3 * _noise(rng, 60, 200)
     waves = np.cos(2 * np.pi * ((np.arange(WIDTH) + bend) / pitch + phase))
     return (rng.uniform(-0.3, 0.3) * (waves.clip(0.8) - 0.8)).astype(np.float32)
@@ -169,7 +172,7 @@ def _specks(rng: np.random.Generator) -> Plane:
     return cv2.GaussianBlur(dots, (0, 0), float(rng.uniform(0.8, 1.3))).astype(np.float32)
 
 
-# Defects: a region and the change of light in it ---------------------------------------------------------
+# Defects: a region and the change of brightness in it -----------------------------------------------------
 
 
 def _scratch(rng: np.random.Generator) -> tuple[Region, Plane]:

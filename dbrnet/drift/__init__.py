@@ -1,1 +1,1 @@
-"""Is retraining warranted? What came in since the champion was trained, and how far it has moved."""
+"""Drift: how far new images have moved from those that the champion was trained on."""

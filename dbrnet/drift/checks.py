@@ -1,33 +1,56 @@
-"""Is retraining warranted? What has come in, held against thresholds, one check a reason."""
+"""Drift checks: how far new data have moved from what the champion learned, held against thresholds.
 
-from collections.abc import Mapping
+A shift is a distance between two distributions, from 0 (the same) to 1 (nothing in common): the
+Kolmogorov-Smirnov distance for a feature of the images, the Jensen-Shannon distance for the classes. Images of
+one group are near-duplicates and no independent evidence. So each group weighs one, divided among its images,
+and counts as one observation when a distance is compared with what chance alone reaches.
+"""
+
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.spatial.distance import jensenshannon
+from scipy.stats import chi2, kstwobign
 
 from dbrnet.data.dataset import ClassInfo
-from dbrnet.drift.distances import Shift, class_balance, compare_classes, compare_values, group_weights
 from dbrnet.drift.new_samples import NewSamples
 
+FALSE_ALARMS = 0.01  # how often unchanged data may exceed the chance bound
 COUNT, CLASSES = "new labelled images", "class balance"
+
+Values = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Shift:
+    """One distance, and the bound of chance. `groups` counts those of the reference and of the new images."""
+
+    distance: float  # 0 to 1
+    chance: float  # unchanged data exceed it with probability FALSE_ALARMS; 1 where any distance may be chance
+    groups: tuple[int, int]
+
+    def exceeds(self, limit: float) -> bool:
+        """Whether the shift is larger than `limit` and than chance explains."""
+        return self.distance > max(limit, self.chance)
 
 
 @dataclass(frozen=True)
 class Feature:
-    """One number for each of many images, and each image's group."""
+    """One number for each image, and each image's group."""
 
-    values: NDArray[np.float64]  # [N]
+    values: Values  # [N]
     groups: tuple[str, ...]
 
     @property
-    def weights(self) -> NDArray[np.float64]:
-        """Each image's weight [N], equal for each group, 1 together."""
+    def weights(self) -> Values:
+        """Each image's weight [N], see `group_weights`."""
         return group_weights(self.groups)
 
     @property
     def mean(self) -> float:
-        """Over groups."""
+        """The mean over groups."""
         return float(self.values @ self.weights)
 
 
@@ -37,9 +60,9 @@ class Check:
 
     name: str
     figure: float | None
-    threshold: float  # of a shift: the larger of the parameter and of what chance alone reaches
+    threshold: float  # of a shift: the larger of the parameter and of the chance bound
     warrants: bool  # retraining
-    text: str  # for a person
+    text: str  # for people
     shift: Shift | None = None
     before: float | Mapping[str, float] | None = None  # a feature's mean, or each class's share
     now: float | Mapping[str, float] | None = None
@@ -58,41 +81,108 @@ def check_count(new_samples: NewSamples, enough: int) -> Check:
 
 
 def check_classes(new_samples: NewSamples, classes: tuple[ClassInfo, ...], limit: float) -> Check:
-    """Whether the class balance of the new labelled images is another than the champion's."""
+    """Whether the class balance of the new labelled images differs from that of the champion's."""
     before, new = new_samples.reference, new_samples.new
     if before.labels is None or new.labels is None or not len(new):
         return Check(CLASSES, None, limit, False, f"{CLASSES}: not measured, no new labelled images")
     shift = compare_classes(before.labels, before.groups, new.labels, new.groups, classes=len(classes))
-    previous, latter = (
-        {
-            info.name: float(share)
-            for info, share in zip(classes, class_balance(labels, groups, len(classes)), strict=True)
-        }
-        for labels, groups in ((before.labels, before.groups), (new.labels, new.groups))
-    )
-    most = max(previous, key=lambda name: abs(latter[name] - previous[name]))
-    what = f"most of all {most}, from {previous[most]:.1%} to {latter[most]:.1%}"
-    return _check_shift(CLASSES, shift, limit, what, previous, latter)
+    names = [info.name for info in classes]
+    old_shares = dict(zip(names, class_balance(before.labels, before.groups, len(names)).tolist(), strict=True))
+    new_shares = dict(zip(names, class_balance(new.labels, new.groups, len(names)).tolist(), strict=True))
+    most = max(names, key=lambda name: abs(new_shares[name] - old_shares[name]))
+    change = f"most of all {most}, from {old_shares[most]:.1%} to {new_shares[most]:.1%}"
+    return _check_shift(CLASSES, shift, limit, change, old_shares, new_shares)
 
 
 def check_feature(name: str, unit: str, before: Feature, new: Feature, *, limit: float, comparisons: int) -> Check:
-    """Whether the feature is spread otherwise over the new images than over the champion's."""
+    """Whether a feature's distribution over the new images differs from that over the champion's.
+
+    `comparisons` features are checked together, see `compare_values`.
+    """
     if not len(new.values):
         return Check(name, None, limit, False, f"{name}: not measured, no new images")
     shift = compare_values(before.values, before.groups, new.values, new.groups, comparisons=comparisons)
-    what = f"from {before.mean:.4g} to {new.mean:.4g} ({unit})"
-    return _check_shift(name, shift, limit, what, before.mean, new.mean)
+    change = f"from {before.mean:.4g} to {new.mean:.4g} ({unit})"
+    return _check_shift(name, shift, limit, change, before.mean, new.mean)
 
 
 def _check_shift(
     name: str,
     shift: Shift,
     limit: float,
-    what: str,
+    change: str,
     before: float | Mapping[str, float],
     now: float | Mapping[str, float],
 ) -> Check:
     threshold, warrants = max(limit, shift.chance), shift.exceeds(limit)
     verdict = "has shifted by" if warrants else "is as it was, shift"
-    text = f"{name} {verdict} {shift.distance:.2f}, threshold {threshold:.2f}: {what}"
+    text = f"{name} {verdict} {shift.distance:.2f}, threshold {threshold:.2f}: {change}"
     return Check(name, shift.distance, threshold, warrants, text, shift, before, now)
+
+
+def compare_values(
+    reference: Values, reference_groups: Sequence[str], new: Values, new_groups: Sequence[str], *, comparisons: int
+) -> Shift:
+    """The shift of one feature from the reference's images [N] to the new ones [M].
+
+    `comparisons` features share `FALSE_ALARMS` (Bonferroni). The chance bound is Kolmogorov's, for as many
+    observations as there are groups; likeness within groups only lowers the true one.
+    """
+    groups = len(set(reference_groups)), len(set(new_groups))
+    bound = kstwobign.isf(FALSE_ALARMS / comparisons) * np.sqrt(1 / groups[0] + 1 / groups[1])
+    distance = ks_distance(reference, group_weights(reference_groups), new, group_weights(new_groups))
+    return Shift(distance, min(1.0, float(bound)), groups)
+
+
+def compare_classes(
+    reference: Sequence[Sequence[int]],
+    reference_groups: Sequence[str],
+    new: Sequence[Sequence[int]],
+    new_groups: Sequence[str],
+    *,
+    classes: int,
+) -> Shift:
+    """The shift of the class balance; each image is given by the defect ids that it holds.
+
+    The chance bound is Pearson's chi-squared: for samples of n and m from the same k classes, the squared
+    distance is at most chi-squared of k - 1 degrees times (1/n + 1/m) / 4 (Topsoe 2000: the
+    Jensen-Shannon divergence in bits is at most half the triangular discrimination).
+    """
+    before = class_balance(reference, reference_groups, classes)
+    after = class_balance(new, new_groups, classes)
+    groups = len(set(reference_groups)), len(set(new_groups))
+    present = int(np.count_nonzero(before + after))
+    spread = chi2.isf(FALSE_ALARMS, max(present - 1, 1)) * (1 / groups[0] + 1 / groups[1])
+    return Shift(js_distance(before, after), min(1.0, float(np.sqrt(spread / 4))), groups)
+
+
+def group_weights(groups: Sequence[str]) -> Values:
+    """Each image's weight [N], with sum 1: equal for each group, and for each image within it."""
+    _, index, counts = np.unique(np.asarray(groups), return_inverse=True, return_counts=True)
+    weights: Values = 1.0 / (counts[index] * len(counts))
+    return weights
+
+
+def ks_distance(reference: Values, reference_weights: Values, new: Values, new_weights: Values) -> float:
+    """The largest difference of two weighted cumulative distributions (two-sample Kolmogorov-Smirnov)."""
+    values = np.concatenate((reference, new))
+    order = np.argsort(values, kind="stable")
+    values = values[order]
+    difference = np.cumsum(np.concatenate((reference_weights, -new_weights))[order])
+    ends = np.append(values[1:] != values[:-1], True)  # equal values count together
+    return float(min(1.0, np.abs(difference[ends]).max()))
+
+
+def class_balance(labels: Sequence[Sequence[int]], groups: Sequence[str], classes: int) -> Values:
+    """The share of each class [C], background first; an image is divided among the defects that it holds."""
+    balance = np.zeros(classes)
+    for held, weight in zip(labels, group_weights(groups), strict=True):
+        for label in held or (0,):
+            balance[label] += weight / (len(held) or 1)
+    return balance
+
+
+def js_distance(before: Values, after: Values) -> float:
+    """The Jensen-Shannon distance of two distributions [C], 0 to 1: the square root of the divergence in bits."""
+    distance = float(jensenshannon(before, after, base=2))
+    return min(1.0, distance) if distance > 0 else 0.0  # rounding can leave a NaN where they are equal

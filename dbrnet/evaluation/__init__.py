@@ -1,1 +1,1 @@
-"""Evaluation: metrics over a confusion matrix, overlays and plots, and the offline report."""
+"""Evaluation: pixel and defect metrics, their intervals, parity of runtimes, and the comparison with the champion."""

@@ -1,6 +1,6 @@
-"""Does a runtime say what PyTorch says, and what does it cost where it does not?
+"""Parity: the distance of a runtime's outputs from PyTorch's, and its cost in accuracy.
 
-Measured on the file as it is deployed, on every image of a split.
+It is measured on the deployed file, on every image of a split.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -20,13 +20,13 @@ Logits = NDArray[np.float32]  # [N, C, H, W]
 # Images uint8 RGB [N, H, W, 3] in; class ids and the logits that they follow from out.
 PredictWithLogits = Callable[[NDArray[np.uint8]], tuple[ClassIds, Logits]]
 
-# The runtimes take turns on so many images: one whose threads still spin slows the next one down.
+# Images that a runtime takes in one turn. Its threads spin for a while afterwards, and slow the next runtime down.
 TURN = 16
 
 
 @dataclass(frozen=True)
 class Parity:
-    """How far one runtime's answers lie from those of PyTorch in float32."""
+    """The distance of one runtime's outputs from those of PyTorch in float32."""
 
     max_logit_difference: float
     differing_pixels: float  # the share of pixels with another class
@@ -54,32 +54,32 @@ class Parity:
 def measure_parity(
     reference: PredictWithLogits, runtimes: Mapping[str, PredictWithLogits], dataset: Dataset, ids: Sequence[str]
 ) -> dict[str, Parity]:
-    """Run `reference` and each of `runtimes` on the images `ids`, each at its native size; by name.
+    """Run `reference` and each of `runtimes` on the images `ids`, each at its native size; the parity by name.
 
-    Raises ValueError where there is no image, or a runtime's answer has another shape.
+    Raises ValueError where there is no image, or a runtime's output has another shape.
     """
     if not ids:
         raise ValueError("parity needs at least one image")
     classes = tuple(info.name for info in dataset.card.classes)
     expected = np.zeros((len(classes), len(classes)), np.int64)
-    counts = {name: _Count(expected.copy()) for name in runtimes}
+    counts = {name: _Counts(expected.copy()) for name in runtimes}
     turns = [ids[start : start + TURN] for start in range(0, len(ids), TURN)]
     for turn in progress(turns, len(turns), "parity"):
         samples = [dataset.by_id[id_] for id_ in turn]
         images = [dataset.image(sample)[None] for sample in samples]
         truths = [dataset.mask(sample)[None] for sample in samples]
-        answers = [reference(image) for image in images]
-        for (mask, _), truth in zip(answers, truths, strict=True):
+        outputs = [reference(image) for image in images]
+        for (mask, _), truth in zip(outputs, truths, strict=True):
             expected += confusion_matrix(mask, truth, len(classes))
         for name, predict in runtimes.items():
-            for image, answer, truth in zip(images, answers, truths, strict=True):
-                counts[name].add(*predict(image), *answer, truth)
+            for image, output, truth in zip(images, outputs, truths, strict=True):
+                counts[name].add(*predict(image), *output, truth)
     target = Scores.from_confusion(expected, classes)
     return {name: count.result(target, classes, len(ids)) for name, count in counts.items()}
 
 
-class _Count:
-    """Adds up one runtime's images."""
+class _Counts:
+    """The counts of one runtime, added up over the images."""
 
     def __init__(self, confusion: Confusion) -> None:
         self.confusion = confusion
@@ -101,15 +101,16 @@ class _Count:
 
     def result(self, target: Scores, classes: Sequence[str], images: int) -> Parity:
         scores = Scores.from_confusion(self.confusion, classes)
+
+        def change(name: str) -> float | None:
+            value, before = scores.iou[name], target.iou[name]
+            return None if value is None or before is None else value - before
+
         return Parity(
             max_logit_difference=self.logit_difference,
             differing_pixels=self.differing / self.pixels,
             miou_change=scores.miou - target.miou,
-            iou_change={name: _change(scores.iou[name], target.iou[name]) for name in classes},
+            iou_change={name: change(name) for name in classes},
             scores=scores,
             images=images,
         )
-
-
-def _change(value: float | None, target: float | None) -> float | None:
-    return None if value is None or target is None else value - target

@@ -1,4 +1,4 @@
-"""Running a model over the images of a split, at their native size, and keeping what the scores need."""
+"""Run a model over the images of a split at their native size, and keep the counts that the scores follow from."""
 
 import csv
 import io
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from dbrnet.data.dataset import Dataset, Image, Mask
 from dbrnet.errors import UserError
-from dbrnet.evaluation.defect_metrics import DEFAULT_RULES, DefectCounts, MatchRules, count_defects
+from dbrnet.evaluation.defect_metrics import DefectCounts, MatchRules, count_defects, no_defects
 from dbrnet.evaluation.metrics import Confusion, Scores, confusion_matrix
 from dbrnet.progress import progress
 
@@ -28,7 +28,7 @@ TABLE_COLUMNS = (
 
 @dataclass(frozen=True)
 class ImageResult:
-    """What became of one image; that of its pixels follows from its confusion matrix."""
+    """The counts of one image: its confusion matrix, and its defects."""
 
     id: str
     group: str
@@ -48,19 +48,24 @@ class ImageResult:
 
     @property
     def missed_pixels(self) -> int:
-        """Defect pixels taken for background."""
+        """Defect pixels predicted as background."""
         return int(self.confusion[1:, 0].sum())
 
     @property
     def false_pixels(self) -> int:
-        """Background pixels taken for a defect."""
+        """Background pixels predicted as a defect."""
         return int(self.confusion[0, 1:].sum())
 
     @property
     def confused_pixels(self) -> int:
-        """Defect pixels taken for another defect."""
+        """Defect pixels predicted as another defect."""
         defects = self.confusion[1:, 1:]
         return int(defects.sum() - defects.trace())
+
+    @property
+    def wrong_pixels(self) -> int:
+        """Pixels of another class than the ground truth's."""
+        return self.missed_pixels + self.false_pixels + self.confused_pixels
 
     @property
     def true_defects(self) -> int:
@@ -79,7 +84,7 @@ class ImageResult:
 
     @property
     def false_defects(self) -> int:
-        """Those of them that are not there, or are of another class."""
+        """Those of them that are not true, or are of another class."""
         return self.predicted_defects - int(self.defects.correct.sum())
 
     @cached_property
@@ -126,32 +131,32 @@ class Evaluation:
         return tuple(image for image in self.defective if not image.flagged_pixels)
 
     def images_by_class(self) -> dict[str, int]:
-        """Class name -> images whose ground truth holds it."""
+        """The number of images that hold a class, by its name."""
         held = np.sum([image.confusion.any(axis=1) for image in self.images], axis=0)
         return dict(zip(self.classes, held.tolist(), strict=True))
 
     def table(self) -> str:
-        """One CSV row an image: id, group, scores, wrong pixels by kind, defects, mean confidence."""
+        """One CSV row per image: id, group, scores, wrong pixels by kind, defects, mean confidence."""
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(TABLE_COLUMNS)
-        for one in self.images:
-            defects = one.scores.miou_defects
-            shares = (one.scores.miou, defects, one.scores.pixel_accuracy)
-            pixels = (one.defect_pixels, one.missed_pixels, one.false_pixels, one.confused_pixels)
-            counted = (one.true_defects, one.found_defects, one.false_defects)
+        for image in self.images:
+            shares = (image.scores.miou, image.scores.miou_defects, image.scores.pixel_accuracy)
+            pixels = (image.defect_pixels, image.missed_pixels, image.false_pixels, image.confused_pixels)
+            defects = (image.true_defects, image.found_defects, image.false_defects)
             rounded = ("" if share is None else f"{share:.6f}" for share in shares)
-            writer.writerow((one.id, one.group, *rounded, *pixels, *counted, f"{one.confidence:.6f}"))
+            writer.writerow((image.id, image.group, *rounded, *pixels, *defects, f"{image.confidence:.6f}"))
         return text.getvalue()
 
 
 def evaluate(
-    predict: Predict, dataset: Dataset, ids: Sequence[str], rules: MatchRules = DEFAULT_RULES, label: str = "evaluate"
+    predict: Predict, dataset: Dataset, ids: Sequence[str], rules: MatchRules | None = None, label: str = "evaluate"
 ) -> Evaluation:
-    """Predict the images `ids` of `dataset` one by one, at native size, and count them against their masks.
+    """Predict the images `ids` of `dataset` one by one, at native size, and compare them with their masks.
 
-    `rules` say when a defect counts as found, `label` what the work is called while it goes on.
-    Raises `UserError` where there is nothing to evaluate, or a mask does not fit the dataset's classes.
+    `rules`: when a defect counts as found; None leaves the counts of defects at zero, where only pixels matter.
+    `label`: the name of the work in its progress bar. Raises `UserError` where there is no image to evaluate, or a
+    mask does not fit the dataset's classes.
     """
     if not ids:
         raise UserError(f"{dataset.root}: no image to evaluate; give the split a larger share and split again")
@@ -160,13 +165,14 @@ def evaluate(
         sample = dataset.by_id[id_]
         truth = dataset.mask(sample)
         mask, confidence = predict_one(predict, dataset.image(sample))
+        classes = len(dataset.card.classes)
         try:
-            confusion = confusion_matrix(mask, truth, len(dataset.card.classes))
+            confusion = confusion_matrix(mask, truth, classes)
             if not confusion.any():
                 raise ValueError("no labelled pixel to score")
         except ValueError as error:
             raise UserError(f"{dataset.root / sample.mask}: {error}; ingest the dataset again") from None
-        defects = count_defects(mask, truth, len(dataset.card.classes), rules)
+        defects = count_defects(mask, truth, classes, rules) if rules else no_defects(classes - 1)
         results.append(ImageResult(id_, sample.group, confusion, float(confidence.mean()), defects))
     return Evaluation(tuple(info.name for info in dataset.card.classes), tuple(results))
 

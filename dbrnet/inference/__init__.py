@@ -1,1 +1,1 @@
-"""Deployment: the exported graph, its parity with training, the runtimes that run it, and their speed."""
+"""Export, runtimes and prediction: everything after training that runs the network."""

@@ -1,9 +1,8 @@
-"""From a trained network to one ONNX file: the image in, the answer out.
+"""The exported ONNX file: images in, class ids and confidence out; written from a trained network, and read back.
 
-Normalisation, resizing, the choice of the class and its confidence are in the graph, so that whoever runs
-the file needs none of this code. The auxiliary head is gone and batch norms are folded into the
-convolutions before them (the exporter's optimiser does it); those in front of a convolution, as everywhere
-in the context module after a pool, a sum or a concatenation, have no convolution to go into and stay.
+Normalisation, resizing, the choice of the class and its confidence are in the graph, so that running the file needs
+none of this code. The auxiliary head is left out, and batch norms are folded into the convolutions before them. Those
+in front of a convolution, as in the context module after a pool, a sum or a concatenation, stay.
 """
 
 import copy
@@ -12,40 +11,47 @@ import logging
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, replace
 from functools import reduce
 from itertools import accumulate
 from pathlib import Path
+from typing import Self
 
+import numpy as np
 import onnx
 import torch
 import torch.nn.functional as F
+from google.protobuf.message import DecodeError
 from torch import Tensor, nn
 
 import dbrnet
-from dbrnet.data.exposure import normalise_exposure_batch
+from dbrnet.bounds import MINIMUM_SIDE
+from dbrnet.data.dataset import ClassInfo
+from dbrnet.data.loading import normalise_exposure_batch
+from dbrnet.errors import UserError
 from dbrnet.files import write_atomically
 from dbrnet.inference.fuse import fuse, resize_by_products
 from dbrnet.models.dbrnet import DBRNet
 from dbrnet.models.saved import ModelMeta
 
 PRODUCER = "dbrnet"
-LOGITS = "logits"  # the tensor in the graph from which the answer follows
-OPSET = 18  # PyTorch's exporter writes none below, and above 18 GridSample and Resize are less well supported
-MINIMUM_SIDE = 32
-CONVENTION = "image: uint8 [N, H, W, 3] RGB, both sides from 32 up; normalisation is in the graph"
-# Tracing takes a size at which every map, pooled ones too, is larger than 1x1: PyTorch writes a side that is
-# 1 in the example down as a constant, and it is longer in larger images.
+INPUTS = {"image": onnx.TensorProto.UINT8}
+OUTPUTS = {"mask": onnx.TensorProto.UINT8, "confidence": onnx.TensorProto.FLOAT}
+LOGITS = "logits"  # the tensor in the graph that both outputs follow from
+OPSET = 18  # PyTorch's exporter writes none below, and runtimes support GridSample and Resize less well above
+CONVENTION = f"image: uint8 [N, H, W, 3] RGB, both sides from {MINIMUM_SIDE} up; normalisation is in the graph"
+# Tracing needs a size at which every map, pooled ones too, is larger than 1x1: PyTorch takes a side that is 1 in the
+# example for a constant, and it is longer in larger images.
 EXAMPLE_SIZE = (1159, 1403)
-TRACED_SIDE = 257  # from here on no map is 1 long; the graph holds below it too, and tracing asks but once
+TRACED_SIDE = 257  # no map is 1 long from here on; the graph is right below it too, which tests show
 
 
 class DeployedModel(nn.Module):
-    """A trained network with everything around it: images uint8 RGB [N, H, W, 3] to answers.
+    """A trained network with its pre- and postprocessing: images uint8 RGB [N, H, W, 3] to class ids and confidence.
 
-    Where the network was trained at a fixed size, images are resized to it bilinearly and the logits back
-    to the image's own size. The network is copied, without its auxiliary head, in evaluation mode;
-    `fused`: in the form that is made for speed (`fusing.fuse`).
+    Where the network was trained at a fixed size, images are resized to it bilinearly, and the logits back to the
+    image's own size. The network is copied without its auxiliary head, in eval mode. `fused`: with fewer operations
+    (`fuse.fuse`).
     """
 
     average: Tensor
@@ -83,11 +89,11 @@ class DeployedModel(nn.Module):
             logits = F.interpolate(logits, size=size, mode="bilinear", align_corners=False)
         return logits
 
-    def answer(self, logits: Tensor) -> tuple[Tensor, Tensor]:
+    def classify(self, logits: Tensor) -> tuple[Tensor, Tensor]:
         """Class ids uint8 [N, H, W], and the chosen class's softmax probability float32 [N, H, W].
 
-        Written out class by class: whole maps, one after the other, are what runtimes are fast at, and
-        reductions over a short axis what they are slow at (a third of OpenVINO's time, before).
+        Written class by class: runtimes are fast at whole maps, and slow at reductions over a short axis, which took a
+        third of OpenVINO's time.
         """
         scores = logits.unbind(1)
         *before, best = accumulate(scores, torch.maximum)  # before[k]: the highest of the first k + 1 classes
@@ -98,18 +104,17 @@ class DeployedModel(nn.Module):
         return mask, total.reciprocal()
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The images' class ids and confidence, and the logits that they follow from."""
+        """The class ids and confidence of images uint8 [N, H, W, 3], and the logits that they follow from."""
         logits = self.logits(image)
-        return *self.answer(logits), logits
+        return *self.classify(logits), logits
 
 
 def export_onnx(model: DBRNet, meta: ModelMeta, path: Path, *, metadata: Mapping[str, str]) -> None:
     """Write the network to `path` as one self-contained ONNX file, atomically.
 
-    The graph takes `image`, uint8 RGB [batch, height, width, 3], and gives `mask`, uint8, and `confidence`,
-    float32, both [batch, height, width]; batch and size are free, from 32x32 up. The file's metadata holds
-    `classes` (JSON: names and colours), `input`, `normalised`, `mean`, `std`, `image_size`, and what
-    `metadata` adds.
+    The graph takes `image`, uint8 RGB [batch, height, width, 3], and gives `mask`, uint8, and `confidence`, float32,
+    both [batch, height, width]. Batch and size are free, from 32x32 up. The file's metadata holds `classes` (JSON:
+    names and colours), `input`, `normalised`, `mean`, `std`, `image_size`, and the entries of `metadata`.
     """
     dimension = torch.export.Dim
     height, width = (dimension(name, min=TRACED_SIDE) for name in ("height", "width"))
@@ -129,22 +134,10 @@ def export_onnx(model: DBRNet, meta: ModelMeta, path: Path, *, metadata: Mapping
         raise TypeError("torch.onnx.export returned no program")
     graph = program.model_proto
     _strip_traces(graph)
-    del graph.graph.output[2]  # the tensor keeps its name, by which parity asks for it
+    del graph.graph.output[2]  # the tensor keeps its name, by which `with_logits` makes it an output again
     graph.producer_name = PRODUCER
     graph.producer_version = dbrnet.__version__
-    onnx.helper.set_model_props(graph, _metadata(meta) | dict(metadata))
-    onnx.checker.check_model(graph, full_check=True)
-    write_atomically(path, graph.SerializeToString(deterministic=True))
-
-
-def count_batch_norms(path: Path) -> int:
-    """How many batch norms are left in an exported file: those with no convolution before them."""
-    graph = onnx.load_model(path).graph
-    return sum(node.op_type == "BatchNormalization" for node in graph.node)
-
-
-def _metadata(meta: ModelMeta) -> dict[str, str]:
-    return {
+    own = {
         "classes": json.dumps([asdict(info) for info in meta.classes]),
         "input": CONVENTION,
         "normalised": json.dumps(meta.normalised),
@@ -152,12 +145,21 @@ def _metadata(meta: ModelMeta) -> dict[str, str]:
         "std": json.dumps(meta.std),
         "image_size": json.dumps(meta.image_size),
     }
+    onnx.helper.set_model_props(graph, own | dict(metadata))
+    onnx.checker.check_model(graph, full_check=True)
+    write_atomically(path, graph.SerializeToString(deterministic=True))
+
+
+def count_batch_norms(path: Path) -> int:
+    """The number of batch norms left in an exported file: those with no convolution before them."""
+    graph = onnx.load_model(path).graph
+    return sum(node.op_type == "BatchNormalization" for node in graph.node)
 
 
 def _strip_traces(model: onnx.ModelProto) -> None:
-    """Remove what tells of the exporting machine (stack traces with its paths) and shapes as traced.
+    """Remove stack traces, which hold paths of the exporting machine, and shapes as traced.
 
-    Without the intermediate shapes a runtime infers its own, which hold where a map shrinks to 1x1 too.
+    Without the intermediate shapes a runtime infers its own, which are also right where a map shrinks to 1x1.
     """
     del model.metadata_props[:]
     del model.graph.metadata_props[:]
@@ -171,7 +173,7 @@ def _strip_traces(model: onnx.ModelProto) -> None:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Silence the exporter's remarks on packages that are not needed here."""
+    """Silence the exporter's warnings about packages that are not needed here."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     logger.setLevel(logging.ERROR)
@@ -181,3 +183,93 @@ def _quiet() -> Iterator[None]:
             yield
     finally:
         logger.setLevel(level)
+
+
+@dataclass(frozen=True)
+class ExportedFile:
+    """An ONNX file that `dbrnet export` wrote, checked: its bytes, and its metadata as text."""
+
+    path: Path
+    data: bytes
+    metadata: dict[str, str]
+    classes: tuple[ClassInfo, ...]
+
+    @property
+    def precision(self) -> str:
+        """ "fp32" or "int8"."""
+        return self.metadata.get("precision", "fp32")
+
+    def with_logits(self) -> Self:
+        """The same file with the logits, which the graph computes anyway, as a third output."""
+        model = onnx.ModelProto.FromString(self.data)
+        model.graph.output.append(onnx.helper.make_tensor_value_info(LOGITS, onnx.TensorProto.FLOAT, None))
+        return replace(self, data=model.SerializeToString())
+
+
+def read_exported(path: Path) -> ExportedFile:
+    """Read and check `path`, before any runtime is given it.
+
+    Raises `UserError` where it is missing, broken, not written by `export_onnx`, or its metadata contradicts its graph.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); give an exported .onnx file") from None
+    model = onnx.ModelProto()
+    try:
+        model.ParseFromString(data)
+        onnx.checker.check_model(model)
+    except (DecodeError, onnx.checker.ValidationError, ValueError):
+        raise UserError(f"{path}: not a readable ONNX file; export the model again") from None
+    if model.producer_name != PRODUCER:
+        raise UserError(f"{path}: an ONNX file, but not one that `dbrnet export` wrote; export the model")
+    metadata = {entry.key: entry.value for entry in model.metadata_props}
+    try:
+        classes = tuple(ClassInfo(str(item["name"]), tuple(item["color"])) for item in json.loads(metadata["classes"]))
+    except (KeyError, TypeError, ValueError):
+        raise UserError(f"{path}: it does not say which classes it knows; export the model again") from None
+    _require_interface(path, model.graph)
+    _require_finite(path, model.graph)
+    channels = _logit_channels(model)
+    if channels is not None and channels != len(classes):
+        raise UserError(
+            f"{path}: it names {len(classes)} classes and its network tells {channels} apart; export the model again"
+        )
+    return ExportedFile(path, data, metadata, classes)
+
+
+def _require_interface(path: Path, graph: onnx.GraphProto) -> None:
+    """Raise where inputs and outputs do not have the names and types that `export_onnx` writes."""
+    for values, wanted in ((graph.input, INPUTS), (graph.output, OUTPUTS)):
+        types = {value.name: value.type.tensor_type.elem_type for value in values}
+        if types != wanted:
+            raise UserError(
+                f"{path}: its inputs and outputs are not those that `dbrnet export` writes "
+                f"({', '.join(types) or 'none'} in place of {', '.join(wanted)}, or of other types); "
+                "export the model again"
+            )
+
+
+def _require_finite(path: Path, graph: onnx.GraphProto) -> None:
+    """Raise for a damaged weight: the network would predict no defects, with a confidence of NaN."""
+    for tensor in graph.initializer:
+        if (
+            tensor.data_location == onnx.TensorProto.EXTERNAL
+        ):  # export never writes this, and the path may lead anywhere
+            raise UserError(f"{path}: {tensor.name} lies in another file; export the model again")
+        try:
+            values = onnx.numpy_helper.to_array(tensor)
+        except (TypeError, ValueError):
+            raise UserError(f"{path}: {tensor.name} is damaged; export the model again") from None
+        if values.dtype.kind == "f" and not np.isfinite(values).all():
+            raise UserError(f"{path}: {tensor.name} holds values that are not finite; export the model again")
+
+
+def _logit_channels(model: onnx.ModelProto) -> int | None:
+    """The number of classes of the logits, where shape inference gives it."""
+    inferred = onnx.shape_inference.infer_shapes(model).graph
+    for value in inferred.value_info:
+        dimensions = value.type.tensor_type.shape.dim
+        if value.name == LOGITS and len(dimensions) == 4 and dimensions[1].HasField("dim_value"):
+            return int(dimensions[1].dim_value)
+    return None

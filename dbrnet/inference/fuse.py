@@ -1,16 +1,16 @@
-"""The same network with fewer operations, for the exported graph: what runtimes' own optimisers leave undone.
+"""The same network with fewer operations, for the exported graph: optimisations that runtimes leave undone.
 
-Every change is exact but for rounding (tests hold the logits against the trained network's):
+Every change is exact except for rounding; tests compare the logits with those of the trained network.
 
-- Batch norms are folded into the convolutions before them. Those in front of a convolution (after a pool, a
-  sum or a concatenation) have none to go into and stay.
-- LFEM's two halves become one: the 3x3 kernels are laid into 5x5 ones, so that one depth-wise convolution
-  filters all channels and no map is taken apart and joined again, and the channel shuffle becomes the order
-  of the weights before it. Split, shuffle and concatenation make runtimes copy between memory layouts.
-- Normalisation becomes one subtraction: its scale goes into the first convolution's weights. The shift cannot
-  go along, since the padding's zeros mean the average image.
-- The logits are brought to the image's size by two products with matrices that hold the weights of bilinear
-  interpolation: OpenVINO's own resizing of a map with few channels costs as much as ten convolutions.
+- Batch norms are folded into the convolutions before them. Those in front of a convolution (after a pool, a sum or a
+  concatenation) have no convolution to go into, and stay.
+- LFEM's two halves become one: the 3x3 kernels are padded to 5x5, so that one depth-wise convolution filters all
+  channels. The channel shuffle becomes the order of the weights before it. Split, shuffle and concatenation would make
+  runtimes copy between memory layouts.
+- Normalisation becomes one subtraction: its scale goes into the weights of the first convolution. The shift must stay,
+  since the zeros of the padding stand for the average image.
+- The logits are resized to the image by products with two matrices of bilinear weights: OpenVINO's own resizing of a
+  map with few channels costs as much as ten convolutions.
 """
 
 import copy
@@ -29,7 +29,7 @@ from dbrnet.models.dbrnet import DBRNet
 def fuse(model: DBRNet, scale: Tensor) -> DBRNet:
     """A copy of `model` in eval mode that takes images before they are multiplied by `scale` [3, 1, 1].
 
-    It has no auxiliary head, for which an exported graph has no use.
+    The copy has no auxiliary head.
     """
     fused = copy.deepcopy(model).cpu().float().eval()
     del fused.auxiliary_head
@@ -43,7 +43,7 @@ def fuse(model: DBRNet, scale: Tensor) -> DBRNet:
 
 
 def resize_by_products(x: Tensor, *sizes: torch.Size) -> Tensor:
-    """Resize [N, C, h, w] bilinearly to each of `sizes` in turn, in one go: [N, C, H, W] of the last one."""
+    """Resize [N, C, h, w] bilinearly to each of `sizes` in turn, in one step: [N, C, H, W] of the last one."""
     height, width = x.shape[-2:]
     rows, columns = _interpolation(height, sizes[0][0]), _interpolation(width, sizes[0][1])
     for before, after in pairwise(sizes):
@@ -59,7 +59,7 @@ def _interpolation(inputs: int, outputs: int) -> Tensor:
 
 
 class MergedLFEM(nn.Module):
-    """An LFEM whose halves are filtered together and whose shuffle lies in the weights; see above."""
+    """An LFEM whose halves are filtered together and whose shuffle is in the order of the weights."""
 
     def __init__(self, expand: nn.Conv2d, filters: nn.Conv2d, join: nn.Conv2d, final: nn.Module) -> None:
         super().__init__()
@@ -72,24 +72,20 @@ class MergedLFEM(nn.Module):
 
 
 def _merge_stage(down: LFEMDown, block: LFEM) -> nn.Sequential:
-    """The stage with the shuffle before the sum instead of after it: in what both summands come from."""
+    """The stage with the shuffle moved before the sum, into the weights that both summands come from."""
     expand, join = _convolution(block.expand[0]), _convolution(block.join[-1])
     order = shuffle_channels(torch.arange(join.out_channels).view(1, -1, 1, 1)).flatten()
     for summand in (_convolution(down.body[-1]), _convolution(down.residual[-1]), join):  # type: ignore[index]
         summand.weight = nn.Parameter(summand.weight[order])
         summand.bias = nn.Parameter(cast(Tensor, summand.bias)[order])
     expand.weight = nn.Parameter(expand.weight[:, order])
-    return nn.Sequential(down, MergedLFEM(expand, _merge_filters(block), join, block.final))
-
-
-def _merge_filters(block: LFEM) -> nn.Conv2d:
-    """One 5x5 depth-wise convolution for the near half's 3x3 and the far half's 5x5."""
+    # One 5x5 depth-wise convolution for the 3x3 of the near half and the 5x5 of the far half.
     near, far = _convolution(block.local[0]), _convolution(block.wide[0])
     channels = near.out_channels + far.out_channels
-    merged = nn.Conv2d(channels, channels, 5, padding=2, groups=channels)
-    merged.weight = nn.Parameter(torch.cat((F.pad(near.weight, (1, 1, 1, 1)), far.weight)))
-    merged.bias = nn.Parameter(torch.cat((cast(Tensor, near.bias), cast(Tensor, far.bias))))
-    return merged
+    filters = nn.Conv2d(channels, channels, 5, padding=2, groups=channels)
+    filters.weight = nn.Parameter(torch.cat((F.pad(near.weight, (1, 1, 1, 1)), far.weight)))
+    filters.bias = nn.Parameter(torch.cat((cast(Tensor, near.bias), cast(Tensor, far.bias))))
+    return nn.Sequential(down, MergedLFEM(expand, filters, join, block.final))
 
 
 def _fold_batch_norms(network: nn.Module) -> None:

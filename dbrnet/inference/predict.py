@@ -1,4 +1,4 @@
-"""Images to masks, overlays and tables: what `dbrnet predict` does."""
+"""Images to masks, overlays and tables, for `dbrnet predict`."""
 
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -12,58 +12,64 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from dbrnet.data.convert import ordered_map
 from dbrnet.data.dataset import ClassInfo, Image, Mask
 from dbrnet.data.rle import encode
 from dbrnet.errors import JobError, UserError
 from dbrnet.files import claim, require_own, write_atomically
-from dbrnet.inference.defects import find_defects
-from dbrnet.inference.image_reading import decode_image
-from dbrnet.inference.image_sources import Source
+from dbrnet.inference.images import Source, declared_frames, decode_image, read_frames
 from dbrnet.inference.runtimes.base import Model
-from dbrnet.inference.tables import COCO_FILE, SUBMISSION_FILE, SUMMARY_FILE, Coco, Found, Submission, Summary, Table
-from dbrnet.inference.video import declared_frames, read_frames
+from dbrnet.inference.tables import (
+    COCO_FILE,
+    SUBMISSION_FILE,
+    SUMMARY_FILE,
+    Coco,
+    ImageRow,
+    Submission,
+    Summary,
+    Table,
+    find_defects,
+)
 from dbrnet.overlay import add_legend, blend
+from dbrnet.parallel import ordered_map
 from dbrnet.progress import progress
 
 Format = Literal["masks", "overlays", "rle", "coco"]
 FORMATS: tuple[Format, ...] = get_args(Format)
 MASKS, OVERLAYS = "masks", "overlays"  # folders below `out`
-BATCH_PIXELS = 2**24  # a batch holds no more of them, unless one image does
+BATCH_PIXELS = 2**24  # the most pixels of a batch, unless one image has more
 
 log = logging.getLogger(__name__)
 
 
 def predict_sources(
-    model: Model,
-    sources: Sequence[Source],
-    out: Path,
-    *,
-    formats: frozenset[Format] = frozenset({"masks", "overlays"}),
-    batch: int = 1,
-    bit_depth: int = 16,
+    model: Model, sources: Sequence[Source], out: Path, *, formats: frozenset[Format], batch: int, bit_depth: int
 ) -> int:
-    """Predict all images of `sources`, each at its own size, write what `formats` name, and count them.
+    """Predict all images of `sources`, each at its own size, write what `formats` name, and return their number.
 
-    Images of one size that follow each other are predicted together, up to `batch`; images are read
-    ahead by threads, a fixed number of them. The tables come last. An image that cannot be read or predicted
-    is passed over; after all the others are written, raises `JobError` that names it. Raises `UserError`
-    where `out` holds files and `dbrnet predict` has not written there before.
+    Consecutive images of one size are predicted together, up to `batch`. Threads read ahead a fixed number of images.
+    The tables come last. An image that cannot be read or predicted is skipped; when all others are written, a
+    `JobError` names it. Raises `UserError` where `out` holds files that `dbrnet predict` did not write.
     """
     _clear(out)
     failures: list[UserError] = []
     with ExitStack() as stack:
-        tables = _open_tables(model, out, formats)
+        tables: list[Table] = [Summary(out, model.classes)]
+        if "rle" in formats:
+            tables.append(Submission(out))
+        if "coco" in formats:
+            origin = {key: value for key, value in model.metadata.items() if key != "classes"}
+            about = {"description": "defects predicted by DBRNet", "runtime": model.runtime, "model": origin}
+            tables.append(Coco(out, model.classes, about))
         for table in tables:
             stack.callback(table.discard)
         count = sum(declared_frames(source.path) if source.is_video else 1 for source in sources)
-        loaded = ordered_map(_load, _asked(sources, bit_depth))
-        predicted = _predict(model, _kept(loaded, failures), batch, failures)
-        describe = partial(_describe, classes=model.classes, out=out, formats=formats)
+        loaded = ordered_map(_load, _requests(sources, bit_depth))
+        predicted = _predict(model, _readable(loaded, failures), batch, failures)
+        write = partial(_write, classes=model.classes, out=out, formats=formats)
         done = 0
-        for found in progress(ordered_map(describe, predicted), count, "predict"):
+        for row in progress(ordered_map(write, predicted), count, "predict"):
             for table in tables:
-                table.add(found)
+                table.add(row)
             done += 1
         for table in tables:
             table.publish()
@@ -76,8 +82,8 @@ def predict_sources(
 
 
 @dataclass(frozen=True)
-class _Asked:
-    """An image to be predicted, not yet in memory (a video's frame is)."""
+class _Request:
+    """An image to predict, not yet in memory (a video's frame is)."""
 
     place: str
     name: str
@@ -87,19 +93,20 @@ class _Asked:
 
 @dataclass(frozen=True)
 class _Loaded:
-    asked: _Asked
+    request: _Request
     image: Image
 
 
 @dataclass(frozen=True)
 class _Predicted:
-    loaded: _Loaded
+    request: _Request
+    image: Image
     mask: Mask
     confidence: NDArray[np.float32]
 
 
 def _clear(out: Path) -> None:
-    """Remove a previous run's tables, which would not fit the masks to come, and what a killed run left."""
+    """Remove a previous run's tables, which would not fit the new masks, and what a killed run left."""
     require_own(out, "predict")
     claim(out, "predict")
     for name in (SUMMARY_FILE, SUBMISSION_FILE, COCO_FILE):
@@ -110,98 +117,85 @@ def _clear(out: Path) -> None:
             path.unlink()
 
 
-def _open_tables(model: Model, out: Path, formats: frozenset[Format]) -> list[Table]:
-    tables: list[Table] = [Summary(out, model.classes)]
-    if "rle" in formats:
-        tables.append(Submission(out))
-    if "coco" in formats:
-        origin = {key: value for key, value in model.metadata.items() if key != "classes"}
-        info = {"description": "defects predicted by DBRNet", "runtime": model.runtime, "model": origin}
-        tables.append(Coco(out, model.classes, info))
-    return tables
-
-
-def _asked(sources: Iterable[Source], bit_depth: int) -> Iterator[_Asked]:
+def _requests(sources: Iterable[Source], bit_depth: int) -> Iterator[_Request]:
     """Every image, and every frame of a video, which becomes VIDEO/000001.png and so on."""
+
+    def read(source: Source) -> Image:
+        try:
+            return decode_image(source.path.read_bytes(), source.place, bit_depth)
+        except OSError as error:
+            raise UserError(f"{source.place}: cannot be read ({error.strerror})") from None
+
+    def keep(frame: Image) -> Image:
+        return frame
+
+    def fail(error: UserError) -> Image:
+        raise error
+
     for source in sources:
         if not source.is_video:
-            yield _Asked(source.place, source.name, source.output, partial(_read, source, bit_depth))
+            yield _Request(source.place, source.name, source.output, partial(read, source))
             continue
         try:
             for number, frame in enumerate(read_frames(source.path, source.place), start=1):
                 output = f"{source.output}/{number:06d}"
-                yield _Asked(f"{source.place}#{number}", f"{output}.png", output, partial(_same, frame))
+                yield _Request(f"{source.place}#{number}", f"{output}.png", output, partial(keep, frame))
         except UserError as error:
-            yield _Asked(source.place, source.name, source.output, partial(_fail, error))
+            yield _Request(source.place, source.name, source.output, partial(fail, error))
 
 
-def _read(source: Source, bit_depth: int) -> Image:
+def _load(request: _Request) -> _Loaded | UserError:
     try:
-        return decode_image(source.path.read_bytes(), source.place, bit_depth)
-    except OSError as error:
-        raise UserError(f"{source.place}: cannot be read ({error.strerror})") from None
-
-
-def _same(frame: Image) -> Image:
-    return frame
-
-
-def _fail(error: UserError) -> Image:
-    raise error
-
-
-def _load(asked: _Asked) -> _Loaded | UserError:
-    try:
-        return _Loaded(asked, asked.load())
+        return _Loaded(request, request.load())
     except UserError as error:
         return error
 
 
-def _kept(loaded: Iterable[_Loaded | UserError], failures: list[UserError]) -> Iterator[_Loaded]:
-    for one in loaded:
-        if isinstance(one, UserError):
-            failures.append(one)
+def _readable(results: Iterable[_Loaded | UserError], failures: list[UserError]) -> Iterator[_Loaded]:
+    for result in results:
+        if isinstance(result, UserError):
+            failures.append(result)
         else:
-            yield one
+            yield result
 
 
 def _predict(model: Model, images: Iterable[_Loaded], batch: int, failures: list[UserError]) -> Iterator[_Predicted]:
-    for group in _batches(images, batch):
+    for same_size in _batches(images, batch):
         try:
-            masks, confidences = model.predict(np.stack([one.image for one in group]))
+            masks, confidences = model.predict(np.stack([loaded.image for loaded in same_size]))
         except UserError as error:  # the same for all: it comes from their size
-            failures += [UserError(f"{one.asked.place}: {error}") for one in group]
+            failures += [UserError(f"{loaded.request.place}: {error}") for loaded in same_size]
             continue
-        for one, mask, confidence in zip(group, masks, confidences, strict=True):
-            yield _Predicted(one, mask, confidence)
+        for loaded, mask, confidence in zip(same_size, masks, confidences, strict=True):
+            yield _Predicted(loaded.request, loaded.image, mask, confidence)
 
 
 def _batches(images: Iterable[_Loaded], batch: int) -> Iterator[list[_Loaded]]:
-    """Images that follow each other and have one size, at most `batch` of them and BATCH_PIXELS."""
-    group: list[_Loaded] = []
-    for one in images:
-        height, width = one.image.shape[:2]
+    """Consecutive images of one size, at most `batch` of them and BATCH_PIXELS."""
+    same_size: list[_Loaded] = []
+    for loaded in images:
+        height, width = loaded.image.shape[:2]
         room = max(1, min(batch, BATCH_PIXELS // (height * width)))
-        if group and (group[0].image.shape != one.image.shape or len(group) >= room):
-            yield group
-            group = []
-        group.append(one)
-    if group:
-        yield group
+        if same_size and (same_size[0].image.shape != loaded.image.shape or len(same_size) >= room):
+            yield same_size
+            same_size = []
+        same_size.append(loaded)
+    if same_size:
+        yield same_size
 
 
-def _describe(predicted: _Predicted, *, classes: Sequence[ClassInfo], out: Path, formats: frozenset[Format]) -> Found:
-    """Write the mask and the overlay of one image, and work out what the tables say of it."""
-    asked, image, mask = predicted.loaded.asked, predicted.loaded.image, predicted.mask
+def _write(predicted: _Predicted, *, classes: Sequence[ClassInfo], out: Path, formats: frozenset[Format]) -> ImageRow:
+    """Write the mask and the overlay of one image, and return what the tables hold of it."""
+    request, mask = predicted.request, predicted.mask
     if "masks" in formats:
-        _write_image(out / MASKS, f"{asked.output}.png", mask)
+        _write_image(out / MASKS, f"{request.output}.png", mask)
     if "overlays" in formats:
-        overlay = add_legend(blend(image, mask, classes), classes, np.unique(mask))
-        _write_image(out / OVERLAYS, f"{asked.output}.jpg", cv2.cvtColor(overlay, cv2.COLOR_RGB2BGR))
-    return Found(
-        place=asked.place,
-        name=asked.name,
-        output=asked.output,
+        overlay = add_legend(blend(predicted.image, mask, classes), classes, np.unique(mask))
+        _write_image(out / OVERLAYS, f"{request.output}.jpg", cv2.cvtColor(overlay, cv2.COLOR_RGB2BGR))
+    return ImageRow(
+        place=request.place,
+        name=request.name,
+        output=request.output,
         height=mask.shape[0],
         width=mask.shape[1],
         shares=np.bincount(mask.ravel(), minlength=len(classes)) / mask.size,

@@ -1,15 +1,15 @@
-"""int8 by post-training quantisation, within a budget of accuracy: NNCF's, on the exported file.
+"""int8 by NNCF's post-training quantisation of the exported file, within a budget of accuracy.
 
-The result is an ONNX file of the same input, answer and metadata, whose convolutions stand between pairs of
-QuantizeLinear and DequantizeLinear, which OpenVINO turns into int8 kernels. What follows the logits at 1/8 of
-the image is not quantized: it is little work, and it is where the answer is decided.
+The result is an ONNX file of the same inputs, outputs and metadata. Its convolutions stand between pairs of
+QuantizeLinear and DequantizeLinear, which OpenVINO turns into int8 kernels. The nodes after the logits at 1/8 of the
+image are not quantized: they are little work, and they decide the class.
 """
 
 import importlib
 import logging
 import sys
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import redirect_stdout
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,15 +17,15 @@ from typing import Any
 import onnx
 
 from dbrnet.data.dataset import Image
-from dbrnet.errors import UserError
+from dbrnet.errors import UserError, install_hint
 from dbrnet.files import write_atomically
-from dbrnet.inference.exported_file import read_exported
+from dbrnet.inference.export import read_exported
 from dbrnet.inference.runtimes.base import Model, NotAvailableError
 from dbrnet.inference.runtimes.openvino import OpenVinoModel, require_openvino
 
-RANKING_IMAGES = 100  # on so many of the val split is each convolution's share in the loss estimated
+RANKING_IMAGES = 100  # of the val split, to estimate each convolution's share in the loss
 
-# The mIoU of a model over the images of these ids, and a figure for each of them, such as its accuracy.
+# A model and the ids of images in; the mIoU over them, and a figure for each image, such as its accuracy, out.
 Score = Callable[[Model, Sequence[str]], tuple[float, list[float]]]
 
 
@@ -35,11 +35,11 @@ class TooLossyError(UserError):
 
 @dataclass(frozen=True)
 class Quantized:
-    """What came of it, by mIoU on the val split."""
+    """The outcome, in mIoU on the val split."""
 
     miou: float  # of the file in float32
-    loss_of_all: float  # by all convolutions in int8
-    loss: float  # by the file as written
+    loss_of_all: float  # with all convolutions in int8
+    loss: float  # of the file as written
     kept: tuple[str, ...]  # convolutions left in higher precision, by the names of their weights
     convolutions: int
 
@@ -49,17 +49,18 @@ def quantize(
 ) -> Quantized:
     """Write `exported` in int8 to `out`, with as many convolutions in int8 as the budget allows.
 
-    `calibration`: images of the train split, whose activations set the ranges. `validation`: ids of the val
-    split, on which `score` measures. Where all convolutions in int8 lose more than `max_loss` of mIoU, those
-    that cost most are put back into higher precision, one after the other, until the loss is within it.
-    Raises `NotAvailableError` where OpenVINO or NNCF is not installed, and `TooLossyError`, with no file
-    written, where the budget is not met (NNCF says so in its log alone) or only with nothing in int8.
+    `calibration`: images of the train split, whose activations set the ranges. `validation`: ids of the val split, on
+    which `score` measures. Where all convolutions in int8 lose more than `max_loss` of mIoU, those that cost most
+    return to higher precision, one after the other, until the loss is within it.
+
+    Raises `NotAvailableError` where OpenVINO or NNCF is not installed. Raises `TooLossyError`, with no file written,
+    where the budget is not met, or only with nothing in int8.
     """
     nncf = _nncf()
     file = read_exported(exported)
     plain = onnx.ModelProto.FromString(file.data)
     metadata = file.metadata | {"precision": "int8"}
-    whole: list[float] = []  # of the float32 file first, then of all convolutions in int8
+    whole: list[float] = []  # mIoU on all of `validation`: of the float32 file, of all convolutions in int8, ...
 
     def validate(model: onnx.ModelProto, ids: Iterable[str]) -> tuple[float, list[float]]:
         int8 = any(node.op_type == "QuantizeLinear" for node in model.graph.node)
@@ -68,11 +69,11 @@ def quantize(
         # A split may hold as many sizes as images.
         opened = OpenVinoModel(candidate, "int8" if int8 else "fp32", fixed=False)
         miou, by_image = score(opened, ids)
-        if len(ids) == len(validation):  # it tries single images, too
+        if len(ids) == len(validation):  # NNCF tries single images, too
             whole.append(miou)
         return miou, by_image
 
-    with redirect_stdout(sys.stderr):  # its progress
+    with _without_its_bars():
         quantized = nncf.quantize_with_accuracy_control(
             plain,
             nncf.Dataset([{"image": image[None]} for image in calibration]),
@@ -80,31 +81,32 @@ def quantize(
             validate,
             max_drop=max_loss,
             subset_size=len(calibration),
-            ignored_scope=nncf.IgnoredScope(names=_after_the_convolutions(plain)),
+            ignored_scope=nncf.IgnoredScope(names=_nodes_after_the_convolutions(plain)),
             advanced_accuracy_restorer_parameters=nncf.AdvancedAccuracyRestorerParameters(
                 ranking_subset_size=RANKING_IMAGES
             ),
         )
     after, _ = validate(quantized, validation)
     weights = {node.name: node.input[1] for node in plain.graph.node if node.op_type == "Conv"}
-    found = Quantized(
+    nodes = quantized.graph.node
+    dequantized = {node.output[0] for node in nodes if node.op_type == "DequantizeLinear"}
+    kept = [node.name for node in nodes if node.op_type == "Conv" and not dequantized.issuperset(node.input[:2])]
+    outcome = Quantized(
         miou=whole[0],
         loss_of_all=whole[0] - whole[1],
         loss=whole[0] - after,
-        kept=tuple(
-            weights[name].removeprefix("network.").removesuffix(".weight") for name in _not_quantized(quantized)
-        ),
+        kept=tuple(weights[name].removeprefix("network.").removesuffix(".weight") for name in kept),
         convolutions=len(weights),
     )
-    if found.loss > max_loss or len(found.kept) == len(weights):
+    if outcome.loss > max_loss or len(outcome.kept) == len(weights):
         raise TooLossyError(
-            f"int8 loses {found.loss_of_all:.4f} of mIoU on val with all {len(weights)} convolutions, "
-            f"{found.loss:.4f} with {len(weights) - len(found.kept)} of them, and may lose {max_loss:g}; "
+            f"int8 loses {outcome.loss_of_all:.4f} of mIoU on val with all {len(weights)} convolutions, "
+            f"{outcome.loss:.4f} with {len(weights) - len(outcome.kept)} of them, and may lose {max_loss:g}; "
             "allow more by export.max_int8_loss, or leave openvino-int8 out of export.runtimes"
         )
-    onnx.helper.set_model_props(quantized, metadata | {"val_miou": f"{after:.4f}"})  # its own
+    onnx.helper.set_model_props(quantized, metadata | {"val_miou": f"{after:.4f}"})  # of the int8 file
     write_atomically(out, quantized.SerializeToString(deterministic=True))
-    return found
+    return outcome
 
 
 def _nncf() -> Any:
@@ -112,13 +114,27 @@ def _nncf() -> Any:
     try:
         nncf = importlib.import_module("nncf")
     except ImportError:
-        raise NotAvailableError("int8 needs NNCF, which is not installed; pip install 'dbrnet[openvino]'") from None
+        raise NotAvailableError(f"int8 needs NNCF, which is not installed; {install_hint('openvino')}") from None
     nncf.set_log_level(logging.ERROR)
     return nncf
 
 
-def _after_the_convolutions(model: onnx.ModelProto) -> list[str]:
-    """The names of the nodes that the last convolution's output depends on in no way."""
+@contextmanager
+def _without_its_bars() -> Iterator[None]:
+    """NNCF draws bars of its own on Rich's console; how far the scoring is, our own progress tells."""
+    import rich  # NNCF requires it
+
+    console = rich.get_console()
+    quiet, console.quiet = console.quiet, True
+    try:
+        with redirect_stdout(sys.stderr):  # what else it prints
+            yield
+    finally:
+        console.quiet = quiet
+
+
+def _nodes_after_the_convolutions(model: onnx.ModelProto) -> list[str]:
+    """The names of the nodes that the output of the last convolution does not depend on."""
     producers = {output: node for node in model.graph.node for output in node.output}
     last = [node for node in model.graph.node if node.op_type == "Conv"][-1]  # they are sorted by dependence
     before, waiting = {last.name}, list(last.input)
@@ -128,11 +144,3 @@ def _after_the_convolutions(model: onnx.ModelProto) -> list[str]:
             before.add(node.name)
             waiting += node.input
     return [node.name for node in model.graph.node if node.name not in before]
-
-
-def _not_quantized(model: onnx.ModelProto) -> list[str]:
-    """The names of the convolutions whose input or weights do not come from int8."""
-    dequantized = {node.output[0] for node in model.graph.node if node.op_type == "DequantizeLinear"}
-    return [
-        node.name for node in model.graph.node if node.op_type == "Conv" and not dequantized.issuperset(node.input[:2])
-    ]

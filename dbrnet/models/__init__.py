@@ -1,1 +1,1 @@
-"""The network: DBRNet from the paper's equations, its ablation rows, and its cost in parameters and MACs."""
+"""The network: DBRNet from the equations of the paper, its ablation rows, and its cost."""

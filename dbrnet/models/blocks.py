@@ -1,20 +1,25 @@
-"""The blocks that DBRNet's branches are made of: residual blocks, the paper's LFEM, and the head.
+"""The blocks of DBRNet: LFEM, AFFM and DCPPM of the paper, their counterparts in the baseline, and what both share.
 
-A block's final ReLU can be left to the next stage (`final_relu=False`): the last block of a two-block
-stage hands on its sum as it is, as in DDRNet.
+Shapes are [N, C, H, W] throughout. A block's final ReLU can be left to the next stage (`final_relu=False`): the last
+block of a two-block stage hands on its sum as it is, as in DDRNet.
 """
+
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+Flow = Literal["aligned", "released"]
+Process = Literal["pointwise", "depthwise"]
+
 
 class BatchNorm(nn.BatchNorm2d):
-    """Batch norm that also trains on a single value a channel.
+    """Batch norm that also trains on a single value per channel.
 
-    A batch of one image leaves one value a channel after global pooling, and below 64 pixels a side on
-    the whole 1/32 map. One value has no variance, and its batch statistics would turn every feature into
-    zero (PyTorch refuses them), so there the running statistics normalise, and stay as they are.
+    A batch of one image leaves one value per channel after global pooling, and below 64 pixels a side on the whole
+    1/32 map. One value has no variance: its batch statistics would turn every feature into zero, and PyTorch refuses
+    them. In that case the running statistics normalise, and stay as they are.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -69,7 +74,7 @@ class BasicBlock(nn.Module):
 class Bottleneck(nn.Module):
     """ResNet's bottleneck (the paper's RBB): 1x1, 3x3, 1x1, the last doubling the channels."""
 
-    def __init__(self, inputs: int, outputs: int, stride: int = 1, *, final_relu: bool = True) -> None:
+    def __init__(self, inputs: int, outputs: int, stride: int = 1) -> None:
         super().__init__()
         width = outputs // 2
         self.body = nn.Sequential(
@@ -83,7 +88,7 @@ class Bottleneck(nn.Module):
             BatchNorm(outputs),
         )
         self.residual = projection(inputs, outputs, stride)
-        self.final = nn.ReLU(inplace=True) if final_relu else nn.Identity()
+        self.final = nn.ReLU(inplace=True)
 
     def forward(self, x: Tensor) -> Tensor:
         """[N, inputs, H, W] to [N, outputs, ceil(H / stride), ceil(W / stride)]."""
@@ -93,8 +98,8 @@ class Bottleneck(nn.Module):
 class LFEM(nn.Module):
     """Low-params Feature Enhancement Module at stride 1 (section 2.1, Fig. 2a).
 
-    Expand x2, filter one half of the channels depth-wise with 3x3 and the other with 5x5, join them by a
-    1x1 convolution, add the input, shuffle the channels.
+    Expand x2, filter one half of the channels depth-wise with 3x3 and the other with 5x5, join them by a 1x1
+    convolution, add the input, shuffle the channels.
     """
 
     def __init__(self, channels: int, *, final_relu: bool = True) -> None:
@@ -119,8 +124,8 @@ class LFEM(nn.Module):
 class LFEMDown(nn.Module):
     """Low-params Feature Enhancement Module at stride 2 (section 2.1, Fig. 2b).
 
-    MobileNet's inverted bottleneck, with a strided 1x1 convolution on the residual path so that less is
-    lost in going down.
+    MobileNet's inverted bottleneck, with a strided 1x1 convolution on the residual path, so that less is lost in
+    downsampling. The released code shuffles no channels here.
     """
 
     def __init__(self, inputs: int, outputs: int) -> None:
@@ -152,6 +157,166 @@ def basic_stage(inputs: int, outputs: int, stride: int) -> nn.Sequential:
 def lfem_stage(inputs: int, outputs: int) -> nn.Sequential:
     """Two LFEMs at stride 2 and 1, the last without its ReLU."""
     return nn.Sequential(LFEMDown(inputs, outputs), LFEM(outputs, final_relu=False))
+
+
+def compression(semantic: int, detail: int) -> nn.Sequential:
+    """The 1x1 convolution and BN that bring the semantic map to the detail branch's channels."""
+    return nn.Sequential(conv1x1(semantic, detail), BatchNorm(detail))
+
+
+class AFFM(nn.Module):
+    """Attention Flow-semantic Fusion Module (section 2.2, eq. 1, Fig. 3).
+
+    The pooled semantic map weights the channels of the detail map (without a sigmoid, as in eq. 1). The semantic map
+    itself, compressed, is added where a learnt flow moves it to. `flow`: the reading of that flow, see `warp`.
+    """
+
+    def __init__(self, semantic: int, detail: int, flow: Flow = "aligned") -> None:
+        super().__init__()
+        self.reading: Flow = flow
+        self.compress = compression(semantic, detail)
+        self.attention = conv1x1(semantic, detail, bias=True)
+        self.contrast_semantic = conv1x1(detail, detail // 2)
+        self.contrast_detail = conv1x1(detail, detail // 2)
+        self.flow = conv3x3(detail, 2)
+
+    def forward(self, detail: Tensor, semantic: Tensor) -> Tensor:
+        """[N, detail, H, W] and [N, semantic, ceil(H / 2), ceil(W / 2)] to [N, detail, H, W]."""
+        weight = self.attention(semantic.mean((2, 3), keepdim=True))
+        compressed = self.compress(semantic)
+        contrast = F.interpolate(
+            self.contrast_semantic(compressed),
+            size=detail.shape[-2:],
+            mode="bilinear",
+            align_corners=self.reading == "released",
+        )
+        flow = self.flow(torch.cat((contrast, self.contrast_detail(detail)), dim=1))
+        return weight * detail + warp(compressed, flow, self.reading)
+
+
+class BilinearFusion(nn.Module):
+    """The baseline's fusion (DDRNet), in place of AFFM: compress the semantic map, resize it, add it."""
+
+    def __init__(self, semantic: int, detail: int) -> None:
+        super().__init__()
+        self.compress = compression(semantic, detail)
+
+    def forward(self, detail: Tensor, semantic: Tensor) -> Tensor:
+        """[N, detail, H, W] and [N, semantic, ceil(H / 2), ceil(W / 2)] to [N, detail, H, W]."""
+        return detail + resize(self.compress(semantic), detail.shape[-2:])
+
+
+def warp(features: Tensor, flow: Tensor, reading: Flow = "aligned") -> Tensor:
+    """Sample `features` [N, C, h, w] at the pixels of `flow` [N, 2, H, W], each moved by it: [N, C, H, W].
+
+    The flow's two channels are x and y, in half pixels of the flow's own map (SFNet's unit).
+
+    `reading`:
+    - "aligned": the grid lies on pixel centres and outside counts as the border. Zero flow is exactly bilinear
+      resizing, and the identity where both maps have one size.
+    - "released": the authors' code, for comparison with their outputs. It divides x by H and y by W, which is wrong
+      on all but squares. It also samples a grid from corner to corner as if it lay on centres, with zeros outside,
+      so that zero flow blurs and darkens the edges.
+    """
+    height, width = flow.shape[-2:]
+    # The grid lies on the features' own device: building it on the CPU would stall a GPU in every forward pass.
+    # It is at least float32: in half precision it would be off by up to .05 pixels on a map 200 wide.
+    dtype = torch.promote_types(features.dtype, torch.float32)
+    columns = torch.arange(width, device=features.device, dtype=dtype)
+    rows = torch.arange(height, device=features.device, dtype=dtype)[:, None]
+    if reading == "aligned":
+        x = (2 * columns + 1 + flow[:, 0]) / width - 1
+        y = (2 * rows + 1 + flow[:, 1]) / height - 1
+        padding = "border"
+    else:
+        x = 2 * columns / (width - 1) - 1 + flow[:, 0] / height
+        y = 2 * rows / (height - 1) - 1 + flow[:, 1] / width
+        padding = "zeros"
+    grid = torch.stack((x, y), dim=-1)
+    sampled = F.grid_sample(features.to(dtype), grid, padding_mode=padding, align_corners=False)
+    return sampled.to(features.dtype)
+
+
+def resize(x: Tensor, size: torch.Size) -> Tensor:
+    """Resize [N, C, h, w] bilinearly to `size` (height, width), pixel centres aligned."""
+    return F.interpolate(x, size=size, mode="bilinear", align_corners=False)
+
+
+def preactivated(convolution: nn.Conv2d) -> list[nn.Module]:
+    """BN and ReLU before the convolution, as everywhere in the context modules."""
+    return [BatchNorm(convolution.in_channels), nn.ReLU(inplace=True), convolution]
+
+
+class DAPPM(nn.Module):
+    """DDRNet's Deep Aggregation Pyramid Pooling Module, the baseline's context in place of DCPPM.
+
+    It pools at five scales, and each scale adds the output of the one before.
+    """
+
+    def __init__(self, inputs: int, width: int, outputs: int) -> None:
+        super().__init__()
+        self.identity = nn.Sequential(*preactivated(conv1x1(inputs, width)))
+        # Only padded pools: any map from 1x1 up has all scales.
+        self.pools = nn.ModuleList(
+            nn.Sequential(nn.AvgPool2d(kernel, stride, kernel // 2), *preactivated(conv1x1(inputs, width)))
+            for kernel, stride in ((5, 2), (9, 4), (17, 8))
+        )
+        self.whole = nn.Sequential(*preactivated(conv1x1(inputs, width)))
+        self.processes = nn.ModuleList(self.process(width) for _ in range(4))
+        self.join = nn.Sequential(*preactivated(conv1x1(5 * width, outputs)))
+        self.shortcut = nn.Sequential(*preactivated(conv1x1(inputs, outputs)))
+
+    def process(self, width: int) -> nn.Sequential:
+        """The layers that each scale's sum goes through."""
+        return nn.Sequential(*preactivated(conv3x3(width, width)))
+
+    def connect(self, scales: list[Tensor]) -> list[Tensor]:
+        """The outputs of the five branches from their pooled maps, finest first."""
+        outputs = scales[:1]
+        for scale, process in zip(scales[1:], self.processes, strict=True):
+            outputs.append(process(scale + outputs[-1]))
+        return outputs
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[N, inputs, H, W] to [N, outputs, H, W]."""
+        scales = [self.identity(x)]
+        for pool in self.pools:
+            scales.append(resize(pool(x), x.shape[-2:]))
+        # One value per channel: adding it broadcasts, which is all that resizing a 1x1 map could do.
+        scales.append(self.whole(x.mean((2, 3), keepdim=True)))
+        return self.join(torch.cat(self.connect(scales), dim=1)) + self.shortcut(x)
+
+
+class DCPPM(DAPPM):
+    """Deep Connection Pyramid Pooling Module (section 2.3, Fig. 4, eq. 2 and 3).
+
+    `process` is the paper's f. "pointwise" is the depth-wise 3x3 and 1x1 convolutions that the text names and that
+    give the published 3.34 M parameters. "depthwise" is the released code's, without the 1x1: 3.27 M.
+    """
+
+    def __init__(self, inputs: int, width: int, outputs: int, process: Process = "pointwise") -> None:
+        self.pointwise = process == "pointwise"
+        super().__init__(inputs, width, outputs)
+
+    def process(self, width: int) -> nn.Sequential:
+        """f of eq. (3)."""
+        layers = preactivated(conv3x3(width, width, groups=width))
+        if self.pointwise:
+            layers += preactivated(conv1x1(width, width))
+        return nn.Sequential(*layers)
+
+    def connect(self, scales: list[Tensor]) -> list[Tensor]:
+        """Eq. (3), with the first sum of branch 4 added to branch 5 as Fig. 4 draws it (eq. 3 omits it)."""
+        f2, f3, f4, f5 = self.processes
+        first = scales[0]
+        second = f2(scales[1] + first)
+        sum3 = scales[2] + second
+        third = f3(sum3)
+        sum4 = scales[3] + sum3  # branch 4 adds the sum of branch 3 first, then its output
+        deep4 = sum4 + third
+        fourth = f4(deep4)
+        fifth = f5(scales[4] + fourth + deep4 + sum4)
+        return [first, second, third, fourth, fifth]
 
 
 class SegHead(nn.Module):

@@ -1,4 +1,4 @@
-"""DBRNet: two branches at 1/8 and 1/32 of the image that help each other (section 2, Fig. 1).
+"""DBRNet: two branches at 1/8 and 1/32 of the image that exchange features (section 2, Fig. 1).
 
 image - stem - stage1 - stage2 (1/8) --+-- detail3 --> fusion -- detail4 -- detail5 ----+-- head
                                          |       |          ^          |                  |
@@ -7,16 +7,28 @@ image - stem - stage1 - stage2 (1/8) --+-- detail3 --> fusion -- detail4 -- deta
                                          +-- semantic3 (1/16) -- semantic4 -- semantic5 - context
 """
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dbrnet.models.blocks import BasicBlock, BatchNorm, Bottleneck, SegHead, basic_stage, conv3x3, lfem_stage
-from dbrnet.models.context import DAPPM, DCPPM, Process
-from dbrnet.models.fusion import AFFM, BilinearFusion, Flow
+from dbrnet.models.blocks import (
+    AFFM,
+    DAPPM,
+    DCPPM,
+    BasicBlock,
+    BatchNorm,
+    BilinearFusion,
+    Bottleneck,
+    Flow,
+    Process,
+    SegHead,
+    basic_stage,
+    conv3x3,
+    lfem_stage,
+    resize,
+)
 
-# With Kaiming's 0.7 the first logits lie tens apart: the loss starts at 10 rather than at log(classes), and a
-# short training with OHEM stays on the background. (RetinaNet's value.)
+# RetinaNet's value. With Kaiming's 0.7 the first logits lie tens apart: the loss starts at 10 rather than at
+# log(classes), and a short training with OHEM stays on the background.
 HEAD_STD = 0.01
 
 
@@ -27,8 +39,11 @@ class DBRNet(nn.Module):
     - `affm` off: the compressed semantic map is resized bilinearly and added.
     - `dcppm` off: DDRNet's DAPPM.
     - all off: the paper's baseline, a DDRNet-23-slim with shallower detail stages.
-    - `flow`, `process`: readings of the AFFM's flow and of DCPPM's f, see `fusion.warp` and `context.DCPPM`;
+    - `flow`, `process`: readings of the AFFM's flow and of DCPPM's f, see `blocks.warp` and `blocks.DCPPM`;
       "released" and "depthwise" together are the authors' released code.
+
+    Where text, figures, tables and released code disagree, the text goes first, then the figures. docs/network.md
+    lists the deviations.
 
     Convolutions start from Kaiming's normal distribution (fan out, ReLU) with zero biases, batch norms
     from 1 and 0, and the heads' last convolutions from a deviation of `HEAD_STD`.
@@ -89,10 +104,10 @@ class DBRNet(nn.Module):
         """
         size = x.shape[-2:]
         features, fused = self._branches(x)
-        logits = _resize(self.head(features), size)
+        logits = resize(self.head(features), size)
         if not self.training:
             return logits
-        return logits, _resize(self.auxiliary_head(fused), size)
+        return logits, resize(self.auxiliary_head(fused), size)
 
     def logits_at_stride_8(self, x: Tensor) -> Tensor:
         """The main head's logits before resizing: [N, classes, ceil(H / 8), ceil(W / 8)]."""
@@ -113,11 +128,7 @@ class DBRNet(nn.Module):
         detail = self.detail5(detail)
         context = self.context(self.semantic5(semantic))
         # The detail branch's real shape, not an eighth of the image's: right for any size.
-        return detail + _resize(context, detail.shape[-2:]), fused
-
-
-def _resize(x: Tensor, size: torch.Size) -> Tensor:
-    return F.interpolate(x, size=size, mode="bilinear", align_corners=False)
+        return detail + resize(context, detail.shape[-2:]), fused
 
 
 def _initialise(module: nn.Module) -> None:

@@ -13,7 +13,7 @@ from urllib.parse import unquote
 from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
-from dbrnet.addresses import RedactingFormatter, redact
+from dbrnet.addresses import redact, redact_log
 from dbrnet.errors import JobError, UserError
 from dbrnet.retries import DATABASE, MLFLOW, BusyError, UnavailableError
 
@@ -148,9 +148,7 @@ def open_store(root: Path) -> Store:
     for name, value in _SETTINGS.items():
         os.environ.setdefault(name, value)
     logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)  # each try: a line that says less
-    for handler in logging.getLogger("mlflow").handlers:  # its own
-        if not isinstance(handler.formatter, RedactingFormatter):
-            handler.setFormatter(RedactingFormatter(handler.formatter or logging.Formatter()))
+    redact_log("mlflow")
     os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"  # with the password that is in it
     root = root.absolute()
     uri = os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{root / 'mlflow.db'}"

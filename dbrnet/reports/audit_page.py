@@ -6,9 +6,8 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from dbrnet.audit.grouping import Groups, Link
-from dbrnet.audit.label_checks import LabelChecks
-from dbrnet.audit.result import AuditResult
+from dbrnet.audit.grouping import Link
+from dbrnet.audit.result import Audit
 from dbrnet.data.dataset import Dataset, Image
 from dbrnet.evaluation.metrics import IGNORE_INDEX
 from dbrnet.overlay import blend
@@ -23,7 +22,7 @@ JPEG_QUALITY = 85
 
 @dataclass(frozen=True)
 class Pair:
-    """Two images of one thing, the second laid on the first, each with its own mask."""
+    """Two near-duplicates, the second laid on the first, each with its own mask."""
 
     link: Link
     agreement: float  # of their masks
@@ -31,29 +30,29 @@ class Pair:
     panels: tuple[str, str]  # data URIs
 
 
-def render_audit(dataset: Dataset, result: AuditResult, groups: Groups, label_checks: LabelChecks) -> str:
+def render_audit(audit: Audit) -> str:
     """The whole page as HTML."""
     return (
         templates()
         .get_template("audit.html")
         .render(
-            title=f"Audit of {dataset.card.title}",
-            result=result,
-            label_checks=label_checks,
-            card=dataset.card,
+            title=f"Audit of {audit.dataset.card.title}",
+            result=audit.result,
+            label_checks=audit.label_checks,
+            card=audit.dataset.card,
             galleries={
-                kind: [_pair(dataset, link, result.agreement[link]) for link in links]
-                for kind, links in _chosen(result, groups)
+                kind: [_pair(audit.dataset, link, audit.agreement[link]) for link in links]
+                for kind, links in _chosen(audit)
             },
         )
     )
 
 
-def _chosen(result: AuditResult, groups: Groups) -> Sequence[tuple[str, list[Link]]]:
+def _chosen(audit: Audit) -> Sequence[tuple[str, list[Link]]]:
     """The links worth a look: labels that differ, parts pasted over, and the weakest of the rest."""
-    seen = [link for link in groups.links if link.alignment is not None]
+    seen = [link for link in audit.groups.links if link.alignment is not None]
     seen.sort(key=lambda link: link.alignment.score if link.alignment else 0)
-    differing = result.labelled_differently
+    differing = audit.labelled_differently
     pasted = [link for link in seen if link.evidence == "part of the image"]
     shown = {*differing, *pasted}
     rest = [link for link in seen if link not in shown]

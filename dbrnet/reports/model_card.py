@@ -3,7 +3,7 @@
 import textwrap
 from collections.abc import Iterable, Sequence
 
-from dbrnet.benchmark.table import table
+from dbrnet.benchmark.measurement import table
 from dbrnet.reports.comparison_tables import Comparison, by_class, by_size, overall
 from dbrnet.reports.decision_facts import Facts, Json, leak_statement, machine, verdict
 from dbrnet.reports.limitations import limits

@@ -9,8 +9,8 @@ from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel, Field
 
 from dbrnet.data.dataset import ClassInfo, Mask
-from dbrnet.inference.defects import find_defects
 from dbrnet.inference.runtimes.base import Answer
+from dbrnet.inference.tables import find_defects
 from dbrnet.serving.worker import Timing
 
 PNG_LEVEL = 1  # of 9: masks are flat, so more costs time and saves next to nothing

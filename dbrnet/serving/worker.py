@@ -16,7 +16,7 @@ from typing import TypeVar
 import numpy as np
 
 from dbrnet.data.dataset import Image
-from dbrnet.inference.image_reading import decode_image
+from dbrnet.inference.images import decode_image
 from dbrnet.inference.runtimes.base import Answer, Model
 from dbrnet.serving.refusal import busy
 

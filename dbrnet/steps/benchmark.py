@@ -9,21 +9,19 @@ from typing import Any
 
 import cv2
 
-from dbrnet.benchmark.baselines import open_baselines
 from dbrnet.benchmark.hardware import describe_machine, machine_state
 from dbrnet.benchmark.latency import Ratio
-from dbrnet.benchmark.measurement import Measured, durations, measure, noise
+from dbrnet.benchmark.measurement import Measured, durations, measure, noise, open_baselines, table
 from dbrnet.benchmark.roofline import count_work
-from dbrnet.benchmark.table import table
 from dbrnet.config import BenchmarkParams
+from dbrnet.data import open_dataset
 from dbrnet.data.dataset import Dataset, Sample
-from dbrnet.data.lineage import require_trained_on
-from dbrnet.data.split import Split
+from dbrnet.data.split import Split, require_trained_on
 from dbrnet.errors import UserError
 from dbrnet.files import atomic_directory, read_json, require_apart, sha256_file, write_atomically, write_json
 from dbrnet.inference.runtimes.base import Model, NotAvailableError
 from dbrnet.inference.runtimes.registry import open_all, open_fitting
-from dbrnet.models.complexity import measure as measure_complexity
+from dbrnet.models.cost import measure_cost
 from dbrnet.models.saved import load_model
 from dbrnet.provenance import available_cores, collect_provenance
 from dbrnet.registry.model_file import find_model_file
@@ -61,7 +59,7 @@ def benchmark(
         require_apart(out, Path(against), "against")
     threads = params.threads or available_cores()
     accuracy = read_json(evaluated / "metrics.json").get("runtimes", {})
-    data = Dataset.load(dataset)
+    data = open_dataset(dataset)
     require_trained_on(read_json(trained / "train.json"), data, split)
     files = _images(data, Split.load(split), params.size)
     network, meta = load_model(trained / "model.pt")
@@ -94,7 +92,7 @@ def benchmark(
         "batch": 1,
         "threads": threads,
         "images": len(files),
-        "complexity": asdict(measure_complexity(network, *inner_size)),
+        "complexity": asdict(measure_cost(network, *inner_size)),
         "work": asdict(work),
         "machine": {"start": start, "end": machine_state()},
         "noise": noise(measured),

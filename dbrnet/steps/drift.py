@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 
 from dbrnet.config import DriftParams
-from dbrnet.data.dataset import CARD_FILE, SAMPLES_FILE, Dataset
+from dbrnet.data import open_dataset
+from dbrnet.data.dataset import CARD_FILE, SAMPLES_FILE, Card, Dataset
 from dbrnet.data.image_stats import FEATURES, IMAGE_STATS_FILE
-from dbrnet.drift.checks import Check, Feature, check_classes, check_count, check_feature
-from dbrnet.drift.distances import FALSE_ALARMS
+from dbrnet.drift.checks import FALSE_ALARMS, Check, Feature, check_classes, check_count, check_feature
 from dbrnet.drift.new_samples import Images, NewSamples, find_new_samples, open_current, read_image
 from dbrnet.evaluation.predictions import IMAGES_TABLE
 from dbrnet.files import atomic_directory, read_json, write_atomically, write_json
@@ -33,16 +33,16 @@ UNITS = FEATURES | {CONFIDENCE: "the network's mean confidence, 0 to 1"}
 Sides = tuple[Feature, Feature]  # the champion's images and the new ones
 
 
-def drift(params: DriftParams, current: Path, champion: Path, *, out: Path) -> None:
+def drift(params: DriftParams, dataset: Path, champion: Path, *, out: Path) -> None:
     """Answer whether retraining is warranted: yes or no, with each reason, its figure and its threshold.
 
-    Images of CURRENT (an ingested dataset, or a plain folder of unlabelled images) that CHAMPION does not
+    Images of DATASET (an ingested dataset, or a plain folder of unlabelled images) that CHAMPION does not
     know are compared with those that it learned, by the tables that it came with: how many are labelled, the
     balance of classes, light and texture, and the network's confidence. Yes too where nothing can be
     compared: no champion, one without tables, other classes. Both answers are exit status 0. Writes
     drift.json and, where there was a comparison, drift.png (each feature's distributions) under --out.
     """
-    now, holder = open_current(current), read_json(champion / "champion.json")
+    now, holder = open_current(dataset), read_json(champion / "champion.json")
     hindrance = _hindrance(holder, champion, now)
     found = _Comparison([hindrance]) if hindrance else _compare(params, now, champion)
     answer = "yes" if found.reasons else "no"
@@ -57,7 +57,7 @@ def drift(params: DriftParams, current: Path, champion: Path, *, out: Path) -> N
                 "images": found.images,
                 "unusable": found.unusable,
                 "reference": found.reference,
-                "current": {"path": str(current), "content_hash": found.content_hash},
+                "current": {"path": str(dataset), "content_hash": found.content_hash},
                 "model": {key: holder[key] for key in ("model_name", "version", "sha256")} | found.model,
                 "params": params.model_dump() | {"false_alarms": FALSE_ALARMS},
                 "provenance": collect_provenance(),
@@ -102,7 +102,7 @@ def _hindrance(holder: Mapping[str, Any], champion: Path, now: Dataset | Path) -
             f"the champion, version {number}, was registered without {', '.join(missing)}, which drift "
             "compares with; the next champion will have them"
         )
-    learned = [info["name"] for info in read_json(champion / CARD_FILE)["classes"]]
+    learned = [info.name for info in Card.load(champion).classes]
     if isinstance(now, Dataset) and (asked := [info.name for info in now.card.classes]) != learned:
         return (
             f"the classes are {', '.join(asked)}, and the champion, version {number}, knows "
@@ -112,7 +112,7 @@ def _hindrance(holder: Mapping[str, Any], champion: Path, now: Dataset | Path) -
 
 
 def _compare(params: DriftParams, now: Dataset | Path, champion: Path) -> _Comparison:
-    reference = Dataset.load(champion)
+    reference = open_dataset(champion)
     new_samples = find_new_samples(reference, now)
     network, notes = _open(champion / "model.onnx")
     features = _features(new_samples, network, champion)

@@ -8,9 +8,9 @@ from typing import Any
 
 from dbrnet.audit.result import AUDIT_FILE
 from dbrnet.config import EvaluateParams
+from dbrnet.data import open_dataset
 from dbrnet.data.dataset import Dataset
-from dbrnet.data.lineage import require_trained_on
-from dbrnet.data.split import SPLIT_FILE, SPLIT_TABLE, Split
+from dbrnet.data.split import SPLIT_FILE, SPLIT_TABLE, Split, require_trained_on
 from dbrnet.errors import UserError
 from dbrnet.evaluation.comparison import choose_disagreements, compare
 from dbrnet.evaluation.defect_metrics import MatchRules
@@ -41,7 +41,7 @@ def evaluate(
     disagree most, and report.html, which opens offline, under --out.
     """
     splits = Split.load(split)
-    data = splits.regrouped(Dataset.load(dataset))
+    data = splits.regrouped(open_dataset(dataset))
     nn_baseline = read_json(split / AUDIT_FILE)["nn_baseline"]
     lineage = read_json(trained / "train.json")
     require_trained_on(lineage, data, split)

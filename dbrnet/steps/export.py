@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from dbrnet.config import ExportParams
+from dbrnet.data import open_dataset
 from dbrnet.data.dataset import Dataset, Sample
-from dbrnet.data.lineage import require_trained_on
-from dbrnet.data.split import Split
+from dbrnet.data.split import Split, require_trained_on
 from dbrnet.errors import UserError
 from dbrnet.evaluation.predictions import evaluate
 from dbrnet.files import atomic_directory, read_json, sha256_file, write_json
@@ -31,7 +31,7 @@ def export(params: ExportParams, dataset: Path, split: Path, trained: Path, *, o
     as many convolutions in int8 as the budget on the val split allows) and export.json (what each runtime
     takes, digests, what int8 costs, lineage) under --out.
     """
-    data, splits = Dataset.load(dataset), Split.load(split)
+    data, splits = open_dataset(dataset), Split.load(split)
     lineage = read_json(trained / "train.json")
     require_trained_on(lineage, data, split)
     model, meta = load_model(trained / "model.pt")
@@ -70,7 +70,7 @@ def _quantize(params: ExportParams, data: Dataset, splits: Split, folder: Path) 
     validation = [sample.id for sample in splits.samples(data, "val")]
 
     def score(model: Model, ids: Sequence[str]) -> tuple[float, list[float]]:
-        found = evaluate(model.predict, data, ids)
+        found = evaluate(model.predict, data, ids, label="validate int8")
         return found.scores.miou, [image.scores.pixel_accuracy for image in found.images]
 
     chosen = _spread(splits.samples(data, "train"), params.calibration_images)

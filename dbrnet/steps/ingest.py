@@ -13,6 +13,7 @@ from dbrnet.errors import UserError
 from dbrnet.files import atomic_directory, require_apart
 from dbrnet.progress import progress
 from dbrnet.storage.source import fetch
+from dbrnet.storage.source import revision as source_revision
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +37,7 @@ def ingest(params: IngestParams, *, out: Path) -> None:
         except UserError as error:  # name the source as the user does, not where it was fetched to
             raise UserError(str(error).replace(str(source), params.source)) from None
         known = read_image_stats(Dataset.load(Path(params.previous))) if params.previous else {}
-        write_image_stats(dataset, known, progress)
+        write_image_stats(dataset, known)
     card = dataset.card
     log.info("%s: %d images in %d groups, content %s", card.title, card.images, card.groups, card.content_hash[:12])
     for note in (*card.notes, card.leak_note):
@@ -44,9 +45,17 @@ def ingest(params: IngestParams, *, out: Path) -> None:
             log.info("note: %s", note)
 
 
+def revision(params: IngestParams) -> str:
+    """Tell whether the data's source has changed: 64 hex digits, others once it may hold something else.
+
+    Nothing is read but the list of its files. A pipeline that finds them unchanged need not ingest again.
+    """
+    return source_revision(params.source)
+
+
 def _build(params: IngestParams, source: Path, folder: Path) -> Dataset:
     if params.dataset != "factory":
-        return build_dataset(params.dataset, source, folder, mask_threshold=params.mask_threshold, progress=progress)
+        return build_dataset(params.dataset, source, folder, mask_threshold=params.mask_threshold)
     dataset, changes = build_factory_dataset(
         source,
         folder,
@@ -54,7 +63,6 @@ def _build(params: IngestParams, source: Path, folder: Path) -> Dataset:
         bit_depth=params.bit_depth,
         previous=Path(params.previous) if params.previous else None,
         max_quarantine=params.max_quarantine,
-        progress=progress,
     )
     log.info("batch: %s", changes)
     return dataset

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from dbrnet.config import PromoteParams
+from dbrnet.data import open_dataset
 from dbrnet.data.dataset import Dataset, Image
-from dbrnet.data.lineage import require_trained_on
-from dbrnet.data.split import Split
+from dbrnet.data.split import Split, require_trained_on
 from dbrnet.errors import UserError
 from dbrnet.files import atomic_directory, read_json, sha256_file, write_atomically, write_json
 from dbrnet.provenance import collect_provenance
@@ -55,7 +55,7 @@ def promote(
     """
     files = _Files(trained, exported, champion, evaluated, benchmarked)
     files.require_one_model()
-    data = Dataset.load(dataset)
+    data = open_dataset(dataset)
     require_trained_on(files.lineage, data, split)
     measured = files.measurements
     thresholds = measured.thresholds(params.model_dump())

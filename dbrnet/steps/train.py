@@ -7,11 +7,12 @@ import os
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from dbrnet.config import TrainParams
-from dbrnet.data.dataset import Dataset
+from dbrnet.data import open_dataset
 from dbrnet.data.split import SPLIT_TABLE, Split
 from dbrnet.files import (
     atomic_directory,
@@ -32,7 +33,6 @@ from dbrnet.registry.tracking import TrackedRun, start_or_resume_run
 from dbrnet.training.checkpoint import drop_stale, mark_finished
 from dbrnet.training.loop import EpochRow, TrainResult
 from dbrnet.training.loop import train as run_training
-from dbrnet.training.recipe import Recipe
 
 log = logging.getLogger(__name__)
 
@@ -57,14 +57,19 @@ def train(params: TrainParams, dataset: Path, split: Path, *, out: Path, checkpo
             params.model_dump_json(), dataset, split, out=out, nodes=params.nodes, processes=params.processes_per_node
         )
         return
-    data, splits = Dataset.load(dataset), Split.load(split)
+    data, splits = open_dataset(dataset), Split.load(split)
     train_ids, val_ids = ([sample.id for sample in splits.samples(data, split_name)] for split_name in ("train", "val"))
-    recipe = recipe_of(params)
     card = data.card
-    fingerprint = recipe.fingerprint(card.content_hash, train_ids, val_ids)
+    fingerprint = params.fingerprint(card.content_hash, train_ids, val_ids)
     workdir = checkpoints / fingerprint[:16] if checkpoints else out.with_name(f".{out.name}.checkpoint")
-    if not process_group().first:  # it lends its processor; the first tracks and writes
-        run_training(data, train_ids, val_ids, recipe, workdir)
+    train_here = partial(
+        run_training,
+        *(data, train_ids, val_ids, params, workdir),
+        workers=params.workers,
+        checkpoint_seconds=params.checkpoint_seconds,
+    )
+    if not process_group().first:  # non-zero ranks only compute; the first tracks and writes
+        train_here()
         return
     require_own(workdir, "train")
     by = computing_digest() if checkpoints else ""  # now: the source may be edited meanwhile
@@ -95,7 +100,7 @@ def train(params: TrainParams, dataset: Path, split: Path, *, out: Path, checkpo
     name = f"{card.name} {splits.kind} seed {params.seed} {fingerprint[:8]}"
     with _tracked(workdir, fingerprint, params, card.name, name) as feed:
         _describe(feed.run, params, dataset, splits, lineage)
-        result = run_training(data, train_ids, val_ids, recipe, workdir, on_epoch=lambda row: feed.add(_flat(row)))
+        result = train_here(on_epoch=lambda row: feed.add(_flat(row)))
         for row in result.history:  # those of before a kill may not have been sent
             feed.add(_flat(row))
     lineage |= {
@@ -120,12 +125,6 @@ def train(params: TrainParams, dataset: Path, split: Path, *, out: Path, checkpo
         result.seconds,
         result.device,
     )
-
-
-def recipe_of(params: TrainParams) -> Recipe:
-    """What of the section decides on the training, the model's switches among it."""
-    values = params.model_dump(exclude={"model", "nodes", "processes_per_node"}) | params.model.model_dump()
-    return Recipe(**values)
 
 
 @patient

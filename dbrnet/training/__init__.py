@@ -1,1 +1,1 @@
-"""Training: loss, schedule, augmentation, checkpoints, and the loop."""
+"""Training: recipe, loss, augmentation, checkpoints, and the loop."""

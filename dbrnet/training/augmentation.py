@@ -9,11 +9,11 @@ from dbrnet.evaluation.metrics import IGNORE_INDEX
 
 
 class Augmentation:
-    """Scale, pad, crop and flip at random (paper section 3.2), the same for the same seed.
+    """Scale, pad, crop and flip at random (paper, section 3.2), the same for the same seed.
 
-    Masks are sampled by nearest neighbour, so no id comes out that did not go in, but for the padding's,
-    which is ignored by the loss. The image is padded with `fill`, the training split's mean, which is 0
-    once normalised.
+    `crop` is (height, width) in pixels, `scale` the least and the largest factor. Masks are sampled by nearest
+    neighbour: they keep their ids, and the padding is ignored by the loss. The image is padded with `fill`, the
+    training split's mean in 0 to 255, which is 0 once normalised.
     """
 
     def __init__(
@@ -26,7 +26,7 @@ class Augmentation:
                 A.RandomScale(
                     scale_limit=(scale[0] - 1, scale[1] - 1),
                     interpolation=cv2.INTER_LINEAR,
-                    mask_interpolation=cv2.INTER_NEAREST_EXACT,  # the other shifts by half a pixel
+                    mask_interpolation=cv2.INTER_NEAREST_EXACT,  # INTER_NEAREST shifts by half a pixel
                     p=1.0,
                 ),
                 A.PadIfNeeded(
@@ -40,11 +40,10 @@ class Augmentation:
     def __call__(self, image: Image, mask: Mask, seed: int) -> tuple[Image, Mask]:
         """Augment an image [H, W, 3] and its mask [H, W] to the size of the crop."""
         # `Compose.set_random_seed` gives every transform the same stream, which ties the place of the crop
-        # to the scale; each gets its own.
+        # to the scale. Each transform gets its own seed instead.
         transforms = self._transforms.transforms
-        for transform, own in zip(
-            transforms, np.random.SeedSequence(seed).generate_state(len(transforms)), strict=True
-        ):
+        seeds = np.random.SeedSequence(seed).generate_state(len(transforms))
+        for transform, own in zip(transforms, seeds, strict=True):
             transform.set_random_seed(int(own))
         result = self._transforms(image=image, mask=mask)
         return result["image"], result["mask"]

@@ -1,17 +1,19 @@
 """Checkpoints: written whole or not at all, read only by the run they belong to.
 
-Where a folder keeps those of many trainings, such as a volume in a cluster, one that was finished stays for a
-while: its task may still fail, as when what it wrote is sent on, and is then tried again.
+One folder may keep the checkpoints of many trainings, such as a volume in a cluster. There a finished training's
+checkpoint stays for a while: its task may still fail, as when its output is sent on, and is then retried.
 """
 
 import io
 import logging
+import random
 import re
 import time
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from dbrnet.errors import UserError
@@ -52,33 +54,65 @@ def load_checkpoint(workdir: Path, fingerprint: str) -> dict[str, Any] | None:
 
 
 def mark_finished(workdir: Path, by: str) -> None:
-    """Note that the training in `workdir` was finished, and `by` what: code, libraries, accelerators."""
+    """Note that the training in `workdir` is finished, and `by` which code, libraries and accelerators."""
     write_json(workdir / FINISHED_FILE, {"by": by})
 
 
 def drop_stale(checkpoints: Path, workdir: Path, by: str) -> None:
-    """Remove what nobody should go on with.
+    """Remove checkpoints that must not be resumed.
 
-    That is a training in `workdir` that something else than `by` has finished, and those in `checkpoints`,
-    each in a folder of ours named by 16 hex digits, that were left alone for `KEPT_DAYS`.
+    These are a training in `workdir` that was finished by another `by`, and trainings in `checkpoints` that were
+    left alone for `KEPT_DAYS`. Of the latter only folders of ours, named by 16 hex digits, are removed.
     """
     finished = workdir / FINISHED_FILE
-    if finished.exists() and _read(finished) != by:
-        (workdir / CHECKPOINT_FILE).unlink(missing_ok=True)  # first, should we be killed
-        finished.unlink()
-        with suppress(OSError):
-            remove_own(workdir)
+    if finished.exists():
+        try:
+            finished_by = read_json(finished).get("by")
+        except UserError:
+            finished_by = None
+        if finished_by != by:
+            (workdir / CHECKPOINT_FILE).unlink(missing_ok=True)  # first, in case this process is killed here
+            finished.unlink()
+            with suppress(OSError):
+                remove_own(workdir)
     oldest = time.time() - KEPT_DAYS * 86400
     for folder in checkpoints.glob("*") if checkpoints.is_dir() else ():
         if re.fullmatch("[0-9a-f]{16}", folder.name) and folder != workdir:
-            with suppress(OSError):  # somebody trains there, or removes it, too
+            with suppress(OSError):  # another process trains there, or removes it, at the same time
                 old = all(path.stat().st_mtime < oldest for path in (folder, *folder.glob("*")))
                 if old and is_marked(folder, "train"):
                     remove_own(folder)
 
 
-def _read(finished: Path) -> object:
-    try:
-        return read_json(finished).get("by")
-    except UserError:
-        return None
+# The global random generators. Nothing in training draws from them after the weights are initialised, since order
+# and augmentation have their own seeds. But a layer added one day may, and a resumed run must not depend on that.
+
+
+def seed_all(seed: int) -> None:
+    """Seed Python's, numpy's and torch's global generators."""
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)  # all devices
+
+
+def random_state() -> dict[str, Any]:
+    """The state of all global generators, in types that `torch.load(weights_only=True)` reads."""
+    numpy_state: Any = np.random.get_state(legacy=False)
+    numpy_state["state"]["key"] = torch.from_numpy(numpy_state["state"]["key"].astype(np.int64))
+    return {
+        "python": random.getstate(),
+        "numpy": numpy_state,
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+    }
+
+
+def restore_random_state(state: dict[str, Any]) -> None:
+    """Restore all global generators from a `random_state`."""
+    numpy_state = state["numpy"]
+    inner = numpy_state["state"] | {"key": numpy_state["state"]["key"].numpy().astype(np.uint32)}
+    random.setstate(state["python"])
+    np.random.set_state(numpy_state | {"state": inner})
+    torch.set_rng_state(state["torch"])
+    if torch.cuda.is_available() and len(state["cuda"]) == torch.cuda.device_count():
+        torch.cuda.set_rng_state_all(state["cuda"])

@@ -1,7 +1,7 @@
 """Training by several processes, each with a share of every batch, as if it were one.
 
-torchrun starts them: one a GPU, on one machine or several, or some on a CPU. Everything here does nothing
-for a process that is alone.
+torchrun starts them: one per GPU, on one machine or several, or some on a CPU. For a single process everything
+here does nothing.
 """
 
 import io
@@ -20,15 +20,15 @@ from dbrnet.errors import JobError, UserError
 from dbrnet.models.blocks import BatchNorm
 from dbrnet.process_group import process_group
 
-# A process that waits longer than this for another gives up. Waits are short, but for the first process's:
-# it measures the pixels and opens MLflow while the others wait.
+# A process that waits longer than this for another gives up. Waits are short, except for the first process: it
+# measures the pixels and opens MLflow while the others wait.
 TIMEOUT = timedelta(minutes=10)
 
 Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
-class World:
+class DistributedContext:
     """The processes that train together, as one of them sees it."""
 
     device: torch.device  # this process's own
@@ -41,14 +41,14 @@ class World:
         return self.rank == 0
 
     def share(self, items: Sequence[Item]) -> list[Item]:
-        """This process's part of `items`; the parts differ by one item at most."""
+        """This process's share of `items`; shares differ by one item at most."""
         return list(items[self.rank :: self.size])
 
     def sum(self, values: Tensor) -> Tensor:
         """The elementwise sum of all processes' `values`, which have one shape. Gradients flow through it.
 
-        What follows is computed by every process alike, so each one's gradient comes back as often as there
-        are processes; `DistributedDataParallel`'s mean over the processes takes that out again.
+        Every process computes the same from the sum, so its gradient comes back once per process. The mean over
+        the processes that `DistributedDataParallel` takes cancels that.
         """
         total: Tensor = _Sum.apply(values) if self.size > 1 else values
         return total
@@ -62,7 +62,7 @@ class World:
         return torch.stack(gathered)
 
     def from_first(self, make: Callable[[], Any]) -> Any:
-        """What `make` returns on the first process, where alone it is called: tensors and plain values."""
+        """The value of `make` (tensors and plain values), which is called on the first process only."""
         if self.size == 1:
             return make()
         file = io.BytesIO()
@@ -77,8 +77,8 @@ class World:
         dist.broadcast(content, 0)
         return torch.load(io.BytesIO(content.cpu().numpy().tobytes()), map_location="cpu", weights_only=True)
 
-    def synchronise(self, model: nn.Module) -> None:
-        """Have the model's batch norms count the whole batch."""
+    def synchronise_batch_norms(self, model: nn.Module) -> None:
+        """Make the model's batch norms normalise over the whole batch."""
         if self.size == 1:
             return
         for module in list(model.modules()):
@@ -87,34 +87,34 @@ class World:
                     setattr(module, name, SynchronisedBatchNorm(child, self))
 
     def parallel(self, model: nn.Module) -> nn.Module:
-        """`model` (on this process's device), with gradients that are the mean over the processes."""
+        """`model` (on this process's device), with gradients averaged over the processes."""
         if self.size == 1:
             return model
         return DistributedDataParallel(model, forward_sync_buffers=False)  # the batch norms agree already
 
 
 @contextmanager
-def joined() -> Iterator[World]:
-    """Join the other processes that torchrun started: NCCL where there are GPUs, else gloo.
+def join_processes() -> Iterator[DistributedContext]:
+    """Join the other processes that torchrun started: by NCCL where there are GPUs, else by gloo.
 
     Raises `UserError` for fewer GPUs than processes, and `JobError` when another process is lost.
     """
-    place = process_group()
+    group = process_group()
     cuda = torch.cuda.is_available()
-    if place.size == 1:
-        yield World(torch.device("cuda" if cuda else "cpu"))
+    if group.size == 1:
+        yield DistributedContext(torch.device("cuda" if cuda else "cpu"))
         return
-    if cuda and place.local_rank >= torch.cuda.device_count():
+    if cuda and group.local_rank >= torch.cuda.device_count():
         raise UserError(
             f"torchrun starts more processes than this machine has GPUs, {torch.cuda.device_count()}; "
             "give it --nproc-per-node gpu"
         )
-    device = torch.device("cuda", place.local_rank) if cuda else torch.device("cpu")
+    device = torch.device("cuda", group.local_rank) if cuda else torch.device("cpu")
     if cuda:
         torch.cuda.set_device(device)
     try:
         dist.init_process_group("nccl" if cuda else "gloo", timeout=TIMEOUT)
-        yield World(device, place.rank, place.size)
+        yield DistributedContext(device, group.rank, group.size)
         dist.destroy_process_group()
     except RuntimeError as error:
         if isinstance(error, dist.DistError) or "gloo" in str(error):
@@ -126,18 +126,19 @@ def joined() -> Iterator[World]:
 
 
 class SynchronisedBatchNorm(BatchNorm):
-    """Batch norm over the images of all processes, which gives each what one process with all would have.
+    """Batch norm over the images of all processes, equal to that of one process with all images.
 
-    Each process sends its pixels' sum and square sum a channel, and their number, once forward, and the
-    gradients of these once backward, in float64: the variance is then as exact as that of one process.
-    (PyTorch's own SyncBatchNorm is for GPUs only; this one runs on both, so that what is tested on a CPU is
-    what trains on GPUs.) The weights have the names of the batch norm that it replaces.
+    Forward, each process sends the sum and the square sum of each channel's pixels, and their number; backward,
+    the gradients of these. Both go in float64, so that the variance is as exact as that of one process.
+
+    PyTorch's own SyncBatchNorm runs on GPUs only. This one runs on both, so that the CPU tests cover the code
+    that trains on GPUs. The weights keep the names of the batch norm that it replaces.
     """
 
-    def __init__(self, norm: BatchNorm, world: World) -> None:
+    def __init__(self, norm: BatchNorm, distributed: DistributedContext) -> None:
         super().__init__(norm.num_features, norm.eps, norm.momentum, dtype=norm.weight.dtype)
         self.load_state_dict(norm.state_dict())
-        self.world = world
+        self.distributed = distributed
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise [N, C, H, W], this process's share of the batch."""
@@ -147,21 +148,19 @@ class SynchronisedBatchNorm(BatchNorm):
         variance, mean = torch.var_mean(precise, (0, 2, 3), unbiased=False)
         variance, mean = variance.double(), mean.double()
         moments = torch.cat([mean, variance + mean.square(), mean.new_ones(1)])
-        total = self.world.sum(moments * (x.numel() // self.num_features))
+        total = self.distributed.sum(moments * (x.numel() // self.num_features))
         mean, square = total[:-1].div(total[-1]).chunk(2)
         variance = square - mean.square()
-        self._follow(mean.detach(), variance.detach() * total[-1] / (total[-1] - 1))
+        # The running statistics take the unbiased variance, as those of `nn.BatchNorm2d` do.
+        unbiased = variance.detach() * total[-1] / (total[-1] - 1)
+        for running, value in ((self.running_mean, mean.detach()), (self.running_var, unbiased)):
+            running = cast("Tensor", running)
+            running.lerp_(value.to(running.dtype), cast("float", self.momentum))
+        cast("Tensor", self.num_batches_tracked).add_(1)
         scale = self.weight * torch.rsqrt(variance + self.eps)
         centred = precise - mean.to(precise.dtype)[:, None, None]
         y = torch.addcmul(self.bias[:, None, None], centred, scale.to(precise.dtype)[:, None, None])
         return y.to(x.dtype)
-
-    def _follow(self, mean: Tensor, variance: Tensor) -> None:
-        """Move the running statistics towards the batch's, as `nn.BatchNorm2d` does."""
-        for running, value in ((self.running_mean, mean), (self.running_var, variance)):
-            running = cast("Tensor", running)
-            running.lerp_(value.to(running.dtype), cast("float", self.momentum))
-        cast("Tensor", self.num_batches_tracked).add_(1)
 
 
 class _Sum(torch.autograd.Function):

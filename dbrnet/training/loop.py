@@ -1,38 +1,39 @@
-"""The training loop: resumable at any iteration, the best weights chosen on validation."""
+"""The training loop: resumable at any iteration, with the best weights chosen on the validation split."""
 
 import logging
 import math
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from torch import Tensor
+import torch.nn.functional as F
+from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from dbrnet.data.dataset import Dataset
 from dbrnet.data.loading import Augmented, Images, epoch_batches, load_batches, normalise
 from dbrnet.errors import JobError, UserError
+from dbrnet.evaluation.metrics import Scores, confusion_matrix
 from dbrnet.models.dbrnet import DBRNet
 from dbrnet.models.saved import ModelMeta
 from dbrnet.progress import progress
 from dbrnet.training.augmentation import Augmentation
-from dbrnet.training.checkpoint import load_checkpoint, save_checkpoint
-from dbrnet.training.distributed import World, joined
+from dbrnet.training.checkpoint import load_checkpoint, random_state, restore_random_state, save_checkpoint, seed_all
+from dbrnet.training.distributed import DistributedContext, join_processes
 from dbrnet.training.loss import OhemCrossEntropy
-from dbrnet.training.randomness import random_state, restore_random_state, seed_all
-from dbrnet.training.recipe import Recipe
-from dbrnet.training.schedule import learning_rate
-from dbrnet.training.validation import validate
+from dbrnet.training.recipe import Recipe, learning_rate
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class EpochRow:
-    """What is known after an epoch. Losses are means over its iterations, before decay."""
+    """The figures of one epoch. Losses are means over its iterations."""
 
     epoch: int  # from 1
     step: int  # iterations since the start
@@ -68,66 +69,49 @@ def train(
     recipe: Recipe,
     workdir: Path,
     *,
+    workers: int,
+    checkpoint_seconds: float,
     on_epoch: Callable[[EpochRow], None] | None = None,
 ) -> TrainResult:
-    """Train on the GPU if there is one, else on the CPU; go on from the checkpoint in `workdir` if it fits.
+    """Train on the GPU if there is one, else on the CPU; resume from the checkpoint in `workdir` if it fits.
 
-    On the CPU the weights depend on the arguments (and the number of threads) alone, bit for bit, however
-    often the run was killed and started again. On a GPU speed goes first: cuDNN picks its fastest algorithms
-    and runs differ in the last digits.
+    On the CPU the weights depend on data, recipe and number of threads alone, bit for bit, however often the run
+    was killed and restarted. On a GPU speed goes first: cuDNN picks its fastest algorithms, and runs differ in the
+    last digits. Neither `workers` (loading processes) nor `checkpoint_seconds` affects the weights.
 
-    Processes that torchrun started train together: each takes its share of every batch, and the outcome,
-    which all get, is that of one process up to rounding. The first alone writes the checkpoint.
+    Processes that torchrun started train together. Each takes its share of every batch, and all get the result
+    of one process, up to rounding. Only the first writes the checkpoint.
 
-    `on_epoch` is called after each epoch, and again for the last one if the process was killed right after;
-    rows of epochs finished before a resumption come with the result. Raises `UserError` for an empty split
-    and `JobError` when the loss is no longer finite.
+    `on_epoch` is called after each epoch, and again for the last one if the process was killed right after.
+    Rows of epochs finished before a resumption come with the result.
+
+    Raises `UserError` for an empty split and `JobError` when the loss is no longer finite.
     """
-    for split_name, ids in {"training": train_ids, "validation": val_ids}.items():
+    for name, ids in {"training": train_ids, "validation": val_ids}.items():
         if not ids:
-            raise UserError(f"the {split_name} split is empty; split again with other fractions")
+            raise UserError(f"the {name} split is empty; split again with other fractions")
     fingerprint = recipe.fingerprint(dataset.card.content_hash, train_ids, val_ids)
-    with joined() as world:
-        run = _Run(dataset, train_ids, val_ids, recipe, world)
-        _run_on(run, workdir, fingerprint, on_epoch)
+    with join_processes() as distributed:
+        run = Run(dataset, train_ids, val_ids, recipe, distributed, workers=workers)
+        run.finish(workdir, fingerprint, checkpoint_seconds, on_epoch)
         return run.result()
 
 
-def _run_on(run: "_Run", workdir: Path, fingerprint: str, on_epoch: Callable[[EpochRow], None] | None) -> None:
-    """Go on from the checkpoint, if there is one, to the last epoch's end."""
-    recipe, world = run.recipe, run.world
-    if state := world.from_first(lambda: load_checkpoint(workdir, fingerprint)):
-        run.load_state(state)
-        if run.epoch < recipe.epochs:
-            log.info("going on from epoch %d, iteration %d", run.epoch + 1, run.step)
-        else:
-            log.info("this training was finished before: its result is taken")
-    saved = time.monotonic()
-    while run.epoch < recipe.epochs:
-        for images, masks in run.rest_of_epoch():
-            run.iterate(images, masks)
-            if world.first and time.monotonic() - saved >= recipe.checkpoint_seconds:
-                save_checkpoint(workdir, fingerprint, run.state())
-                saved = time.monotonic()
-        row = run.finish_epoch()
-        log.info(
-            "epoch %d of %d: loss %.4f, validation mIoU %.4f (best %.4f), %.1f images/s",
-            *(row.epoch, recipe.epochs, row.loss, row.val_miou, run.best_miou, row.images_per_second),
-        )
-        if on_epoch is not None:
-            on_epoch(row)
-        if world.first:
-            save_checkpoint(workdir, fingerprint, run.state())
-        saved = time.monotonic()
-
-
-class _Run:
-    """All that changes while training, and what changes it."""
+class Run:
+    """The state of one training, and the operations that change it."""
 
     def __init__(
-        self, dataset: Dataset, train_ids: Sequence[str], val_ids: Sequence[str], recipe: Recipe, world: World
+        self,
+        dataset: Dataset,
+        train_ids: Sequence[str],
+        val_ids: Sequence[str],
+        recipe: Recipe,
+        distributed: DistributedContext,
+        *,
+        workers: int,
     ) -> None:
-        self.recipe, self.world, self.device = recipe, world, world.device
+        self.recipe, self.workers = recipe, workers
+        self.distributed, self.device = distributed, distributed.device
         self.half = recipe.amp and self.device.type == "cuda"
         torch.backends.cudnn.benchmark = True
         seed_all(recipe.seed)
@@ -136,18 +120,18 @@ class _Run:
             Images(dataset, ids, recipe.image_size, normalised=recipe.normalise_exposure)
             for ids in (train_ids, val_ids)
         )
-        if recipe.workers:
+        if workers:
             self.train_images.warm()
-        mean, std = world.from_first(self.train_images.statistics)
+        mean, std = distributed.from_first(self.train_images.statistics)
         self.mean, self.std = torch.tensor(mean, device=self.device), torch.tensor(std, device=self.device)
         fill = (mean[0] * 255, mean[1] * 255, mean[2] * 255)
         self.augment = Augmentation(recipe.crop, recipe.scale, flip=recipe.flip, fill=fill)
 
         self.meta = ModelMeta(
             classes=dataset.card.classes,
-            lfem=recipe.lfem,
-            affm=recipe.affm,
-            dcppm=recipe.dcppm,
+            lfem=recipe.model.lfem,
+            affm=recipe.model.affm,
+            dcppm=recipe.model.dcppm,
             mean=mean,
             std=std,
             image_size=recipe.image_size,
@@ -155,15 +139,16 @@ class _Run:
         )
         self.names = [info.name for info in self.meta.classes]
         self.model = self.meta.build()
-        world.synchronise(self.model)
+        distributed.synchronise_batch_norms(self.model)
         self.model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.network = world.parallel(self.model)  # the model as it is trained
+        self.network = distributed.parallel(self.model)  # the model as it is trained
         self.averaged = (
             AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(recipe.ema_decay), use_buffers=True)
             if recipe.ema_decay is not None
             else None
         )
-        self.loss = OhemCrossEntropy(recipe.ohem_threshold, world)
+        self.loss = OhemCrossEntropy(recipe.ohem_threshold, distributed)
+        # Decay on all parameters, batch norms too, as in the released code.
         self.optimizer = torch.optim.SGD(
             self.model.parameters(), lr=recipe.learning_rate, momentum=recipe.momentum, weight_decay=recipe.weight_decay
         )
@@ -175,9 +160,9 @@ class _Run:
         self.batches_per_epoch = len(batches)
         if not batches:
             raise UserError("train.defect_free leaves nothing to train on: raise it, or add images with defects")
-        if len(batches[0]) < world.size:
+        if len(batches[0]) < distributed.size:
             raise UserError(
-                f"a batch of {len(batches[0])} cannot be shared by {world.size} processes: raise "
+                f"a batch of {len(batches[0])} cannot be shared by {distributed.size} processes: raise "
                 "train.batch_size, which counts the images of all, or start fewer"
             )
         self.losses: list[list[float]] = []  # of each iteration: total, main, auxiliary
@@ -198,19 +183,51 @@ class _Run:
         """Seconds of work since the start, interruptions not counted."""
         return self.seconds + time.monotonic() - self.since
 
+    def finish(
+        self,
+        workdir: Path,
+        fingerprint: str,
+        checkpoint_seconds: float,
+        on_epoch: Callable[[EpochRow], None] | None = None,
+    ) -> None:
+        """Resume from the checkpoint in `workdir` if there is one, and train to the end of the last epoch."""
+        first, epochs = self.distributed.first, self.recipe.epochs
+        if state := self.distributed.from_first(lambda: load_checkpoint(workdir, fingerprint)):
+            self.load_state(state)
+            if self.epoch < epochs:
+                log.info("resuming at epoch %d, iteration %d", self.epoch + 1, self.step)
+            else:
+                log.info("this training was finished before: its result is reused")
+        saved = time.monotonic()
+        while self.epoch < epochs:
+            for images, masks in self.rest_of_epoch():
+                self.iterate(images, masks)
+                if first and time.monotonic() - saved >= checkpoint_seconds:
+                    save_checkpoint(workdir, fingerprint, self.state())
+                    saved = time.monotonic()
+            row = self.finish_epoch()
+            log.info(
+                "epoch %d of %d: loss %.4f, validation mIoU %.4f (best %.4f), %.1f images/s",
+                *(row.epoch, epochs, row.loss, row.val_miou, self.best_miou, row.images_per_second),
+            )
+            if on_epoch is not None:
+                on_epoch(row)
+            if first:
+                save_checkpoint(workdir, fingerprint, self.state())
+            saved = time.monotonic()
+
     def _batches(self) -> list[list[int]]:
         defect_free = [not sample.classes for sample in self.train_images.samples]
         recipe = self.recipe
         return epoch_batches(defect_free, recipe.defect_free, recipe.batch_size, recipe.seed, self.epoch)
 
     def rest_of_epoch(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """This process's share of the current epoch's batches that are still to be trained on."""
+        """This process's share of the batches that the current epoch has left."""
         samples = Augmented(self.train_images, self.augment, self.recipe.seed, self.epoch)
-        batches = [self.world.share(batch) for batch in self._batches()[self.batch :]]
-        loader = load_batches(samples, batches, self.recipe.workers)
-        label = f"epoch {self.epoch + 1} of {self.recipe.epochs}"
+        batches = [self.distributed.share(batch) for batch in self._batches()[self.batch :]]
+        loader = load_batches(samples, batches, self.workers)
         self.iteration_began = time.monotonic()
-        return progress(loader, len(batches), label)
+        return progress(loader, len(batches), f"epoch {self.epoch + 1} of {self.recipe.epochs}")
 
     def rate(self, step: int) -> float:
         """The learning rate of iteration `step`."""
@@ -221,8 +238,8 @@ class _Run:
     def iterate(self, images: Tensor, masks: Tensor) -> None:
         """One iteration on a share of a batch: images uint8 [N, H, W, 3], masks uint8 [N, H, W]."""
         rate = self.rate(self.step)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
+        for parameters in self.optimizer.param_groups:
+            parameters["lr"] = rate
         inputs = normalise(images.to(self.device, non_blocking=True), self.mean, self.std)
         target = masks.to(self.device, non_blocking=True).long()
         self.model.train()
@@ -252,17 +269,16 @@ class _Run:
     def finish_epoch(self) -> EpochRow:
         """Validate, keep the weights if they are the best so far (the earlier of equals), count the epoch."""
         candidate = self.model if self.averaged is None else self.averaged.module
-        scores = validate(
-            candidate, *(self.val_images, self.names, self.mean, self.std), self.recipe.batch_size, self.world
-        )
-        last = torch.tensor(self.losses[-self.batches_per_epoch :], dtype=torch.float64).mean(0).tolist()
+        batch_size = self.recipe.batch_size
+        scores = validate(candidate, self.val_images, self.names, self.mean, self.std, batch_size, self.distributed)
+        means = torch.tensor(self.losses[-self.batches_per_epoch :], dtype=torch.float64).mean(0).tolist()
         row = EpochRow(
             epoch=self.epoch + 1,
             step=self.step,
             learning_rate=self.rate(self.step - 1),
-            loss=last[0],
-            main_loss=last[1],
-            auxiliary_loss=last[2],
+            loss=means[0],
+            main_loss=means[1],
+            auxiliary_loss=means[2],
             val_miou=scores.miou,
             val_iou=scores.iou,
             images_per_second=sum(map(len, self._batches())) / max(self.epoch_seconds, 1e-9),
@@ -293,7 +309,7 @@ class _Run:
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Go back to where `state` was taken."""
+        """Restore what `state` returned."""
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
@@ -322,5 +338,40 @@ class _Run:
             step_losses=tuple(total for total, _, _ in self.losses),
             seconds=self.elapsed,
             device=torch.cuda.get_device_name() if self.device.type == "cuda" else "cpu",
-            processes=self.world.size,
+            processes=self.distributed.size,
         )
+
+
+@torch.inference_mode()
+def validate(
+    model: nn.Module,
+    images: Images,
+    names: Sequence[str],
+    mean: Tensor,
+    std: Tensor,
+    batch_size: int,
+    distributed: DistributedContext,
+) -> Scores:
+    """Score `model` on all of `images`, at the masks' native size, from one confusion matrix.
+
+    `mean` and `std` ([3], of pixels / 255) lie on the model's device. Each process scores a share of the batches,
+    and all get the scores of the whole split. The model is left in eval mode.
+    """
+    model.eval()
+    by_size: dict[tuple[int, int], list[int]] = defaultdict(list)  # only images of one size share a batch
+    for index, sample in enumerate(images.samples):
+        by_size[sample.height, sample.width].append(index)
+    batches = distributed.share(
+        [same[start : start + batch_size] for same in by_size.values() for start in range(0, len(same), batch_size)]
+    )
+    images.prefetch(index for batch in batches for index in batch)
+    confusion = np.zeros((len(names), len(names)), np.int64)
+    for batch in progress(batches, len(batches), "validating"):
+        pixels, masks = zip(*(images[index] for index in batch), strict=True)
+        logits = model(normalise(torch.from_numpy(np.stack(pixels)).to(mean.device), mean, std))
+        target = np.stack(masks)
+        if logits.shape[-2:] != target.shape[-2:]:  # resized images: the logits fit the mask, not the mask the logits
+            logits = F.interpolate(logits, size=target.shape[-2:], mode="bilinear", align_corners=False)
+        confusion += confusion_matrix(logits.argmax(1).byte().cpu().numpy(), target, len(names))
+    total = distributed.sum(torch.from_numpy(confusion).to(mean.device))
+    return Scores.from_confusion(total.cpu().numpy(), names)

@@ -1,45 +1,86 @@
-"""What a training run is made of, and the fingerprint that ties a checkpoint to it."""
+"""The training recipe: every knob that decides the weights, and the learning rate that follows from them.
+
+Light on purpose: `config` reads it to check params.yaml, and a command that trains nothing must not load PyTorch.
+"""
 
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from typing import Annotated, Literal
 
-from dbrnet.training.schedule import Schedule
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-_WITHOUT_EFFECT = ("workers", "checkpoint_seconds")  # on the weights: a run may resume with other values
+from dbrnet.bounds import Fraction, OpenFraction, Seed, Size
+
+WARMUP_START = 0.1  # share of the base rate that warm-up starts from, as in the released code
+POLY_POWER = 0.9  # as in the released code
+
+Schedule = Literal["linear", "poly"]
+ScaleFactor = Annotated[float, Field(ge=0.05, le=20)]
 
 
-@dataclass(frozen=True)
-class Recipe:
-    """The knobs of the `train` section of params.yaml, where each is explained, with the model's switches."""
+def _ascending(bounds: tuple[float, float]) -> tuple[float, float]:
+    if bounds[0] > bounds[1]:
+        raise ValueError("the first must not exceed the second")
+    return bounds
 
-    seed: int
-    epochs: int
-    batch_size: int
-    defect_free: float
+
+class Switches(BaseModel):
+    """Which of the paper's three modules the network has (the ablation of Tables 3 and 4)."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    lfem: bool
+    affm: bool
+    dcppm: bool
+
+
+class Recipe(BaseModel):
+    """The fields that affect the weights, all of them and no others; params.yaml explains and sets each.
+
+    Whatever a training may change between a kill and its resumption, such as the number of loading processes, is
+    an argument of `loop.train` instead.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    seed: Seed
+    epochs: int = Field(ge=1, le=100_000)
+    batch_size: int = Field(ge=1, le=4096)
+    defect_free: Fraction
     normalise_exposure: bool
-    image_size: tuple[int, int] | None
-    crop: tuple[int, int]
-    scale: tuple[float, float]
+    image_size: Size | None
+    crop: Size
+    scale: Annotated[tuple[ScaleFactor, ScaleFactor], AfterValidator(_ascending)]
     flip: bool
-    learning_rate: float
-    momentum: float
-    weight_decay: float
+    learning_rate: float = Field(gt=0, le=10)
+    momentum: Fraction
+    weight_decay: float = Field(ge=0, le=1)
     schedule: Schedule
-    warmup_epochs: float
-    ohem_threshold: float
-    auxiliary_weight: float
-    ema_decay: float | None
+    warmup_epochs: float = Field(ge=0, le=100_000)
+    ohem_threshold: Fraction
+    auxiliary_weight: float = Field(ge=0, le=100)
+    ema_decay: OpenFraction | None
     amp: bool
-    workers: int
-    checkpoint_seconds: float
-    lfem: bool = True
-    affm: bool = True
-    dcppm: bool = True
+    model: Switches
 
     def fingerprint(self, content_hash: str, train_ids: Sequence[str], val_ids: Sequence[str]) -> str:
-        """SHA-256 of all that decides the weights: the recipe, the dataset's content and the splits' ids."""
-        recipe = {key: value for key, value in asdict(self).items() if key not in _WITHOUT_EFFECT}
+        """SHA-256 of the recipe, the dataset's content hash and the ids of both splits.
+
+        A checkpoint belongs to one fingerprint. Fields that a subclass adds do not count.
+        """
+        recipe = self.model_dump(mode="json", include=set(Recipe.model_fields))
         content = json.dumps([recipe, content_hash, list(train_ids), list(val_ids)], sort_keys=True)
         return hashlib.sha256(content.encode()).hexdigest()
+
+
+def learning_rate(step: int, total: int, base: float, warmup: int, schedule: Schedule) -> float:
+    """The rate of iteration `step` (from 0) of `total`: never negative, and at most `base`.
+
+    It rises linearly from a tenth of `base` for `warmup` iterations. Then it falls and would reach 0 right after
+    the last iteration: linearly (paper, section 3.2), or with the power 0.9 ("poly", the released code).
+    """
+    if step < warmup:
+        return base * (WARMUP_START + (1 - WARMUP_START) * step / warmup)
+    left = max(0.0, (total - step) / max(1, total - warmup))
+    return base * left ** (1.0 if schedule == "linear" else POLY_POWER)

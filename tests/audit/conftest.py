@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from dbrnet.data.dataset import Card, ClassInfo, Dataset, Image, Mask, Sample
+from dbrnet.data.dataset import Dataset, Image, Mask, Sample
+from tests.data.conftest import make_dataset
 
 Labelled = tuple[Image, Mask]
 Make = Callable[[dict[str, Labelled]], Dataset]
@@ -44,23 +45,7 @@ def make(tmp_path: Path) -> Make:
                 cv2.imwrite(str(tmp_path / file), np.ascontiguousarray(pixels))
             classes = tuple(int(label) for label in np.unique(mask) if label)
             samples.append(Sample(id_, *files, *mask.shape, classes, id_, id_))  # type: ignore[call-arg]
-        card = Card(
-            name="made-up",
-            title="Made up",
-            classes=tuple(ClassInfo(name, (0, 0, 0)) for name in ("background", "pit", "scratch")),
-            homepage="",
-            citation="",
-            licence="",
-            group_rule="",
-            leak_note="",
-            notes=(),
-            images=len(samples),
-            groups=len(samples),
-            images_by_class={},
-            pixel_shares={},
-            content_hash="made up",
-        )
-        return Dataset(tmp_path, card, tuple(samples))
+        return make_dataset(tmp_path, tuple(samples), ("background", "pit", "scratch"))
 
     return written
 

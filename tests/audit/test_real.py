@@ -1,4 +1,4 @@
-"""The result on the public sets, from the archives as they are downloaded."""
+"""The audit of the public sets, from the archives as they are downloaded."""
 
 from itertools import combinations
 from pathlib import Path
@@ -7,48 +7,47 @@ import pytest
 
 from dbrnet.audit.fingerprint import take_fingerprints
 from dbrnet.audit.grouping import find_groups
-from dbrnet.audit.result import audit_splits
+from dbrnet.audit.result import audit_splits, search
 from dbrnet.data.dataset import Dataset
 from dbrnet.data.writer import build_dataset
 
 pytestmark = pytest.mark.slow
 
 
-def ingested(name: str, archives: Path, out: Path) -> Dataset:
+def ingest(name: str, archives: Path, out: Path) -> Dataset:
     out.mkdir()
     return build_dataset(name, archives / f"{name}.zip", out)
 
 
-def test_neu_segs_published_test_part_is_its_training_part_turned(archives: Path, tmp_path: Path) -> None:
-    dataset = ingested("neu-seg", archives, tmp_path / "out")
-    fingerprints = take_fingerprints(dataset)
-    groups = find_groups(fingerprints)
-    result = audit_splits(dataset, fingerprints, groups, dataset.published_splits)
+def test_neu_segs_published_test_split_is_its_training_split_turned(archives: Path, tmp_path: Path) -> None:
+    dataset = ingest("neu-seg", archives, tmp_path / "out")
+    audit = audit_splits(search(dataset), dataset.published_splits)
+    result = audit.result
     assert result.leaking == {"test": 810}
     assert result.nn_baseline is not None
     assert result.nn_baseline.miou == pytest.approx(0.898, abs=0.01)
     assert result.repeatability is not None
     assert result.repeatability.miou == pytest.approx(0.916, abs=0.01)
-    swapped = [link for link in result.labelled_differently if result.agreement[link] < 0.1]
+    swapped = [link for link in audit.labelled_differently if audit.agreement[link] < 0.1]
     assert len(swapped) == pytest.approx(12, abs=3)  # one image, its two classes exchanged
     assert result.groups == pytest.approx(1036, abs=5)  # with those that were pasted over
     turned = {
         frozenset((link.first, link.second))
-        for link in groups.links
+        for link in audit.groups.links
         if link.alignment is not None and link.alignment.score >= 0.94
     }
     assert len(dataset.samples) - len(turned) == pytest.approx(1130, abs=5)
 
 
 def test_mts_tiles_are_found_without_their_names(archives: Path, tmp_path: Path) -> None:
-    dataset = ingested("magnetic-tile", archives, tmp_path / "out")
+    dataset = ingest("magnetic-tile", archives, tmp_path / "out")
     assert dataset.card.groups == pytest.approx(246, abs=5)
-    found = find_groups(take_fingerprints(dataset), names=False).of
+    groups = find_groups(take_fingerprints(dataset), names=False).of
     pairs = [
-        (first.group == second.group, found[first.id] == found[second.id])
+        (first.group == second.group, groups[first.id] == groups[second.id])
         for first, second in combinations(dataset.samples, 2)
     ]
-    by_name = [content for name, content in pairs if name]
-    assert sum(by_name) / len(by_name) > 0.98
-    beyond = sum(content for name, content in pairs if not name)
-    assert beyond < 500  # tiles that come twice, under other names: each was looked at
+    same_tile = [joined for named, joined in pairs if named]
+    assert sum(same_tile) / len(same_tile) > 0.98
+    beyond = sum(joined for named, joined in pairs if not named)
+    assert beyond < 500  # tiles that come twice under other names: each was checked by eye

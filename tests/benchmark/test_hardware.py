@@ -19,7 +19,7 @@ def write(root: Path, files: dict[str, str]) -> None:
         (root / name).write_text(content)
 
 
-def test_what_the_system_tells_is_read(tmp_path: Path) -> None:
+def test_the_systems_figures_are_read(tmp_path: Path) -> None:
     files = {
         "proc/loadavg": "0.50 1.25 2.00 1/100 4242\n",
         "proc/stat": "cpu  10 20 30 40 50 60 70 1234 0 0\ncpu0 1\n",
@@ -43,7 +43,7 @@ def test_what_the_system_tells_is_read(tmp_path: Path) -> None:
     }
 
 
-def test_what_it_does_not_tell_is_said_and_not_made_up(tmp_path: Path) -> None:
+def test_missing_figures_are_not_readable(tmp_path: Path) -> None:
     state = machine_state(tmp_path)
     assert state.pop("gpus") == []
     assert set(state.values()) == {UNREADABLE}
@@ -52,7 +52,7 @@ def test_what_it_does_not_tell_is_said_and_not_made_up(tmp_path: Path) -> None:
     assert machine_state(tmp_path)["mhz"] == UNREADABLE
 
 
-def test_the_older_places(tmp_path: Path) -> None:
+def test_older_places_of_the_figures_are_read(tmp_path: Path) -> None:
     write(
         tmp_path,
         {
@@ -68,7 +68,7 @@ def test_the_older_places(tmp_path: Path) -> None:
     assert machine_state(tmp_path)["cpu_quota"] == "none"
 
 
-def test_a_gpus_clocks_and_power(tmp_path: Path) -> None:
+def test_a_gpus_clocks_and_power_are_read(tmp_path: Path) -> None:
     tool = tmp_path / "nvidia-smi"
     tool.write_text("#!/bin/sh\necho '1980 MHz, 1980 MHz, 120.5 W, 700.00 W, 41, 0x0'\n")
     tool.chmod(0o755)
@@ -78,7 +78,7 @@ def test_a_gpus_clocks_and_power(tmp_path: Path) -> None:
     assert gpu["power.draw"] == "120.5 W"
 
 
-def test_this_machine() -> None:
+def test_this_machine_has_all_figures() -> None:
     assert set(machine_state()) == {
         "governor",
         "mhz",

@@ -1,4 +1,4 @@
-"""On made-up durations and a clock that only the model moves."""
+"""With made-up durations, and a clock that only the model moves."""
 
 from collections.abc import Callable, Iterator
 from itertools import chain, count, repeat
@@ -28,16 +28,16 @@ class FakeModel:
 
 
 def made_up(durations: Iterator[float], calls: list[str] | None = None, name: str = "") -> Stream:
-    def answer() -> Run:
+    def run() -> Run:
         if calls is not None:
             calls.append(name)
         duration = next(durations)
         return Run(duration, duration + 0.001)
 
-    return answer
+    return run
 
 
-def test_images_are_asked_in_turn_and_both_figures_are_of_one_run(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_images_come_in_turn_and_both_durations_are_of_one_run(monkeypatch: pytest.MonkeyPatch) -> None:
     files = [cv2.imencode(".png", np.full((40, 50, 3), grey))[1].tobytes() for grey in (10, 20, 30)]
     model = FakeModel(lambda batch: 0.25, monkeypatch)
     decode, encode = decode_image, cv2.imencode
@@ -58,7 +58,7 @@ def test_images_are_asked_in_turn_and_both_figures_are_of_one_run(monkeypatch: p
     assert model.seen[0].shape == (1, 40, 50, 3)
 
 
-def test_streams_take_turns_and_every_run_but_a_blocks_first_is_kept() -> None:
+def test_streams_take_turns_and_a_blocks_first_run_does_not_count() -> None:
     calls: list[str] = []
     pair = {"a": made_up(repeat(0.01), calls, "a"), "b": made_up(repeat(0.04), calls, "b")}
     series = take_turns(pair, seconds=1)
@@ -72,7 +72,7 @@ def test_streams_take_turns_and_every_run_but_a_blocks_first_is_kept() -> None:
         assert one.whole.p50_ms == pytest.approx(one.predict.p50_ms + 1)
 
 
-def test_a_drifting_machine_moves_both_and_not_their_ratio() -> None:
+def test_a_drift_changes_both_latencies_but_not_their_ratio() -> None:
     time = count()
 
     def drifting(cost: float) -> Iterator[float]:
@@ -85,7 +85,7 @@ def test_a_drifting_machine_moves_both_and_not_their_ratio() -> None:
     assert ratio.low < 3 < ratio.high
 
 
-def test_every_block_has_a_run_however_slow() -> None:
+def test_a_slow_streams_blocks_have_one_run() -> None:
     series = take_turns({"slow": made_up(repeat(5.0))}, seconds=1)["slow"]
     assert [len(block) for block in series.blocks] == [1] * 10
 
@@ -98,21 +98,21 @@ def test_the_warm_up_ends_when_durations_settle() -> None:
     assert warmed.seconds < 10, "the first run, which compiles, is not counted"
 
 
-def test_the_warm_up_is_bounded_and_says_that_nothing_settled() -> None:
+def test_the_warm_up_is_bounded_where_nothing_settles() -> None:
     restless = (0.1 * 1.2**step for step in count())
     warmed = warm_up(made_up(restless), least=0, most=2)
     assert not warmed.steady
     assert 2 <= warmed.seconds < 4
 
 
-def test_the_warm_up_lasts_for_the_least_time() -> None:
+def test_the_warm_up_takes_the_least_time() -> None:
     assert warm_up(made_up(repeat(0.01)), least=0.5, most=1).seconds == pytest.approx(0.5)
 
 
 IMAGES = np.zeros((3, 40, 50, 3), np.uint8)
 
 
-def test_the_best_batch_is_found_and_larger_ones_left_when_it_falls(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_search_for_the_best_batch_ends_where_throughput_falls(monkeypatch: pytest.MonkeyPatch) -> None:
     model = FakeModel(lambda batch: 0.01 + 0.01 * batch + (0.2 if batch > 4 else 0), monkeypatch)
     best = offline(model.predict, IMAGES, seconds=0.1, image_bytes=0)
     assert best.batch == 4
@@ -122,7 +122,7 @@ def test_the_best_batch_is_found_and_larger_ones_left_when_it_falls(monkeypatch:
     assert model.seen[-1].shape == (8, 40, 50, 3)
 
 
-def test_a_batch_that_does_not_fit_ends_it_with_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_batch_that_does_not_fit_ends_the_search(monkeypatch: pytest.MonkeyPatch) -> None:
     def cost(batch: int) -> float:
         if batch > 2:
             raise RuntimeError("CUDA out of memory\nmore")
@@ -140,7 +140,7 @@ def test_a_batch_that_might_exhaust_the_memory_is_not_tried(monkeypatch: pytest.
     assert "half of the free memory" in best.ended
 
 
-def test_one_image_that_cannot_be_run_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_single_image_that_cannot_be_run_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     def cost(batch: int) -> float:
         raise RuntimeError("broken")
 

@@ -20,7 +20,7 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(roofline_module, "COPIED", {"cpu": 1 << 20})
 
 
-def test_the_work_of_two_convolutions_counted_by_hand() -> None:
+def test_the_work_of_two_convolutions_equals_a_count_by_hand() -> None:
     model = nn.Sequential(
         nn.Conv2d(3, 8, 3, padding=1, stride=2), nn.ReLU(), nn.Conv2d(8, 8, 3, padding=1, groups=8, bias=False)
     )
@@ -42,7 +42,7 @@ def test_the_network_is_left_as_it_was(exported: Exported) -> None:
     assert count_work(model, 128, 96).macs == pytest.approx(2 * work.macs, rel=0.02)
 
 
-def test_the_floor_is_the_longer_of_arithmetic_and_memory() -> None:
+def test_the_roofline_is_the_longer_of_arithmetic_and_memory() -> None:
     work = Work(macs=10**9, weights=10**6, activations=10**7)
     peak = Peak(macs=1e11, bytes=1e10, measured_by="hand")
     fp32, int8 = roofline(work, "fp32", peak), roofline(work, "int8", peak)
@@ -55,10 +55,10 @@ def test_the_floor_is_the_longer_of_arithmetic_and_memory() -> None:
 
 
 @pytest.mark.slow
-def test_ceilings_of_this_machine() -> None:
-    found = measure_peaks([("cpu", "fp32"), ("cpu", "bf16"), ("cpu", "fp32")], threads=1)
-    assert list(found) == [("cpu", "fp32"), ("cpu", "bf16")]
-    fp32, bf16 = found.values()
+def test_peaks_of_this_machine() -> None:
+    peaks = measure_peaks([("cpu", "fp32"), ("cpu", "bf16"), ("cpu", "fp32")], threads=1)
+    assert list(peaks) == [("cpu", "fp32"), ("cpu", "bf16")]
+    fp32, bf16 = peaks.values()
     assert isinstance(fp32, Peak)
     assert isinstance(bf16, Peak)
     assert fp32.macs > 1e8
@@ -66,7 +66,7 @@ def test_ceilings_of_this_machine() -> None:
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "int8"])
-def test_openvino_ran_what_was_asked_for_or_says_that_the_cpu_cannot(precision: str) -> None:
+def test_openvino_computes_at_the_precision_or_says_that_the_cpu_cannot(precision: str) -> None:
     if why_not_available(f"openvino-{precision}"):
         with pytest.raises(NotAvailableError, match=f"openvino-{precision} is not available: the CPU"):
             roofline_module._openvino_macs(precision, threads=1)
@@ -74,14 +74,14 @@ def test_openvino_ran_what_was_asked_for_or_says_that_the_cpu_cannot(precision: 
     assert roofline_module._openvino_macs(precision, threads=1) > 1e8
 
 
-def test_a_ceiling_of_other_kernels_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_peak_measured_with_other_kernels_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     plain = dense_convolutions(quantized=False)
     monkeypatch.setattr(roofline_module, "dense_convolutions", lambda *, quantized: plain)
-    (told,) = measure_peaks([("cpu", "int8")], threads=1).values()
-    assert told == "the peak in int8 is not measured: asked for int8, OpenVINO computed in f32"
+    (reason,) = measure_peaks([("cpu", "int8")], threads=1).values()
+    assert reason == "the peak in int8 is not measured: asked for int8, OpenVINO computed in f32"
 
 
-def test_what_cannot_be_measured_is_said() -> None:
+def test_a_peak_that_cannot_be_measured_is_a_reason() -> None:
     if torch.cuda.is_available():
         pytest.skip("this machine has the device that the test wants missing")
     (reason,) = measure_peaks([("cuda", "fp32")], threads=1).values()

@@ -20,7 +20,7 @@ from dbrnet.files import MARKER, write_json
 from dbrnet.steps.benchmark import benchmark
 from tests.benchmark.conftest import Job
 
-PARAMS = BenchmarkParams(size=(64, 96), seconds=0.05, threads=1)
+QUICK = BenchmarkParams(size=(64, 96), seconds=0.05, threads=1)
 
 
 @pytest.fixture(autouse=True)
@@ -29,13 +29,15 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(roofline, "COPIED", {"cpu": 1 << 20})
 
 
-def run(job: Job, out: Path, params: BenchmarkParams = PARAMS, against: str | None = None) -> None:
+def run(job: Job, out: Path, params: BenchmarkParams = QUICK, against: str | None = None) -> None:
     benchmark(
         params, job.dataset, job.split, job.trained, job.exported, job.champion, job.evaluated, against=against, out=out
     )
 
 
-def test_all_figures_with_all_they_rest_on(job: Job, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_the_step_writes_all_figures_and_their_sources(
+    job: Job, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     with caplog.at_level(logging.INFO, "dbrnet"):
         run(job, tmp_path / "out", against=str(job.exported / "model.onnx"))
     written = {file.name for file in (tmp_path / "out").iterdir()}
@@ -77,7 +79,7 @@ def test_all_figures_with_all_they_rest_on(job: Job, tmp_path: Path, caplog: pyt
 
 
 @pytest.mark.slow
-def test_without_accuracy_there_is_no_image_of_it(job: Job, tmp_path: Path) -> None:
+def test_without_accuracy_no_accuracy_plot_is_drawn(job: Job, tmp_path: Path) -> None:
     write_json(tmp_path / "evaluated/metrics.json", {"runtimes": {}})
     run(replace(job, evaluated=tmp_path / "evaluated"), tmp_path / "out")
     figures = json.loads((tmp_path / "out/benchmark.json").read_text())
@@ -101,7 +103,7 @@ def test_the_champion_takes_its_turn_beside_the_candidate(job: Job, tmp_path: Pa
     assert names == {"pytorch-eager", "onnxruntime-cpu", "onnxruntime-cpu (champion)"}
 
 
-def test_images_are_of_the_test_part_and_brought_to_size(job: Job) -> None:
+def test_images_are_of_the_test_split_and_resized(job: Job) -> None:
     from dbrnet.steps.benchmark import IMAGES, _images
 
     files = _images(Dataset.load(job.dataset), Split.load(job.split), (64, 96))
@@ -118,14 +120,13 @@ def test_images_are_of_the_test_part_and_brought_to_size(job: Job) -> None:
     assert {data[:4] for data in files} == {b"\x89PNG", b"\xff\xd8\xff\xe0"}
 
 
-def test_a_baseline_that_is_not_there_is_one_clear_line(job: Job, tmp_path: Path) -> None:
+def test_a_missing_baseline_is_one_clear_line(job: Job, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"nowhere\.onnx: cannot be read"):
         run(job, tmp_path / "out", against=str(tmp_path / "nowhere.onnx"))
     assert not (tmp_path / "out").exists()
 
 
-def test_what_the_line_runs_must_be_there(job: Job, tmp_path: Path) -> None:
-    """Not a speed without it, nor a champion with no one to be compared with."""
+def test_the_deployed_runtime_must_be_available(job: Job, tmp_path: Path) -> None:
     exported, holder = tmp_path / "exported", tmp_path / "champion"
     shutil.copytree(job.exported, exported)
     holder.mkdir()

@@ -7,26 +7,22 @@ import os
 import sys
 from pathlib import Path
 
-from dbrnet.config import TrainParams
 from dbrnet.data.remote_dataset import link_dataset
-from dbrnet.steps.train import recipe_of
 from dbrnet.training.loop import train
-from dbrnet.training.recipe import Recipe
+from tests.sections import PARAMS
 
 VALIDATION = 4  # the last of the images
-
-
-def recipe(workers: int) -> Recipe:
-    params = TrainParams.model_validate(
-        {"epochs": 1, "batch_size": 4, "crop": (32, 32), "defect_free": 1.0, "workers": workers}
-    )
-    return recipe_of(params)
 
 
 def main(address: str, folder: str, workers: str) -> None:
     dataset = link_dataset(address, Path(folder) / os.environ["RANK"])
     ids = [sample.id for sample in dataset.samples]
-    train(dataset, ids[:-VALIDATION], ids[-VALIDATION:], recipe(int(workers)), Path(folder) / "checkpoint")
+    recipe = PARAMS.train.model_copy(update={"epochs": 1, "batch_size": 4, "crop": (32, 32)})
+    train(
+        *(dataset, ids[:-VALIDATION], ids[-VALIDATION:], recipe, Path(folder) / "checkpoint"),
+        workers=int(workers),
+        checkpoint_seconds=60.0,
+    )
 
 
 if __name__ == "__main__":

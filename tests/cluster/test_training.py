@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from dbrnet.cluster.training import fetch_job_spec, send_result, train_on_nodes
-from dbrnet.config import SplitParams, TrainParams
+from dbrnet.config import TrainParams
 from dbrnet.data.dataset import Dataset
 from dbrnet.data.loading import epoch_batches
 from dbrnet.data.remote_dataset import send_dataset
@@ -22,16 +22,16 @@ from dbrnet.files import MARKER
 from dbrnet.models.saved import load_model
 from dbrnet.steps.split import split as split_step
 from dbrnet.steps.train import train
-from tests.cluster import reading
 from tests.cluster.conftest import IMAGE
 from tests.cluster.kubernetes_stub import JOBS, Json, Stub, condition
 from tests.cluster.reading import VALIDATION
 from tests.data.conftest import texture, write_image
 from tests.registry.servers import free_port
+from tests.sections import PARAMS
 from tests.storage.s3_server import BUCKET, S3Server
 
 ROOT = Path(__file__).parents[2]
-PARAMS = TrainParams.model_validate({"epochs": 1, "batch_size": 4, "crop": (32, 32), "nodes": 2})
+TWO_NODES = PARAMS.train.model_copy(update={"epochs": 1, "batch_size": 4, "crop": (32, 32), "nodes": 2})
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +47,7 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
 @pytest.fixture(scope="module")
 def split(dataset: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("splits") / "split"
-    split_step(SplitParams.model_validate({}), dataset.root, out=out)
+    split_step(PARAMS.split, dataset.root, out=out)
     return out
 
 
@@ -87,12 +87,12 @@ def test_the_job_gets_what_it_needs_and_gives_back_what_it_wrote(
         work(job)
 
     pod.on_create = take
-    train(PARAMS, dataset.root, split, out=tmp_path / "out")
+    train(TWO_NODES, dataset.root, split, out=tmp_path / "out")
     assert (tmp_path / "out/model.pt").read_bytes() == b"weights"
     (job,) = jobs
     assert (job["spec"]["trainer"]["numNodes"], job["spec"]["trainer"]["image"]) == (2, IMAGE)
     params, linked, splits = fetch_job_spec(job_spec_of(job), tmp_path / "node")
-    assert TrainParams.model_validate_json(params) == PARAMS
+    assert TrainParams.model_validate_json(params) == TWO_NODES
     assert Dataset.load(linked).samples == dataset.samples
     assert Split.load(splits) == Split.load(split)
     assert pod.jobs == {}  # done with
@@ -103,13 +103,13 @@ def test_run_again_it_joins_the_job_that_runs(
 ) -> None:
     caplog.set_level("INFO", "dbrnet")
     killed = threading.Thread(
-        target=train, args=(PARAMS, dataset.root, split), kwargs={"out": tmp_path / "never"}, daemon=True
+        target=train, args=(TWO_NODES, dataset.root, split), kwargs={"out": tmp_path / "never"}, daemon=True
     )
     killed.start()
     while not pod.jobs:
         time.sleep(0.01)
     ((name, job),) = pod.jobs.items()
-    again = threading.Thread(target=train, args=(PARAMS, dataset.root, split), kwargs={"out": tmp_path / "out"})
+    again = threading.Thread(target=train, args=(TWO_NODES, dataset.root, split), kwargs={"out": tmp_path / "out"})
     again.start()
     while f"joining the train job {name}" not in caplog.text:
         time.sleep(0.01)
@@ -123,10 +123,10 @@ def test_run_again_it_joins_the_job_that_runs(
 def test_one_that_failed_makes_place_for_another(pod: Stub, dataset: Dataset, split: Path, tmp_path: Path) -> None:
     pod.on_create = pod.end("Failed", "JobsFailed", "1 job failed")
     with pytest.raises(JobError, match="failed: JobsFailed: 1 job failed"):
-        train(PARAMS, dataset.root, split, out=tmp_path / "out")
+        train(TWO_NODES, dataset.root, split, out=tmp_path / "out")
     (previous,) = pod.jobs
     pod.on_create = working(pod, tmp_path)
-    train(PARAMS, dataset.root, split, out=tmp_path / "out")
+    train(TWO_NODES, dataset.root, split, out=tmp_path / "out")
     assert f"DELETE {JOBS}/{previous}" in pod.asked
     assert (tmp_path / "out/model.pt").exists()
 
@@ -136,10 +136,10 @@ def test_a_place_that_is_not_free_at_once_is_waited_for(
 ) -> None:
     pod.on_create = pod.end("Failed", "JobsFailed", "1 job failed")
     with pytest.raises(JobError):
-        train(PARAMS, dataset.root, split, out=tmp_path / "out")
+        train(TWO_NODES, dataset.root, split, out=tmp_path / "out")
     pod.lingers = 2
     pod.on_create = working(pod, tmp_path)
-    train(PARAMS, dataset.root, split, out=tmp_path / "out")
+    train(TWO_NODES, dataset.root, split, out=tmp_path / "out")
     assert (tmp_path / "out/model.pt").exists()
     assert sum(one.startswith("DELETE") for one in pod.asked) == 2  # the previous, and this one when done
 
@@ -150,7 +150,7 @@ def test_a_result_that_is_there_is_taken_without_a_job(
     """As where the pod of the component was killed after it had fetched it, and is tried again."""
     pod.on_create = working(pod, tmp_path)
     for out in ("first", "second"):
-        train(PARAMS, dataset.root, split, out=tmp_path / out)
+        train(TWO_NODES, dataset.root, split, out=tmp_path / out)
         assert (tmp_path / out / "model.pt").read_bytes() == b"weights"
     assert pod.asked.count(f"POST {JOBS}") == 1
 
@@ -165,7 +165,7 @@ def test_a_job_that_another_has_taken_the_result_of_and_removed(
         pod.jobs.clear()
 
     pod.on_create = take
-    train(PARAMS, dataset.root, split, out=tmp_path / "out")
+    train(TWO_NODES, dataset.root, split, out=tmp_path / "out")
     assert (tmp_path / "out/model.pt").read_bytes() == b"weights"
 
 
@@ -176,7 +176,7 @@ def test_another_image_is_another_job(
     for image in (IMAGE, IMAGE, IMAGE.replace(64 * "a", 64 * "b")):
         monkeypatch.setenv("DBRNET_IMAGE", image)
         with pytest.raises(JobError):
-            train(PARAMS, dataset.root, split, out=tmp_path / "out")
+            train(TWO_NODES, dataset.root, split, out=tmp_path / "out")
     assert len(pod.jobs) == 2
 
 
@@ -236,7 +236,7 @@ def test_two_nodes_train_for_real(
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.setattr("dbrnet.cluster.following.POLL_SECONDS", 1.0)
     pod.on_create = lambda job: threading.Thread(target=nodes_of, args=(job, tmp_path)).start()
-    train(PARAMS, dataset.root, split, out=tmp_path / "out")
+    train(TWO_NODES, dataset.root, split, out=tmp_path / "out")
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
         MARKER,
         "history.csv",
@@ -265,7 +265,7 @@ def test_a_process_fetches_its_share_and_no_other_images(
     fetched = [{path.name for path in (tmp_path / rank / "images").glob("[!.]*")} for rank in "01"]
     names = [Path(sample.image).name for sample in dataset.samples]
     training, validation = names[:-VALIDATION], set(names[-VALIDATION:])
-    seed = reading.recipe(workers).seed
+    seed = TWO_NODES.seed
     batches = epoch_batches([False] * len(training), 1.0, 4, seed, epoch=0)
     assert fetched[1] - validation == {training[index] for batch in batches for index in batch[1::2]}
     assert fetched[0] - validation == set(training)

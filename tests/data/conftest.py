@@ -1,11 +1,15 @@
-"""Small sources in the layouts of the real datasets."""
+"""Small sources in the layouts of the real datasets, and a dataset without files."""
 
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+
+from dbrnet.data.dataset import Card, ClassInfo, Dataset, Sample
+from dbrnet.data.writer import build_dataset
 
 SEVERSTAL_ROWS = ("a.jpg,1,1 3 100 10", "a.jpg,3,3 4", "c.jpg,4,2048 1")  # a: pixel 3 has two classes
 
@@ -25,15 +29,51 @@ def square(height: int, width: int, value: int, side: int = 10) -> NDArray[np.ui
     return mask
 
 
+def encoded(pixels: NDArray[Any], suffix: str = ".png") -> bytes:
+    return cv2.imencode(suffix, pixels)[1].tobytes()
+
+
+def file_contents(root: Path) -> dict[str, bytes]:
+    """The bytes of all files under `root`, by their paths below it."""
+    return {path.relative_to(root).as_posix(): path.read_bytes() for path in root.rglob("*") if path.is_file()}
+
+
+def build(name: str, source: Path, out: Path, mask_threshold: int = 127) -> Dataset:
+    """Build into a new folder."""
+    out.mkdir()
+    return build_dataset(name, source, out, mask_threshold=mask_threshold)
+
+
+def make_dataset(root: Path, samples: tuple[Sample, ...], names: tuple[str, ...], leak_note: str = "") -> Dataset:
+    """A dataset of `samples` with the classes `names`, whose card says no more than it must."""
+    card = Card(
+        name="made-up",
+        title="Made up",
+        classes=tuple(ClassInfo(name, (0, 0, 0)) for name in names),
+        homepage="",
+        citation="",
+        licence="",
+        group_rule="",
+        leak_note=leak_note,
+        notes=(),
+        images=len(samples),
+        groups=len({sample.group for sample in samples}),
+        images_by_class={},
+        pixel_shares={},
+        content_hash="the content",
+    )
+    return Dataset(root, card, samples)
+
+
 @pytest.fixture
 def neu_source(tmp_path: Path) -> Path:
     """Wrapped in the top folder of a repository's download: 3 training and 2 test images of 40 x 50."""
     top = tmp_path / "source"
-    for split_name, numbers in (("training", (1, 2, 3)), ("test", (1, 2))):
+    for name, numbers in (("training", (1, 2, 3)), ("test", (1, 2))):
         for number in numbers:
-            name = f"{split_name}/{number:06d}"
-            write_image(top / f"NEU_Seg-main/images/{name}.jpg", texture(40, 50, number))
-            write_image(top / f"NEU_Seg-main/annotations/{name}.png", square(40, 50, number))
+            file = f"{name}/{number:06d}"
+            write_image(top / f"NEU_Seg-main/images/{file}.jpg", texture(40, 50, number))
+            write_image(top / f"NEU_Seg-main/annotations/{file}.png", square(40, 50, number))
     (top / "NEU_Seg-main/README.md").write_text("# NEU_Seg")
     return top
 

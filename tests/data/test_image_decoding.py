@@ -11,39 +11,36 @@ from PIL import Image
 from dbrnet.data.dataset import decode_image
 from dbrnet.data.image_decoding import read_any, read_as_it_is, read_class_ids, read_marked, read_whole
 from dbrnet.errors import UserError
+from tests.data.conftest import encoded
 
-pytestmark = pytest.mark.filterwarnings("ignore:Corrupt EXIF")  # Pillow's word on damaged files
+pytestmark = pytest.mark.filterwarnings("ignore:Corrupt EXIF")  # Pillow's warning about damaged files
 
 PIXELS = np.random.default_rng(0).integers(0, 255, (64, 96, 3), np.uint8)
 
 
-def _encoded(suffix: str) -> bytes:
-    return cv2.imencode(suffix, PIXELS)[1].tobytes()
-
-
 @pytest.mark.parametrize("suffix", [".jpg", ".png"])
-def test_whole_files_pass_also_with_bytes_behind_them(tmp_path: Path, suffix: str) -> None:
+def test_whole_files_are_accepted_also_with_a_trailer(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"image{suffix}"
     for trailer in (b"", b"\n", bytes(40)):
-        path.write_bytes(_encoded(suffix) + trailer)
-        assert read_whole(path) == _encoded(suffix) + trailer
+        path.write_bytes(encoded(PIXELS, suffix) + trailer)
+        assert read_whole(path) == encoded(PIXELS, suffix) + trailer
 
 
 @pytest.mark.parametrize("suffix", [".jpg", ".png"])
 @pytest.mark.parametrize("kept", [0.02, 0.5, 0.9, 0.999])
-def test_files_cut_short_are_refused(tmp_path: Path, suffix: str, kept: float) -> None:
+def test_truncated_files_are_refused(tmp_path: Path, suffix: str, kept: float) -> None:
     path = tmp_path / f"image{suffix}"
-    content = _encoded(suffix)
+    content = encoded(PIXELS, suffix)
     for padding in (b"", bytes(2000)):  # zeros: what some systems leave after a crash
         path.write_bytes(content[: int(len(content) * kept)] + padding)
         with pytest.raises(UserError, match=rf"image\{suffix} is cut short"):
             read_whole(path)
 
 
-def test_a_thumbnails_end_is_not_taken_for_the_images(tmp_path: Path) -> None:
-    thumbnail = b"Exif\0\0" + cv2.imencode(".jpg", PIXELS[:8, :8])[1].tobytes()
+def test_end_of_a_thumbnail_is_not_taken_for_the_images(tmp_path: Path) -> None:
+    thumbnail = b"Exif\0\0" + encoded(PIXELS[:8, :8], ".jpg")
     segment = b"\xff\xe1" + (len(thumbnail) + 2).to_bytes(2, "big") + thumbnail
-    whole = _encoded(".jpg")
+    whole = encoded(PIXELS, ".jpg")
     path = tmp_path / "camera.jpg"
     path.write_bytes(whole[:2] + segment + whole[2:])
     read_whole(path)
@@ -53,22 +50,22 @@ def test_a_thumbnails_end_is_not_taken_for_the_images(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b"GIF89a", b"\x89PN", b"no image"])
-def test_other_files_are_refused(tmp_path: Path, content: bytes) -> None:
+def test_other_formats_are_refused(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "image.jpg").write_bytes(content)
     with pytest.raises(UserError, match=r"image\.jpg is not a JPEG or PNG"):
         read_whole(tmp_path / "image.jpg")
 
 
-def _write(path: Path, pixels: np.ndarray) -> Path:
+def write(path: Path, pixels: np.ndarray) -> Path:
     assert cv2.imwrite(str(path), pixels)
     return path
 
 
 @pytest.mark.parametrize("suffix", [".jpg", ".png", ".tiff", ".bmp"])
 @pytest.mark.parametrize("grey", [False, True])
-def test_every_kind_is_read_and_what_is_kept_shows_the_same(tmp_path: Path, suffix: str, grey: bool) -> None:
+def test_every_format_is_read_and_kept_without_loss(tmp_path: Path, suffix: str, grey: bool) -> None:
     pixels = PIXELS[:, :, 0] if grey else PIXELS
-    path = _write(tmp_path / f"image{suffix}", pixels)
+    path = write(tmp_path / f"image{suffix}", pixels)
     image = read_any(path, 16)
     assert np.array_equal(image.pixels, decode_image(image.data, "kept"))
     assert image.suffix == (".jpg" if suffix == ".jpg" else ".png")
@@ -78,17 +75,17 @@ def test_every_kind_is_read_and_what_is_kept_shows_the_same(tmp_path: Path, suff
     assert image.brightest is None
 
 
-def test_the_name_does_not_decide_the_kind(tmp_path: Path) -> None:
-    path = _write(tmp_path / "image.jpg", PIXELS).rename(tmp_path / "image.png")
+def test_format_is_detected_from_the_content(tmp_path: Path) -> None:
+    path = write(tmp_path / "image.jpg", PIXELS).rename(tmp_path / "image.png")
     assert read_any(path, 16).suffix == ".jpg"
 
 
 @pytest.mark.parametrize("suffix", [".png", ".tiff"])
 @pytest.mark.parametrize("shape", [(4, 6), (4, 6, 3)])
-def test_sixteen_bits_become_the_upper_eight_of_those_used(tmp_path: Path, suffix: str, shape: tuple[int, ...]) -> None:
+def test_16_bits_become_the_upper_8_of_those_in_use(tmp_path: Path, suffix: str, shape: tuple[int, ...]) -> None:
     values = np.zeros(shape, np.uint16)
     values[0, :6] = np.array([0, 15, 16, 255, 256, 4095]).reshape(-1, *[1] * (len(shape) - 2))
-    path = _write(tmp_path / f"deep{suffix}", values)
+    path = write(tmp_path / f"deep{suffix}", values)
     for bits, expected in ((16, [0, 0, 0, 0, 1, 15]), (12, [0, 0, 1, 15, 16, 255])):
         image = read_any(path, bits)
         assert image.pixels[0, :, 0].tolist() == expected
@@ -105,7 +102,7 @@ QUARTER_TURNS = {1: 0, 2: 3, 3: 2, 4: 1, 5: 0, 6: 3, 7: 2, 8: 1}
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF"])
 @pytest.mark.parametrize("orientation", [1, 2, 3, 4, 5, 6, 7, 8])
-def test_images_are_read_as_they_are_displayed(tmp_path: Path, kind: str, orientation: int) -> None:
+def test_images_are_turned_as_exif_says(tmp_path: Path, kind: str, orientation: int) -> None:
     blocks = np.kron(np.arange(6, dtype=np.uint8).reshape(2, 3) * 40, np.ones((16, 16), np.uint8))
     exif = Image.Exif()
     exif[274] = orientation
@@ -131,15 +128,15 @@ def test_other_modes_come_out_as_rgb(tmp_path: Path, mode: str) -> None:
 
 @pytest.mark.parametrize("suffix", [".jpg", ".png", ".tiff", ".bmp"])
 @pytest.mark.parametrize("kept", [0.0, 0.02, 0.5, 0.9, 0.99])
-def test_any_kind_cut_short_is_refused(tmp_path: Path, suffix: str, kept: float) -> None:
-    content = _encoded(suffix)
+def test_truncated_file_of_any_format_is_refused(tmp_path: Path, suffix: str, kept: float) -> None:
+    content = encoded(PIXELS, suffix)
     path = tmp_path / "image"
     path.write_bytes(content[: int(len(content) * kept)])
     with pytest.raises(UserError, match="image"):
         read_any(path, 16)
 
 
-def test_a_tiff_whose_directory_comes_first_is_refused_when_cut_short(tmp_path: Path) -> None:
+def test_truncated_tiff_with_its_directory_first_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "image.tif"
     Image.fromarray(PIXELS).save(path, "TIFF")
     content = path.read_bytes()
@@ -157,13 +154,13 @@ def test_several_pages_are_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b"GIF89a", b"BM", b"II*\0", b"II*\0" + b"\xff" * 99, b"BM" + b"\xff" * 99])
-def test_what_is_no_image_is_refused(tmp_path: Path, content: bytes) -> None:
+def test_file_that_is_no_image_is_refused(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "image").write_bytes(content)
     with pytest.raises(UserError, match="image"):
         read_any(tmp_path / "image", 16)
 
 
-def _png_that_declares(height: int, width: int) -> bytes:
+def png_that_declares(height: int, width: int) -> bytes:
     def chunk(name: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
 
@@ -173,11 +170,11 @@ def _png_that_declares(height: int, width: int) -> bytes:
 
 
 @pytest.mark.parametrize(("height", "width"), [(100_000, 100_000), (12_000, 12_000), (1, 2**22)])
-def test_an_image_that_declares_too_many_pixels_is_refused_before_decoding(
+def test_image_that_declares_too_many_pixels_is_refused_before_decoding(
     tmp_path: Path, height: int, width: int
 ) -> None:
     path = tmp_path / "bomb.png"
-    path.write_bytes(_png_that_declares(height, width))
+    path.write_bytes(png_that_declares(height, width))
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     for read in (lambda: read_any(path, 16), lambda: read_as_it_is(path), lambda: read_class_ids(path)):
         with pytest.raises(UserError, match=r"bomb\.png"):
@@ -187,7 +184,7 @@ def test_an_image_that_declares_too_many_pixels_is_refused_before_decoding(
 
 def test_masks_of_one_channel_or_a_palette_hold_ids(tmp_path: Path) -> None:
     ids = (PIXELS[:, :, 0] % 4).astype(np.uint8)
-    assert np.array_equal(read_class_ids(_write(tmp_path / "grey.png", ids)), ids)
+    assert np.array_equal(read_class_ids(write(tmp_path / "grey.png", ids)), ids)
     indexed = Image.fromarray(ids, "P")
     indexed.putpalette([0, 0, 0, 200, 0, 0, 0, 200, 0, 0, 0, 200])
     for bits in (8, 2):
@@ -195,15 +192,15 @@ def test_masks_of_one_channel_or_a_palette_hold_ids(tmp_path: Path) -> None:
         assert np.array_equal(read_class_ids(tmp_path / "palette.png"), ids)
 
 
-def test_a_mask_of_another_kind_is_refused(tmp_path: Path) -> None:
+def test_mask_of_another_kind_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="not a PNG file; masks must be"):
-        read_class_ids(_write(tmp_path / "mask.jpg", PIXELS[:, :, 0]))
+        read_class_ids(write(tmp_path / "mask.jpg", PIXELS[:, :, 0]))
     with pytest.raises(UserError, match="one 8-bit channel"):
-        read_class_ids(_write(tmp_path / "mask.png", PIXELS))
+        read_class_ids(write(tmp_path / "mask.png", PIXELS))
 
 
 @pytest.mark.parametrize("kind", ["8 bit", "16 bit", "1 bit", "colour", "alpha"])
-def test_a_binary_mask_is_what_is_not_zero(tmp_path: Path, kind: str) -> None:
+def test_binary_mask_marks_what_is_not_zero(tmp_path: Path, kind: str) -> None:
     marked = PIXELS[:, :, 0] > 200
     path = tmp_path / "mask.png"
     if kind == "1 bit":
@@ -212,5 +209,5 @@ def test_a_binary_mask_is_what_is_not_zero(tmp_path: Path, kind: str) -> None:
         pixels = marked.astype(np.uint16 if kind == "16 bit" else np.uint8)
         blank, full = np.zeros_like(pixels), np.full_like(pixels, 255)
         channels = {"colour": [blank, blank, pixels], "alpha": [pixels, blank, blank, full]}
-        _write(path, cv2.merge(channels[kind]) if kind in channels else pixels)
+        write(path, cv2.merge(channels[kind]) if kind in channels else pixels)
     assert np.array_equal(read_marked(path), marked)

@@ -1,4 +1,4 @@
-"""A dataset in a real S3 server, read by workers that are killed, cut off and lied to."""
+"""A dataset in a real S3 server, read by workers that are killed, lose connections and get wrong bytes."""
 
 import subprocess
 import sys
@@ -8,16 +8,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pytest
 
+from dbrnet.data import open_dataset
 from dbrnet.data.dataset import Dataset
 from dbrnet.data.loading import Augmented, Images, load_batches
 from dbrnet.data.remote_dataset import RemoteDataset, link_dataset, send_dataset
 from dbrnet.data.writer import build_dataset
 from dbrnet.errors import JobError, UserError
-from tests.data.conftest import texture, write_image
+from tests.data.conftest import encoded, texture, write_image
 from tests.retrying import retry_at_once
 from tests.storage.fetching import share
 from tests.storage.s3_server import BUCKET, S3Server, breaking_way, find_binary, installed_server
@@ -64,7 +64,7 @@ def worker(address: str, folder: Path, rank: int, world: int) -> subprocess.Pope
     return subprocess.Popen(command, stderr=subprocess.PIPE)
 
 
-def test_a_linked_folder_is_the_dataset(address: str, dataset: Dataset, tmp_path: Path) -> None:
+def test_linked_folder_is_the_dataset(address: str, dataset: Dataset, tmp_path: Path) -> None:
     linked = link_dataset(address, tmp_path)
     assert isinstance(linked, RemoteDataset)
     assert (linked.card, linked.samples) == (dataset.card, dataset.samples)
@@ -72,12 +72,12 @@ def test_a_linked_folder_is_the_dataset(address: str, dataset: Dataset, tmp_path
     linked.pair(dataset.samples[3])
     assert images_in(tmp_path) == {"p03"}
     assert_same(linked, dataset)
-    assert_same(Dataset.load(tmp_path), dataset)
+    assert_same(open_dataset(tmp_path), dataset)
     assert (tmp_path / "images/p03.jpg").read_bytes() == (dataset.root / "images/p03.jpg").read_bytes()
 
 
 @pytest.mark.slow
-def test_two_workers_fetch_disjoint_shares_that_make_the_epoch(address: str, dataset: Dataset, tmp_path: Path) -> None:
+def test_two_workers_fetch_disjoint_shares_of_the_epoch(address: str, dataset: Dataset, tmp_path: Path) -> None:
     workers = [worker(address, tmp_path / str(rank), rank, 2) for rank in range(2)]
     for process in workers:
         assert (process.communicate(timeout=120)[1], process.returncode) == (b"", 0)
@@ -88,7 +88,7 @@ def test_two_workers_fetch_disjoint_shares_that_make_the_epoch(address: str, dat
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_a_loader_reads_its_batches_and_no_others(address: str, dataset: Dataset, tmp_path: Path, workers: int) -> None:
+def test_loader_fetches_only_its_batches(address: str, dataset: Dataset, tmp_path: Path, workers: int) -> None:
     def batches_of(dataset: Dataset) -> list[np.ndarray]:
         images = Images(dataset, NAMES, None)
         samples = Augmented(images, lambda image, mask, seed: (image, mask), seed=0, epoch=0)
@@ -100,7 +100,7 @@ def test_a_loader_reads_its_batches_and_no_others(address: str, dataset: Dataset
         assert np.array_equal(got, expected)
 
 
-def test_more_is_fetched_than_asked_for_but_only_a_little_ahead(
+def test_prefetch_runs_only_a_little_ahead(
     address: str, dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("dbrnet.data.remote_dataset._AHEAD", 3)
@@ -110,7 +110,10 @@ def test_more_is_fetched_than_asked_for_but_only_a_little_ahead(
         linked.pair(sample)
         assert len(images_in(tmp_path)) <= number + 3
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
-    assert_same(linked, dataset)  # all is at hand
+    assert_same(linked, dataset)  # all images are here
+
+
+KINDS = ["truncated", "empty", "another image", "one pixel of the mask"]
 
 
 def garbled(kind: str, dataset: Dataset) -> tuple[str, bytes]:
@@ -121,14 +124,12 @@ def garbled(kind: str, dataset: Dataset) -> tuple[str, bytes]:
         "truncated": ("images/p04.jpg", image[: len(image) // 2]),
         "empty": ("images/p04.jpg", b""),
         "another image": ("images/p04.jpg", (dataset.root / "images/p05.jpg").read_bytes()),
-        "one pixel of the mask": ("masks/p04.png", cv2.imencode(".png", mask)[1].tobytes()),
+        "one pixel of the mask": ("masks/p04.png", encoded(mask)),
     }[kind]
 
 
-@pytest.mark.parametrize("kind", ["truncated", "empty", "another image", "one pixel of the mask"])
-def test_an_image_that_is_not_what_the_table_says_is_refused(
-    s3: S3Server, address: str, dataset: Dataset, tmp_path: Path, kind: str
-) -> None:
+@pytest.mark.parametrize("kind", KINDS)
+def test_wrong_image_in_s3_is_refused(s3: S3Server, address: str, dataset: Dataset, tmp_path: Path, kind: str) -> None:
     put(s3, address, *garbled(kind, dataset))
     linked = link_dataset(address, tmp_path)
     for _ in range(2):
@@ -138,10 +139,8 @@ def test_an_image_that_is_not_what_the_table_says_is_refused(
     assert images_in(tmp_path) == set()
 
 
-@pytest.mark.parametrize("kind", ["truncated", "empty", "another image", "one pixel of the mask"])
-def test_what_is_wrong_in_the_folder_is_fetched_again(
-    address: str, dataset: Dataset, tmp_path: Path, kind: str
-) -> None:
+@pytest.mark.parametrize("kind", KINDS)
+def test_wrong_image_in_the_folder_is_fetched_again(address: str, dataset: Dataset, tmp_path: Path, kind: str) -> None:
     link_dataset(address, tmp_path).pair(dataset.by_id["p04"])
     name, content = garbled(kind, dataset)
     (tmp_path / name).write_bytes(content)
@@ -149,7 +148,7 @@ def test_what_is_wrong_in_the_folder_is_fetched_again(
     assert (tmp_path / name).read_bytes() == (dataset.root / name).read_bytes()
 
 
-def test_tables_that_do_not_belong_together_and_names_that_leave_the_folder(
+def test_inconsistent_tables_and_names_outside_the_folder_are_refused(
     s3: S3Server, address: str, dataset: Dataset, tmp_path: Path
 ) -> None:
     table = (dataset.root / "samples.csv").read_text()
@@ -164,7 +163,7 @@ def test_tables_that_do_not_belong_together_and_names_that_leave_the_folder(
 
 
 @pytest.mark.slow
-def test_a_worker_killed_in_the_middle_leaves_nothing_that_is_trusted(
+def test_killed_worker_leaves_nothing_that_is_trusted(
     s3: S3Server, address: str, dataset: Dataset, tmp_path: Path
 ) -> None:
     process = worker(address, tmp_path, 0, 1)
@@ -181,7 +180,7 @@ def test_a_worker_killed_in_the_middle_leaves_nothing_that_is_trusted(
     assert_same(Dataset(tmp_path, dataset.card, dataset.samples), dataset)
 
 
-def test_connections_that_break_off_are_made_again(
+def test_broken_connections_are_retried(
     s3: S3Server, address: str, dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with breaking_way(s3.port, after=2500, times=4) as port:
@@ -210,7 +209,7 @@ def returning(server: S3Server, after: float) -> Iterator[None]:
 
 
 @pytest.mark.slow
-def test_a_server_that_is_killed_in_the_middle_and_comes_back(
+def test_server_that_is_killed_and_comes_back_is_waited_for(
     dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     if (binary := find_binary()) is None:
@@ -232,7 +231,7 @@ def test_a_server_that_is_killed_in_the_middle_and_comes_back(
     assert "trying again in" in caplog.text
 
 
-def test_sending_goes_on_where_it_was(s3: S3Server, dataset: Dataset, tmp_path: Path) -> None:
+def test_sending_resumes(s3: S3Server, dataset: Dataset, tmp_path: Path) -> None:
     prefix = f"s3://{BUCKET}/sent/again/"
     for name in ("images/p00.jpg", "masks/p00.png"):
         put(s3, prefix, name, (dataset.root / name).read_bytes())
@@ -246,7 +245,9 @@ def test_sending_goes_on_where_it_was(s3: S3Server, dataset: Dataset, tmp_path: 
     assert_same(link_dataset(prefix, tmp_path), dataset)
 
 
-def test_a_reader_may_not_send(s3: S3Server, dataset: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sending_without_permission_is_an_error(
+    s3: S3Server, dataset: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for name, value in s3.environment("reader").items():
         monkeypatch.setenv(name, value)
     with pytest.raises(UserError, match=r"access refused .AccessDenied.*to write what is sent there"):

@@ -1,5 +1,4 @@
 import csv
-import hashlib
 from collections import defaultdict
 from pathlib import Path
 from time import process_time
@@ -11,13 +10,15 @@ from numpy.typing import NDArray
 
 from dbrnet.data import rle, synthetic
 from dbrnet.data.dataset import Dataset
-from dbrnet.data.readers.steel_strip import CLASSES
+from dbrnet.data.readers.severstal import SteelStrip
 from dbrnet.data.synthetic import HEIGHT, WIDTH, generate
 from dbrnet.data.writer import build_dataset
 from dbrnet.files import MARKER, claim
+from tests.data.conftest import file_contents
 
 FLIPS = {"r0": (1, 1), "r180": (-1, -1), "fh": (1, -1), "fv": (-1, 1)}
 IMAGES = 200
+CLASSES = SteelStrip.info.classes
 
 
 @pytest.fixture(scope="module")
@@ -31,37 +32,28 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def dataset(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Dataset:
-    """What the real reader makes of it."""
+    """The source as the reader ingests it."""
     return build_dataset("steel-strip", source, tmp_path_factory.mktemp("dataset"))
 
 
-def digests(folder: Path) -> dict[str, str]:
-    files = sorted(path for path in folder.rglob("*") if path.is_file())
-    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
-
-
-def test_the_same_seed_gives_the_same_bytes(tmp_path: Path) -> None:
+def test_same_seed_gives_the_same_bytes(tmp_path: Path) -> None:
     for name, seed in (("a", 3), ("b", 3), ("c", 4)):
         generate(tmp_path / name, images=12, seed=seed)
-    assert digests(tmp_path / "a") == digests(tmp_path / "b")
-    assert digests(tmp_path / "a") != digests(tmp_path / "c")
+    assert file_contents(tmp_path / "a") == file_contents(tmp_path / "b")
+    assert file_contents(tmp_path / "a") != file_contents(tmp_path / "c")
 
 
 @pytest.mark.parametrize("images", [1, 2, 7])
-def test_as_many_images_as_asked_replace_what_was_there(tmp_path: Path, images: int) -> None:
+def test_requested_number_of_images_replaces_the_previous_ones(tmp_path: Path, images: int) -> None:
     claim(tmp_path / "out", "generate")
     (tmp_path / "out" / "stale").touch()
     generate(tmp_path / "out", images=images, seed=0)
     assert len(list((tmp_path / "out" / "train_images").iterdir())) == images
-    assert sorted(path.name for path in tmp_path.rglob("*") if path.suffix != ".jpg") == [
-        MARKER,
-        "out",
-        "train.csv",
-        "train_images",
-    ]
+    others = sorted(path.name for path in tmp_path.rglob("*") if path.suffix != ".jpg")
+    assert others == [MARKER, "out", "train.csv", "train_images"]
 
 
-def test_the_layout_is_severstals(source: Path) -> None:
+def test_layout_is_severstals(source: Path) -> None:
     with (source / "train.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert list(rows[0]) == ["ImageId", "ClassId", "EncodedPixels"]
@@ -75,7 +67,7 @@ def test_the_layout_is_severstals(source: Path) -> None:
     assert all(counts.sum() > 0 and counts.max() == 1 for counts in covered.values())
 
 
-def test_defects_are_as_rare_as_promised(dataset: Dataset) -> None:
+def test_class_frequencies(dataset: Dataset) -> None:
     assert len(dataset.samples) == IMAGES
     groups = defaultdict(set)
     for sample in dataset.samples:
@@ -91,7 +83,7 @@ def test_defects_are_as_rare_as_promised(dataset: Dataset) -> None:
     assert all(0.008 < dataset.card.pixel_shares[info.name] < 0.05 for info in CLASSES[1:])
 
 
-def test_each_class_id_is_the_kind_it_is_named_after(dataset: Dataset) -> None:
+def test_each_class_looks_as_its_name_says(dataset: Dataset) -> None:
     assert [CLASSES[label].name for label in synthetic._DEFECTS] == ["scratch", "patch", "inclusion", "scale-pit"]
     contrast = defaultdict(list)
     for sample in dataset.samples:
@@ -107,7 +99,7 @@ def test_each_class_id_is_the_kind_it_is_named_after(dataset: Dataset) -> None:
     assert spread[4] > 1.5 * spread[2]  # pits are rough
 
 
-def test_defects_are_sizeable_at_an_eighth(dataset: Dataset) -> None:
+def test_defects_are_at_least_ten_pixels_thick(dataset: Dataset) -> None:
     thickness = defaultdict(list)
     for sample in dataset.samples:
         mask = dataset.mask(sample)
@@ -117,7 +109,7 @@ def test_defects_are_sizeable_at_an_eighth(dataset: Dataset) -> None:
     assert all(np.median(values) >= 10 for values in thickness.values())
 
 
-def test_copies_of_a_strip_are_turned_near_copies_with_turned_masks(dataset: Dataset) -> None:
+def test_copies_of_a_strip_are_near_duplicates_with_turned_masks(dataset: Dataset) -> None:
     strips = defaultdict(list)
     for sample in dataset.samples:
         strips[sample.group].append(sample)
@@ -138,7 +130,7 @@ def test_copies_of_a_strip_are_turned_near_copies_with_turned_masks(dataset: Dat
     assert np.median(likeness) > 0.85
 
 
-def test_different_strips_are_no_copies(dataset: Dataset) -> None:
+def test_different_strips_are_no_near_duplicates(dataset: Dataset) -> None:
     firsts = {sample.group: sample for sample in dataset.samples if not sample.classes}
     small = [dataset.image(sample)[..., 0].astype(float).ravel() for sample in firsts.values()]
     correlation = np.corrcoef(np.stack(small))

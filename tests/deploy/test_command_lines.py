@@ -6,7 +6,7 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from dbrnet.cli import _parser
+from dbrnet.cli import app
 from dbrnet.config import load_params
 from tests.deploy.manifests import DEPLOY, OVERLAYS, command, environment, named, overlay, pod
 
@@ -47,11 +47,11 @@ def test_mlflow_understands_its_command(name: str) -> None:
 def test_serve_understands_its_command(name: str) -> None:
     words, values = words_and_environment(name, "inference")
     assert words[:2] == ["dbrnet", "serve"]
-    given = _parser(words[1:]).parse_args(words[1:])
-    assert given.model == f"models:/{values['MODEL']}@champion"
+    given = app.parse_args(words[1:])[1].arguments
+    assert given["model"] == f"models:/{values['MODEL']}@champion"
     container = pod(overlay(name), "inference").container
-    assert given.port == container["ports"][0]["containerPort"]
-    assert given.threads == int(container["resources"]["limits"]["cpu"])
+    assert given["port"] == container["ports"][0]["containerPort"]
+    assert given["threads"] == int(container["resources"]["limits"]["cpu"])
 
 
 def test_the_demo_serves_the_model_that_params_name() -> None:

@@ -8,7 +8,10 @@ import pytest
 from numpy.typing import NDArray
 
 from dbrnet.data.dataset import Card, ClassInfo, Dataset, Sample
+from dbrnet.evaluation.defect_metrics import MatchRules
 from dbrnet.evaluation.predictions import Predict
+
+RULES = MatchRules(min_overlap=0.5, boundary_tolerance=2)
 
 CLASSES = (
     ClassInfo("background", (0, 0, 0)),

@@ -19,7 +19,7 @@ def share(sums: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
         return {"share": sums[:, 0] / sums[:, 1]}
 
 
-def test_equals_a_plain_loop_over_the_resamples() -> None:
+def test_intervals_equal_a_plain_loop_over_the_resamples() -> None:
     whole = evaluation(range(20), groups=9)
     rows = group_counts(whole)
     found = estimate(rows, lambda sums: figures(sums, NAMES), confidence=0.8, resamples=400, seed=5)
@@ -37,7 +37,7 @@ def test_equals_a_plain_loop_over_the_resamples() -> None:
     assert seen > 20
 
 
-def test_the_same_bits_again_whatever_the_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bits_do_not_depend_on_the_chunk_size(monkeypatch: pytest.MonkeyPatch) -> None:
     rows = group_counts(evaluation(range(12), groups=7))
 
     def run(seed: int) -> dict[str, Estimate]:
@@ -57,7 +57,7 @@ def steel(random: np.random.Generator, groups: int, images: int) -> Counts:
     return np.stack([random.binomial(pixels, skill), pixels], axis=2).astype(np.int64)
 
 
-def test_holds_the_truth_as_often_as_it_says_and_images_would_not() -> None:
+def test_group_intervals_have_their_coverage_and_image_intervals_do_not() -> None:
     random = np.random.default_rng(0)
     held = np.zeros(2)
     for seed in range(200):
@@ -72,7 +72,7 @@ def test_holds_the_truth_as_often_as_it_says_and_images_would_not() -> None:
     assert by_images < 0.75  # too sure of itself: six images of one thing are no six things
 
 
-def test_copies_within_a_group_change_nothing() -> None:
+def test_copies_within_a_group_do_not_change_the_interval() -> None:
     whole = evaluation(range(12), groups=6)
     doubled = Evaluation(NAMES, tuple(one for image in whole.images for one in (image, image)))
     assert estimates(doubled, 0.95) == estimates(whole, 0.95)
@@ -93,7 +93,7 @@ def test_one_group_has_a_value_and_no_interval() -> None:
 
 
 @pytest.mark.parametrize(("holding", "has"), [(2, False), (3, True)])
-def test_no_interval_where_too_few_groups_hold_it(holding: int, has: bool) -> None:
+def test_a_figure_that_too_few_groups_hold_has_no_interval(holding: int, has: bool) -> None:
     """A resample lacks 2 of 60 groups with probability (58/60)^60 = 13 %, and 3 of them with 4.6 %."""
     rows = np.zeros((60, 2), np.int64)
     rows[:holding] = [1, 2]

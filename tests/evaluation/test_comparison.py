@@ -12,6 +12,7 @@ from dbrnet.evaluation.defect_metrics import no_defects
 from dbrnet.evaluation.figures import estimates
 from dbrnet.evaluation.predictions import Evaluation, ImageResult, Predict, evaluate
 from dbrnet.reports.gallery import show_disagreements
+from tests.evaluation.conftest import RULES
 from tests.evaluation.random_masks import NAMES, evaluation, width
 
 ALL = tuple(f"p{number}" for number in range(6))
@@ -32,7 +33,7 @@ def results(wrong: list[int], groups: str = "") -> Evaluation:
     return Evaluation(("background", "dent"), tuple(images))
 
 
-def test_the_difference_is_paired_and_so_narrower() -> None:
+def test_the_paired_difference_has_a_narrower_interval() -> None:
     random = np.random.default_rng(0)
     hard = random.integers(5, 45, 80)  # what makes an image hard does so for both
     candidate, champion = (results((hard + random.integers(-3, 4, 80)).tolist()) for _ in range(2))
@@ -43,7 +44,7 @@ def test_the_difference_is_paired_and_so_narrower() -> None:
     assert width(difference) < np.hypot(width(own), width(other)) / 3
 
 
-def test_both_sides_are_scored_as_each_alone() -> None:
+def test_both_models_are_scored_as_each_alone() -> None:
     candidate, champion = evaluation(range(10), 5), evaluation(range(10), 5)
     same = compare(candidate, champion, 0.9)
     assert same.figures == estimates(champion, 0.9)
@@ -55,14 +56,14 @@ def test_both_sides_are_scored_as_each_alone() -> None:
         compare(candidate, other, 0.9)
 
 
-def test_regressions_come_first_the_worst_first_and_one_of_a_group() -> None:
+def test_the_worst_regressions_come_first_one_per_group() -> None:
     champion = results([20] * 6, "aabbcd")
     candidate = results([25, 30, 10, 12, 21, 20], "aabbcd")
     chosen = choose_disagreements(candidate, champion)
     assert [(one.candidate.id, one.change) for one in chosen] == [("p01", -0.1), ("p04", -0.01), ("p02", 0.1)]
 
 
-def test_half_of_the_places_are_the_regressions() -> None:
+def test_half_of_the_places_are_kept_for_regressions() -> None:
     champion = results([20] * 20)
     better = results([19, 18, 17, *range(17)])  # p00 to p02 and p03 to p19: all better
     assert len(choose_disagreements(better, champion, 4)) == 4
@@ -72,13 +73,13 @@ def test_half_of_the_places_are_the_regressions() -> None:
     assert choose_disagreements(champion, champion) == []
 
 
-def test_their_panels_show_both_answers(dataset: Dataset, predict: Predict, tmp_path: Path) -> None:
+def test_panels_show_both_models_predictions(dataset: Dataset, predict: Predict, tmp_path: Path) -> None:
     def perfect(images: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
         number = int(images[0, 0, 0, 0]) // 10
         truth = dataset.mask(dataset.by_id[f"p{number}"])[None]
         return truth, np.ones(truth.shape, np.float32)
 
-    candidate, champion = evaluate(predict, dataset, ALL), evaluate(perfect, dataset, ALL)
+    candidate, champion = evaluate(predict, dataset, ALL, RULES), evaluate(perfect, dataset, ALL, RULES)
     chosen = choose_disagreements(candidate, champion)
     shown = show_disagreements(chosen, dataset, predict, perfect, tmp_path)
     assert [one["id"] for one in shown] == ["p2", "p4", "p3", "p1"]

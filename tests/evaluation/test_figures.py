@@ -66,7 +66,7 @@ def flat(rows: np.ndarray) -> dict[str, float | None]:
 
 
 @pytest.mark.parametrize("seed", range(8))
-def test_equals_plain_sums_over_the_images_of_any_groups(seed: int) -> None:
+def test_figures_equal_plain_sums_over_the_images_of_any_groups(seed: int) -> None:
     whole = evaluation(range(100 * seed, 100 * seed + 14), groups=6)
     rows = group_counts(whole)
     drawn = np.random.default_rng(seed).integers(0, 6, 6)
@@ -78,7 +78,7 @@ def test_equals_plain_sums_over_the_images_of_any_groups(seed: int) -> None:
         assert got[name] == (None if value is None else pytest.approx(value, rel=1e-12)), name
 
 
-def test_the_values_are_the_scores() -> None:
+def test_values_equal_the_scores() -> None:
     whole = evaluation(range(9), groups=3)
     described = describe(whole, estimates(whole, 0.95), 0.95)
     for name in ("miou", "miou_defects", "pixel_accuracy"):
@@ -97,7 +97,7 @@ def square(id_: int | None) -> Mask:
     return mask
 
 
-def test_what_is_nowhere_has_no_figure_and_what_is_missed_has_zero() -> None:
+def test_an_absent_class_has_no_figure_and_a_missed_one_zero() -> None:
     images = (image("a", "a", square(None), square(1)), image("b", "b", square(2), square(2)))
     found = {name: one.value for name, one in estimates(Evaluation(NAMES, images), 0.95).items()}
     assert found["iou/stain"] is found["defect_recall/class/stain"] is found["boundary_f1/stain"] is None
@@ -107,7 +107,7 @@ def test_what_is_nowhere_has_no_figure_and_what_is_missed_has_zero() -> None:
     assert (found["boundary_f1"], found["defect_recall"], found["miou_defects"]) == (0.5, 0.5, 0.5)
 
 
-def test_false_alarms_are_counted_on_defect_free_images_alone() -> None:
+def test_false_positives_are_counted_on_defect_free_images_only() -> None:
     two = square(1)
     two[12:14, 12:14] = 3
     clean = [image("a", "a", two, square(None)), image("b", "b", square(None), square(None))]

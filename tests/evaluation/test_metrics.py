@@ -34,7 +34,7 @@ def plain_count(prediction: NDArray[np.uint8], target: NDArray[np.uint8], classe
 
 @given(seed=st.integers(0, 2**32 - 1), used=st.integers(1, 4))
 @settings(max_examples=60, deadline=None)
-def test_equals_a_plain_count_of_the_pixels(seed: int, used: int) -> None:
+def test_the_confusion_matrix_equals_a_plain_count(seed: int, used: int) -> None:
     prediction, target = random_masks(seed, used=used)
     confusion = confusion_matrix(prediction, target, 4)
     assert confusion.dtype == np.int64
@@ -61,7 +61,7 @@ def test_equals_a_plain_count_of_the_pixels(seed: int, used: int) -> None:
 
 
 @pytest.mark.parametrize("used", [2, 4])
-def test_agrees_with_torchmetrics(used: int) -> None:
+def test_scores_agree_with_torchmetrics(used: int) -> None:
     """torchmetrics' macro mean leaves absent classes out too, so both rules meet on a set that lacks two."""
     prediction, target = random_masks(5, used=used)
     scores = Scores.from_confusion(confusion_matrix(prediction, target, 4), NAMES)
@@ -76,7 +76,7 @@ def test_agrees_with_torchmetrics(used: int) -> None:
     assert [scores.f1[name] or 0.0 for name in NAMES] == pytest.approx(f1)
 
 
-def test_absent_missed_and_invented_classes_are_told_apart() -> None:
+def test_absent_missed_and_falsely_predicted_classes_differ() -> None:
     target = np.array([[0, 0, 1, 1]], np.uint8)
     prediction = np.array([[0, 2, 0, 0]], np.uint8)  # 1 is missed, 2 invented, 3 in neither
     scores = Scores.from_confusion(confusion_matrix(prediction, target, 4), NAMES)
@@ -95,13 +95,13 @@ def test_a_clean_set_predicted_clean_has_no_defect_score() -> None:
     assert json.loads(json.dumps(scores.to_dict(), allow_nan=False))["iou"]["dent"] is None
 
 
-def test_parts_add_up_to_the_set() -> None:
+def test_confusion_matrices_of_parts_add_up_to_the_sets() -> None:
     (p1, t1), (p2, t2) = random_masks(1), random_masks(2)
     whole = confusion_matrix(np.concatenate([p1, p2]), np.concatenate([t1, t2]), 4)
     np.testing.assert_array_equal(whole, confusion_matrix(p1, t1, 4) + confusion_matrix(p2, t2, 4))
 
 
-def test_wrong_input_is_named() -> None:
+def test_wrong_input_is_named_in_the_error() -> None:
     mask = np.array([[0, 4]], np.uint8)
     good = np.zeros_like(mask)
     with pytest.raises(ValueError, match=r"prediction holds class id 4.*0 to 3"):

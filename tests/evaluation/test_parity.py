@@ -21,7 +21,7 @@ def reference(predict: Predict) -> PredictWithLogits:
     return run
 
 
-def test_the_same_answers_are_at_no_distance(dataset: Dataset, reference: PredictWithLogits) -> None:
+def test_equal_outputs_have_no_distance(dataset: Dataset, reference: PredictWithLogits) -> None:
     ids = [sample.id for sample in dataset.samples]
     (parity,) = measure_parity(reference, {"same": reference}, dataset, ids).values()
     assert (parity.max_logit_difference, parity.differing_pixels, parity.miou_change) == (0, 0, 0)
@@ -29,27 +29,27 @@ def test_the_same_answers_are_at_no_distance(dataset: Dataset, reference: Predic
     assert parity.images == len(ids)
 
 
-def test_each_runtime_is_held_against_the_reference(
+def test_each_runtime_is_compared_with_the_reference(
     dataset: Dataset, reference: PredictWithLogits, predict: Predict
 ) -> None:
     ids = [sample.id for sample in dataset.samples]
 
     def blind(images: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
-        """Sees nothing, and is sure of it."""
+        """Predicts only background."""
         mask, logits = reference(images)
         return np.zeros_like(mask), logits + np.float32(0.25)
 
-    found = measure_parity(reference, {"same": reference, "blind": blind}, dataset, ids)
+    parity = measure_parity(reference, {"same": reference, "blind": blind}, dataset, ids)
     truth = evaluate(predict, dataset, ids)
     flagged = sum(image.flagged_pixels for image in truth.images)
     pixels = int(truth.confusion.sum())
     blind_scores = evaluate(lambda images: (blind(images)[0], predict(images)[1]), dataset, ids).scores
-    assert found["same"].scores == truth.scores
-    assert found["blind"].scores == blind_scores
-    assert found["blind"].differing_pixels == pytest.approx(flagged / pixels)
-    assert found["blind"].max_logit_difference == pytest.approx(0.25)
-    assert found["blind"].miou_change == pytest.approx(blind_scores.miou - truth.scores.miou)
-    change = found["blind"].iou_change["scratch"]
+    assert parity["same"].scores == truth.scores
+    assert parity["blind"].scores == blind_scores
+    assert parity["blind"].differing_pixels == pytest.approx(flagged / pixels)
+    assert parity["blind"].max_logit_difference == pytest.approx(0.25)
+    assert parity["blind"].miou_change == pytest.approx(blind_scores.miou - truth.scores.miou)
+    change = parity["blind"].iou_change["scratch"]
     assert change == pytest.approx(-(truth.scores.iou["scratch"] or 0))
 
 
@@ -57,14 +57,14 @@ def test_each_runtime_is_held_against_the_reference(
     ("spoil", "message"),
     [(lambda mask, logits: (mask[:, :-1], logits), "answers"), (lambda mask, logits: (mask, logits[:, :2]), "logits")],
 )
-def test_answers_of_another_shape_cannot_be_compared(
+def test_outputs_of_another_shape_are_an_error(
     dataset: Dataset, reference: PredictWithLogits, spoil: Callable[..., Any], message: str
 ) -> None:
     with pytest.raises(ValueError, match=message):
         measure_parity(reference, {"odd": lambda images: spoil(*reference(images))}, dataset, ["p0"])
 
 
-def test_not_a_number_is_not_lost(dataset: Dataset, reference: PredictWithLogits) -> None:
+def test_nan_in_the_logits_is_kept(dataset: Dataset, reference: PredictWithLogits) -> None:
     def broken(images: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
         mask, logits = reference(images)
         return mask, np.where(images[0, 0, 0, 0] == 10, np.float32("nan"), logits)
@@ -74,6 +74,6 @@ def test_not_a_number_is_not_lost(dataset: Dataset, reference: PredictWithLogits
     assert parity.to_dict()["max_logit_difference"] is None
 
 
-def test_nothing_to_compare(dataset: Dataset, reference: PredictWithLogits) -> None:
+def test_no_image_is_an_error(dataset: Dataset, reference: PredictWithLogits) -> None:
     with pytest.raises(ValueError, match="at least one image"):
         measure_parity(reference, {}, dataset, [])

@@ -1,5 +1,3 @@
-"""Evaluation of a tiny set whose every error is known by hand."""
-
 import csv
 import io
 
@@ -11,12 +9,13 @@ from dbrnet.data.dataset import Dataset
 from dbrnet.errors import UserError
 from dbrnet.evaluation.metrics import IGNORE_INDEX
 from dbrnet.evaluation.predictions import Predict, evaluate
+from tests.evaluation.conftest import RULES
 
 ALL = tuple(f"p{number}" for number in range(6))
 
 
-def test_counts_every_error_where_it_was_made(dataset: Dataset, predict: Predict) -> None:
-    evaluation = evaluate(predict, dataset, ALL)
+def test_every_error_is_counted_where_it_was_made(dataset: Dataset, predict: Predict) -> None:
+    evaluation = evaluate(predict, dataset, ALL, RULES)
     pixels = sum(sample.height * sample.width for sample in dataset.samples)
     # Scratch: 36 true, 12 missed in p2, 3 in p3. Dent: 16 true, 8 called scratch. Background: 2 flagged.
     expected = np.zeros((4, 4), np.int64)
@@ -33,23 +32,24 @@ def test_counts_every_error_where_it_was_made(dataset: Dataset, predict: Predict
     assert evaluation.images_by_class() == {"background": 6, "scratch": 3, "dent": 2, "stain": 0}
 
     by_id = {image.id: image for image in evaluation.images}
-    assert [one.id for one in evaluation.defect_free] == ["p0", "p1"]
-    assert [one.id for one in evaluation.false_positives] == ["p1"]
-    assert [one.id for one in evaluation.missed] == ["p2"]
+    assert [image.id for image in evaluation.defect_free] == ["p0", "p1"]
+    assert [image.id for image in evaluation.false_positives] == ["p1"]
+    assert [image.id for image in evaluation.missed] == ["p2"]
     assert (by_id["p1"].false_pixels, by_id["p2"].missed_pixels, by_id["p3"].missed_pixels) == (2, 12, 3)
     assert (by_id["p4"].confused_pixels, by_id["p4"].missed_pixels) == (8, 0)
+    assert [image.wrong_pixels for image in evaluation.images] == [0, 2, 12, 3, 8, 0]
     assert by_id["p0"].scores.miou_defects is None
     assert by_id["p5"].scores.miou == 1.0
 
 
 def test_only_the_ids_given_are_evaluated(dataset: Dataset, predict: Predict) -> None:
     evaluation = evaluate(predict, dataset, ["p5", "p3"])
-    assert [one.id for one in evaluation.images] == ["p5", "p3"]
+    assert [image.id for image in evaluation.images] == ["p5", "p3"]
     assert evaluation.confusion[1].sum() == 12
 
 
-def test_table_has_a_row_an_image(dataset: Dataset, predict: Predict) -> None:
-    rows = list(csv.DictReader(io.StringIO(evaluate(predict, dataset, ALL).table())))
+def test_the_table_has_a_row_per_image(dataset: Dataset, predict: Predict) -> None:
+    rows = list(csv.DictReader(io.StringIO(evaluate(predict, dataset, ALL, RULES).table())))
     assert [row["id"] for row in rows] == list(ALL)
     assert rows[0]["miou_defects"] == ""
     assert rows[0]["group"] == rows[1]["group"] == "a"
@@ -69,7 +69,7 @@ def test_table_has_a_row_an_image(dataset: Dataset, predict: Predict) -> None:
 
 def test_ignored_pixels_do_not_count(dataset: Dataset, predict: Predict) -> None:
     mask = dataset.mask(dataset.by_id["p2"])
-    mask[mask == 1] = IGNORE_INDEX  # what would be missed is not asked for
+    mask[mask == 1] = IGNORE_INDEX  # all pixels that would be missed
     cv2.imwrite(str(dataset.root / "masks/p2.png"), mask)
     image = evaluate(predict, dataset, ["p2"]).images[0]
     assert image.confusion.sum() == mask.size - 12
@@ -80,15 +80,21 @@ def test_ignored_pixels_do_not_count(dataset: Dataset, predict: Predict) -> None
 def test_an_unusable_mask_is_named(dataset: Dataset, predict: Predict, value: int, message: str) -> None:
     cv2.imwrite(str(dataset.root / "masks/p3.png"), np.full((23, 24), value, np.uint8))
     with pytest.raises(UserError, match=rf"masks/p3\.png: .*{message}"):
-        evaluate(predict, dataset, ALL)
+        evaluate(predict, dataset, ALL, RULES)
 
 
 def test_a_mask_of_another_size_is_named(dataset: Dataset, predict: Predict) -> None:
     cv2.imwrite(str(dataset.root / "masks/p3.png"), np.zeros((9, 9), np.uint8))
     with pytest.raises(UserError, match=r"masks/p3\.png: .*shape"):
-        evaluate(predict, dataset, ALL)
+        evaluate(predict, dataset, ALL, RULES)
 
 
 def test_nothing_to_evaluate_is_an_error(dataset: Dataset, predict: Predict) -> None:
     with pytest.raises(UserError, match="no image to evaluate"):
         evaluate(predict, dataset, [])
+
+
+def test_without_rules_only_pixels_are_counted(dataset: Dataset, predict: Predict) -> None:
+    pixels_only, whole = evaluate(predict, dataset, ALL), evaluate(predict, dataset, ALL, RULES)
+    assert pixels_only.scores == whole.scores
+    assert all(not counts.any() for image in pixels_only.images for counts in vars(image.defects).values())

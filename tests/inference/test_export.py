@@ -13,18 +13,17 @@ from torch import nn
 
 import dbrnet
 from dbrnet.data.dataset import Image
-from dbrnet.data.exposure import normalise_exposure, normalise_exposure_batch
-from dbrnet.inference.export import DeployedModel, count_batch_norms
+from dbrnet.data.loading import normalise_exposure, normalise_exposure_batch
+from dbrnet.errors import UserError
+from dbrnet.inference.export import DeployedModel, count_batch_norms, read_exported
 from dbrnet.inference.runtimes.pytorch import TorchModel
 from dbrnet.inference.runtimes.registry import open_model
-from dbrnet.models.dbrnet import DBRNet
-from dbrnet.models.saved import ModelMeta
+from tests.conftest import CLASSES, Exported
 
-Exported = tuple[Path, DBRNet, ModelMeta]
 SIZES = [(1, 32, 32), (3, 33, 47), (1, 256, 400), (2, 63, 201), (1, 32, 700), (1, 577, 40)]
 
 
-def test_the_file_stands_alone_and_is_valid(exported: Exported) -> None:
+def test_the_file_is_self_contained_and_valid(exported: Exported) -> None:
     path, _, _ = exported
     assert [file.name for file in path.parent.iterdir()] == ["model.onnx"]
     graph = onnx.load_model(path, load_external_data=False)
@@ -49,7 +48,7 @@ def test_batch_height_and_width_are_free(exported: Exported) -> None:
     }
 
 
-def test_only_the_norms_without_a_convolution_before_them_stay(exported: Exported) -> None:
+def test_only_batch_norms_without_a_convolution_before_them_stay(exported: Exported) -> None:
     path, model, _ = exported
     # In the context module: two on its input, one after each of three pools and the mean, one after each
     # of four sums, one after the concatenation; and one at the head's start, after a sum.
@@ -66,22 +65,22 @@ def test_the_auxiliary_head_is_not_in_the_file(exported: Exported) -> None:
     assert hasattr(model, "auxiliary_head")  # the caller's network keeps it
 
 
-def test_the_file_says_what_it_is_and_nothing_of_the_machine(exported: Exported) -> None:
+def test_the_metadata_describes_the_file_and_not_the_machine(exported: Exported) -> None:
     path, _, meta = exported
     graph = onnx.load_model(path)
     assert (graph.producer_name, graph.producer_version) == ("dbrnet", dbrnet.__version__)
-    said = {entry.key: entry.value for entry in graph.metadata_props}
-    assert json.loads(said["classes"])[1] == {"name": "crack", "color": [230, 60, 40]}
-    assert said["dataset_content_hash"] == "4d5e"
-    assert json.loads(said["mean"]) == list(meta.mean)
-    assert "RGB" in said["input"]
+    metadata = {entry.key: entry.value for entry in graph.metadata_props}
+    assert json.loads(metadata["classes"])[1] == {"name": "crack", "color": [230, 60, 40]}
+    assert metadata["dataset_content_hash"] == "4d5e"
+    assert json.loads(metadata["mean"]) == list(meta.mean)
+    assert "RGB" in metadata["input"]
     content = path.read_bytes()
     assert str(Path(dbrnet.__file__).parent).encode() not in content
     assert b"site-packages" not in content
 
 
 @pytest.mark.parametrize("which", ["exported", "exported_with_all"])
-def test_answers_equal_pytorchs_at_any_size(
+def test_outputs_equal_pytorchs_at_any_size(
     which: str, request: pytest.FixtureRequest, make_image: Callable[..., Image]
 ) -> None:
     path, model, meta = request.getfixturevalue(which)
@@ -96,7 +95,9 @@ def test_answers_equal_pytorchs_at_any_size(
         np.testing.assert_allclose(confidence, expected_confidence, atol=2e-4)
 
 
-def test_the_graph_normalises_and_answers_as_written_out(exported: Exported, make_image: Callable[..., Image]) -> None:
+def test_the_graph_equals_normalisation_softmax_and_maximum(
+    exported: Exported, make_image: Callable[..., Image]
+) -> None:
     path, model, meta = exported
     image = make_image(72, 104)
     normalised = (image / 255 - np.array(meta.mean)) / np.array(meta.std)
@@ -109,7 +110,7 @@ def test_the_graph_normalises_and_answers_as_written_out(exported: Exported, mak
     np.testing.assert_allclose(confidence, highest.numpy(), atol=2e-4)
 
 
-def test_a_fixed_size_is_reached_by_bilinear_resizing(
+def test_images_are_resized_bilinearly_to_a_fixed_size(
     exported_with_all: Exported, make_image: Callable[..., Image]
 ) -> None:
     _, model, meta = exported_with_all
@@ -124,7 +125,7 @@ def test_a_fixed_size_is_reached_by_bilinear_resizing(
     np.testing.assert_allclose(logits[0].numpy().transpose(1, 2, 0), expected, atol=2e-3)
 
 
-def test_a_normalised_graph_answers_alike_under_any_exposure(
+def test_a_normalising_graph_gives_the_same_under_any_exposure(
     exported_with_all: Exported, make_image: Callable[..., Image]
 ) -> None:
     path, model, meta = exported_with_all
@@ -135,14 +136,14 @@ def test_a_normalised_graph_answers_alike_under_any_exposure(
     for other in (1, 2):
         assert (mask[other] == mask[0]).mean() > 0.999
         np.testing.assert_allclose(confidence[other], confidence[0], atol=2e-3)
-    # It is what training does to its images, but for their rounding.
+    # The same as training does to its images, except for their rounding.
     plain = TorchModel(model, replace(meta, normalised=False), threads=1)
     expected, _ = plain.predict(normalise_exposure(dark)[None])
     assert (mask[0] == expected[0]).mean() > 0.98
-    assert np.abs(plain.predict(dark[None])[1] - confidence[0]).max() > 0.02  # it does something
+    assert np.abs(plain.predict(dark[None])[1] - confidence[0]).max() > 0.02  # normalisation has an effect
 
 
-def test_an_image_without_contrast_is_not_torn_apart(exported_with_all: Exported) -> None:
+def test_noise_of_a_flat_image_is_not_amplified(exported_with_all: Exported) -> None:
     flat = np.full((1, 64, 64, 3), 7, np.uint8)
     flat[0, 30] = 8
     mask, confidence = open_model(exported_with_all[0], threads=1).predict(flat)
@@ -151,7 +152,7 @@ def test_an_image_without_contrast_is_not_torn_apart(exported_with_all: Exported
 
 
 @pytest.mark.filterwarnings("ignore::FutureWarning")  # PyTorch's exporter, of itself
-def test_the_runtime_normalises_a_large_strip_to_the_digit(make_image: Callable[..., Image]) -> None:
+def test_the_runtime_normalises_a_large_strip_exactly(make_image: Callable[..., Image]) -> None:
     class NormaliseExposure(nn.Module):
         def forward(self, images: torch.Tensor) -> torch.Tensor:
             return normalise_exposure_batch(images)
@@ -162,3 +163,67 @@ def test_the_runtime_normalises_a_large_strip_to_the_digit(make_image: Callable[
     session = onnxruntime.InferenceSession(program.model_proto.SerializeToString())
     (found,) = session.run(None, {session.get_inputs()[0].name: strip.numpy()})
     assert np.abs(found - normalise_exposure_batch(strip.double()).numpy()).max() < 1e-3  # grey values
+
+
+Change = Callable[[onnx.ModelProto], None]
+
+
+def with_classes(change: Callable[[list[object]], list[object]]) -> Change:
+    def apply(model: onnx.ModelProto) -> None:
+        (entry,) = (entry for entry in model.metadata_props if entry.key == "classes")
+        entry.value = json.dumps(change(json.loads(entry.value)))
+
+    return apply
+
+
+def fill_weights(model: onnx.ModelProto) -> None:
+    """0xFF in every byte: nan."""
+    largest = max(model.graph.initializer, key=lambda tensor: len(tensor.raw_data))
+    largest.raw_data = b"\xff" * len(largest.raw_data)
+
+
+def one_infinite(model: onnx.ModelProto) -> None:
+    (tensor,) = (tensor for tensor in model.graph.initializer if tensor.name == "average")
+    values = onnx.numpy_helper.to_array(tensor).copy()
+    values[1] = np.inf
+    tensor.CopyFrom(onnx.numpy_helper.from_array(values, tensor.name))
+
+
+def foreign(model: onnx.ModelProto) -> None:
+    """Another graph under our name."""
+    value = onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [1])
+    result = onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, [1])
+    node = onnx.helper.make_node("Relu", ["x"], ["y"])
+    model.graph.CopyFrom(onnx.helper.make_graph([node], "other", [value], [result]))
+
+
+def another_type(model: onnx.ModelProto) -> None:
+    model.graph.output[0].type.tensor_type.elem_type = onnx.TensorProto.INT64
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (with_classes(lambda classes: classes[:-1]), "names 3 classes and its network tells 4 apart"),
+        (with_classes(lambda classes: [*classes, classes[0]]), "names 5 classes and its network tells 4"),
+        (with_classes(lambda classes: []), "names 0 classes"),
+        (foreign, "inputs and outputs are not those"),
+        (another_type, "inputs and outputs are not those"),
+        (fill_weights, "holds values that are not finite"),
+        (one_infinite, "average holds values that are not finite"),
+    ],
+)
+def test_a_file_whose_metadata_contradicts_its_graph_is_refused(
+    exported: Exported, tmp_path: Path, change: Change, message: str
+) -> None:
+    model = onnx.load_model(exported[0])
+    change(model)
+    onnx.save_model(model, tmp_path / "model.onnx")
+    with pytest.raises(UserError, match=message) as caught:
+        read_exported(tmp_path / "model.onnx")
+    assert "\n" not in str(caught.value)
+
+
+def test_an_exported_file_is_accepted(exported: Exported) -> None:
+    assert read_exported(exported[0]).classes == CLASSES
+    assert read_exported(exported[0]).with_logits().classes == CLASSES

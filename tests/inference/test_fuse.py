@@ -18,7 +18,7 @@ ONE = torch.ones(3, 1, 1)
 
 @pytest.mark.parametrize("size", [(32, 32), (33, 47), (128, 200)])
 @torch.inference_mode()
-def test_the_fused_network_says_the_same(exported: Exported, size: tuple[int, int]) -> None:
+def test_the_fused_network_gives_the_same_logits(exported: Exported, size: tuple[int, int]) -> None:
     model = exported[1]
     images = torch.randn(2, 3, *size, generator=torch.Generator().manual_seed(0))
     expected = model(images)
@@ -27,7 +27,7 @@ def test_the_fused_network_says_the_same(exported: Exported, size: tuple[int, in
 
 @pytest.mark.parametrize(("lfem", "affm", "dcppm"), [(False, True, True), (True, False, True), (True, True, False)])
 @torch.inference_mode()
-def test_so_does_every_row_of_the_ablation(lfem: bool, affm: bool, dcppm: bool) -> None:
+def test_fused_ablation_rows_give_the_same_logits(lfem: bool, affm: bool, dcppm: bool) -> None:
     torch.manual_seed(1)
     model = lively(DBRNet(3, lfem=lfem, affm=affm, dcppm=dcppm))
     images = torch.randn(1, 3, 64, 96)
@@ -36,7 +36,7 @@ def test_so_does_every_row_of_the_ablation(lfem: bool, affm: bool, dcppm: bool) 
 
 
 @torch.inference_mode()
-def test_the_scale_lies_in_the_first_convolution(exported: Exported) -> None:
+def test_the_scale_is_in_the_first_convolution(exported: Exported) -> None:
     scale = torch.tensor([0.5, 2.0, 3.0])[:, None, None]
     images = torch.randn(1, 3, 64, 64)
     expected = exported[1](images * scale)
@@ -51,20 +51,20 @@ def test_the_trained_network_is_left_as_it_was(exported: Exported) -> None:
     assert all(torch.equal(before[name], after[name]) for name in before)
 
 
-def test_what_makes_runtimes_copy_is_gone(exported: Exported) -> None:
+def test_operations_that_make_runtimes_copy_are_gone(exported: Exported) -> None:
     operations = Counter(node.op_type for node in onnx.load_model(exported[0]).graph.node)
     assert operations["Split"] == 0
     assert operations["GridSample"] == 1
-    # The image's own, from [N, H, W, C] to [N, C, H, W], and that of a matrix of interpolation.
+    # That of the image, from [N, H, W, C] to [N, C, H, W], and that of an interpolation matrix.
     assert operations["Transpose"] == 2
     assert operations["ReduceMax"] == operations["ArgMax"] == operations["ReduceSum"] == 0
 
 
 @pytest.mark.parametrize("sizes", [[(64, 96)], [(200, 13)], [(4, 5)], [(96, 160), (33, 47)], [(1, 9), (32, 40)]])
-def test_two_products_resize_as_interpolation_does(sizes: list[tuple[int, int]]) -> None:
+def test_two_products_resize_like_interpolation(sizes: list[tuple[int, int]]) -> None:
     logits = torch.randn(2, 3, 8, 12, generator=torch.Generator().manual_seed(0))
     expected = logits
     for size in sizes:
         expected = F.interpolate(expected, size=size, mode="bilinear", align_corners=False)
-    found = resize_by_products(logits, *(torch.Size(size) for size in sizes))
-    assert torch.allclose(found, expected, atol=1e-5)
+    resized = resize_by_products(logits, *(torch.Size(size) for size in sizes))
+    assert torch.allclose(resized, expected, atol=1e-5)

@@ -15,24 +15,24 @@ import pytest
 from dbrnet.data.dataset import Image, decode_grey, decode_image
 from dbrnet.errors import JobError, UserError
 from dbrnet.files import MARKER
-from dbrnet.inference.image_sources import find_sources
-from dbrnet.inference.predict import FORMATS, predict_sources
+from dbrnet.inference.images import find_sources
+from dbrnet.inference.predict import FORMATS, Format, predict_sources
 from dbrnet.inference.runtimes.base import Answer, Images, Model
 from tests.inference.conftest import files_below, save, save_video
 
 ALL = frozenset(FORMATS)
 
 
-def predict(model: Model, words: list[Path], out: Path, **options: int) -> int:
-    return predict_sources(model, find_sources(map(str, words), out), out, formats=ALL, **options)
+def predict(model: Model, words: list[Path], out: Path, formats: frozenset[Format] = ALL, batch: int = 1) -> int:
+    return predict_sources(model, find_sources(map(str, words), out), out, formats=formats, batch=batch, bit_depth=16)
 
 
-def test_masks_overlays_and_summary(model: Model, make_image: Callable[..., Image], tmp_path: Path) -> None:
+def test_masks_overlays_and_summary_are_written(model: Model, make_image: Callable[..., Image], tmp_path: Path) -> None:
     folder, out = tmp_path / "images", tmp_path / "out"
     images = {"a.png": make_image(64, 100), "day 2/b.png": make_image(50, 41, seed=1)}
     for name, image in images.items():
         save(folder / name, image)
-    assert predict_sources(model, find_sources([str(folder)], out), out) == 2
+    assert predict(model, [folder], out, frozenset({"masks", "overlays"})) == 2
     assert set(files_below(out)) == {
         "masks/a.png",
         "overlays/a.jpg",
@@ -55,9 +55,7 @@ def test_masks_overlays_and_summary(model: Model, make_image: Callable[..., Imag
         assert overlay.shape[1:] == image.shape[1:]
 
 
-def test_the_other_formats_say_the_same_as_the_masks(
-    model: Model, make_image: Callable[..., Image], tmp_path: Path
-) -> None:
+def test_the_other_formats_agree_with_the_masks(model: Model, make_image: Callable[..., Image], tmp_path: Path) -> None:
     sources = [save(tmp_path / f"{seed}.png", make_image(48, 64, seed)) for seed in range(3)]
     predict(model, sources, tmp_path / "out")
     coco = json.loads((tmp_path / "out/coco.json").read_text())
@@ -68,9 +66,9 @@ def test_the_other_formats_say_the_same_as_the_masks(
         assert mask is not None
         for class_id in range(1, 4):
             area = sum(
-                one["area"]
-                for one in coco["annotations"]
-                if (one["image_id"], one["category_id"]) == (image["id"], class_id)
+                defect["area"]
+                for defect in coco["annotations"]
+                if (defect["image_id"], defect["category_id"]) == (image["id"], class_id)
             )
             (row,) = [r for r in table if r["ImageId_ClassId"] == f"{image['file_name']}_{class_id}"]
             runs = sum(map(int, row["EncodedPixels"].split()[1::2]))
@@ -79,7 +77,7 @@ def test_the_other_formats_say_the_same_as_the_masks(
     assert coco["info"]["model"]["dataset_content_hash"] == "4d5e"
 
 
-def test_every_byte_is_the_same_for_any_batch_and_any_order_of_sources(
+def test_bytes_do_not_depend_on_batch_and_order_of_sources(
     model: Model, make_image: Callable[..., Image], tmp_path: Path
 ) -> None:
     sizes = [(48, 64), (64, 48), (40, 40)]
@@ -96,7 +94,7 @@ def test_every_byte_is_the_same_for_any_batch_and_any_order_of_sources(
 
 
 class _Counting:
-    """The real network, which keeps how many images it was given at a time."""
+    """The real network, which counts the images of each batch."""
 
     def __init__(self, model: Model) -> None:
         self.model = model
@@ -110,7 +108,7 @@ class _Counting:
         return self.model.predict(images)
 
 
-def test_equal_sizes_are_predicted_together_and_only_a_few_images_are_held(
+def test_consecutive_images_of_one_size_share_a_batch(
     model: Model, make_image: Callable[..., Image], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     heights = [40] * 5 + [48] * 2 + [40]
@@ -136,7 +134,7 @@ def test_the_frames_of_a_video_are_numbered(model: Model, make_image: Callable[.
         assert (tmp_path / f"out/overlays/{name}.jpg").is_file()
 
 
-def test_what_is_broken_is_named_at_the_end_and_the_others_are_predicted(
+def test_broken_images_are_named_at_the_end_and_the_others_predicted(
     model: Model, make_image: Callable[..., Image], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     folder, out = tmp_path / "in", tmp_path / "out"
@@ -156,11 +154,13 @@ def test_what_is_broken_is_named_at_the_end_and_the_others_are_predicted(
     assert sorted(path.stem for path in (out / "masks").iterdir()) == good
     assert [row["output"] for row in csv.DictReader((out / "summary.csv").open())] == good
     coco = json.loads((out / "coco.json").read_text())
-    assert [one["file_name"] for one in coco["images"]] == [f"{name}.png" for name in good]
+    assert [image["file_name"] for image in coco["images"]] == [f"{name}.png" for name in good]
     assert [path.name for path in out.rglob(".*")] == [MARKER]
 
 
-def test_a_file_in_the_way(model: Model, make_image: Callable[..., Image], tmp_path: Path) -> None:
+def test_a_file_in_place_of_the_output_folder_is_refused(
+    model: Model, make_image: Callable[..., Image], tmp_path: Path
+) -> None:
     (tmp_path / "out").write_text("mine")
     source = save(tmp_path / "a.png", make_image(40, 40))
     with pytest.raises(UserError, match="out is a file, and a folder is to be written there"):
@@ -168,7 +168,7 @@ def test_a_file_in_the_way(model: Model, make_image: Callable[..., Image], tmp_p
 
 
 @pytest.mark.slow
-def test_killed_in_the_middle_and_run_again_it_ends_in_the_same(
+def test_a_killed_prediction_run_again_ends_in_the_same_bytes(
     model: Model, exported: tuple[Path, object, object], make_image: Callable[..., Image], tmp_path: Path
 ) -> None:
     for seed in range(80):

@@ -2,21 +2,20 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import get_args
 
 import numpy as np
 import onnx
 import pytest
 
-from dbrnet.config import RuntimeName
 from dbrnet.data.dataset import Image
 from dbrnet.errors import UserError
-from dbrnet.inference.exported_file import read_exported
+from dbrnet.inference.export import read_exported
 from dbrnet.inference.quantize import quantize
+from dbrnet.inference.runtimes import RUNTIMES
 from dbrnet.inference.runtimes.base import Model, NotAvailableError
 from dbrnet.inference.runtimes.onnxruntime import PROVIDERS, OnnxModel
 from dbrnet.inference.runtimes.openvino import OpenVinoModel
-from dbrnet.inference.runtimes.registry import RUNTIMES, file_of, open_all, open_model, why_not_available
+from dbrnet.inference.runtimes.registry import file_of, open_all, open_model, why_not_available
 from dbrnet.models.dbrnet import DBRNet
 from dbrnet.models.saved import ModelMeta, save_model
 
@@ -51,12 +50,8 @@ def files(exported: Exported, make_image: Callable[..., Image], tmp_path_factory
     return folder
 
 
-def test_the_names_are_those_of_the_parameters() -> None:
-    assert get_args(RuntimeName) == RUNTIMES
-
-
 @pytest.mark.parametrize("runtime", [name for name in RUNTIMES if name != "pytorch-compiled"])
-def test_every_runtime_answers_alike_or_says_why_it_cannot(
+def test_every_runtime_agrees_with_pytorch_or_says_why_it_cannot_run(
     files: Path, runtime: str, make_image: Callable[..., Image]
 ) -> None:
     if reason := why_not_available(runtime):
@@ -80,8 +75,7 @@ def test_every_runtime_answers_alike_or_says_why_it_cannot(
         assert np.array_equal(logits.argmax(axis=1), mask)
 
 
-def test_sizes_come_and_go(files: Path, make_image: Callable[..., Image]) -> None:
-    """More of them than OpenVINO keeps compiled networks."""
+def test_more_sizes_than_openvino_keeps_compiled_are_answered(files: Path, make_image: Callable[..., Image]) -> None:
     model = open_model(files / "model.onnx", "openvino-fp32", threads=1)
     reference = open_model(files / "model.onnx", threads=1)
     for size in (32, 33, 34, 35, 36, 32):
@@ -89,7 +83,7 @@ def test_sizes_come_and_go(files: Path, make_image: Callable[..., Image]) -> Non
         assert (model.predict(images)[0] == reference.predict(images)[0]).mean() > 0.999
 
 
-def test_a_network_for_all_sizes_answers_alike(files: Path, make_image: Callable[..., Image]) -> None:
+def test_openvinos_network_for_all_sizes_agrees(files: Path, make_image: Callable[..., Image]) -> None:
     file = read_exported(files / "model.onnx")
     fixed, free = OpenVinoModel(file, "fp32", 1), OpenVinoModel(file, "fp32", 1, fixed=False)
     for size in (64, 50):
@@ -98,7 +92,7 @@ def test_a_network_for_all_sizes_answers_alike(files: Path, make_image: Callable
         assert np.allclose(fixed.predict_with_logits(images)[1], free.predict_with_logits(images)[1], atol=1e-3)
 
 
-MODELS_THAT_GO_AND_A_SIGNAL = """
+SIGNAL_AFTER_DELETED_MODELS = """
 import gc, os, signal, sys
 from pathlib import Path
 from dbrnet.inference.runtimes.registry import open_model
@@ -114,13 +108,13 @@ os.kill(os.getpid(), signal.SIGUSR1)
 """
 
 
-def test_a_signal_is_survived_after_models_have_gone(files: Path) -> None:
-    words = [sys.executable, "-X", "faulthandler", "-c", MODELS_THAT_GO_AND_A_SIGNAL]
+def test_a_signal_after_models_are_deleted_is_survived(files: Path) -> None:
+    words = [sys.executable, "-X", "faulthandler", "-c", SIGNAL_AFTER_DELETED_MODELS]
     ended = subprocess.run([*words, str(files / "model.onnx")], capture_output=True, text=True)
     assert (ended.returncode, ended.stdout) == (0, "handled\n"), ended.stderr
 
 
-def test_with_its_sizes_given_a_session_answers_alike(files: Path, make_image: Callable[..., Image]) -> None:
+def test_a_session_of_fixed_sizes_agrees(files: Path, make_image: Callable[..., Image]) -> None:
     """As it is opened on a GPU."""
     model = OnnxModel(read_exported(files / "model.onnx"), "cpu", 1)
     images = make_image(64, 96)[None]
@@ -129,40 +123,43 @@ def test_with_its_sizes_given_a_session_answers_alike(files: Path, make_image: C
     assert session.get_inputs()[0].shape == [1, 64, 96, 3]
 
 
-def test_on_a_gpu_nothing_may_fall_back_to_the_cpu(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_falling_back_from_a_gpu_to_the_cpu_is_an_error(files: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The CPU stands in for the GPU's provider: ONNX Runtime itself says that it was forbidden."""
     monkeypatch.setitem(PROVIDERS, "cuda", PROVIDERS["cpu"])
     with pytest.raises(UserError, match=r"cuda cannot run it \(.*disabled fallback to the CPU EP"):
         OnnxModel(read_exported(files / "model.onnx"), "cuda", 1)
 
 
+HOW = "in the project's folder: pip install -c constraints.txt -e '.[{}]'"
+
+
 @pytest.mark.parametrize(
-    ("package", "asked", "told"),
+    ("package", "use", "message"),
     [
         (
             "openvino",
             "from dbrnet.inference.runtimes.openvino import require_openvino as ask; ask('fp32')",
-            "openvino-fp32 is not available: it is not installed; pip install 'dbrnet[openvino]'",
+            "openvino-fp32 is not available: it is not installed; " + HOW.format("openvino"),
         ),
         (
             "nncf",
             "from dbrnet.inference.quantize import _nncf as ask; ask()",
-            "int8 needs NNCF, which is not installed; pip install 'dbrnet[openvino]'",
+            "int8 needs NNCF, which is not installed; " + HOW.format("openvino"),
         ),
         (
             "fastapi",
-            "from dbrnet.commands.serve import serve; serve(model='model.onnx')",
-            "fastapi is not installed; pip install 'dbrnet[serve]'",
+            "from dbrnet.commands.use import serve; serve(model='model.onnx')",
+            "fastapi is not installed; " + HOW.format("serve"),
         ),
     ],
 )
-def test_what_is_not_installed_is_told_with_the_way_to_get_it(package: str, asked: str, told: str) -> None:
-    script = f"import sys; sys.modules['{package}'] = None\n{asked}"
+def test_a_missing_package_is_named_with_its_remedy(package: str, use: str, message: str) -> None:
+    script = f"import sys; sys.modules['{package}'] = None\n{use}"
     ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
-    assert ended.stderr.splitlines()[-1].partition(": ")[2] == told
+    assert ended.stderr.splitlines()[-1].partition(": ")[2] == message
 
 
-def test_a_previous_answer_stays_as_it_was(files: Path, make_image: Callable[..., Image]) -> None:
+def test_a_prediction_does_not_change_previous_outputs(files: Path, make_image: Callable[..., Image]) -> None:
     for runtime in ("onnxruntime-cpu", "openvino-fp32", "pytorch-eager"):
         model = open_model(files / file_of(runtime), runtime, threads=1)
         mask, confidence = model.predict(make_image(64, 96, 1)[None])
@@ -173,14 +170,14 @@ def test_a_previous_answer_stays_as_it_was(files: Path, make_image: Callable[...
 
 
 @pytest.mark.slow
-def test_the_compiled_network_answers_alike(files: Path, make_image: Callable[..., Image]) -> None:
+def test_the_compiled_network_agrees(files: Path, make_image: Callable[..., Image]) -> None:
     model = open_model(files / "model.pt", "pytorch-compiled", threads=2)
     images = make_image(64, 96)[None]
     expected = open_model(files / "model.pt", threads=2).predict(images)[0]
     assert (model.predict(images)[0] == expected).mean() > 0.999
 
 
-def test_all_that_there_are_and_why_the_others_are_not(files: Path, tmp_path: Path) -> None:
+def test_open_all_gives_available_models_and_reasons_for_the_others(files: Path, tmp_path: Path) -> None:
     models, missing = open_all(["onnxruntime-cpu", "onnxruntime-cuda", "openvino-int8"], files, files)
     assert list(models) == ["onnxruntime-cpu", "openvino-int8"]
     assert missing == {"onnxruntime-cuda": why_not_available("onnxruntime-cuda")}
@@ -199,17 +196,21 @@ def test_all_that_there_are_and_why_the_others_are_not(files: Path, tmp_path: Pa
         ("model-int8.onnx", "openvino-fp32", "openvino-fp32 cannot run a file of int8"),
     ],
 )
-def test_a_file_for_another_runtime(files: Path, file: str, runtime: str, message: str) -> None:
+def test_a_file_of_another_runtime_is_refused(files: Path, file: str, runtime: str, message: str) -> None:
     with pytest.raises(UserError, match=message):
         open_model(files / file, runtime)
 
 
-def test_each_files_usual_runtime(files: Path) -> None:
-    usual = {name: open_model(files / name).runtime for name in ("model.pt", "model.onnx", "model-int8.onnx")}
-    assert usual == {"model.pt": "pytorch-eager", "model.onnx": "onnxruntime-cpu", "model-int8.onnx": "openvino-int8"}
+def test_each_kind_of_file_has_a_default_runtime(files: Path) -> None:
+    defaults = {name: open_model(files / name).runtime for name in ("model.pt", "model.onnx", "model-int8.onnx")}
+    assert defaults == {
+        "model.pt": "pytorch-eager",
+        "model.onnx": "onnxruntime-cpu",
+        "model-int8.onnx": "openvino-int8",
+    }
 
 
-def test_the_file_is_enough(exported: Exported) -> None:
+def test_a_file_needs_nothing_beside_it(exported: Exported) -> None:
     path, _, meta = exported
     model = open_model(path, threads=1)
     assert model.classes == meta.classes
@@ -217,7 +218,7 @@ def test_the_file_is_enough(exported: Exported) -> None:
     assert model.runtime == "onnxruntime-cpu"
 
 
-def test_a_batch_is_answered_as_its_images(exported: Exported, make_image: Callable[..., Image]) -> None:
+def test_a_batch_gives_the_masks_of_its_images(exported: Exported, make_image: Callable[..., Image]) -> None:
     model = open_model(exported[0], threads=1)
     images = np.stack([make_image(50, 90, seed) for seed in range(3)])
     masks, _ = model.predict(images)
@@ -225,7 +226,7 @@ def test_a_batch_is_answered_as_its_images(exported: Exported, make_image: Calla
         assert (model.predict(image[None])[0][0] == mask).mean() > 0.999
 
 
-def test_missing_and_broken_files(exported: Exported, tmp_path: Path) -> None:
+def test_missing_and_broken_files_are_refused(exported: Exported, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"none\.onnx: cannot be read"):
         open_model(tmp_path / "none.onnx")
     content = exported[0].read_bytes()
@@ -236,7 +237,7 @@ def test_missing_and_broken_files(exported: Exported, tmp_path: Path) -> None:
         assert "\n" not in str(caught.value)
 
 
-def test_anothers_onnx_file(tmp_path: Path) -> None:
+def test_a_foreign_onnx_file_is_refused(tmp_path: Path) -> None:
     value = onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [1])
     result = onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, [1])
     graph = onnx.helper.make_graph([onnx.helper.make_node("Relu", ["x"], ["y"])], "other", [value], [result])
@@ -247,7 +248,7 @@ def test_anothers_onnx_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("runtime", ["onnxruntime-cpu", "openvino-fp32", "pytorch-eager"])
-def test_images_too_small_or_of_another_kind(files: Path, runtime: str) -> None:
+def test_images_too_small_or_of_another_type_are_refused(files: Path, runtime: str) -> None:
     model = open_model(files / file_of(runtime), runtime, threads=1)
     with pytest.raises(UserError, match="31x200"):
         model.predict(np.zeros((1, 31, 200, 3), np.uint8))

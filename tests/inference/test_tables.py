@@ -1,4 +1,4 @@
-"""The forms that other programs read, read back by those programs."""
+"""The tables that other programs read, read back by those programs, and the defects in them."""
 
 import json
 from collections.abc import Callable
@@ -14,10 +14,8 @@ from numpy.typing import NDArray
 from pycocotools.coco import COCO
 
 from dbrnet.data.dataset import ClassInfo
-from dbrnet.data.readers.rle_table import Row, read_mask, read_table
-from dbrnet.data.rle import encode
-from dbrnet.inference.defects import find_defects
-from dbrnet.inference.tables import Coco, Found, Submission, Summary
+from dbrnet.data.rle import Row, encode, read_mask, read_table
+from dbrnet.inference.tables import Coco, ImageRow, Submission, Summary, find_defects
 
 CLASSES = tuple(ClassInfo(name, (0, 0, 0)) for name in ("background", "crack", "pit, deep"))
 MASKS = st.lists(
@@ -25,9 +23,9 @@ MASKS = st.lists(
 )
 
 
-def describe(name: str, mask: NDArray[np.uint8]) -> Found:
+def describe(name: str, mask: NDArray[np.uint8]) -> ImageRow:
     confidence = np.random.default_rng(0).random(mask.shape, np.float32)
-    return Found(
+    return ImageRow(
         place=f"s3://steel/{name}",
         name=name,
         output=name.removesuffix(".jpg"),
@@ -42,18 +40,18 @@ def describe(name: str, mask: NDArray[np.uint8]) -> Found:
 
 @settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(MASKS)
-def test_coco_is_read_by_its_own_tools(tmp_path: Path, masks: list[NDArray[np.uint8]]) -> None:
+def test_cocos_own_tools_read_our_coco_file(tmp_path: Path, masks: list[NDArray[np.uint8]]) -> None:
     table = Coco(tmp_path, CLASSES, {"description": "x"})
-    images = [describe(f"{number},.jpg", mask) for number, mask in enumerate(masks)]
-    for one in images:
-        table.add(one)
+    described = [describe(f"{number},.jpg", mask) for number, mask in enumerate(masks)]
+    for row in described:
+        table.add(row)
     coco = COCO(table.publish())
-    assert [one["name"] for one in coco.loadCats(coco.getCatIds())] == ["crack", "pit, deep"]
-    assert [one["file_name"] for one in coco.loadImgs(coco.getImgIds())] == [one.name for one in images]
-    for image_id, (mask, one) in enumerate(zip(masks, images, strict=True), start=1):
+    assert [category["name"] for category in coco.loadCats(coco.getCatIds())] == ["crack", "pit, deep"]
+    assert [image["file_name"] for image in coco.loadImgs(coco.getImgIds())] == [row.name for row in described]
+    for image_id, (mask, row) in enumerate(zip(masks, described, strict=True), start=1):
         drawn = np.zeros_like(mask)
         annotations = coco.loadAnns(coco.getAnnIds(imgIds=[image_id]))
-        for annotation, defect in zip(annotations, one.defects, strict=True):
+        for annotation, defect in zip(annotations, row.defects, strict=True):
             pixels = coco.annToMask(annotation).astype(bool)
             assert not drawn[pixels].any()
             assert pixels.sum() == annotation["area"] == defect.area
@@ -67,7 +65,7 @@ def test_coco_is_read_by_its_own_tools(tmp_path: Path, masks: list[NDArray[np.ui
 
 @settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(MASKS)
-def test_the_submission_is_read_by_our_own_reader(tmp_path: Path, masks: list[NDArray[np.uint8]]) -> None:
+def test_our_reader_reads_the_submission(tmp_path: Path, masks: list[NDArray[np.uint8]]) -> None:
     table = Submission(tmp_path)
     for number, mask in enumerate(masks):
         table.add(describe(f"strip_{number}.jpg", mask))
@@ -76,11 +74,11 @@ def test_the_submission_is_read_by_our_own_reader(tmp_path: Path, masks: list[ND
     rows = list(read_table(path, {"1": 1, "2": 2}))
     for number, mask in enumerate(masks):
         of_image = {row.class_id: row for row in rows if isinstance(row, Row) and row.image == f"strip_{number}.jpg"}
-        np.testing.assert_array_equal(read_mask(of_image, *mask.shape).ids, mask)
+        np.testing.assert_array_equal(read_mask(of_image, *mask.shape)[0], mask)
 
 
 @pytest.mark.parametrize("make", [lambda out: Summary(out, CLASSES), Submission, lambda out: Coco(out, CLASSES, {})])
-def test_a_table_has_its_name_only_when_it_is_whole(tmp_path: Path, make: Callable[[Path], Any]) -> None:
+def test_a_table_has_its_name_only_when_it_is_complete(tmp_path: Path, make: Callable[[Path], Any]) -> None:
     table = make(tmp_path)
     table.add(describe("a.jpg", np.ones((4, 5), np.uint8)))
     assert not table.path.exists()
@@ -100,3 +98,61 @@ def test_names_with_commas_quotes_and_other_scripts_survive(tmp_path: Path) -> N
     (row,) = read_table(tmp_path / "submission.csv", {"1": 1, "2": 2})
     assert row.image == name
     assert json.loads((tmp_path / "coco.json").read_text())["images"][0]["file_name"] == name
+
+
+def test_touching_pixels_of_a_class_are_one_defect_and_the_largest_is_first() -> None:
+    mask = np.zeros((6, 8), np.uint8)
+    mask[0, 0] = mask[1, 1] = mask[2, 2] = 1  # by its corners
+    mask[0:2, 5:8] = 2
+    mask[1, 4] = 1  # beside it, of another class
+    confidence = np.full(mask.shape, 0.5, np.float32)
+    confidence[0, 0] = 0.8
+    defects = find_defects(mask, confidence, CLASSES)
+    assert [defect.to_dict() for defect in defects] == [
+        {"class_id": 2, "class_name": "pit, deep", "bbox": [5, 0, 3, 2], "area": 6, "score": 0.5},
+        {"class_id": 1, "class_name": "crack", "bbox": [0, 0, 3, 3], "area": 3, "score": 0.6},
+        {"class_id": 1, "class_name": "crack", "bbox": [4, 1, 1, 1], "area": 1, "score": 0.5},
+    ]
+
+
+def test_an_image_without_defects_and_one_full_of_defect() -> None:
+    confidence = np.full((3, 4), 0.25, np.float32)
+    assert find_defects(np.zeros((3, 4), np.uint8), confidence, CLASSES) == []
+    (whole,) = find_defects(np.full((3, 4), 2, np.uint8), confidence, CLASSES)
+    assert (whole.bbox, whole.area, whole.score) == ((0, 0, 4, 3), 12, 0.25)
+    assert whole.runs.tolist() == [[0, 12]]
+
+
+def _flood(mask: NDArray[np.uint8], row: int, column: int) -> frozenset[tuple[int, int]]:
+    """The pixels of one class around (row, column), found one by one."""
+    reached, waiting = set[tuple[int, int]](), [(row, column)]
+    while waiting:
+        y, x = waiting.pop()
+        inside = 0 <= y < mask.shape[0] and 0 <= x < mask.shape[1]
+        if inside and (y, x) not in reached and mask[y, x] == mask[row, column]:
+            reached.add((y, x))
+            waiting += [(y + dy, x + dx) for dy in (-1, 0, 1) for dx in (-1, 0, 1)]
+    return frozenset(reached)
+
+
+@given(arrays(np.uint8, st.tuples(st.integers(1, 9), st.integers(1, 9)), elements=st.integers(0, 2)))
+def test_defects_equal_a_flood_fill_pixel_by_pixel(mask: NDArray[np.uint8]) -> None:
+    confidence = np.random.default_rng(0).random(mask.shape, np.float32)
+    expected = {_flood(mask, *at) for at in np.argwhere(mask).tolist()}
+    defects = find_defects(mask, confidence, CLASSES)
+    drawn = []
+    for defect in defects:
+        flat = np.zeros(mask.size, bool)
+        for start, length in defect.runs:
+            flat[start : start + length] = True
+        rows, columns = np.nonzero(flat.reshape(mask.shape, order="F"))
+        assert set(mask[rows, columns]) == {defect.class_id}
+        assert defect.area == len(rows)
+        assert defect.score == pytest.approx(confidence[rows, columns].mean(), abs=1e-6)
+        left, top, width, height = defect.bbox
+        assert (left, top) == (columns.min(), rows.min())
+        assert (left + width - 1, top + height - 1) == (columns.max(), rows.max())
+        drawn.append(frozenset(zip(rows.tolist(), columns.tolist(), strict=True)))
+    assert len(drawn) == len(expected)
+    assert set(drawn) == expected
+    assert [defect.area for defect in defects] == sorted((defect.area for defect in defects), reverse=True)

@@ -1,5 +1,3 @@
-"""DBRNet keeps the promises of its docstrings: sizes, training, devices."""
-
 import math
 from typing import Any
 
@@ -9,11 +7,11 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from dbrnet.models.blocks import Flow
 from dbrnet.models.dbrnet import DBRNet
-from dbrnet.models.fusion import Flow
 
 
-def test_corrected_flow_differs_from_the_released() -> None:
+def test_the_default_flow_differs_from_the_released() -> None:
     """The golden test would not see the default reading turn into the released one."""
     torch.manual_seed(0)
     aligned, released = DBRNet(4).eval(), DBRNet(4, flow="released").eval()
@@ -24,7 +22,7 @@ def test_corrected_flow_differs_from_the_released() -> None:
 
 
 @pytest.mark.parametrize(("height", "width"), [(32, 32), (33, 47), (204, 200), (500, 300), (32, 250), (63, 64)])
-def test_any_size(height: int, width: int) -> None:
+def test_any_size_from_32_up_is_answered(height: int, width: int) -> None:
     model = DBRNet(5).eval()
     image = torch.randn(1, 3, height, width)
     with torch.inference_mode():
@@ -93,14 +91,14 @@ def test_nothing_is_created_on_the_host(flow: Flow, training: bool) -> None:
     assert noted.found == []
 
 
-def test_host_tensors_would_be_noticed() -> None:
+def test_host_tensors_are_noticed() -> None:
     with HostTensors() as noted:
         torch.linspace(-1, 1, 8)
         torch.tensor([[8, 4]]).to("meta")
     assert len(noted.found) >= 2
 
 
-def test_auxiliary_head_reads_the_detail_branch_after_fusion() -> None:
+def test_the_auxiliary_head_reads_the_detail_branch_after_fusion() -> None:
     torch.manual_seed(0)
     model = DBRNet(4).train()
     fused: list[Tensor] = []
@@ -113,10 +111,10 @@ def test_auxiliary_head_reads_the_detail_branch_after_fusion() -> None:
 
 
 @pytest.mark.parametrize("classes", [2, 6])
-def test_an_untrained_network_is_undecided(classes: int) -> None:
+def test_an_untrained_networks_loss_is_log_of_the_classes(classes: int) -> None:
     torch.manual_seed(0)
     logits, auxiliary = DBRNet(classes).train()(torch.randn(2, 3, 64, 64))
     target = torch.randint(classes, (2, 64, 64))
-    for answer in (logits, auxiliary):
-        loss = torch.nn.functional.cross_entropy(answer, target)
+    for output in (logits, auxiliary):
+        loss = torch.nn.functional.cross_entropy(output, target)
         assert loss.item() == pytest.approx(math.log(classes), abs=0.05)

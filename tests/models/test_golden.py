@@ -1,4 +1,4 @@
-"""The authors' released outputs, from weights filled by the names that their code gives to our tensors."""
+"""Outputs equal those of the authors' released code, for weights filled from the names of its tensors."""
 
 import json
 import re
@@ -108,7 +108,7 @@ def golden_model(variant: str) -> DBRNet:
     return model
 
 
-def test_released_state_dict_is_covered() -> None:
+def test_our_state_dict_is_the_released_one_renamed() -> None:
     """Ours, renamed, is theirs to the shape, but for `compression4`, which they never call."""
     theirs = {name: tuple(shape) for name, shape in json.loads((GOLDEN / "state_dict_keys.json").read_text())}
     ours = {
@@ -120,10 +120,10 @@ def test_released_state_dict_is_covered() -> None:
 
 @pytest.mark.parametrize(("height", "width"), [(64, 96), (200, 200), (256, 512)])
 @pytest.mark.parametrize("variant", VARIANTS)
-def test_golden_outputs(variant: str, height: int, width: int) -> None:
+def test_outputs_equal_the_released_codes(variant: str, height: int, width: int) -> None:
     golden = np.load(GOLDEN / f"{variant}_{height}x{width}.npz")
-    picture = filled(f"input:1:{height}:{width}", (1, 3, height, width))
+    image = filled(f"input:1:{height}:{width}", (1, 3, height, width))
     with torch.inference_mode():
-        logits = golden_model(variant)(picture)[0].numpy()
+        logits = golden_model(variant)(image)[0].numpy()
     assert np.abs(logits[:, ::8, ::8] - golden["out_1_8"]).max() < 1e-4
     assert np.abs(logits[:, :16, :16] - golden["corner"]).max() < 1e-4

@@ -1,5 +1,3 @@
-"""A model comes back from its file as it went in, and a file that is none is one clear line."""
-
 import dataclasses
 import pickle
 from pathlib import Path
@@ -19,6 +17,7 @@ META = ModelMeta(
     mean=(0.4, 0.41, 0.42),
     std=(0.2, 0.21, 0.22),
     image_size=(64, 96),
+    normalised=False,
 )
 
 
@@ -30,7 +29,7 @@ def saved(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("size", [(64, 96), None])
-def test_round_trip(tmp_path: Path, size: tuple[int, int] | None) -> None:
+def test_a_model_loads_as_it_was_saved(tmp_path: Path, size: tuple[int, int] | None) -> None:
     meta = dataclasses.replace(META, image_size=size, normalised=size is None)
     model = meta.build()
     save_model(tmp_path / "model.pt", model, meta)
@@ -44,14 +43,14 @@ def test_round_trip(tmp_path: Path, size: tuple[int, int] | None) -> None:
         assert torch.equal(loaded(image), model.eval()(image))
 
 
-def test_loaded_model_trains(saved: Path) -> None:
+def test_a_loaded_model_trains(saved: Path) -> None:
     model, _ = load_model(saved)
     logits, auxiliary = model.train()(torch.randn(2, 3, 32, 32))
     (logits.mean() + auxiliary.mean()).backward()
     assert all(parameter.grad is not None for parameter in model.parameters())
 
 
-def test_same_model_same_bytes(tmp_path: Path) -> None:
+def test_the_same_model_gives_the_same_bytes(tmp_path: Path) -> None:
     model = META.build()
     save_model(tmp_path / "a.pt", model, META)
     save_model(tmp_path / "b.pt", model, META)
@@ -66,7 +65,7 @@ class Hostile:
         return Path.touch, (self.mark,)
 
 
-def test_broken_and_foreign_files(saved: Path) -> None:
+def test_broken_and_foreign_files_are_one_clear_line(saved: Path) -> None:
     content = torch.load(saved, weights_only=True)
     folder = saved.parent
     mark = folder / "code-ran"
@@ -80,7 +79,8 @@ def test_broken_and_foreign_files(saved: Path) -> None:
     torch.save(content | {"model": {"lfem": False, "affm": False, "dcppm": True}}, folder / "switched.pt")
     torch.save(content | {"classes": content["classes"] + content["classes"]}, folder / "classes.pt")
     torch.save(content | {"mean": [1.0]}, folder / "mean.pt")
-    names = ["missing", "empty", "text", "cut", "hostile", "other", "list", "switched", "classes", "mean"]
+    torch.save({key: value for key, value in content.items() if key != "normalised"}, folder / "lacking.pt")
+    names = ["lacking", "missing", "empty", "text", "cut", "hostile", "other", "list", "switched", "classes", "mean"]
     for name in names:
         path = folder / f"{name}.pt"
         with pytest.raises(UserError) as error:

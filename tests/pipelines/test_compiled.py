@@ -12,11 +12,12 @@ from kfp.pipeline_spec import pipeline_spec_pb2 as spec_pb
 from ruamel.yaml import YAML
 
 import components
-from dbrnet.cli import STEPS
 from dbrnet.cluster.trainjob import SETTINGS
 from dbrnet.config import Params
 from dbrnet.errors import UserError
-from pipelines.compiling import PIPELINES, compile_all, compile_pipeline
+from dbrnet.steps import STAGES
+from pipelines.compiling import compile_all, compile_pipeline
+from pipelines.graphs import PIPELINES
 from pipelines.resources import SECRET_KEYS, TASK_SPECS
 
 ROOT = Path(__file__).parents[2]
@@ -117,17 +118,21 @@ def edges(spec: Document) -> set[tuple[str, str]]:
     return {edge for edge in found if edge[1] in tasks(spec)}
 
 
-def dvc_edges() -> set[tuple[str, str]]:
-    stages = YAML(typ="safe").load((ROOT / "dvc.yaml").read_text())["stages"]
-    maker = {out: name for name, stage in stages.items() for out in stage["outs"]}
-    return {(maker[dep], name) for name, stage in stages.items() for dep in stage["deps"] if dep in maker}
+def registered_edges() -> set[tuple[str, str]]:
+    """The same by the registry: an optional input only where an earlier stage wrote it."""
+    writers: dict[str, str] = {}
+    found = set()
+    for step in STAGES:
+        found |= {(writers[name], step.name) for name in (*step.inputs, *step.optional_inputs) if name in writers}
+        writers[step.out] = step.name
+    return found
 
 
 @pytest.mark.parametrize("variant", ["cpu", "gpu"])
-def test_training_is_the_graph_of_dvc(variant: str) -> None:
+def test_training_is_the_graph_of_the_registry(variant: str) -> None:
     spec = documents(ROOT / f"pipelines/compiled/training-{variant}.yaml")[0]
-    assert set(tasks(spec)) - ALONE == {step for step in STEPS if step != "drift"}
-    assert edges(spec) == dvc_edges()
+    assert set(tasks(spec)) - ALONE == {step.name for step in STAGES}
+    assert edges(spec) == registered_edges()
 
 
 @pytest.mark.parametrize("variant", ["cpu", "gpu"])
@@ -136,7 +141,7 @@ def test_retraining_is_the_same_behind_the_question(variant: str) -> None:
     question = {("ingest", "drift"), ("fetch-champion", "drift"), ("fetch-champion", "split")}
     second = {
         (a.replace("fetch-champion", "fetch-champion-2"), b.replace("fetch-champion", "fetch-champion-2"))
-        for a, b in dvc_edges()
+        for a, b in registered_edges()
     }
     assert edges(spec) == second | question
     asked = next(one for one in dags(spec) if "split" in one["dag"]["tasks"])

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from ruamel.yaml import YAML
 
-from components.component import IMAGE
+from components.from_step import IMAGE
 from dbrnet.config import Params, load_params
 from pipelines import commands
 from tests.pipelines.command import PARAMS, Command

@@ -1,5 +1,6 @@
 """`dbrnet registry`, as a person at a terminal uses it."""
 
+import json
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -218,3 +219,17 @@ def test_a_champion_that_was_deleted_does_not_come_back(
     decide(2, against=1)
     store.client.delete_model_version(NAME, "1")
     assert "has no version 1" in registry(capsys, "rollback", "--why", "coil 4711", status=2)
+
+
+def test_scripts_read_json(decide: Decide, capsys: pytest.CaptureFixture[str]) -> None:
+    decide(1)
+    decide(2, "needs review", 1, "too close")
+    history = json.loads(registry(capsys, "history", "--json"))
+    assert (history["model"], history["champion"], history["challenger"]) == (NAME, 1, 2)
+    assert [event["version"] for event in history["events"]] == [1, 2]
+    shown = json.loads(registry(capsys, "show", "2", "--json"))
+    assert (shown["version"], shown["role"], shown["revoked"]) == (2, "challenger", None)
+    assert shown["events"][0]["why"] == "too close"
+    sides = json.loads(registry(capsys, "diff", "1", "2", "--json"))["versions"]
+    assert sides["1"]["test miou"] == "0.7100"
+    assert sides["2"]["test miou"] == "0.7200"

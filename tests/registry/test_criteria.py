@@ -6,10 +6,11 @@ import pytest
 from dbrnet.config import PromoteParams
 from dbrnet.registry.criteria import Measurements
 from dbrnet.registry.gate import Decision, decide
+from tests.sections import PARAMS
 
 LIMITS = {"max_logit_difference": 1e-3, "max_differing_pixels": 1e-4, "max_miou_loss": 5e-4, "max_iou_loss": 1e-3}
 PARITY = {"fp32": LIMITS, "bf16": LIMITS, "int8": LIMITS | {"max_logit_difference": 20.0}}
-ASKED = {
+ASKED = PARAMS.promote.model_dump() | {
     "min_miou": 0.7,
     "min_iou": 0.5,
     "min_defect_recall": 0.6,

@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 
 from dbrnet.data.dataset import Dataset
-from dbrnet.evaluation.defect_metrics import MatchRules
 from dbrnet.evaluation.figures import estimates
 from dbrnet.evaluation.predictions import Predict, evaluate
 from dbrnet.reports.evaluation_page import render_report
 from dbrnet.reports.gallery import build_gallery
 from dbrnet.reports.plots import confusion_plot, training_curves
+from tests.evaluation.conftest import RULES
 
 HISTORY = [{"epoch": n, "loss": 1 / n, "val_miou": n / 5, "learning_rate": 0.01} for n in (1, 2, 3)]
 PARITY = {
@@ -60,11 +60,11 @@ class Page(HTMLParser):
 
 
 def report(dataset: Dataset, predict: Predict, leaks: str = "yes", **changes: Any) -> str:
-    evaluation = evaluate(predict, dataset, sorted(dataset.by_id))
+    evaluation = evaluate(predict, dataset, sorted(dataset.by_id), RULES)
     arguments: dict[str, Any] = {
         "figures": estimates(evaluation, 0.9),
         "confidence": 0.9,
-        "rules": MatchRules(),
+        "rules": RULES,
         "card": dataset.card,
         "split": {
             "kind": "random",
@@ -128,7 +128,7 @@ def test_leaks_are_said_first(dataset: Dataset, predict: Predict) -> None:
 
 def test_numbers_and_provenance_are_shown(dataset: Dataset, predict: Predict) -> None:
     text = Page(report(dataset, predict)).text
-    scores = evaluate(predict, dataset, sorted(dataset.by_id)).scores
+    scores = evaluate(predict, dataset, sorted(dataset.by_id), RULES).scores
     assert f"{100 * scores.miou:.1f}" in text
     assert f"{100 * (scores.miou_defects or 0):.1f}" in text
     assert "Absent here: stain." in text
@@ -144,7 +144,7 @@ def test_defects_are_counted_by_class_and_by_size(dataset: Dataset, predict: Pre
     text = " ".join(Page(report(dataset, predict)).text.split())
     found = {
         name: f"{100 * one.value:.1f} {100 * one.low:.1f} to {100 * one.high:.1f}"
-        for name, one in estimates(evaluate(predict, dataset, sorted(dataset.by_id)), 0.9).items()
+        for name, one in estimates(evaluate(predict, dataset, sorted(dataset.by_id), RULES), 0.9).items()
         if one.value is not None and one.low is not None and one.high is not None
     }
     # Two of three scratches and one of two dents; two scratches are invented, one of them a dent.
@@ -162,12 +162,12 @@ def test_without_history_there_are_no_curves(dataset: Dataset, predict: Predict)
 
 
 def test_a_set_without_defects_has_a_report(dataset: Dataset, predict: Predict) -> None:
-    evaluation = evaluate(predict, dataset, ["p0"])
+    evaluation = evaluate(predict, dataset, ["p0"], RULES)
     html = render_report(
         evaluation,
         figures=estimates(evaluation, 0.95),
         confidence=0.95,
-        rules=MatchRules(),
+        rules=RULES,
         card=dataset.card,
         split={"kind": "groups", "seed": 0, "leaks": "no", "leak_rate": {}, "leak_note": ""},
         history=HISTORY[:1],

@@ -17,9 +17,9 @@ from PIL import Image as Pillow
 
 from dbrnet.cli import main
 from dbrnet.data.dataset import Image
-from dbrnet.inference.defects import find_defects
-from dbrnet.inference.image_reading import decode_image
+from dbrnet.inference.images import decode_image
 from dbrnet.inference.runtimes.registry import open_model
+from dbrnet.inference.tables import find_defects
 from dbrnet.models.dbrnet import DBRNet
 from dbrnet.models.saved import ModelMeta
 from tests.serving.service import Service, png, running, serve, wait_until

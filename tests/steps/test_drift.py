@@ -21,7 +21,7 @@ from dbrnet.data.dataset import Dataset, Image, Sample, content_hash
 from dbrnet.data.image_stats import write_image_stats
 from dbrnet.data.synthetic import generate
 from dbrnet.data.writer import build_dataset
-from dbrnet.drift.distances import compare_classes, compare_values, group_weights
+from dbrnet.drift.checks import compare_classes, compare_values, group_weights
 from dbrnet.drift.new_samples import Images, find_new_samples
 from dbrnet.evaluation.predictions import evaluate
 from dbrnet.files import MARKER, sha256_file, write_json
@@ -30,9 +30,10 @@ from dbrnet.inference.runtimes.registry import open_model
 from dbrnet.models.dbrnet import DBRNet
 from dbrnet.models.saved import ModelMeta
 from dbrnet.steps.drift import drift
+from tests.sections import PARAMS
 
 ROOT = Path(__file__).parents[2]
-DEFAULTS = DriftParams()
+DEFAULTS = PARAMS.drift
 
 
 @pytest.fixture(scope="module")
@@ -180,7 +181,7 @@ def test_enough_new_labels_warrant_it(
     old = set(strips.by_id) - set(sorted(strips.by_id)[::2])
     reference = subset(strips, lambda sample: sample.id in old, tmp_path / "reference")
     champion = learned(reference)
-    found = answer(strips.root, champion, tmp_path / "out", DriftParams(min_new_images=enough))
+    found = answer(strips.root, champion, tmp_path / "out", DEFAULTS.model_copy(update={"min_new_images": enough}))
     assert found["answer"] == expected
     assert reasons(found) == ({"new labelled images"} if expected == "yes" else set())
     assert (found["images"]["known"], found["images"]["new"]) == (100, 100)
@@ -192,14 +193,14 @@ def test_a_new_mask_on_a_known_image_is_a_new_label_and_no_new_image(
     first, *others = strips.samples
     changed = Dataset(strips.root, strips.card, (replace(first, id="renamed", sha256="other mask"), *others))
     current = subset(changed, lambda _: True, tmp_path / "current")
-    found = answer(current.root, champion, tmp_path / "out", DriftParams(min_new_images=1))
+    found = answer(current.root, champion, tmp_path / "out", DEFAULTS.model_copy(update={"min_new_images": 1}))
     assert (found["images"]["relabelled"], found["images"]["new"]) == (1, 0)
     assert reasons(found) == {"new labelled images"}
 
 
 def test_another_balance_of_classes_is_named(strips: Dataset, learned: Learned, tmp_path: Path) -> None:
     champion = learned(subset(strips, lambda sample: 1 not in sample.classes, tmp_path / "reference"))
-    found = answer(strips.root, champion, tmp_path / "out", DriftParams(min_new_images=1000))
+    found = answer(strips.root, champion, tmp_path / "out", DEFAULTS.model_copy(update={"min_new_images": 1000}))
     assert "class balance" in reasons(found)
     balance = next(check for check in found["checks"] if check["name"] == "class balance")
     name = strips.card.classes[1].name
@@ -271,6 +272,7 @@ def network(few: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
         lfem=True,
         affm=True,
         dcppm=True,
+        normalised=False,
     )
     path = tmp_path_factory.mktemp("model") / "model.onnx"
     export_onnx(model, meta, path, metadata={"dataset_content_hash": few.card.content_hash})
@@ -315,7 +317,7 @@ def test_what_is_known_is_not_opened(strips: Dataset, learned: Learned, tmp_path
     champion = learned(subset(strips, lambda sample: sample.id in old, tmp_path / "reference"))
     for id_ in old:
         (current.root / current.by_id[id_].image).write_bytes(b"")
-    found = answer(current.root, champion, tmp_path / "out", DriftParams(min_new_images=51))
+    found = answer(current.root, champion, tmp_path / "out", DEFAULTS.model_copy(update={"min_new_images": 51}))
     assert (found["answer"], found["images"]["known"], found["images"]["new"]) == ("no", 150, 50)
 
 
@@ -326,7 +328,7 @@ def test_the_current_datasets_own_table_is_believed(strips: Dataset, learned: Le
     rows = (strips.root / "image_stats.csv").read_text().splitlines()
     changed = [",".join([row.split(",")[0], "7.25", *row.split(",")[2:]]) for row in rows[1:]]
     (current.root / "image_stats.csv").write_text("\n".join([rows[0], *changed, ""]))
-    found = answer(current.root, champion, tmp_path / "out", DriftParams(min_new_images=1000))
+    found = answer(current.root, champion, tmp_path / "out", DEFAULTS.model_copy(update={"min_new_images": 1000}))
     brightness = next(check for check in found["checks"] if check["name"] == "brightness")
     assert (brightness["now"], reasons(found)) == (pytest.approx(7.25), {"brightness"})
 
@@ -393,11 +395,6 @@ def lose_an_image(folder: Path) -> None:
     min((folder / "images").iterdir()).unlink()
 
 
-def from_before_there_were_image_hashes(folder: Path) -> None:
-    table = folder / "samples.csv"
-    table.write_text(re.sub(r"([0-9a-f]{64}),[0-9a-f]{64}", r"\1,", table.read_text()))
-
-
 def spoil_its_table(folder: Path) -> None:
     table = folder / "samples.csv"
     table.write_text(re.sub(r"[0-9a-f]{64}", "0" * 64, table.read_text(), count=2))
@@ -411,7 +408,6 @@ def spoil_its_table(folder: Path) -> None:
         (only_broken, "none of its 1 images is usable; a.jpg"),
         (gone, "current does not exist"),
         (lose_an_image, "cannot be read"),
-        (from_before_there_were_image_hashes, "ingested by an earlier version; ingest it again"),
         (spoil_its_table, "image_stats.csv does not fit its dataset"),
     ],
 )

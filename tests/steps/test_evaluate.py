@@ -13,7 +13,7 @@ import numpy as np
 import onnx
 import pytest
 
-from dbrnet.config import EvaluateParams, load_params
+from dbrnet.config import load_params
 from dbrnet.data.dataset import Card, Dataset, Image, Sample
 from dbrnet.data.split import Split, SplitCounts
 from dbrnet.errors import UserError
@@ -26,8 +26,9 @@ from dbrnet.steps.evaluate import evaluate
 from dbrnet.steps.export import export
 from dbrnet.steps.promote import promote
 from tests.conftest import CLASSES, Exported
+from tests.sections import PARAMS
 
-PARAMS = EvaluateParams(gallery=1)
+ONE_EACH = PARAMS.evaluate.model_copy(update={"gallery": 1})
 ASKED = load_params(Path(__file__).parents[2] / "params.yaml")
 ORIGIN = {"hardware": {"cpu": "x", "cores": 2, "gpus": []}, "versions": {}, "code_revision": None}
 SPLITS = {"train": ("p0", "p1"), "val": ("p2",), "test": ("p3", "p4", "p5", "p6", "p7")}
@@ -109,7 +110,7 @@ def champion(folder: Path, model: Path | None, train: tuple[str, ...] | None = N
 
 def run(folders: dict[str, Path], baseline: Path, out: Path) -> dict[str, Any]:
     paths = [folders[name] for name in ("dataset", "split", "train", "export")]
-    evaluate(PARAMS, *paths, baseline, out=out)  # type: ignore[misc]
+    evaluate(ONE_EACH, *paths, baseline, out=out)  # type: ignore[misc]
     found: dict[str, Any] = json.loads((out / "metrics.json").read_text())
     return found
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from dbrnet.cli import main
-from dbrnet.commands.configure import configure
+from dbrnet.commands.start import configure
 from dbrnet.data.dataset import Dataset
 from dbrnet.data.image_stats import FEATURES, measure_image_stats, read_image_stats
 from tests.data.conftest import square, texture, write_image

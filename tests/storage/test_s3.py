@@ -15,6 +15,7 @@ from dbrnet.steps.ingest import ingest
 from dbrnet.storage.s3 import fetch_s3
 from dbrnet.storage.source import revision
 from tests.retrying import retry_at_once
+from tests.sections import PARAMS
 from tests.storage.s3_server import BUCKET, S3Server, breaking_way
 
 FILES = {
@@ -156,7 +157,7 @@ def test_ingestion_from_s3_is_ingestion_from_the_folder(
     s3: S3Server, severstal_source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def params(dataset: str, source: str) -> IngestParams:
-        return IngestParams.model_validate({"dataset": dataset, "source": source})
+        return PARAMS.ingest.model_copy(update={"dataset": dataset, "source": source})
 
     for path in severstal_source.rglob("*"):
         if path.is_file():

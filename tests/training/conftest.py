@@ -1,44 +1,50 @@
 """A dataset small enough to train on in a second: dark and light squares on a noisy ground."""
 
+from dataclasses import asdict
+from typing import Any
+
 import cv2
 import numpy as np
 import pytest
 import torch
 
 from dbrnet.data.dataset import Card, ClassInfo, Dataset, Sample
+from dbrnet.training.distributed import DistributedContext
+from dbrnet.training.loop import TrainResult
 from dbrnet.training.recipe import Recipe
+
+ALONE = DistributedContext(torch.device("cpu"))
+NAMES = ["background", "dark", "light"]
+EACH_ITERATION = 1e-3  # seconds between two checkpoints
+NEVER = 3600.0
+RECIPE = Recipe.model_validate(
+    {
+        "seed": 3,
+        "epochs": 3,  # of three batches
+        "batch_size": 4,
+        "defect_free": 1.0,
+        "normalise_exposure": False,
+        "image_size": None,
+        "crop": (64, 64),
+        "scale": (0.75, 1.5),
+        "flip": True,
+        "learning_rate": 0.01,
+        "momentum": 0.9,
+        "weight_decay": 5e-4,
+        "schedule": "linear",
+        "warmup_epochs": 1.0,
+        "ohem_threshold": 0.7,
+        "auxiliary_weight": 1.0,
+        "ema_decay": None,
+        "amp": True,
+        "model": {"lfem": True, "affm": True, "dcppm": True},
+    }
+)
 
 
 @pytest.fixture(autouse=True)
 def _one_thread() -> None:
     torch.set_num_threads(1)
-
-
-@pytest.fixture
-def recipe() -> Recipe:
-    """Three epochs of three batches."""
-    return Recipe(
-        seed=3,
-        epochs=3,
-        batch_size=4,
-        defect_free=1.0,
-        normalise_exposure=False,
-        image_size=None,
-        crop=(64, 64),
-        scale=(0.75, 1.5),
-        flip=True,
-        learning_rate=0.01,
-        momentum=0.9,
-        weight_decay=5e-4,
-        schedule="linear",
-        warmup_epochs=1.0,
-        ohem_threshold=0.7,
-        auxiliary_weight=1.0,
-        ema_decay=None,
-        amp=True,
-        workers=0,
-        checkpoint_seconds=3600.0,
-    )
 
 
 @pytest.fixture(scope="session")
@@ -71,11 +77,11 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
             cv2.imwrite(str(root / folder / f"{name}.png"), pixels)
         files = f"images/{name}.png", f"masks/{name}.png"
         samples.append(Sample(name, *files, height, width, (kind,), name, name))
-    colors = {"background": (0, 0, 0), "dark": (255, 0, 0), "light": (0, 255, 0)}
+    colors = ((0, 0, 0), (255, 0, 0), (0, 255, 0))
     card = Card(
         name="squares",
         title="Squares",
-        classes=tuple(ClassInfo(name, color) for name, color in colors.items()),
+        classes=tuple(map(ClassInfo, NAMES, colors)),
         homepage="",
         citation="",
         licence="",
@@ -91,3 +97,17 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     dataset = Dataset(root, card, tuple(samples))
     dataset.save_tables()
     return dataset
+
+
+def content(result: TrainResult) -> dict[str, Any]:
+    """All of a result but the times, which differ from run to run."""
+    rows = [asdict(row) for row in result.history]
+    for row in rows:
+        del row["seconds"], row["images_per_second"]
+    return {
+        "weights": result.model.state_dict(),
+        "rows": rows,
+        "best": (result.best_epoch, result.best_miou),
+        "step_losses": list(result.step_losses),
+        "processes": result.processes,
+    }

@@ -1,8 +1,11 @@
+import io
 import logging
 import os
+import random
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -14,13 +17,16 @@ from dbrnet.training.checkpoint import (
     drop_stale,
     load_checkpoint,
     mark_finished,
+    random_state,
+    restore_random_state,
     save_checkpoint,
+    seed_all,
 )
 
 STATE = {"weights": {"a": torch.arange(5.0)}, "epoch": 3, "best": None}
 
 
-def test_comes_back_as_it_was_saved(tmp_path: Path) -> None:
+def test_a_checkpoint_loads_as_it_was_saved(tmp_path: Path) -> None:
     save_checkpoint(tmp_path, "mine", STATE)
     state = load_checkpoint(tmp_path, "mine")
     assert state is not None
@@ -28,12 +34,12 @@ def test_comes_back_as_it_was_saved(tmp_path: Path) -> None:
     assert state == {"weights": {}, "epoch": 3, "best": None}
 
 
-def test_none_is_no_surprise(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_missing_checkpoint_logs_nothing(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     assert load_checkpoint(tmp_path / "nowhere", "mine") is None
     assert not caplog.records
 
 
-def test_another_runs_is_ignored_in_one_line(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_another_runs_checkpoint_is_ignored_with_one_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     save_checkpoint(tmp_path, "another", STATE)
     with caplog.at_level(logging.WARNING):
         assert load_checkpoint(tmp_path, "mine") is None
@@ -42,7 +48,9 @@ def test_another_runs_is_ignored_in_one_line(tmp_path: Path, caplog: pytest.LogC
 
 
 @pytest.mark.parametrize("content", ["empty", "half", "text", "list", "code"])
-def test_a_broken_one_is_ignored_in_one_line(tmp_path: Path, caplog: pytest.LogCaptureFixture, content: str) -> None:
+def test_a_broken_checkpoint_is_ignored_with_one_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, content: str
+) -> None:
     save_checkpoint(tmp_path, "mine", STATE)
     path = tmp_path / CHECKPOINT_FILE
     if content == "list":
@@ -58,13 +66,13 @@ def test_a_broken_one_is_ignored_in_one_line(tmp_path: Path, caplog: pytest.LogC
     assert "broken" in caplog.text
 
 
-def test_what_a_killed_writer_left_is_cleared(tmp_path: Path) -> None:
+def test_partial_files_of_a_killed_writer_are_removed(tmp_path: Path) -> None:
     (tmp_path / f".{CHECKPOINT_FILE}.x1y2.partial").write_bytes(b"half")
     load_checkpoint(tmp_path, "mine")
     assert not list(tmp_path.iterdir())
 
 
-def test_what_nobody_goes_on_with_is_removed_and_nothing_else(tmp_path: Path) -> None:
+def test_only_stale_checkpoints_of_ours_are_removed(tmp_path: Path) -> None:
     def folder(name: str, days: float, command: str = "train") -> Path:
         save_checkpoint(tmp_path / name, "mine", STATE)
         if command:
@@ -86,10 +94,34 @@ def test_what_nobody_goes_on_with_is_removed_and_nothing_else(tmp_path: Path) ->
     drop_stale(tmp_path / "nowhere", own, "this code")
 
 
-@pytest.mark.parametrize("content", ["", "[1]", '{"code": "of an earlier version"}'])
-def test_a_note_that_cannot_be_read_is_no_obstacle(tmp_path: Path, content: str) -> None:
+@pytest.mark.parametrize("content", ["", "[1]", '{"code": "of another version"}'])
+def test_an_unreadable_finished_note_counts_as_stale(tmp_path: Path, content: str) -> None:
     save_checkpoint(tmp_path / "own", "mine", STATE)
     (tmp_path / "own" / FINISHED_FILE).write_text(content)
     drop_stale(tmp_path, tmp_path / "own", "this code")
     assert load_checkpoint(tmp_path / "own", "mine") is None
     assert not (tmp_path / "own" / FINISHED_FILE).exists()
+
+
+def draw() -> tuple[float, ...]:
+    return (random.random(), random.gauss(), float(np.random.rand()), float(np.random.randn()), torch.rand(1).item())
+
+
+def test_a_seed_fixes_all_generators() -> None:
+    seed_all(4)
+    first = draw()
+    seed_all(4)
+    assert draw() == first
+    seed_all(5)
+    assert all(a != b for a, b in zip(draw(), first, strict=True))
+
+
+def test_the_random_state_survives_a_file_and_continues_the_sequence() -> None:
+    seed_all(4)
+    draw()
+    file = io.BytesIO()
+    torch.save(random_state(), file)
+    expected = draw(), draw()
+    file.seek(0)
+    restore_random_state(torch.load(file, weights_only=True))
+    assert (draw(), draw()) == expected

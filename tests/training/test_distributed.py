@@ -3,11 +3,11 @@
 (In float32 two runs that differ in nothing but the order of a sum drift apart: docs/distributed.md.)
 """
 
+import functools
 import os
 import subprocess
 import sys
 from collections.abc import Iterator
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +17,17 @@ import torch
 from dbrnet.data.dataset import Dataset
 from dbrnet.files import write_json
 from dbrnet.training.checkpoint import CHECKPOINT_FILE
-from dbrnet.training.distributed import World
-from dbrnet.training.loop import EpochRow, train
+from dbrnet.training.loop import EpochRow
+from dbrnet.training.loop import train as run_training
 from dbrnet.training.recipe import Recipe
-from tests.training.together import CASES, content, loss_and_gradient
+from tests.training.conftest import ALONE, EACH_ITERATION, RECIPE, content
+from tests.training.together import CASES, loss_and_gradient
 
 ROOT = Path(__file__).parents[2]
-Found = list[dict[str, Any]]
+Results = list[dict[str, Any]]
 Job = tuple[Dataset, list[str], list[str], Recipe]
+
+train = functools.partial(run_training, workers=0, checkpoint_seconds=EACH_ITERATION)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -36,30 +39,10 @@ def _float64() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def job(dataset: Dataset, train_ids: list[str], val_ids: list[str]) -> Job:
-    """Batches of five, which two processes cannot halve; a checkpoint after each iteration."""
-    recipe = Recipe(
-        seed=3,
-        epochs=2,
-        batch_size=5,
-        defect_free=1.0,
-        normalise_exposure=False,
-        image_size=None,
-        crop=(32, 32),
-        scale=(0.5, 1.0),
-        flip=True,
-        learning_rate=0.01,
-        momentum=0.9,
-        weight_decay=5e-4,
-        schedule="linear",
-        warmup_epochs=1.0,
-        ohem_threshold=0.7,
-        auxiliary_weight=0.8,
-        ema_decay=0.8,
-        amp=True,
-        workers=0,
-        checkpoint_seconds=1e-3,
-    )
-    return dataset, train_ids, val_ids, recipe
+    """Batches of five, which two processes cannot halve."""
+    update = {"epochs": 2, "batch_size": 5, "crop": (32, 32), "scale": (0.5, 1.0)}
+    update |= {"auxiliary_weight": 0.8, "ema_decay": 0.8}
+    return dataset, train_ids, val_ids, RECIPE.model_copy(update=update)
 
 
 @pytest.fixture(scope="module")
@@ -69,8 +52,8 @@ def alone(job: Job, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def pair(job: Job, tmp_path_factory: pytest.TempPathFactory) -> Found:
-    """What each of the two processes found."""
+def pair(job: Job, tmp_path_factory: pytest.TempPathFactory) -> Results:
+    """The results of each of the two processes."""
     folder = tmp_path_factory.mktemp("pair")
     dataset, train_ids, val_ids, recipe = job
 
@@ -79,13 +62,13 @@ def pair(job: Job, tmp_path_factory: pytest.TempPathFactory) -> Found:
     def stop(_: EpochRow) -> None:
         raise StoppedError
 
-    # A process that is alone begins; the other two go on, the second without a checkpoint to read.
+    # A single process begins; the other two resume, the second without a checkpoint to read.
     torch.set_num_threads(1)
     with pytest.raises(StoppedError):
         train(*job, folder / "resumed" / "of rank 0", on_epoch=stop)
     assert (folder / "resumed" / "of rank 0" / CHECKPOINT_FILE).exists()
     ids = {"train_ids": train_ids, "val_ids": val_ids}
-    write_json(folder / "job.json", {"root": str(dataset.root), "recipe": asdict(recipe), **ids})
+    write_json(folder / "job.json", {"root": str(dataset.root), "recipe": recipe.model_dump(mode="json"), **ids})
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     command += ["-m", "tests.training.together", str(folder)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=200, env=os.environ)
@@ -95,22 +78,22 @@ def pair(job: Job, tmp_path_factory: pytest.TempPathFactory) -> Found:
 
 
 @pytest.mark.slow
-def test_items_are_shared_and_sums_and_first_values_agree(pair: Found) -> None:
-    assert [found["share"] for found in pair] == [[0, 2, 4], [1, 3]]
-    for found in pair:
-        assert found["sum"].tolist() == [2, 11]
-        assert found["gathered"].tolist() == [[0, 7], [1, 7]]
-        assert found["from first"]["rank"] == 0
-        assert found["from first"]["values"][1].tolist() == [0, 1, 2]
+def test_shares_differ_and_sums_and_first_values_agree(pair: Results) -> None:
+    assert [result["share"] for result in pair] == [[0, 2, 4], [1, 3]]
+    for result in pair:
+        assert result["sum"].tolist() == [2, 11]
+        assert result["gathered"].tolist() == [[0, 7], [1, 7]]
+        assert result["from first"]["rank"] == 0
+        assert result["from first"]["values"][1].tolist() == [0, 1, 2]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("case", CASES)
-def test_the_loss_is_that_of_the_whole_batch(pair: Found, case: str) -> None:
-    loss, gradient = loss_and_gradient(case, World(torch.device("cpu")))
+def test_each_process_gets_the_loss_of_the_whole_batch(pair: Results, case: str) -> None:
+    loss, gradient = loss_and_gradient(case, ALONE)
     together = torch.empty_like(gradient)
-    for rank, found in enumerate(pair):
-        own, together[rank::2] = found["losses"][case]
+    for rank, result in enumerate(pair):
+        own, together[rank::2] = result["losses"][case]
         assert own.item() == pytest.approx(loss.item(), rel=1e-6)
     if "ties" in case:  # which of them count is a matter of order, how many is not
         assert (together != 0).sum() == (gradient != 0).sum()
@@ -118,10 +101,10 @@ def test_the_loss_is_that_of_the_whole_batch(pair: Found, case: str) -> None:
         torch.testing.assert_close(together, gradient, rtol=1e-6, atol=1e-12)
 
 
-def test_the_cases_are_what_they_are_called() -> None:
+def test_the_loss_cases_are_as_named() -> None:
     shares = {}
     for case in CASES:
-        _, gradient = loss_and_gradient(case, World(torch.device("cpu")))
+        _, gradient = loss_and_gradient(case, ALONE)
         counted = (gradient != 0).any(1).sum(dim=(1, 2))
         shares[case] = [int(counted[0::2].sum()), int(counted[1::2].sum())]
     valid = 5 * 9 * 11 * 0.8
@@ -136,8 +119,8 @@ def test_the_cases_are_what_they_are_called() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["afresh", "resumed"])
-def test_two_end_where_one_does(pair: Found, alone: dict[str, Any], name: str) -> None:
-    first, second = (found[name] for found in pair)
+def test_two_processes_end_in_the_weights_of_one(pair: Results, alone: dict[str, Any], name: str) -> None:
+    first, second = (result[name] for result in pair)
     assert first["processes"] == 2
     assert alone["processes"] == 1
     assert first["weights"].keys() == alone["weights"].keys()
@@ -149,11 +132,10 @@ def test_two_end_where_one_does(pair: Found, alone: dict[str, Any], name: str) -
     assert first["best"] == alone["best"]
 
 
-def test_alone_nothing_is_shared() -> None:
-    world = World(torch.device("cpu"))
+def test_a_single_process_shares_nothing() -> None:
     values = torch.arange(3.0, requires_grad=True)
-    assert world.sum(values) is values
-    assert world.gather(values).tolist() == [[0, 1, 2]]
-    assert world.share(range(4)) == [0, 1, 2, 3]
+    assert ALONE.sum(values) is values
+    assert ALONE.gather(values).tolist() == [[0, 1, 2]]
+    assert ALONE.share(range(4)) == [0, 1, 2, 3]
     model = torch.nn.Linear(2, 2)
-    assert world.parallel(model) is model
+    assert ALONE.parallel(model) is model

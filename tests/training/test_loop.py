@@ -1,91 +1,86 @@
+import functools
 import io
 import logging
 import multiprocessing
 import time
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 from dbrnet.data.dataset import Dataset
+from dbrnet.data.loading import Images
 from dbrnet.errors import JobError, UserError
 from dbrnet.files import write_atomically
 from dbrnet.training.checkpoint import CHECKPOINT_FILE
-from dbrnet.training.distributed import World
-from dbrnet.training.loop import EpochRow, TrainResult, _Run, train
-from dbrnet.training.recipe import Recipe
+from dbrnet.training.loop import EpochRow, Run, validate
+from dbrnet.training.loop import train as run_training
+from tests.training.conftest import ALONE, EACH_ITERATION, NAMES, NEVER, RECIPE, content
 
-Parts = tuple[list[str], list[str]]
+Splits = tuple[list[str], list[str]]
+
+train = functools.partial(run_training, workers=0, checkpoint_seconds=NEVER)
+# Averaged weights are a part of what must survive a kill.
+AVERAGED = RECIPE.model_copy(update={"epochs": 2, "ema_decay": 0.8})
 
 
 @pytest.fixture
-def splits(train_ids: list[str], val_ids: list[str]) -> Parts:
+def splits(train_ids: list[str], val_ids: list[str]) -> Splits:
     return train_ids, val_ids
 
 
-@pytest.fixture
-def averaged(recipe: Recipe) -> Recipe:
-    """With averaged weights, which are split of what must survive a kill."""
-    return replace(recipe, epochs=2, ema_decay=0.8)
+@pytest.fixture(scope="module")
+def uninterrupted(
+    dataset: Dataset, train_ids: list[str], val_ids: list[str], tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Any]:
+    torch.set_num_threads(1)
+    return content(train(dataset, train_ids, val_ids, AVERAGED, tmp_path_factory.mktemp("uninterrupted")))
 
 
-@pytest.fixture
-def uninterrupted(dataset: Dataset, splits: Parts, averaged: Recipe, tmp_path: Path) -> dict[str, Any]:
-    return content(train(dataset, *splits, averaged, tmp_path / "uninterrupted"))
+def assert_same(result: dict[str, Any], expected: dict[str, Any]) -> None:
+    assert result["weights"].keys() == expected["weights"].keys()
+    assert all(torch.equal(value, expected["weights"][name]) for name, value in result["weights"].items())
+    for key in ("rows", "best", "step_losses"):
+        assert result[key] == expected[key]
 
 
-def content(result: TrainResult) -> dict[str, Any]:
-    """All of a result that must not depend on interruptions."""
-    rows = [asdict(row) for row in result.history]
-    for row in rows:
-        del row["seconds"], row["images_per_second"]
-    return {
-        "weights": result.model.state_dict(),
-        "rows": rows,
-        "best": (result.best_epoch, result.best_miou),
-        "step_losses": list(result.step_losses),
-    }
-
-
-def assert_same(one: dict[str, Any], other: dict[str, Any]) -> None:
-    weights, others = one["weights"], other["weights"]
-    assert weights.keys() == others.keys()
-    assert all(torch.equal(value, others[name]) for name, value in weights.items())
-    assert [one[key] for key in ("rows", "best", "step_losses")] == [
-        other[key] for key in ("rows", "best", "step_losses")
-    ]
-
-
-def train_to_file(root: Path, splits: Parts, recipe: Recipe, workdir: Path, out: Path) -> None:
+def train_to_file(root: Path, splits: Splits, workdir: Path, out: Path) -> None:
     """What the killed process runs."""
     torch.set_num_threads(1)
     file = io.BytesIO()
-    torch.save(content(train(Dataset.load(root), *splits, recipe, workdir)), file)
+    result = train(Dataset.load(root), *splits, AVERAGED, workdir, checkpoint_seconds=EACH_ITERATION)
+    torch.save(content(result), file)
     write_atomically(out, file.getvalue())
 
 
 @pytest.mark.slow
-def test_killed_at_any_moment_it_ends_in_the_same_bits(
-    dataset: Dataset, splits: Parts, averaged: Recipe, uninterrupted: dict[str, Any], tmp_path: Path
+def test_a_training_killed_at_any_moment_ends_in_the_same_bits(
+    dataset: Dataset, splits: Splits, uninterrupted: dict[str, Any], tmp_path: Path
 ) -> None:
     processes = multiprocessing.get_context("forkserver")
     processes.set_forkserver_preload(["dbrnet.training.loop", "torch._dynamo"])
-    recipe = replace(averaged, checkpoint_seconds=1e-3)  # after each iteration
     workdir, out = tmp_path / "work", tmp_path / "result.pt"
-    arguments = (dataset.root, splits, recipe, workdir, out)
     kills = 0
     deadline = time.monotonic() + 120
+
+    def written() -> int:
+        path = workdir / CHECKPOINT_FILE
+        return path.stat().st_mtime_ns if path.exists() else 0
+
     while not out.exists():
-        child = processes.Process(target=train_to_file, args=arguments)
+        child = processes.Process(target=train_to_file, args=(dataset.root, splits, workdir, out))
         child.start()
-        seen, last = 0, _written(workdir)
+        seen, last = 0, written()
         # Now in the middle of a write, now in the middle of an iteration, and always after some progress.
         while child.is_alive() and seen < 2 + kills % 2:
             assert time.monotonic() < deadline
             time.sleep(0.002)
-            seen, last = seen + (_written(workdir) != last), _written(workdir)
+            seen, last = seen + (written() != last), written()
         while kills % 3 == 0 and child.is_alive() and not list(workdir.glob("*.partial")):
             time.sleep(0.0005)
         time.sleep(0.02 * (kills % 3))
@@ -96,121 +91,129 @@ def test_killed_at_any_moment_it_ends_in_the_same_bits(
     assert_same(torch.load(out, weights_only=True), uninterrupted)
 
 
-def _written(workdir: Path) -> int:
-    path = workdir / CHECKPOINT_FILE
-    return path.stat().st_mtime_ns if path.exists() else 0
-
-
-def test_a_finished_run_is_not_done_again(
-    dataset: Dataset, splits: Parts, averaged: Recipe, uninterrupted: dict[str, Any], tmp_path: Path
+def test_a_finished_training_is_not_repeated(
+    dataset: Dataset, splits: Splits, uninterrupted: dict[str, Any], tmp_path: Path
 ) -> None:
-    first = train(dataset, *splits, averaged, tmp_path)
+    first = train(dataset, *splits, AVERAGED, tmp_path)
     assert_same(content(first), uninterrupted)  # the same seed, the same bits
     rows: list[EpochRow] = []
-    again = train(dataset, *splits, averaged, tmp_path, on_epoch=rows.append)
+    again = train(dataset, *splits, AVERAGED, tmp_path, on_epoch=rows.append)
     assert not rows
     assert again.history == first.history
     assert_same(content(again), uninterrupted)
 
 
-def test_each_epoch_is_told_once_and_the_best_is_kept(
-    dataset: Dataset, splits: Parts, recipe: Recipe, tmp_path: Path
-) -> None:
+def test_each_epoch_is_reported_once_and_the_best_is_kept(dataset: Dataset, splits: Splits, tmp_path: Path) -> None:
     rows: list[EpochRow] = []
-    result = train(dataset, *splits, recipe, tmp_path, on_epoch=rows.append)
+    result = train(dataset, *splits, RECIPE, tmp_path, on_epoch=rows.append)
     assert tuple(rows) == result.history
     assert [(row.epoch, row.step) for row in rows] == [(1, 3), (2, 6), (3, 9)]
     assert result.best_miou == max(row.val_miou for row in rows)
     assert result.best_epoch == next(row.epoch for row in rows if row.val_miou == result.best_miou)
     for row in rows:
-        assert row.loss == pytest.approx(row.main_loss + recipe.auxiliary_weight * row.auxiliary_loss)
+        assert row.loss == pytest.approx(row.main_loss + RECIPE.auxiliary_weight * row.auxiliary_loss)
         assert row.loss == pytest.approx(sum(result.step_losses[row.step - 3 : row.step]) / 3)
-        assert set(row.val_iou) == {"background", "dark", "light"}
+        assert list(row.val_iou) == NAMES
     assert result.meta.classes == dataset.card.classes
     assert not result.model.training
 
 
-def test_the_best_epochs_weights_are_kept_the_earlier_of_equals(
-    dataset: Dataset, splits: Parts, recipe: Recipe
-) -> None:
-    run = _Run(dataset, *splits, recipe, World(torch.device("cpu")))
-    last = [module for module in run.model.head.modules() if isinstance(module, torch.nn.Conv2d)][-1]
-    assert last.bias is not None
+def test_of_equally_good_epochs_the_earlier_ones_weights_are_kept(dataset: Dataset, splits: Splits) -> None:
+    run = Run(dataset, *splits, RECIPE, ALONE, workers=0)
+    name, bias = [(name, value) for name, value in run.model.head.named_parameters() if name.endswith("bias")][-1]
     for favourite, better in ((1, 0), (0, 3), (0, 4), (2, 0)):  # all background scores best: most pixels are
-        last.bias.data.copy_(torch.tensor([better + 1e3 if kind == favourite else 0.0 for kind in range(3)]))
+        bias.data.copy_(torch.tensor([better + 1e3 if kind == favourite else 0.0 for kind in range(3)]))
         run.losses += [[1.0, 1.0, 0.0]] * 3
         run.finish_epoch()
     scores = [row.val_miou for row in run.history]
     assert scores[0] < scores[1] == scores[2] > scores[3]
     result = run.result()
     assert (result.best_epoch, result.best_miou) == (2, scores[1])
-    assert result.model.state_dict()[_name(result.model, last)].tolist() == [1003.0, 0.0, 0.0]
+    assert result.model.head.state_dict()[name].tolist() == [1003.0, 0.0, 0.0]
 
 
-def _name(model: torch.nn.Module, conv: torch.nn.Conv2d) -> str:
-    return next(name for name, value in model.named_parameters() if value is conv.bias)
-
-
-def test_another_seed_or_recipe_starts_afresh(
-    dataset: Dataset, splits: Parts, recipe: Recipe, tmp_path: Path, caplog: pytest.LogCaptureFixture
+def test_another_seed_starts_afresh(
+    dataset: Dataset, splits: Splits, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    short = replace(recipe, epochs=1)
+    short = RECIPE.model_copy(update={"epochs": 1})
     first = train(dataset, *splits, short, tmp_path)
     with caplog.at_level(logging.WARNING):
-        other = train(dataset, *splits, replace(short, seed=4), tmp_path)
+        other = train(dataset, *splits, short.model_copy(update={"seed": 4}), tmp_path)
     assert "another recipe" in caplog.text
     assert first.step_losses != other.step_losses
 
 
 @pytest.mark.slow
-def test_learns(dataset: Dataset, splits: Parts, recipe: Recipe, tmp_path: Path) -> None:
-    longer = replace(recipe, epochs=20, learning_rate=0.05, scale=(1.0, 1.0), batch_size=7)
+def test_training_learns(dataset: Dataset, splits: Splits, tmp_path: Path) -> None:
+    longer = RECIPE.model_copy(update={"epochs": 20, "learning_rate": 0.05, "scale": (1.0, 1.0), "batch_size": 7})
     result = train(dataset, *splits, longer, tmp_path)
     assert result.best_miou > 0.6
     assert result.history[-1].loss < 0.7 * result.history[0].loss  # of the hard pixels alone
 
 
-def test_a_single_image_and_a_resized_one_train(
-    dataset: Dataset, splits: Parts, recipe: Recipe, tmp_path: Path
-) -> None:
-    resized = replace(recipe, epochs=1, image_size=(40, 56), crop=(48, 48), normalise_exposure=True)
-    result = train(dataset, splits[0][:1], splits[1][:1], resized, tmp_path)
+def test_a_single_resized_image_trains(dataset: Dataset, splits: Splits, tmp_path: Path) -> None:
+    update = {"epochs": 1, "image_size": (40, 56), "crop": (48, 48), "normalise_exposure": True}
+    result = train(dataset, splits[0][:1], splits[1][:1], RECIPE.model_copy(update=update), tmp_path)
     assert len(result.step_losses) == 1
     assert result.meta.image_size == (40, 56)
     assert result.meta.normalised
     assert result.meta.mean == pytest.approx((0.5,) * 3, abs=0.02)
 
 
-def test_nothing_but_defect_free_images_and_none_of_them_wanted(
-    dataset: Dataset, splits: Parts, recipe: Recipe, tmp_path: Path
+def test_only_defect_free_images_and_none_of_them_used_is_an_error(
+    dataset: Dataset, splits: Splits, tmp_path: Path
 ) -> None:
     free = Dataset(dataset.root, dataset.card, tuple(replace(each, classes=()) for each in dataset.samples))
     with pytest.raises(UserError, match=r"train\.defect_free leaves nothing to train on"):
-        train(free, *splits, replace(recipe, defect_free=0.0), tmp_path)
+        train(free, *splits, RECIPE.model_copy(update={"defect_free": 0.0}), tmp_path)
 
 
-def test_divergence_is_one_clear_line(dataset: Dataset, splits: Parts, recipe: Recipe, tmp_path: Path) -> None:
+def test_divergence_is_one_clear_line(dataset: Dataset, splits: Splits, tmp_path: Path) -> None:
+    diverging = RECIPE.model_copy(update={"learning_rate": 1e12, "warmup_epochs": 0.0})
     with pytest.raises(JobError, match=r"diverged: the loss is .* epoch \d+, iteration \d+, at learning rate"):
-        train(dataset, *splits, replace(recipe, learning_rate=1e12, warmup_epochs=0.0), tmp_path)
+        train(dataset, *splits, diverging, tmp_path)
 
 
-def test_an_empty_part_is_refused(dataset: Dataset, splits: Parts, recipe: Recipe, tmp_path: Path) -> None:
+def test_an_empty_split_is_refused(dataset: Dataset, splits: Splits, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="validation split is empty"):
-        train(dataset, splits[0], (), recipe, tmp_path)
+        train(dataset, splits[0], (), RECIPE, tmp_path)
     with pytest.raises(UserError, match="nowhere"):
-        train(dataset, ["nowhere"], splits[1], recipe, tmp_path)
+        train(dataset, ["nowhere"], splits[1], RECIPE, tmp_path)
 
 
-def test_the_fingerprint_knows_what_decides_the_weights(recipe: Recipe, splits: Parts) -> None:
-    train_ids, val_ids = splits
-    mine = recipe.fingerprint("hash", train_ids, val_ids)
-    assert replace(recipe, workers=4, checkpoint_seconds=1.0).fingerprint("hash", train_ids, val_ids) == mine
-    others = {
-        replace(recipe, epochs=4).fingerprint("hash", train_ids, val_ids),
-        replace(recipe, affm=False).fingerprint("hash", train_ids, val_ids),
-        recipe.fingerprint("other", train_ids, val_ids),
-        recipe.fingerprint("hash", train_ids[1:], val_ids),
-        recipe.fingerprint("hash", [*train_ids, val_ids[0]], val_ids[1:]),
-    }
-    assert mine not in others
-    assert len(others) == 5
+MEAN, STD = torch.full((3,), 0.4), torch.full((3,), 0.2)
+
+
+class Threshold(nn.Module):
+    """Logits from the brightness: dark below .25, light above .75, and wrong in training mode."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        level = (x * STD[:, None, None] + MEAN[:, None, None]).mean(1)
+        logits = torch.stack([torch.full_like(level, 0.25), 0.5 - level, level - 0.5], dim=1)
+        return -logits if self.training else logits
+
+
+def test_validation_counts_every_pixel_once_for_any_sizes_and_batch(dataset: Dataset, val_ids: list[str]) -> None:
+    model = Threshold().train()
+    images = Images(dataset, val_ids, None)
+    for batch_size in (1, 3, 8):
+        scores = validate(model, images, NAMES, MEAN, STD, batch_size, ALONE)
+        assert scores.iou == dict.fromkeys(NAMES, 1.0)
+    assert not model.training
+
+
+def test_validation_scores_resized_images_at_the_masks_size(dataset: Dataset, val_ids: list[str]) -> None:
+    scores = validate(Threshold(), Images(dataset, val_ids, (32, 40)), NAMES, MEAN, STD, 4, ALONE)
+    union, hits = np.zeros(3), np.zeros(3)
+    for name in val_ids:
+        sample = dataset.by_id[name]
+        image, mask = Images(dataset, [name], (32, 40))[0]
+        x = (torch.from_numpy(image).float().permute(2, 0, 1)[None] / 255 - MEAN[:, None, None]) / STD[:, None, None]
+        logits = F.interpolate(Threshold().eval()(x), size=mask.shape, mode="bilinear", align_corners=False)
+        prediction = logits[0].argmax(0).numpy()
+        assert mask.shape == (sample.height, sample.width)
+        for kind in range(3):
+            hits[kind] += ((prediction == kind) & (mask == kind)).sum()
+            union[kind] += ((prediction == kind) | (mask == kind)).sum()
+    assert [scores.iou[name] for name in NAMES] == pytest.approx(list(hits / union))
+    assert 0.5 < scores.miou < 1

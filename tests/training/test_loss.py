@@ -3,10 +3,8 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from dbrnet.training.distributed import World
 from dbrnet.training.loss import OhemCrossEntropy
-
-ALONE = World(torch.device("cpu"))
+from tests.training.conftest import ALONE
 
 
 def count_by_hand(logits: NDArray[np.float64], target: NDArray[np.int64], threshold: float) -> float:
@@ -25,7 +23,7 @@ def count_by_hand(logits: NDArray[np.float64], target: NDArray[np.int64], thresh
 
 @pytest.mark.parametrize("threshold", [0.0, 0.3, 0.7, 1.0])
 @pytest.mark.parametrize("margin", [0.0, 2.0, 8.0])  # from all pixels hard to nearly none
-def test_equals_a_count_by_hand(threshold: float, margin: float) -> None:
+def test_the_loss_equals_a_count_by_hand(threshold: float, margin: float) -> None:
     rng = np.random.default_rng(1)
     target = rng.integers(0, 4, (2, 9, 11))
     logits = rng.standard_normal((2, 4, 9, 11)) + margin * (np.arange(4)[:, None, None] == target[:, None])
@@ -34,7 +32,7 @@ def test_equals_a_count_by_hand(threshold: float, margin: float) -> None:
     assert loss.item() == pytest.approx(count_by_hand(logits, target, threshold), rel=1e-5)
 
 
-def test_a_batch_without_a_valid_pixel_costs_nothing() -> None:
+def test_a_batch_without_a_valid_pixel_has_zero_loss_and_gradient() -> None:
     logits = torch.randn(1, 3, 4, 4, requires_grad=True)
     loss = OhemCrossEntropy(0.7, ALONE)(logits, torch.full((1, 4, 4), 255))
     loss.backward()

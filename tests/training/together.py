@@ -1,7 +1,6 @@
 """What each of two processes runs in test_distributed.py, started by torchrun."""
 
 import sys
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +10,13 @@ from torch import Tensor
 
 from dbrnet.data.dataset import Dataset
 from dbrnet.files import read_json
-from dbrnet.training.distributed import World, joined
-from dbrnet.training.loop import TrainResult, _Run, _run_on
+from dbrnet.training.distributed import DistributedContext, join_processes
+from dbrnet.training.loop import Run
 from dbrnet.training.loss import OhemCrossEntropy
 from dbrnet.training.recipe import Recipe
+from tests.training.conftest import EACH_ITERATION, content
 
-CASES = {  # of a batch's loss: threshold, how sure the network is, images without a valid pixel
+CASES = {  # of a batch's loss: threshold, how confident the network is, images without a valid pixel
     "all hard": (1.0, 0.0, ()),
     "some hard": (0.7, 2.0, ()),
     "none hard, the sixteenth counts": (0.0, 14.0, ()),
@@ -32,58 +32,44 @@ def batch(case: str) -> tuple[Tensor, Tensor]:
     _, margin, blank = CASES[case]
     rng = np.random.default_rng(1)
     target = rng.integers(0, 4, (5, 9, 11))
-    sure = margin * (np.arange(4)[:, None, None] == target[:, None])
-    logits = sure + (0 if "alike" in case else rng.standard_normal((5, 4, 9, 11)) * (1 + margin / 4))
+    confident = margin * (np.arange(4)[:, None, None] == target[:, None])
+    logits = confident + (0 if "alike" in case else rng.standard_normal((5, 4, 9, 11)) * (1 + margin / 4))
     logits[0] += margin / 7 * rng.standard_normal((4, 9, 11))  # the hard ones are not spread evenly
     target[rng.random(target.shape) < 0.2] = 255
     target[list(blank)] = 255
     return torch.from_numpy(logits * np.ones((5, 4, 9, 11))), torch.from_numpy(target)
 
 
-def loss_and_gradient(case: str, world: World) -> tuple[Tensor, Tensor]:
+def loss_and_gradient(case: str, distributed: DistributedContext) -> tuple[Tensor, Tensor]:
     """Of this process's share, the gradient as the mean over the processes leaves it."""
-    logits, target = (each[world.rank :: world.size] for each in batch(case))
+    logits, target = (each[distributed.rank :: distributed.size] for each in batch(case))
     logits = logits.clone().requires_grad_()
-    loss = OhemCrossEntropy(CASES[case][0], world)(logits, target)
+    loss = OhemCrossEntropy(CASES[case][0], distributed)(logits, target)
     loss.backward()
     assert logits.grad is not None
-    return loss.detach(), logits.grad / world.size
-
-
-def content(result: TrainResult) -> dict[str, Any]:
-    """All of a result but the times."""
-    rows = [asdict(row) for row in result.history]
-    for row in rows:
-        del row["seconds"], row["images_per_second"]
-    return {
-        "weights": result.model.state_dict(),
-        "rows": rows,
-        "best": (result.best_epoch, result.best_miou),
-        "step_losses": list(result.step_losses),
-        "processes": result.processes,
-    }
+    return loss.detach(), logits.grad / distributed.size
 
 
 def main(folder: Path) -> None:
     torch.set_default_dtype(torch.float64)
     job = read_json(folder / "job.json")
-    with joined() as world:
-        rank = world.rank
-        found: dict[str, Any] = {
-            "losses": {case: loss_and_gradient(case, world) for case in CASES},
-            "share": world.share(range(5)),
-            "sum": world.sum(torch.tensor([1, 10**rank])),
-            "gathered": world.gather(torch.tensor([rank, 7])),
-            "from first": world.from_first(lambda: {"rank": rank, "values": (0.1, torch.arange(3))}),
+    with join_processes() as distributed:
+        rank = distributed.rank
+        results: dict[str, Any] = {
+            "losses": {case: loss_and_gradient(case, distributed) for case in CASES},
+            "share": distributed.share(range(5)),
+            "sum": distributed.sum(torch.tensor([1, 10**rank])),
+            "gathered": distributed.gather(torch.tensor([rank, 7])),
+            "from first": distributed.from_first(lambda: {"rank": rank, "values": (0.1, torch.arange(3))}),
         }
-        dataset, recipe = Dataset.load(Path(job["root"])), Recipe(**job["recipe"])
+        dataset, recipe = Dataset.load(Path(job["root"])), Recipe.model_validate(job["recipe"])
         splits = job["train_ids"], job["val_ids"]
         fingerprint = recipe.fingerprint(dataset.card.content_hash, *splits)
         for name in ("afresh", "resumed"):  # as `train` does; torch's processes can join only once
-            run = _Run(dataset, *splits, recipe, world)
-            _run_on(run, folder / name / f"of rank {rank}", fingerprint, None)
-            found[name] = content(run.result())
-    torch.save(found, folder / f"{rank}.pt")
+            run = Run(dataset, *splits, recipe, distributed, workers=0)
+            run.finish(folder / name / f"of rank {rank}", fingerprint, EACH_ITERATION)
+            results[name] = content(run.result())
+    torch.save(results, folder / f"{rank}.pt")
 
 
 if __name__ == "__main__":

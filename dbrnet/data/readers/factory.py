@@ -1,10 +1,10 @@
-"""A factory's own data: images in images/, their labels in one of three layouts, told by what is there.
+"""A factory's own data: images in images/, their labels in one of three layouts, detected from the files.
 
     masks/<name>.png            class ids, 0 is the background
-    masks/<class>/<name>.png    a folder for each class, one file at least; what is not 0 is defect
-    <any name>.csv              run-length encoded rows, see `rle_table`; no row: a defect-free image
+    masks/<class>/<name>.png    a folder for each class, at least one file; non-zero pixels are defect
+    <any name>.csv              run-length encoded rows, see data/rle.py; no row: a defect-free image
 
-withdrawn.txt, if there, lists images that are to be left out: ids of the previous dataset or file names.
+withdrawn.txt is optional and lists images to leave out: ids of the previous dataset or file names.
 """
 
 import os
@@ -18,17 +18,17 @@ from pathlib import Path, PurePath
 
 import numpy as np
 
-from dbrnet.data.dataset import About, ClassInfo
+from dbrnet.data.dataset import ClassInfo, DatasetInfo
 from dbrnet.data.image_decoding import read_class_ids, read_marked
-from dbrnet.data.readers.reader import RawMask, RawSample, find_layout
-from dbrnet.data.readers.rle_table import BadRow, Row, read_mask, read_table
+from dbrnet.data.readers.reader import RawMask, RawSample, find_layout, rle_mask
+from dbrnet.data.rle import BadRow, Row, read_table
 from dbrnet.errors import UserError
 
 NAME = "factory"
 IMAGES, MASKS, WITHDRAWN = "images", "masks", "withdrawn.txt"
 NO_MASK = "has no mask; a defect-free image needs an empty one"
 
-_COLORS = (  # Okabe and Ito's, told apart by colour-blind readers too
+_COLORS = (  # Okabe and Ito's, distinct for colour-blind readers too
     (230, 159, 0),
     (86, 180, 233),
     (213, 94, 0),
@@ -38,49 +38,36 @@ _COLORS = (  # Okabe and Ito's, told apart by colour-blind readers too
     (0, 114, 178),
 )
 _SHADES = (1.0, 0.65, 0.4)  # where there are more classes than colours
-_SYSTEM_FILES = {"thumbs.db", "desktop.ini"}
-_LONGEST_ID = 100  # bytes, since file names end at 255
+_SYSTEM_FILES = {"thumbs.db", "desktop.ini", "__macosx"}
+_LONGEST_ID = 100  # bytes; a file name may have 255
 
-ReadMarked = tuple[int, Path]  # class id and file of one mask
+MaskFile = tuple[int, Path]  # class id and file of one mask; the id is 0 where the file holds class ids
 
 
 @dataclass(frozen=True)
 class Rejected:
-    """A file, or a row of the csv, that is not in the dataset, and why."""
+    """A file, or a row of the csv, that cannot be used, and why."""
 
     file: str  # relative to the source
     reason: str
-    counts: bool = True  # whether it is an image lost; of one image's files only one counts
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """An image that has all it needs, as far as names tell."""
-
-    raw: RawSample
-    masks: tuple[Path, ...]
-
-    @property
-    def files(self) -> tuple[Path, ...]:
-        """The image's file first."""
-        return (self.raw.image, *self.masks)
+    counts: bool = True  # as a lost image; one file of each counts
 
 
 @dataclass
 class Listing:
-    """What a source holds: each of its files is a candidate's, rejected, the csv or withdrawn.txt."""
+    """The files of a source: each is a sample's, rejected, the csv or withdrawn.txt. None is opened yet."""
 
     labels: str  # how the labels came, in words
-    candidates: list[Candidate] = field(default_factory=list)
+    samples: list[RawSample] = field(default_factory=list)
     rejected: list[Rejected] = field(default_factory=list)
-    withdrawn: tuple[str, ...] = ()  # as withdrawn.txt has them
+    withdrawn: tuple[str, ...] = ()  # the lines of withdrawn.txt
 
 
-def about(classes: Sequence[str]) -> About:
-    """What is known of a factory's dataset before it is read; `classes` are its defects, ids from 1."""
+def dataset_info(classes: Sequence[str]) -> DatasetInfo:
+    """The description of a factory's dataset; `classes` are its defects' names, ids from 1."""
     colors = [(round(r * s), round(g * s), round(b * s)) for s in _SHADES for r, g, b in _COLORS]
     infos = [ClassInfo(name, colors[index % len(colors)]) for index, name in enumerate(classes)]
-    return About(
+    return DatasetInfo(
         name=NAME,
         title="Own data",
         classes=(ClassInfo("background", (0, 0, 0)), *infos),
@@ -93,85 +80,83 @@ def about(classes: Sequence[str]) -> About:
 
 
 def list_source(root: Path, classes: Sequence[str]) -> Listing:
-    """Pair images with their labels under `root`. Raises `UserError` where there is no layout to go by."""
+    """Pair images with their labels under `root`, by name. Raises `UserError` where the layout is not clear."""
     only_withdraws = (root / WITHDRAWN).is_file() and not (root / IMAGES).exists()
     folder = root if only_withdraws else find_layout(root, (IMAGES,))
-    images = _by_key(_files(folder / IMAGES))
+    images: dict[str, list[Path]] = defaultdict(list)
+    for path in _files(folder / IMAGES):
+        images[_key(path)].append(path)
     tables = [path for path in _files(folder) if path.suffix.lower() == ".csv"]
     mask_files = _mask_files(folder / MASKS, classes)
     if len(tables) > 1 or (tables and mask_files):
-        found = " and ".join([*(path.name for path in tables), *([MASKS] if mask_files else [])])
-        raise UserError(f"has {found}; give the labels in one of them")
+        places = " and ".join([*(path.name for path in tables), *([MASKS] if mask_files else [])])
+        raise UserError(f"has {places}; give the labels in one of them")
     if tables:
         listing = _list_table(images, tables[0], root, classes)
     elif mask_files or not images:
-        listing = _list_masks(images, mask_files, root, folder, classes)
+        listing = _list_masks(images, mask_files, root)
     else:
         raise UserError(f"has {IMAGES}/ but no labels; give {MASKS}/ or a csv beside it")
     if (folder / WITHDRAWN).is_file():
         listing.withdrawn = _read_withdrawn(folder / WITHDRAWN)
-    used = {path for one in listing.candidates for path in one.files}
+    used = {path for sample in listing.samples for path in (sample.image, *sample.mask_files)}
     used |= {*tables, folder / WITHDRAWN}
-    listing.rejected += _strangers(root, folder, used, {one.file for one in listing.rejected})
-    listing.candidates.sort(key=lambda one: (one.raw.id, one.raw.image.name))
+    listing.rejected += _unused_files(root, folder, used, {item.file for item in listing.rejected})
+    listing.samples.sort(key=lambda sample: (sample.id, sample.image.name))
     return listing
 
 
 def identify(stem: str) -> str:
-    """The id of an image whose file's name is `stem`: letters, digits and ._- kept, the rest as _."""
+    """The id of an image whose file is called `stem`: letters, digits and ._- stay, the rest becomes _."""
     clean = re.sub(r"[^\w.-]+", "_", unicodedata.normalize("NFC", stem))
     return clean.encode()[:_LONGEST_ID].decode(errors="ignore")
 
 
 def is_named(names: frozenset[str], id_: str, file: str) -> bool:
-    """Whether withdrawn.txt's `names` hold the image `id_`, kept as `file`, by its id or a file's name."""
+    """Whether withdrawn.txt's `names` list the image `id_`, kept as `file`, by its id or by a file name."""
     if {id_, file} & names:
         return True
     return any(PurePath(name).suffix and identify(PurePath(name).stem) == id_ for name in names)
 
 
-def _list_masks(
-    images: Mapping[str, list[Path]], masks: Sequence[ReadMarked], root: Path, folder: Path, classes: Sequence[str]
-) -> Listing:
+def _list_masks(images: Mapping[str, list[Path]], masks: Sequence[MaskFile], root: Path) -> Listing:
     by_class = any(class_id for class_id, _ in masks)
     listing = Listing("a mask for each class" if by_class else "masks of class ids")
-    masks_of: dict[str, list[ReadMarked]] = defaultdict(list)
+    masks_of: dict[str, list[MaskFile]] = defaultdict(list)
     for class_id, path in masks:
         masks_of[_key(path)].append((class_id, path))
     for key in sorted({*images, *masks_of}):
-        found, own = images.get(key, []), sorted(masks_of.get(key, []))
-        if reason := _mismatch(found, own):
-            first, *others = [*found, *(path for _, path in own)]
+        same_name, own_masks = images.get(key, []), sorted(masks_of.get(key, []))
+        mask_paths = [path for _, path in own_masks]
+        if reason := _mismatch(same_name, own_masks):
+            first, *others = [*same_name, *mask_paths]
             listing.rejected.append(Rejected(_name(first, root), reason))
             listing.rejected += [Rejected(_name(path, root), reason, counts=False) for path in others]
-            continue
-        read = partial(_read_marked, own) if by_class else partial(_read_ids, own[0][1])
-        raw = _raw(found[0], read)
-        listing.candidates.append(Candidate(raw, tuple(path for _, path in own)))
+        else:
+            read_mask = partial(_read_class_masks, own_masks) if by_class else partial(_read_id_mask, mask_paths[0])
+            listing.samples.append(_raw(same_name[0], read_mask, mask_paths))
     return listing
 
 
-def _mismatch(images: Sequence[Path], masks: Sequence[ReadMarked]) -> str:
-    """Why these files of one name do not make a sample; empty where they do."""
+def _mismatch(images: Sequence[Path], masks: Sequence[MaskFile]) -> str:
+    """Why these files of one name are not a sample; empty where they are."""
     if not images:
         return "is a mask without an image"
     if len(images) > 1:
-        return f"{_together(images)} have one name but for case or suffix; rename one"
+        return f"{_join(images)} have one name but for case or suffix; rename one"
     if not masks:
         return NO_MASK
-    classes = [class_id for class_id, _ in masks]
-    if len(set(classes)) < len(classes):
-        return f"{_together([path for _, path in masks])} have one name but for case; remove one"
+    if len({class_id for class_id, _ in masks}) < len(masks):
+        return f"{_join([path for _, path in masks])} have one name but for case; remove one"
     return ""
 
 
 def _list_table(images: Mapping[str, list[Path]], table: Path, root: Path, classes: Sequence[str]) -> Listing:
     listing = Listing("run-length encoded rows; an image without a row is defect-free")
     rows_of: dict[str, dict[int, Row]] = defaultdict(dict)
-    faults: dict[str, str] = {}  # of images, by their file's name
-    names = {_normal(path.name) for found in images.values() for path in found}
-    numbered = enumerate(classes, start=1)
-    labels = {label: number for number, name in numbered for label in (str(number), name)}
+    faults: dict[str, str] = {}  # file name of an image -> what is wrong with its rows
+    names = {_normal(path.name) for same_name in images.values() for path in same_name}
+    labels = {label: id_ for id_, name in enumerate(classes, start=1) for label in (str(id_), name)}
     missing: set[str] = set()
     for row in read_table(table, labels):
         image, place = _normal(row.image), _name(Path(row.place), root)
@@ -185,49 +170,48 @@ def _list_table(images: Mapping[str, list[Path]], table: Path, root: Path, class
             faults.setdefault(image, f"{place}: class {classes[row.class_id - 1]} has a row already")
         else:
             rows_of[image][row.class_id] = row
-    for found in images.values():
-        for path in found:
+    for same_name in images.values():
+        for path in same_name:
             name = _normal(path.name)
-            if len(found) > 1:
-                reason = f"{_together(found)} have one name but for case or suffix; rename one"
-                listing.rejected.append(Rejected(_name(path, root), reason, counts=path is found[0]))
+            if len(same_name) > 1:
+                reason = f"{_join(same_name)} have one name but for case or suffix; rename one"
+                listing.rejected.append(Rejected(_name(path, root), reason, counts=path is same_name[0]))
             elif name in faults:
                 listing.rejected.append(Rejected(_name(path, root), faults[name]))
             else:
-                raw = _raw(path, partial(read_mask, rows_of.get(name, {})))
-                listing.candidates.append(Candidate(raw, ()))
+                listing.samples.append(_raw(path, partial(rle_mask, rows_of.get(name, {}))))
     return listing
 
 
-def _raw(image: Path, read: Callable[[int, int], RawMask]) -> RawSample:
+def _raw(image: Path, read_mask: Callable[[int, int], RawMask], masks: Sequence[Path] = ()) -> RawSample:
     id_ = identify(image.stem)
-    return RawSample(id_, image, id_, read)
+    return RawSample(id_, image, id_, read_mask, mask_files=tuple(masks))
 
 
-def _read_ids(path: Path, height: int, width: int) -> RawMask:
+def _read_id_mask(path: Path, height: int, width: int) -> RawMask:
     return RawMask(read_class_ids(path))
 
 
-def _read_marked(masks: Sequence[ReadMarked], height: int, width: int) -> RawMask:
-    """The highest class id wins where masks overlap, as in `rle_table`."""
+def _read_class_masks(masks: Sequence[MaskFile], height: int, width: int) -> RawMask:
+    """The highest class id wins where masks overlap, as in a csv (see data/rle.py)."""
     ids = np.zeros((height, width), np.uint8)
     claims = np.zeros((height, width), np.uint8)
     for class_id, path in masks:
         marked = read_marked(path)
         if marked.shape != ids.shape:
-            found = " x ".join(map(str, marked.shape))
-            raise UserError(f"{path} is {found} (height x width) and its image {height} x {width}")
+            shape = " x ".join(map(str, marked.shape))
+            raise UserError(f"{path} is {shape} (height x width) and its image {height} x {width}")
         np.putmask(ids, marked, class_id)
         claims += marked
     return RawMask(ids, int((claims > 1).sum()))
 
 
-def _mask_files(folder: Path, classes: Sequence[str]) -> list[ReadMarked]:
-    """The masks with their class ids; of id masks, which lie in `folder` itself, the class is 0."""
+def _mask_files(folder: Path, classes: Sequence[str]) -> list[MaskFile]:
+    """The masks directly in `folder`, or those in its folders for each class."""
     if not folder.is_dir():
         return []
     direct = [(0, path) for path in _files(folder)]
-    folders = sorted(path for path in folder.iterdir() if path.is_dir() and not _is_systems(path))
+    folders = sorted(path for path in folder.iterdir() if path.is_dir() and not _is_system_file(path))
     if direct and folders:
         raise UserError(
             f"{MASKS}/ holds files ({direct[0][1].name}) and folders ({folders[0].name}); give either masks "
@@ -241,25 +225,18 @@ def _mask_files(folder: Path, classes: Sequence[str]) -> list[ReadMarked]:
 
 
 def _files(folder: Path) -> list[Path]:
-    """The plain files in `folder`, ascending; those of systems and editors are passed over."""
+    """The plain files in `folder`, ascending, without those of operating systems and editors."""
     if not folder.is_dir():
         return []
-    return sorted(path for path in folder.iterdir() if path.is_file() and not _is_systems(path))
+    return sorted(path for path in folder.iterdir() if path.is_file() and not _is_system_file(path))
 
 
-def _is_systems(path: Path) -> bool:
-    return path.name.startswith(".") or path.name.lower() in _SYSTEM_FILES or path.name == "__MACOSX"
-
-
-def _by_key(paths: Sequence[Path]) -> dict[str, list[Path]]:
-    found: dict[str, list[Path]] = defaultdict(list)
-    for path in paths:
-        found[_key(path)].append(path)
-    return found
+def _is_system_file(path: Path) -> bool:
+    return path.name.startswith(".") or path.name.lower() in _SYSTEM_FILES
 
 
 def _key(path: Path) -> str:
-    """Files of one key would be one file on some systems, or share a mask."""
+    """Equal for files that would be one file on some systems, or that share a mask."""
     return _normal(path.stem).casefold()
 
 
@@ -267,7 +244,7 @@ def _normal(name: str) -> str:
     return unicodedata.normalize("NFC", name)  # an archive from a Mac has accents as characters of their own
 
 
-def _together(paths: Sequence[Path]) -> str:
+def _join(paths: Sequence[Path]) -> str:
     return " and ".join(f"{path.parent.name}/{path.name}" for path in paths)
 
 
@@ -284,14 +261,14 @@ def _read_withdrawn(path: Path) -> tuple[str, ...]:
     return tuple(sorted({name for name in names if name and not name.startswith("#")}))
 
 
-def _strangers(root: Path, folder: Path, used: set[Path], known: set[str]) -> Iterator[Rejected]:
-    """The files that belong to nothing. Those in images/ count: they may be images."""
+def _unused_files(root: Path, folder: Path, used: set[Path], rejected: set[str]) -> Iterator[Rejected]:
+    """The files that belong to no sample. Those in images/ count as lost: they may be images."""
     for path in _walk(root, [folder / IMAGES, folder / MASKS]):
         name = _name(path, root)
-        if path in used or name in known:
+        if path in used or name in rejected:
             continue
         in_images = path.is_relative_to(folder / IMAGES)
-        if any(_is_systems(part) for part in (path, *path.parents) if part.is_relative_to(root) and part != root):
+        if any(map(_is_system_file, map(Path, path.relative_to(root).parts))):
             yield Rejected(name, "a file of a system's or an editor's", counts=False)
         elif path.is_file():
             reason = f"images lie in {IMAGES}/ itself" if in_images else "not part of the layout"
@@ -300,9 +277,9 @@ def _strangers(root: Path, folder: Path, used: set[Path], known: set[str]) -> It
             yield Rejected(name, "no plain file, or a link that leads nowhere", counts=in_images)
 
 
-def _walk(root: Path, linked: Sequence[Path]) -> Iterator[Path]:
-    """All files under `root`, ascending. Of links to folders only `linked` are followed: no endless walk."""
-    for top in (root, *(path for path in linked if path.is_symlink())):
+def _walk(root: Path, links: Sequence[Path]) -> Iterator[Path]:
+    """All files under `root`, ascending. Only `links` are followed among links to folders: a loop cannot trap it."""
+    for top in (root, *(path for path in links if path.is_symlink())):
         for place, folders, files in os.walk(top):
             folders.sort()
             yield from (Path(place, name) for name in sorted(files))

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dbrnet.data.dataset import About, ClassInfo, decode_grey
+from dbrnet.data.dataset import ClassInfo, DatasetInfo, decode_grey
 from dbrnet.data.image_decoding import read_whole
 from dbrnet.data.readers.reader import Measured, RawMask, RawSample, Reader, pair_by_stem
 from dbrnet.errors import UserError
@@ -23,7 +23,7 @@ _NAME = re.compile(r"exp(\d+)_num_(\d+)")
 class MagneticTile(Reader):
     """The public set: 1,344 images of about 246 tiles; its masks are grey and are thresholded."""
 
-    about = About(
+    info = DatasetInfo(
         name="magnetic-tile",
         title="MT, magnetic tile surface defects",
         classes=(
@@ -45,38 +45,38 @@ class MagneticTile(Reader):
 
     def samples(self, folder: Path, mask_threshold: int) -> list[RawSample]:
         """The pairs of all six folders; an image's class is its folder's."""
-        found = []
+        samples = []
         for class_id, name in enumerate((FREE, *DEFECTS)):
-            files = folder / f"MT_{name}" / "Imgs"
-            if not files.is_dir():
-                raise UserError(f"{files.relative_to(folder)} is missing; fetch the dataset again")
-            pairs = pair_by_stem(files.glob("*.jpg"), files.glob("*.png"), folder)
+            place = folder / f"MT_{name}" / "Imgs"
+            if not place.is_dir():
+                raise UserError(f"{place.relative_to(folder)} is missing; fetch the dataset again")
+            pairs = pair_by_stem(place.glob("*.jpg"), place.glob("*.png"), folder)
             tiles = find_tiles(image.stem for image, _ in pairs)
             for image, mask in pairs:
                 read_mask = partial(_read_mask, mask, class_id, mask_threshold)
                 prefix = name.lower()
-                found.append(RawSample(f"{prefix}-{image.stem}", image, f"{prefix}-{tiles[image.stem]}", read_mask))
-        return found
+                samples.append(RawSample(f"{prefix}-{image.stem}", image, f"{prefix}-{tiles[image.stem]}", read_mask))
+        return samples
 
     def notes(self, folder: Path, measured: Sequence[Measured], mask_threshold: int) -> tuple[str, ...]:
-        """The threshold, and the masks that it leaves (nearly) empty."""
-        defective = {one.id: one.pixels[1:].sum() for one in measured if not one.id.startswith("free-")}
+        """The threshold, and the masks that it leaves empty or nearly so."""
+        defective = {item.id: item.pixels[1:].sum() for item in measured if not item.id.startswith("free-")}
         empty = [id_ for id_, pixels in defective.items() if pixels == 0]
         nearly = [id_ for id_, pixels in defective.items() if 0 < pixels < NEARLY_EMPTY]
-        grey = [one.grey for one in measured if one.grey]
-        found = [
+        grey = [item.grey for item in measured if item.grey]
+        notes = [
             f"a mask's pixel is defect where its grey value exceeds {mask_threshold}; {len(grey)} masks hold "
             f"grey values between black and white, {sum(grey)} pixels in all"
         ]
         if empty:
-            found.append(f"masks of defective images that are empty: {', '.join(empty)}")
+            notes.append(f"masks of defective images that are empty: {', '.join(empty)}")
         if nearly:
-            found.append(f"masks with fewer than {NEARLY_EMPTY} pixels: {', '.join(nearly)}")
-        return tuple(found)
+            notes.append(f"masks with fewer than {NEARLY_EMPTY} pixels: {', '.join(nearly)}")
+        return tuple(notes)
 
 
 def find_tiles(stems: Iterable[str]) -> dict[str, str]:
-    """The tile of each image `exp<E>_num_<N>` of one class, named by the tile's first num."""
+    """The tile of each image `exp<E>_num_<N>` of one class, named by the tile's first num (see `group_rule`)."""
     numbered = []
     for stem in stems:
         if (match := _NAME.fullmatch(stem)) is None:

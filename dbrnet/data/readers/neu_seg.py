@@ -4,18 +4,18 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from dbrnet.data.dataset import About, ClassInfo, decode_grey
+from dbrnet.data.dataset import ClassInfo, DatasetInfo, decode_grey
 from dbrnet.data.image_decoding import read_whole
 from dbrnet.data.readers.reader import Measured, RawMask, RawSample, Reader, image_files, pair_by_stem
 from dbrnet.errors import UserError
 
-PUBLISHED = {"training": "train", "test": "test"}
+PUBLISHED = {"training": "train", "test": "test"}  # folder -> split
 
 
 class NeuSeg(Reader):
     """The public set: 3,630 training and 840 test images of 200 x 200."""
 
-    about = About(
+    info = DatasetInfo(
         name="neu-seg",
         title="NEU-Seg, hot-rolled steel strip",
         classes=(
@@ -36,21 +36,20 @@ class NeuSeg(Reader):
 
     def samples(self, folder: Path, mask_threshold: int) -> list[RawSample]:
         """The pairs of both published splits, which the ids keep apart."""
-        found = []
-        for split_name in PUBLISHED:
-            images, masks = folder / "images" / split_name, folder / "annotations" / split_name
-            for needed in (images, masks):
-                if not needed.is_dir():
-                    raise UserError(f"{needed.relative_to(folder)} is missing; fetch the dataset again")
+        samples = []
+        for name, published in PUBLISHED.items():
+            images, masks = folder / "images" / name, folder / "annotations" / name
+            for place in (images, masks):
+                if not place.is_dir():
+                    raise UserError(f"{place.relative_to(folder)} is missing; fetch the dataset again")
             for image, mask in pair_by_stem(image_files(images), image_files(masks), folder):
-                id_ = f"{split_name}-{image.stem}"
-                read_mask = partial(_read_mask, mask)
-                found.append(RawSample(id_, image, id_, read_mask, PUBLISHED[split_name]))
-        return found
+                id_ = f"{name}-{image.stem}"
+                samples.append(RawSample(id_, image, id_, partial(_read_mask, mask), published))
+        return samples
 
     def notes(self, folder: Path, measured: Sequence[Measured], mask_threshold: int) -> tuple[str, ...]:
         """How large the published splits are; they are not used as a split."""
-        sizes = {split_name: sum(one.id.startswith(f"{split_name}-") for one in measured) for split_name in PUBLISHED}
+        sizes = {name: sum(item.id.startswith(f"{name}-") for item in measured) for name in PUBLISHED}
         return (
             f"the published splits, {sizes['training']} training and {sizes['test']} test images, are read "
             "as one set; the ids say which split an image came from",

@@ -1,7 +1,7 @@
-"""What a dataset's reader is, and what readers share: finding the layout, and pairing."""
+"""The interface of a dataset's reader, and what readers share: finding the layout, pairing files."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -9,7 +9,8 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from dbrnet.data.dataset import About, Mask
+from dbrnet.data.dataset import DatasetInfo, Mask
+from dbrnet.data.rle import Row, read_mask
 from dbrnet.errors import UserError
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png"})
@@ -22,23 +23,24 @@ class RawMask:
 
     ids: Mask  # [H, W]
     overlap: int = 0  # pixels that more than one class claims
-    grey: int = 0  # pixels neither black nor white, where a threshold made a mask of them
+    grey: int = 0  # pixels neither black nor white, where the mask was thresholded
 
 
 @dataclass(frozen=True)
 class RawSample:
-    """One image as its source has it. `read_mask(height, width)` is given the image's size."""
+    """One image as its source has it. `read_mask(height, width)` is called with the image's size."""
 
     id: str
     image: Path
     group: str
     read_mask: Callable[[int, int], RawMask]
     published: str = ""  # the split in which it was published, train or test; empty: none
+    mask_files: tuple[Path, ...] = ()  # where a factory's labels are files; known to be an image's by their names
 
 
 @dataclass(frozen=True)
 class Measured:
-    """What building counted in one sample."""
+    """Counts from one sample, for the reader's notes."""
 
     id: str
     pixels: NDArray[np.int64]  # [C], of each class
@@ -47,9 +49,12 @@ class Measured:
 
 
 class Reader(ABC):
-    """Knows one dataset's layout: where images, masks and groups are, and what is odd about it."""
+    """Knows one dataset's layout: where images, masks and groups are, and what is odd about them.
 
-    about: ClassVar[About]
+    A new reader is a subclass in a module of its own, listed in `READERS`.
+    """
+
+    info: ClassVar[DatasetInfo]
     layout: ClassVar[tuple[str, ...]]  # the files and folders by which the layout is known
 
     @abstractmethod
@@ -58,18 +63,18 @@ class Reader(ABC):
 
     @abstractmethod
     def notes(self, folder: Path, measured: Sequence[Measured], mask_threshold: int) -> tuple[str, ...]:
-        """What a reader of the card must know of how the samples were read."""
+        """Notes for the card: what the reader decided, and what it noticed in the samples."""
 
 
 def find_layout(root: Path, layout: tuple[str, ...]) -> Path:
-    """The folder at or a little below `root` that holds every name of `layout`."""
+    """The folder at or a little below `root` that holds every name of `layout`; `UserError` if none or two do."""
     level = [root]
     for _ in range(_WRAPPING_DEPTH + 1):
-        found = [folder for folder in level if all((folder / name).exists() for name in layout)]
-        if len(found) > 1:
-            raise UserError(f"{found[0].name} and {found[1].name} both look like the dataset; give one of them")
-        if found:
-            return found[0]
+        matching = [folder for folder in level if all((folder / name).exists() for name in layout)]
+        if len(matching) > 1:
+            raise UserError(f"{matching[0].name} and {matching[1].name} both look like the dataset; give one of them")
+        if matching:
+            return matching[0]
         level = sorted(path for folder in level for path in folder.iterdir() if path.is_dir())
     raise UserError(f"not this dataset, or not all of it: no folder holds {' and '.join(layout)}")
 
@@ -88,7 +93,12 @@ def pair_by_stem(images: Iterable[Path], masks: Iterable[Path], folder: Path) ->
 
 
 def image_files(folder: Path) -> list[Path]:
-    """The images directly in `folder`, ascending; files of systems and editors are passed over."""
+    """The images directly in `folder`, ascending; hidden files are skipped."""
     return sorted(
         path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES and not path.name.startswith(".")
     )
+
+
+def rle_mask(rows: Mapping[int, Row], height: int, width: int) -> RawMask:
+    """The mask of an image whose labels are run-length encoded rows, by class id; see `read_mask`."""
+    return RawMask(*read_mask(rows, height, width))

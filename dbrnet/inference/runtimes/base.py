@@ -1,4 +1,4 @@
-"""What every runtime has in common: images in, class ids and confidence out."""
+"""The interface of every runtime: images in, class ids and confidence out."""
 
 from collections.abc import Callable
 from typing import Generic, Protocol, TypeVar
@@ -6,29 +6,29 @@ from typing import Generic, Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from dbrnet.bounds import MINIMUM_SIDE
 from dbrnet.data.dataset import ClassInfo
 from dbrnet.errors import UserError
-from dbrnet.inference.export import MINIMUM_SIDE
 
 Images = NDArray[np.uint8]  # [N, H, W, 3], RGB
 Mask = NDArray[np.uint8]  # class ids [N, H, W]
-Answer = tuple[Mask, NDArray[np.float32]]  # and the confidence [N, H, W], in 0 to 1
+Answer = tuple[Mask, NDArray[np.float32]]  # the mask, and the confidence [N, H, W] in 0 to 1
 Logits = NDArray[np.float32]  # [N, C, H, W]
 Shape = tuple[int, ...]
 Opened = TypeVar("Opened")
 
-KEPT_SHAPES = 4
+KEPT_SHAPES = 4  # prepared at the same time: each takes memory
 
 
 class Model(Protocol):
     """A trained network, loaded in some runtime; safe to call from one thread at a time.
 
-    - `runtime`: the name it was chosen by, such as "onnxruntime-cpu";
-    - `precision`: "fp32", "bf16" or "int8", what most of the arithmetic is done in;
-    - `device`: where it runs, in words;
-    - `threads`: how many of the CPU's it may use;
-    - `classes`: those of its answers, by id;
-    - `metadata`: what the export wrote of its making, as text; empty for a model.pt.
+    - `runtime`: its name, such as "onnxruntime-cpu";
+    - `precision`: "fp32", "bf16" or "int8", of most of the arithmetic;
+    - `device`: "cpu", "cuda" or "tensorrt";
+    - `threads`: the number of CPU threads that it may use;
+    - `classes`: those of its masks, by id;
+    - `metadata`: the metadata of the exported file, as text; empty for a model.pt.
     """
 
     runtime: str
@@ -46,32 +46,32 @@ class Model(Protocol):
         ...
 
     def predict_with_logits(self, images: Images) -> tuple[Mask, Logits]:
-        """Class ids, and the logits float32 [N, C, H, W] that they follow from; slower: to measure parity."""
+        """Class ids, and the logits float32 [N, C, H, W] that they follow from; slower, for measuring parity."""
         ...
 
 
 class ByShape(Generic[Opened]):
-    """What a runtime prepares for a shape of its input, made when it first comes; the last few are kept."""
+    """A runtime's preparation for each shape of its input, made when the shape first comes; the last few are kept."""
 
     def __init__(self, open_: Callable[[Shape], Opened]) -> None:
         self._open = open_
         self._opened: dict[Shape, Opened] = {}
 
     def __call__(self, shape: Shape) -> Opened:
-        """What was prepared for `shape`."""
-        found = self._opened.pop(shape, None) or self._open(shape)
-        self._opened[shape] = found  # last used, last to go
+        """The preparation for `shape`."""
+        opened = self._opened.pop(shape, None) or self._open(shape)
+        self._opened[shape] = opened  # the last used is the last to be dropped
         if len(self._opened) > KEPT_SHAPES:
             del self._opened[next(iter(self._opened))]
-        return found
+        return opened
 
 
 class NotAvailableError(UserError):
-    """This machine or installation lacks what the runtime needs."""
+    """This machine or installation lacks the runtime."""
 
 
 def check_images(images: Images) -> None:
-    """Raise where `images` are not uint8 [N, H, W, 3] with sides from 32 up."""
+    """Raise as `Model.predict` says where `images` are not uint8 [N, H, W, 3] with sides of MINIMUM_SIDE or more."""
     if images.ndim != 4 or images.shape[3] != 3 or images.dtype != np.uint8:
         raise ValueError(f"images must be uint8 [N, H, W, 3], not {images.dtype} {list(images.shape)}")
     height, width = images.shape[1:3]

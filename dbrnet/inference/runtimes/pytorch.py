@@ -16,10 +16,11 @@ Forward = Callable[[Tensor], Outputs]
 
 
 class TorchModel:
-    """A network in PyTorch, with the same image in and answer out as the exported file.
+    """A network in PyTorch, with the same input and outputs as the exported file.
 
-    `mode`: "eager", "compiled" (torch.compile) or "cudagraph" (recorded once for each shape, then replayed;
-    needs a GPU). `threads` and full float32 on a GPU are PyTorch's own settings and so hold for the process.
+    `mode`: "eager", "compiled" (torch.compile) or "cudagraph" (recorded once for each shape, then replayed; needs a
+    GPU). `threads` and full float32 on a GPU are global settings of PyTorch, so they hold for the whole process.
+    Raises `NotAvailableError` for "cudagraph" without a GPU.
     """
 
     def __init__(self, model: DBRNet, meta: ModelMeta, mode: str = "eager", threads: int | None = None) -> None:
@@ -43,21 +44,21 @@ class TorchModel:
 
     @torch.inference_mode()
     def predict(self, images: Images) -> Answer:
-        """Class ids and confidence of images uint8 RGB [N, H, W, 3], sides of 32 and more."""
+        """See `Model.predict`."""
         check_images(images)
         mask, confidence, _ = self._forward(torch.from_numpy(images).to(self.device))
         return mask.cpu().numpy(), confidence.cpu().numpy()  # .cpu() waits for the device
 
     @torch.inference_mode()
     def predict_with_logits(self, images: Images) -> tuple[Mask, Logits]:
-        """Class ids, and the logits float32 [N, C, H, W] that they follow from."""
+        """See `Model.predict_with_logits`."""
         check_images(images)
         mask, _, logits = self._forward(torch.from_numpy(images).to(self.device))
         return mask.cpu().numpy(), logits.cpu().numpy()
 
 
 class _Recorded:
-    """A network recorded as one CUDA graph for each shape it meets."""
+    """A network recorded as one CUDA graph per shape."""
 
     def __init__(self, network: Forward) -> None:
         self._network = network
@@ -65,20 +66,18 @@ class _Recorded:
 
     def __call__(self, images: Tensor) -> Outputs:
         if images.shape not in self._graphs:
-            self._graphs[images.shape] = self._record(images.clone())
-        graph, held, answer = self._graphs[images.shape]
-        held.copy_(images)
+            inputs = images.clone()
+            stream = torch.cuda.Stream()
+            stream.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(stream):  # libraries must initialise and choose algorithms before the recording
+                for _ in range(3):
+                    self._network(inputs)
+            torch.cuda.current_stream().wait_stream(stream)
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph):
+                outputs = self._network(inputs)
+            self._graphs[images.shape] = graph, inputs, outputs
+        graph, inputs, outputs = self._graphs[images.shape]
+        inputs.copy_(images)
         graph.replay()
-        return answer
-
-    def _record(self, held: Tensor) -> tuple[torch.cuda.CUDAGraph, Tensor, Outputs]:
-        stream = torch.cuda.Stream()
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):  # libraries initialise and choose algorithms outside the recording
-            for _ in range(3):
-                self._network(held)
-        torch.cuda.current_stream().wait_stream(stream)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            answer = self._network(held)
-        return graph, held, answer
+        return outputs

@@ -1,4 +1,4 @@
-"""Every runtime by its name: which file it takes, whether this machine has it, and how to open it."""
+"""Every runtime by its name: the file that it takes, whether this machine has it, and how to open it."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -6,27 +6,23 @@ from pathlib import Path
 import torch
 
 from dbrnet.errors import UserError
-from dbrnet.inference.exported_file import read_exported
+from dbrnet.inference.export import read_exported
+from dbrnet.inference.runtimes import RUNTIMES
 from dbrnet.inference.runtimes.base import Model, NotAvailableError
 from dbrnet.inference.runtimes.onnxruntime import OnnxModel, require_provider
 from dbrnet.inference.runtimes.openvino import OpenVinoModel, require_openvino
 from dbrnet.inference.runtimes.pytorch import TorchModel
 from dbrnet.models.saved import load_model
 
-RUNTIMES = (
-    *("pytorch-eager", "pytorch-compiled", "pytorch-cudagraph"),
-    *("onnxruntime-cpu", "onnxruntime-cuda", "onnxruntime-tensorrt"),
-    *("openvino-fp32", "openvino-bf16", "openvino-int8"),
-)
-
 
 def open_model(path: Path, runtime: str | None = None, threads: int | None = None) -> Model:
-    """Load the model file `path` into `runtime`, or into its kind's usual one.
+    """Load the model file `path` into `runtime`, or into the default runtime of its kind.
 
-    A model.pt is for the pytorch runtimes, an exported .onnx for the others; the usual ones are
-    pytorch-eager, onnxruntime-cpu, and openvino-int8 for a quantized file. Nothing is ever replaced in
-    silence: raises `NotAvailableError` where this machine lacks the runtime, `UserError` where there is none
-    of that name or the file is not for it.
+    A model.pt is for the pytorch runtimes, an exported .onnx for the others. The defaults are pytorch-eager,
+    onnxruntime-cpu, and openvino-int8 for a quantized file. A runtime is never replaced by another one silently.
+
+    Raises `NotAvailableError` where this machine lacks the runtime, and `UserError` for an unknown runtime or a file
+    that it does not take.
     """
     if runtime is not None and runtime not in RUNTIMES:
         raise UserError(f"there is no runtime {runtime!r}; choose one of {', '.join(RUNTIMES)}")
@@ -42,12 +38,12 @@ def open_model(path: Path, runtime: str | None = None, threads: int | None = Non
 
 
 def open_fitting(path: Path, runtime: str, threads: int | None = None) -> Model:
-    """The model file `path` in `runtime` if that takes a file of its kind, else in its kind's usual one."""
+    """The model file `path` in `runtime` if that takes its kind, else in the default runtime of its kind."""
     return open_model(path, runtime if file_of(runtime) == kind_of(path) else None, threads)
 
 
 def kind_of(path: Path) -> str:
-    """Which of the files that `file_of` names the model file `path` is, whatever it is called."""
+    """The kind of the model file `path`, as the name that `file_of` gives to that kind."""
     if path.suffix == ".pt":
         return "model.pt"
     return "model-int8.onnx" if read_exported(path).precision == "int8" else "model.onnx"
@@ -63,9 +59,9 @@ def file_of(runtime: str) -> str:
 def open_all(
     runtimes: Sequence[str], trained: Path, exported: Path, threads: int | None = None
 ) -> tuple[dict[str, Model], dict[str, str]]:
-    """Those of `runtimes` that there are here, and for each of the others the reason why not.
+    """The models in those of `runtimes` that are available, and for each of the others the reason why it is not.
 
-    `trained` and `exported` are the folders that the steps wrote. Raises `UserError` for a broken file.
+    `trained` and `exported` are the output folders of these steps. Raises `UserError` for a broken file.
     """
     models: dict[str, Model] = {}
     missing: dict[str, str] = {}
@@ -82,7 +78,7 @@ def open_all(
 
 
 def why_not_available(runtime: str) -> str | None:
-    """None where this machine and installation have `runtime`, else the reason in one line."""
+    """The reason in one line why `runtime` is not available here, or None where it is."""
     family, _, variant = runtime.partition("-")
     try:
         if family == "openvino":

@@ -1,23 +1,23 @@
-"""What the factory's reader pairs and what it turns away, told by names alone."""
+"""The factory's reader: which files it pairs and which it rejects, by their names."""
 
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from dbrnet.data.readers.factory import Listing, about, identify, is_named, list_source
+from dbrnet.data.readers.factory import Listing, dataset_info, identify, is_named, list_source
 from dbrnet.errors import UserError
 from tests.data.conftest import square, texture, write_image
 
 CLASSES = ("scratch", "deep_dent")
 
 
-def _rejected(listing: Listing) -> dict[str, str]:
-    return {one.file: one.reason for one in listing.rejected}
+def rejected(listing: Listing) -> dict[str, str]:
+    return {item.file: item.reason for item in listing.rejected}
 
 
-def _ids(listing: Listing) -> list[str]:
-    return [one.raw.id for one in listing.candidates]
+def ids(listing: Listing) -> list[str]:
+    return [sample.id for sample in listing.samples]
 
 
 @pytest.fixture
@@ -33,21 +33,21 @@ def test_masks_of_class_ids(batch: Path) -> None:
     for name in "abc":
         write_image(batch / f"masks/{name}.png", square(30, 40, 2))
     listing = list_source(batch, CLASSES)
-    assert _ids(listing) == ["a", "b", "c"]
+    assert ids(listing) == ["a", "b", "c"]
     assert not listing.rejected
-    assert (listing.candidates[1].raw.read_mask(30, 40).ids == 2).sum() == 100
+    assert (listing.samples[1].read_mask(30, 40).ids == 2).sum() == 100
 
 
-def test_a_folder_for_each_class_and_the_highest_id_wins(batch: Path) -> None:
+def test_folder_for_each_class_and_the_highest_id_wins(batch: Path) -> None:
     write_image(batch / "masks/scratch/a.png", square(30, 40, 255))
     write_image(batch / "masks/deep_dent/a.png", square(30, 40, 1, side=4))
     write_image(batch / "masks/deep_dent/b.png", square(30, 40, 0))
     listing = list_source(batch, CLASSES)
-    assert _ids(listing) == ["a", "b"]
-    mask = listing.candidates[0].raw.read_mask(30, 40)
+    assert ids(listing) == ["a", "b"]
+    mask = listing.samples[0].read_mask(30, 40)
     assert np.bincount(mask.ids.ravel()).tolist() == [1100, 84, 16]
     assert mask.overlap == 16
-    assert _rejected(listing) == {"images/c.bmp": "has no mask; a defect-free image needs an empty one"}
+    assert rejected(listing) == {"images/c.bmp": "has no mask; a defect-free image needs an empty one"}
 
 
 @pytest.mark.parametrize(
@@ -58,29 +58,29 @@ def test_a_folder_for_each_class_and_the_highest_id_wins(batch: Path) -> None:
         "ImageId_ClassId,EncodedPixels\na.png_scratch,1 3\na.png_deep_dent,3 2\nb.jpg_deep_dent,\n",
     ],
 )
-def test_a_csv_of_either_form_with_numbers_or_names(batch: Path, table: str) -> None:
+def test_csv_of_either_form_with_numbers_or_names(batch: Path, table: str) -> None:
     (batch / "labels.csv").write_text(table)
     listing = list_source(batch, CLASSES)
-    assert _ids(listing) == ["a", "b", "c"]
+    assert ids(listing) == ["a", "b", "c"]
     assert not listing.rejected
-    mask = listing.candidates[0].raw.read_mask(30, 40)
+    mask = listing.samples[0].read_mask(30, 40)
     assert mask.ids.T.ravel()[:5].tolist() == [1, 1, 2, 2, 0]
     assert mask.overlap == 1
-    assert not listing.candidates[1].raw.read_mask(30, 40).ids.any()
+    assert not listing.samples[1].read_mask(30, 40).ids.any()
 
 
-def test_a_class_name_that_ends_like_another_is_not_taken_for_it(batch: Path) -> None:
+def test_class_name_that_ends_like_another_is_not_confused(batch: Path) -> None:
     (batch / "labels.csv").write_text("ImageId_ClassId,EncodedPixels\na.png_deep_dent,1 1\n")
     listing = list_source(batch, ("dent", "deep_dent"))
-    assert listing.candidates[0].raw.read_mask(30, 40).ids[0, 0] == 2
+    assert listing.samples[0].read_mask(30, 40).ids[0, 0] == 2
 
 
-def test_bad_rows_turn_their_image_away_and_name_the_row(batch: Path) -> None:
+def test_bad_rows_reject_their_image_and_name_the_row(batch: Path) -> None:
     rows = ("a.png,3,1 2", "z.png,1,1 2", "z.png,2,1 2", "b.jpg,1,1 2", "b.jpg,scratch,5 2", "c.bmp,1", "", "x")
     (batch / "labels.csv").write_text("\n".join(("ImageId,ClassId,EncodedPixels", *rows)) + "\n")
     listing = list_source(batch, CLASSES)
-    assert not listing.candidates
-    assert _rejected(listing) == {
+    assert not listing.samples
+    assert rejected(listing) == {
         "images/a.png": "labels.csv row 2: class '3' is not one of 1, scratch, 2, deep_dent",
         "labels.csv row 3": "there is no images/z.png",
         "labels.csv row 4": "there is no images/z.png",
@@ -88,22 +88,22 @@ def test_bad_rows_turn_their_image_away_and_name_the_row(batch: Path) -> None:
         "images/c.bmp": "labels.csv row 7: has 2 cells and not 3",
         "labels.csv row 9": "has 1 cells and not 3",
     }
-    assert sum(one.counts for one in listing.rejected) == 5  # z.png is lost once
+    assert sum(item.counts for item in listing.rejected) == 5  # z.png is lost once
 
 
-def test_names_that_are_one_but_for_case_or_suffix_are_turned_away(batch: Path) -> None:
+def test_names_that_differ_only_in_case_or_suffix_are_rejected(batch: Path) -> None:
     for name in ("a", "A", "b", "c"):
         write_image(batch / f"masks/{name}.png", square(30, 40, 1))
     write_image(batch / "images/A.png", texture(30, 40, 9))
     write_image(batch / "images/b.png", texture(30, 40, 8))
     listing = list_source(batch, CLASSES)
-    assert _ids(listing) == ["c"]
-    assert {"images/a.png", "images/A.png", "masks/a.png", "masks/A.png"} < set(_rejected(listing))
-    assert _rejected(listing)["images/b.png"].startswith("images/b.jpg and images/b.png have one name")
-    assert sum(one.counts for one in listing.rejected) == 2
+    assert ids(listing) == ["c"]
+    assert {"images/a.png", "images/A.png", "masks/a.png", "masks/A.png"} < set(rejected(listing))
+    assert rejected(listing)["images/b.png"].startswith("images/b.jpg and images/b.png have one name")
+    assert sum(item.counts for item in listing.rejected) == 2
 
 
-def test_every_other_file_is_told_of(batch: Path) -> None:
+def test_every_other_file_is_listed(batch: Path) -> None:
     for name in "abc":
         write_image(batch / f"masks/{name}.png", square(30, 40, 1))
     for name in ("README.md", "images/.DS_Store", "images/sub/d.png", "__MACOSX/images/._a.png", "Thumbs.db"):
@@ -112,7 +112,7 @@ def test_every_other_file_is_told_of(batch: Path) -> None:
     write_image(batch / "masks/z.png", square(30, 40, 1))
     (batch / "images/gone.png").symlink_to("nowhere")
     listing = list_source(batch, CLASSES)
-    assert {one.file: one.counts for one in listing.rejected} == {
+    assert {item.file: item.counts for item in listing.rejected} == {
         "README.md": False,
         "Thumbs.db": False,
         "images/.DS_Store": False,
@@ -128,17 +128,17 @@ def test_folders_may_be_links(batch: Path, tmp_path: Path) -> None:
     (tmp_path / "linked/images").symlink_to(batch / "images")
     (tmp_path / "linked/labels.csv").write_text("ImageId,ClassId,EncodedPixels\n")
     (batch / "images/loop").symlink_to(batch)
-    assert _ids(list_source(tmp_path / "linked", CLASSES)) == ["a", "b", "c"]
+    assert ids(list_source(tmp_path / "linked", CLASSES)) == ["a", "b", "c"]
 
 
-def test_an_accent_of_two_characters_is_that_of_one(batch: Path) -> None:
+def test_accent_of_two_characters_equals_that_of_one(batch: Path) -> None:
     (batch / "images/a.png").rename(batch / "images/Prüfung u\u0308 1.png")
     write_image(batch / "masks/Prüfung ü 1.png", square(30, 40, 1))
-    assert _ids(list_source(batch, CLASSES)) == ["Prüfung_ü_1"]
+    assert ids(list_source(batch, CLASSES)) == ["Prüfung_ü_1"]
 
 
 @pytest.mark.parametrize(
-    ("files", "complaint"),
+    ("files", "message"),
     [
         ((), "has images/ but no labels"),
         (("masks/a.png", "labels.csv"), "has labels.csv and masks; give the labels in one"),
@@ -148,13 +148,13 @@ def test_an_accent_of_two_characters_is_that_of_one(batch: Path) -> None:
         (("labels.csv",), "the columns are ''"),
     ],
 )
-def test_a_layout_that_cannot_be_told_is_an_error(batch: Path, files: tuple[str, ...], complaint: str) -> None:
+def test_unclear_layout_is_an_error(batch: Path, files: tuple[str, ...], message: str) -> None:
     for name in files:
         (batch / name).parent.mkdir(parents=True, exist_ok=True)
         (batch / name).write_bytes(b"")
     with pytest.raises(UserError) as caught:
         list_source(batch, CLASSES)
-    assert complaint in str(caught.value)
+    assert message in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -168,7 +168,7 @@ def test_a_layout_that_cannot_be_told_is_an_error(batch: Path, files: tuple[str,
         ("ü" * 99, "ü" * 50),
     ],
 )
-def test_ids_are_safe_as_names_of_files(stem: str, expected: str) -> None:
+def test_ids_are_safe_file_names(stem: str, expected: str) -> None:
     assert identify(stem) == expected
 
 
@@ -183,6 +183,6 @@ def test_withdrawn_names_are_ids_or_files(batch: Path) -> None:
 
 
 def test_colors_are_distinct_and_the_background_is_first() -> None:
-    infos = about([f"c{number}" for number in range(21)]).classes
+    infos = dataset_info([f"c{number}" for number in range(21)]).classes
     assert infos[0].name == "background"
     assert len({info.color for info in infos}) == 22

@@ -3,18 +3,14 @@ from pathlib import Path
 
 import pytest
 
-from dbrnet.data.dataset import Dataset
 from dbrnet.data.readers.magnetic_tile import find_tiles
-from dbrnet.data.writer import build_dataset
 from dbrnet.errors import UserError
+from tests.data.conftest import build
+
+NAME = "magnetic-tile"
 
 
-def _build(source: Path, out: Path, threshold: int = 127) -> Dataset:
-    out.mkdir()
-    return build_dataset("magnetic-tile", source, out, mask_threshold=threshold)
-
-
-def test_a_tile_ends_where_exposures_start_again_or_numbers_jump() -> None:
+def test_tile_ends_where_exposures_start_again_or_numbers_jump() -> None:
     # In order of num, not of text: 90 comes before 100; a jump of 399 is none, one of 400 is.
     tiles = find_tiles(["exp1_num_90", "exp2_num_100", "exp4_num_499", "exp5_num_899", "exp5_num_900", "exp1_num_901"])
     assert tiles == {
@@ -27,13 +23,13 @@ def test_a_tile_ends_where_exposures_start_again_or_numbers_jump() -> None:
     }
 
 
-def test_another_name_is_an_error() -> None:
+def test_unknown_file_name_is_an_error() -> None:
     with pytest.raises(UserError, match="IMG_3: images are named"):
         find_tiles(["exp1_num_1", "IMG_3"])
 
 
 def test_classes_come_from_folders_and_groups_from_names(tile_source: Path, tmp_path: Path) -> None:
-    dataset = _build(tile_source, tmp_path / "out")
+    dataset = build(NAME, tile_source, tmp_path / "out")
     assert {s.id.partition("-")[0]: s.classes for s in dataset.samples} == {
         "blowhole": (1,),
         "break": (2,),
@@ -49,43 +45,40 @@ def test_classes_come_from_folders_and_groups_from_names(tile_source: Path, tmp_
     assert dataset.card.group_rule
 
 
-def test_the_threshold_decides_and_is_written_down(tile_source: Path, tmp_path: Path) -> None:
+def test_mask_threshold_is_applied_and_noted(tile_source: Path, tmp_path: Path) -> None:
     # A square of 100 pixels and an edge of 127, 128 and 10.
     for threshold, expected in ((127, 101), (126, 102), (0, 103), (128, 100)):
-        dataset = _build(tile_source, tmp_path / f"out{threshold}", threshold)
+        dataset = build(NAME, tile_source, tmp_path / f"out{threshold}", threshold)
         assert (dataset.mask(dataset.by_id["break-exp1_num_1000"]) == 2).sum() == expected
         assert str(threshold) in dataset.card.notes[0]
         assert "15 masks hold grey values between black and white, 45 pixels" in dataset.card.notes[0]
 
 
+def copy_image(source: Path, class_name: str, other: str) -> None:
+    """Copy the first image of a class, and its mask, over that of another class."""
+    for suffix in ("jpg", "png"):
+        name = f"Imgs/exp1_num_1000.{suffix}"
+        content = (source / f"tiles-master/MT_{class_name}" / name).read_bytes()
+        (source / f"tiles-master/MT_{other}" / name).write_bytes(content)
+
+
 def test_empty_masks_of_defective_images_are_noted(tile_source: Path, tmp_path: Path) -> None:
-    dataset = _build(tile_source, tmp_path / "out", 254)
+    dataset = build(NAME, tile_source, tmp_path / "out", 254)
     assert len(dataset.card.notes) == 1
-    folder = tile_source / "tiles-master/MT_Uneven/Imgs"
-    (folder / "exp1_num_1000.png").write_bytes(
-        (tile_source / "tiles-master/MT_Free/Imgs/exp1_num_1000.png").read_bytes()
-    )
-    (folder / "exp1_num_1000.jpg").write_bytes(
-        (tile_source / "tiles-master/MT_Free/Imgs/exp1_num_1000.jpg").read_bytes()
-    )
-    dataset = _build(tile_source, tmp_path / "again")
+    copy_image(tile_source, "Free", "Uneven")
+    dataset = build(NAME, tile_source, tmp_path / "again")
     assert dataset.card.notes[1].endswith("are empty: uneven-exp1_num_1000")
 
 
-def test_a_defect_in_a_free_image_is_an_error(tile_source: Path, tmp_path: Path) -> None:
-    top = tile_source / "tiles-master"
-    for suffix in ("jpg", "png"):
-        name = f"Imgs/exp1_num_1000.{suffix}"
-        (top / "MT_Free" / name).write_bytes((top / "MT_Crack" / name).read_bytes())
+def test_defect_in_a_free_image_is_an_error(tile_source: Path, tmp_path: Path) -> None:
+    copy_image(tile_source, "Crack", "Free")
     with pytest.raises(UserError, match=r"MT_Free/Imgs/exp1_num_1000\.png marks a defect"):
-        _build(tile_source, tmp_path / "out")
+        build(NAME, tile_source, tmp_path / "out")
 
 
 @pytest.mark.slow
-def test_the_real_archive(archives: Path, tmp_path: Path) -> None:
-    if not (archives / "magnetic-tile.zip").is_file():
-        pytest.skip("needs the real archives: set DBRNET_DATASETS to the folder that holds them")
-    dataset = _build(archives / "magnetic-tile.zip", tmp_path / "out")
+def test_real_archive(archives: Path, tmp_path: Path) -> None:
+    dataset = build(NAME, archives / "magnetic-tile.zip", tmp_path / "out")
     card = dataset.card
     images = Counter(s.id.partition("-")[0] for s in dataset.samples)
     assert images == {"blowhole": 115, "break": 85, "crack": 57, "fray": 32, "uneven": 103, "free": 952}

@@ -4,14 +4,12 @@ import pytest
 
 from dbrnet.data.writer import build_dataset
 from dbrnet.errors import UserError
+from tests.data.conftest import build
 
 
-def test_both_parts_are_read(neu_source: Path, tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    out.mkdir()
-    dataset = build_dataset("neu-seg", neu_source, out)
-    splits = {sample.id: sample.classes for sample in dataset.samples}
-    assert splits == {
+def test_both_published_splits_are_read(neu_source: Path, tmp_path: Path) -> None:
+    dataset = build("neu-seg", neu_source, tmp_path / "out")
+    assert {sample.id: sample.classes for sample in dataset.samples} == {
         "test-000001": (1,),
         "test-000002": (2,),
         "training-000001": (1,),
@@ -21,21 +19,18 @@ def test_both_parts_are_read(neu_source: Path, tmp_path: Path) -> None:
     assert dataset.card.group_rule == ""
     assert all(sample.group == sample.id for sample in dataset.samples)
     assert "turned training images" in dataset.card.leak_note
-    assert {split_name: len(ids) for split_name, ids in dataset.published_splits.items()} == {"train": 3, "test": 2}
+    assert {name: len(ids) for name, ids in dataset.published_splits.items()} == {"train": 3, "test": 2}
 
 
 @pytest.mark.parametrize("lost", ["images/test/000001.jpg", "annotations/training/000002.png"])
-def test_half_a_pair_is_named(neu_source: Path, tmp_path: Path, lost: str) -> None:
+def test_image_or_mask_without_the_other_is_named(neu_source: Path, tmp_path: Path, lost: str) -> None:
     (neu_source / "NEU_Seg-main" / lost).unlink()
-    (tmp_path / "out").mkdir()
     with pytest.raises(UserError, match=r"(000001\.png is a mask without|000002\.jpg has no mask)"):
-        build_dataset("neu-seg", neu_source, tmp_path / "out")
+        build("neu-seg", neu_source, tmp_path / "out")
 
 
 @pytest.mark.slow
-def test_the_real_archive(archives: Path, tmp_path: Path) -> None:
-    if not (archives / "neu-seg.zip").is_file():
-        pytest.skip("needs the real archives: set DBRNET_DATASETS to the folder that holds them")
+def test_real_archive(archives: Path, tmp_path: Path) -> None:
     card = build_dataset("neu-seg", archives / "neu-seg.zip", tmp_path).card
     assert card.images == 4470
     assert card.images_by_class == {
@@ -44,7 +39,7 @@ def test_the_real_archive(archives: Path, tmp_path: Path) -> None:
         "patches": 1448 + 360,
         "scratches": 1429 + 353,
     }
-    # The facts' shares of the published splits, weighted by their images, to the digits they have.
+    # The published shares of the two splits, weighted by their images, to the digits they have.
     expected = {"background": (87.94, 87.55), "inclusion": (2.14, 2.49), "patches": (7.36, 7.18)}
     for name, (training, test) in expected.items():
         percent = (3630 * training + 840 * test) / 4470

@@ -15,7 +15,7 @@ def test_the_layout_is_found_below_wrapping_folders(tmp_path: Path) -> None:
         assert find_layout(start, ("images", "annotations")) == expected
 
 
-def test_a_layout_that_is_missing_or_doubled_is_an_error(tmp_path: Path) -> None:
+def test_missing_and_ambiguous_layouts_are_errors(tmp_path: Path) -> None:
     (tmp_path / "a" / "images").mkdir(parents=True)
     with pytest.raises(UserError, match="no folder holds images and annotations"):
         find_layout(tmp_path, ("images", "annotations"))
@@ -24,7 +24,7 @@ def test_a_layout_that_is_missing_or_doubled_is_an_error(tmp_path: Path) -> None
         find_layout(tmp_path, ("images",))
 
 
-def test_pairs_are_by_name_and_complete() -> None:
+def test_images_and_masks_are_paired_by_name() -> None:
     folder = Path("top")
     images = [folder / "images/2.jpg", folder / "images/1.jpg"]
     masks = [folder / "masks/1.png", folder / "masks/2.png"]

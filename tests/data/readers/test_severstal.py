@@ -4,21 +4,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dbrnet.data.dataset import Dataset
 from dbrnet.data.readers.severstal import Severstal, git_blob
-from dbrnet.data.writer import build_dataset
 from dbrnet.errors import UserError
+from tests.data.conftest import build
 
 NEW, OLD = "ImageId,ClassId,EncodedPixels", "ImageId_ClassId,EncodedPixels"
 
 
-def _build(source: Path, out: Path, name: str = "severstal") -> Dataset:
-    out.mkdir()
-    return build_dataset(name, source, out)
-
-
-def test_rows_become_masks_and_missing_rows_are_defect_free(severstal_source: Path, tmp_path: Path) -> None:
-    dataset = _build(severstal_source, tmp_path / "out")
+def test_rows_become_masks_and_images_without_a_row_are_defect_free(severstal_source: Path, tmp_path: Path) -> None:
+    dataset = build("severstal", severstal_source, tmp_path / "out")
     assert {s.id: s.classes for s in dataset.samples} == {"a": (1, 3), "b": (), "c": (4,), "d": ()}
     mask = dataset.mask(dataset.by_id["a"])
     assert mask.shape == (32, 64)
@@ -36,20 +30,20 @@ def test_rows_become_masks_and_missing_rows_are_defect_free(severstal_source: Pa
     assert dataset.card.images_by_class["background"] == 2
 
 
-def test_the_old_form_gives_the_same(severstal_source: Path, tmp_path: Path) -> None:
-    new = _build(severstal_source, tmp_path / "new")
+def test_old_form_gives_the_same_dataset(severstal_source: Path, tmp_path: Path) -> None:
+    new = build("severstal", severstal_source, tmp_path / "new")
     with (severstal_source / "train.csv").open() as file:
         runs = {f"{row['ImageId']}_{row['ClassId']}": row["EncodedPixels"] for row in csv.DictReader(file)}
     keys = [f"{name}.jpg_{class_id}" for name in "abcd" for class_id in range(1, 5)]
     lines = [f"{key},{runs.get(key, '')}" for key in keys]
     (severstal_source / "train.csv").write_bytes("\r\n".join((OLD, *lines, "")).encode("utf-8-sig"))
-    old = _build(severstal_source, tmp_path / "old")
+    old = build("severstal", severstal_source, tmp_path / "old")
     assert old.card == new.card
     assert old.samples == new.samples
 
 
 @pytest.mark.parametrize(
-    ("lines", "complaint"),
+    ("lines", "message"),
     [
         (("ImageId,EncodedPixels", "a.jpg,1 2"), "the columns are 'ImageId,EncodedPixels'"),
         (("",), "the columns are ''"),
@@ -75,50 +69,47 @@ def test_the_old_form_gives_the_same(severstal_source: Path, tmp_path: Path) -> 
         ((NEW, "é" * 100_000 + ",1,1 2"), "row 2: there is no train_images/é"),
     ],
 )
-def test_a_wrong_row_is_named(severstal_source: Path, tmp_path: Path, lines: tuple[str, ...], complaint: str) -> None:
+def test_wrong_row_is_named(severstal_source: Path, tmp_path: Path, lines: tuple[str, ...], message: str) -> None:
     (severstal_source / "train.csv").write_text("\n".join(lines) + "\n")
     with pytest.raises(UserError) as caught:
-        _build(severstal_source, tmp_path / "out")
-    assert complaint in str(caught.value)
+        build("severstal", severstal_source, tmp_path / "out")
+    assert message in str(caught.value)
     assert "train.csv" in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
-def test_a_table_that_is_no_text_is_refused(severstal_source: Path, tmp_path: Path) -> None:
+def test_table_that_is_not_text_is_refused(severstal_source: Path, tmp_path: Path) -> None:
     (severstal_source / "train.csv").write_bytes(b"\xff\xfe\x00\x01")
     with pytest.raises(UserError, match=r"train\.csv is not a readable csv"):
-        _build(severstal_source, tmp_path / "out")
+        build("severstal", severstal_source, tmp_path / "out")
 
 
 @pytest.mark.parametrize("form", ["new form", "old form"])
-def test_the_whole_sets_table_is_known(
+def test_whole_sets_table_is_recognised(
     severstal_source: Path, tmp_path: Path, form: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (severstal_source / "train.csv").write_bytes(b"ImageId,ClassId,EncodedPixels\n")
-    blob = "2764843b7cf02cd4e1f2a072b1a9555a45d38af5"  # as `git hash-object` names it
+    blob = "2764843b7cf02cd4e1f2a072b1a9555a45d38af5"  # from `git hash-object`
     assert git_blob(b"ImageId,ClassId,EncodedPixels\n") == blob
     assert sorted(Severstal.whole_tables.values()) == ["new form", "old form"]
     monkeypatch.setattr(Severstal, "whole_tables", {blob: form})
-    assert f"train.csv is the whole set's ({form})" in _build(severstal_source, tmp_path / "out").card.notes
-    assert len(_build(severstal_source, tmp_path / "strip", "steel-strip").card.notes) == 1
+    assert f"train.csv is the whole set's ({form})" in build("severstal", severstal_source, tmp_path / "out").card.notes
+    assert len(build("steel-strip", severstal_source, tmp_path / "strip").card.notes) == 1
 
 
 def test_steel_strip_groups_the_copies_of_a_strip(severstal_source: Path, tmp_path: Path) -> None:
     for old, new in (("a", "s00001_r0"), ("b", "s00001_r180"), ("c", "s00002_r0"), ("d", "s00003_fh")):
         (severstal_source / f"train_images/{old}.jpg").rename(severstal_source / f"train_images/{new}.jpg")
     (severstal_source / "train.csv").write_text(f"{NEW}\ns00001_r0.jpg,2,1 3\n")
-    dataset = _build(severstal_source, tmp_path / "out", "steel-strip")
+    dataset = build("steel-strip", severstal_source, tmp_path / "out")
     assert [s.group for s in dataset.samples] == ["s00001", "s00001", "s00002", "s00003"]
     assert dataset.card.groups == 3
     assert [info.name for info in dataset.card.classes][1:] == ["scratch", "patch", "inclusion", "scale-pit"]
 
 
 @pytest.mark.slow
-def test_the_real_archive(archives: Path, tmp_path: Path) -> None:
-    archive = archives / "severstal-steel-defect-detection.zip"
-    if not archive.is_file():
-        pytest.skip("needs the real archives: set DBRNET_DATASETS to the folder that holds them")
-    dataset = _build(archive, tmp_path / "out")
+def test_real_archive(archives: Path, tmp_path: Path) -> None:
+    dataset = build("severstal", archives / "severstal-steel-defect-detection.zip", tmp_path / "out")
     counts = {"background": 105, "class-1": 34, "class-2": 26, "class-3": 87, "class-4": 25}
     assert dataset.card.images_by_class == counts
     shares = [round(100 * share, 3) for share in dataset.card.pixel_shares.values()]

@@ -1,0 +1,191 @@
+"""What each component adds to its step: the outputs that Kubeflow shows."""
+
+from pathlib import Path
+from shutil import copyfile
+
+from kfp import dsl
+
+from components.from_step import component, step_component
+from dbrnet.files import read_json
+
+
+@component
+def revision(params: str) -> str:
+    """Tell what the data's source holds, from its list of files alone.
+
+    Ingestion takes the answer as a parameter, so that Kubeflow's cache takes a source that changed for a new
+    one, and a source that did not costs one look at its list.
+
+    Args:
+        params: the section `ingest` of params.yaml as JSON.
+
+    Returns:
+        64 hex digits, others as soon as a file is added, removed or replaced.
+    """
+    from dbrnet.cli import call
+
+    return str(call("revision", params))
+
+
+@step_component
+def ingest(revision: str, dataset: dsl.Output[dsl.Dataset]) -> None:
+    """Read a dataset from a folder, an archive, a URL or S3 into one canonical form.
+
+    Args:
+        revision: what the source holds, from the component `revision`; a part of the cache's key.
+        dataset: images/, masks/, samples.csv, card.json; the card's figures are its metadata.
+    """
+    card = read_json(Path(dataset.path, "card.json"))
+    dataset.metadata |= {name: card[name] for name in ("title", "content_hash", "images", "groups")}
+    dataset.metadata["revision"] = revision
+
+
+@step_component
+def split(split: dsl.Output[dsl.Artifact], report: dsl.Output[dsl.HTML]) -> None:
+    """Find near-duplicate images, and divide the samples into train, val and test without a leak.
+
+    Args:
+        split: split.csv, split.json, audit.json, links.csv.
+        report: the audit's page: the groups of near-duplicates, and what a split of them would leak.
+    """
+    copyfile(f"{split.path}/audit.html", report.path)
+
+
+@step_component
+def train(checkpoints: str, trained: dsl.Output[dsl.Model], metrics: dsl.Output[dsl.Metrics]) -> None:
+    """Train DBRNet, tracked in MLflow; killed and tried again, it resumes from its last checkpoint.
+
+    Joins the MLflow run that MLFLOW_RUN_ID names, as Kubeflow's own MLflow plugin sets it.
+
+    Args:
+        checkpoints: a folder that outlives the pod, such as a mounted volume.
+        trained: model.pt, history.csv, train.json (the lineage that later steps carry on).
+        metrics: the best epoch, and its mIoU on the validation split.
+    """
+    training = read_json(Path(trained.path, "train.json"))["training"]
+    for name in ("best_epoch", "best_val_miou"):
+        metrics.log_metric(name, training[name])
+
+
+@step_component
+def export(exported: dsl.Output[dsl.Model]) -> None:
+    """Write the trained network as one ONNX file, raw image in and class ids out, and in int8 as another.
+
+    Args:
+        exported: model.onnx, model-int8.onnx, export.json.
+    """
+    info = read_json(Path(exported.path, "export.json"))
+    exported.metadata |= {name: info[name] for name in ("model_file", "model_sha256", "bytes")}
+
+
+@step_component
+def fetch_champion(champion: dsl.Output[dsl.Model]) -> None:
+    """Fetch the champion from the registry: the model that a candidate is compared with.
+
+    Never cached, since the registry may have moved on. Where the candidate is the champion already, the one
+    before it is fetched.
+
+    Args:
+        champion: champion.json and, where there is a champion, its model and what it was trained on.
+    """
+    facts = read_json(Path(champion.path, "champion.json"))
+    champion.metadata |= {name: facts[name] for name in ("model_name", "version") if facts[name] is not None}
+
+
+@step_component
+def evaluate(
+    evaluated: dsl.Output[dsl.Artifact],
+    metrics: dsl.Output[dsl.Metrics],
+    confusion: dsl.Output[dsl.ClassificationMetrics],
+    report: dsl.Output[dsl.HTML],
+) -> None:
+    """Score the exported model, and the champion beside it, on the test split.
+
+    Args:
+        evaluated: metrics.json, images.csv, and the images on which the two disagree most.
+        metrics: mIoU with background and over defects, the nearest-neighbour baseline, IoU by class, defects found.
+        confusion: pixels by true class (rows) and predicted class.
+        report: the evaluation's page.
+    """
+    facts = read_json(Path(evaluated.path, "metrics.json"))
+    figures = {name: figure["value"] for name, figure in facts["figures"].items() if "/" not in name}
+    figures |= {f"iou_{name}": value for name, value in facts["scores"]["iou"].items()}
+    figures["nn_baseline_miou"] = facts["nn_baseline"]["miou"]
+    for name, value in figures.items():
+        if value is not None:
+            metrics.log_metric(name, value)
+    dataset_hash, splits = facts["dataset"]["content_hash"], facts["split"]
+    metrics.metadata |= {"dataset_hash": dataset_hash, "split": f"{splits['kind']}, seed {splits['seed']}"}
+    metrics.metadata["leaks"] = splits["leaks"]
+    confusion.log_confusion_matrix(["background", *facts["colors"]], facts["confusion"])
+    copyfile(f"{evaluated.path}/report.html", report.path)
+
+
+@step_component
+def benchmark(benchmarked: dsl.Output[dsl.Artifact], metrics: dsl.Output[dsl.Metrics]) -> None:
+    """Measure the speed on this machine, in every runtime that it has, in turns with the champion.
+
+    Never cached: a speed belongs to the machine that it was measured on.
+
+    Args:
+        benchmarked: benchmark.json, durations.csv, latency.png, speed-accuracy.png.
+        metrics: frames per second and latencies by runtime.
+    """
+    facts = read_json(Path(benchmarked.path, "benchmark.json"))
+    for runtime, latency in facts["runtimes"].items():
+        for name in ("fps", "p50_ms", "p99_ms"):
+            metrics.log_metric(f"{runtime}_{name}", latency[name])
+    metrics.metadata["cpu"] = facts["provenance"]["hardware"]["cpu"]
+
+
+@step_component
+def promote(decision: dsl.Output[dsl.Artifact], review: dsl.Output[dsl.HTML], card: dsl.Output[dsl.Markdown]) -> str:
+    """Decide by the measured figures, register the model, and move the champion if it passes.
+
+    Never cached: the registry may have moved on.
+
+    Args:
+        decision: decision.json: every criterion, its figure, its threshold and its verdict.
+        review: the decision's page.
+        card: the model card.
+
+    Returns:
+        promoted, needs review, or rejected.
+    """
+    copyfile(f"{decision.path}/review.html", review.path)
+    copyfile(f"{decision.path}/model-card.md", card.path)
+    promotion = read_json(Path(decision.path, "decision.json"))["promotion"]
+    decision.metadata |= {"version": promotion["version"], "answer": promotion["answer"]}
+    return str(promotion["answer"])
+
+
+@step_component
+def drift(drifted: dsl.Output[dsl.Artifact], reasons: dsl.Output[dsl.Markdown]) -> str:
+    """Answer whether the data has changed enough since the champion was trained to train again.
+
+    Args:
+        drifted: drift.json and drift.png: each feature's distributions, then and now.
+        reasons: the answer, and why.
+
+    Returns:
+        yes or no.
+    """
+    facts = read_json(Path(drifted.path, "drift.json"))
+    why = facts["reasons"] or [check["text"] for check in facts["checks"]]
+    lines = [f"# Is retraining warranted? {facts['answer']}", "", *(f"- {line}" for line in why)]
+    Path(reasons.path).write_text("\n".join([*lines, *(f"- note: {note}" for note in facts["notes"]), ""]))
+    return str(facts["answer"])
+
+
+@component
+def notify(pipeline: str, params: str, status: dsl.PipelineTaskFinalStatus) -> None:
+    """Tell the webhook in DBRNET_NOTIFY_URL how the run ended, and who is champion; without one, the log.
+
+    Args:
+        pipeline: the pipeline's name.
+        params: the section `fetch_champion` of params.yaml as JSON.
+        status: how the run ended.
+    """
+    from dbrnet.cli import call
+
+    call("notify", params, run=pipeline, state=status.state, error=status.error_message)

@@ -1,0 +1,67 @@
+"""The warp's geometry, on maps that are not square, where swapped axes show."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from dbrnet.models.blocks import AFFM, warp
+
+SIZES = [(6, 6), (5, 9), (32, 200)]
+
+
+@pytest.mark.parametrize(("height", "width"), SIZES)
+def test_zero_flow_is_the_identity(height: int, width: int) -> None:
+    features = torch.randn(2, 3, height, width, generator=torch.Generator().manual_seed(0))
+    assert (warp(features, torch.zeros(2, 2, height, width)) - features).abs().max() < 1e-4
+
+
+@pytest.mark.parametrize(("height", "width"), SIZES)
+def test_zero_flow_to_a_larger_map_is_bilinear_resizing(height: int, width: int) -> None:
+    features = torch.randn(2, 3, height, width, generator=torch.Generator().manual_seed(0))
+    size = (2 * height - 1, 2 * width)
+    resized = F.interpolate(features, size=size, mode="bilinear", align_corners=False)
+    assert (warp(features, torch.zeros(2, 2, *size)) - resized).abs().max() < 1e-4
+
+
+@pytest.mark.parametrize(("height", "width"), SIZES)
+@pytest.mark.parametrize(("dx", "dy"), [(1, 0), (0, 1), (-2, 1)])
+def test_flow_of_two_moves_by_one_pixel(height: int, width: int, dx: int, dy: int) -> None:
+    """Channel 0 goes along the width, and beyond the border the border goes on."""
+    features = torch.randn(1, 1, height, width, generator=torch.Generator().manual_seed(0))
+    flow = 2.0 * torch.tensor([dx, dy]).view(1, 2, 1, 1).expand(1, 2, height, width)
+    rows = (torch.arange(height) + dy).clamp(0, height - 1)
+    columns = (torch.arange(width) + dx).clamp(0, width - 1)
+    assert (warp(features, flow) - features[:, :, rows][..., columns]).abs().max() < 1e-4
+
+
+def test_released_reading_keeps_its_defects() -> None:
+    ones = torch.ones(1, 1, 4, 8)
+    still = warp(ones, torch.zeros(1, 2, 4, 8), "released")
+    assert still[0, 0, 0, 0] == pytest.approx(0.25)
+    assert still[0, 0, 0, 4] == pytest.approx(0.5)
+    # A whole width to the right takes width half pixels along x, but theirs needs only `height`.
+    ramp = torch.arange(8.0).expand(1, 1, 4, 8)
+    flow = torch.zeros(1, 2, 4, 8)
+    flow[:, 0] = 1.0
+    moved = warp(ramp, flow, "released") - warp(ramp, torch.zeros_like(flow), "released")
+    assert moved[0, 0, 1, 3] == pytest.approx(1.0)  # 1 / height of 2, on 8 columns; aligned: a half
+
+
+def test_half_precision_features_are_sampled_at_full_precision_places() -> None:
+    columns = torch.arange(200.0).expand(1, 1, 4, 200)
+    sampled = warp(columns.bfloat16(), torch.zeros(1, 2, 4, 200, dtype=torch.bfloat16))
+    assert sampled.dtype == torch.bfloat16
+    assert torch.equal(sampled, columns.bfloat16())
+
+
+def test_affm_is_equation_1() -> None:
+    """With a zero flow: attention times detail plus the compressed semantic map, resized."""
+    torch.manual_seed(0)
+    affm = AFFM(8, 4).eval()
+    torch.nn.init.zeros_(affm.flow.weight)
+    detail, semantic = torch.randn(2, 4, 6, 10), torch.randn(2, 8, 3, 5)
+    weight, bias = affm.attention.weight[:, :, 0, 0], affm.attention.bias
+    attention = F.linear(semantic.mean((2, 3)), weight, bias)
+    resized = F.interpolate(affm.compress(semantic), size=(6, 10), mode="bilinear", align_corners=False)
+    expected = attention[:, :, None, None] * detail + resized
+    assert (affm(detail, semantic) - expected).abs().max() < 1e-5
