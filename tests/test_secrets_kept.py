@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 from dbrnet.cli import main
-from dbrnet.cluster.training import _send_given
+from dbrnet.cluster.training import send_job_spec
 from dbrnet.config import load_params
 from dbrnet.data.dataset import Dataset
 from dbrnet.data.remote_dataset import send_dataset
@@ -227,7 +227,7 @@ def test_a_node(world: World, s3: S3Server) -> None:
     address = f"s3://{BUCKET}/secrets/"
     send_dataset(Dataset.load(Path(DATA[0])), f"{address}dataset/")
     params = load_params(Path("params.yaml")).train.model_dump_json()
-    _send_given(f"{address}job/", params, f"{address}dataset/", Path(DATA[1]))
+    send_job_spec(f"{address}job/", params, f"{address}dataset/", Path(DATA[1]))
     assert world.run("worker", f"{address}job/", "--checkpoints", "again/checkpoints").status == 0
 
 

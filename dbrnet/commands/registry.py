@@ -13,6 +13,9 @@ from dbrnet.commands import OPERATE, Json, app, print_json
 from dbrnet.errors import UserError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from dbrnet.records import Estimate
     from dbrnet.registry.ledger import Ledger
     from dbrnet.registry.ledger_state import Event, State
     from dbrnet.registry.store import Store
@@ -85,13 +88,13 @@ def show(version: Version, /, *, model_name: ModelName = None, json: Json = Fals
     events = [event for event in state.events if version in (event.entry.version, event.entry.expected)]
     if json:
         standing = {"model": model.name, "version": version, "role": role, "revoked": revoked}
-        print_json(standing | {"facts": facts, "events": [event.to_dict() for event in events]})
+        print_json(standing | {"facts": _values(facts), "events": [event.to_dict() for event in events]})
         return
     _print(f"{model.name} version {version}" + (f", {role}" if role else ""), "")
     if revoked:
         _print(f"revoked by {revoked}", "")
     for key, value in facts.items():
-        text = textwrap.wrap(value, WIDTH - KEY, subsequent_indent=" " * KEY) or [""]
+        text = textwrap.wrap(str(value), WIDTH - KEY, subsequent_indent=" " * KEY) or [""]
         _print(f"{key:<{KEY}}" + "\n".join(text))
     _print("", *(line for event in events for line in _lines(event)))
 
@@ -109,11 +112,11 @@ def diff(version: Version, other: Version, /, *, model_name: ModelName = None, j
     state = model.ledger.state()
     left, right = (model.describe(number, state) for number in (version, other))
     if json:
-        print_json({"model": model.name, "versions": {version: left, other: right}})
+        print_json({"model": model.name, "versions": {version: _values(left), other: _values(right)}})
         return
     _print(f"  {'':<{KEY}}{f'version {version}':<30}version {other}")
     for key in dict.fromkeys([*left, *right]):
-        first, second = left.get(key, "-"), right.get(key, "-")
+        first, second = (str(facts.get(key, "-")) for facts in (left, right))
         cells = (text if len(text) <= 28 else f"{text[:27]}…" for text in (first, second))
         _print(f"{'*' if first != second else ' '} {key:<{KEY}}" + "{:<30}{}".format(*cells))
 
@@ -196,14 +199,14 @@ class _Model:
             raise UserError(f"there is no model {name} in {store}; its models: {', '.join(known) or 'none yet'}")
         return cls(name, store, Ledger(store, name))
 
-    def describe(self, version: int, state: "State") -> dict[str, str]:
-        """What is known of a version, with the figures on which the gate last decided."""
+    def describe(self, version: int, state: "State") -> "dict[str, str | Estimate]":
+        """The facts about a version, and the figures on which the gate last decided."""
         from dbrnet.registry.versions import describe_version
 
         decided = state.decided(version)
         figures = {} if decided is None else decided.figures.estimates
         facts = describe_version(self.store, self.name, version)
-        return facts | {f"test {name}": str(figure) for name, figure in sorted(figures.items())}
+        return facts | {f"test {name}": figure for name, figure in sorted(figures.items())}
 
     def summary(self, state: "State") -> dict[str, Any]:
         """Who is champion and who waits, as JSON values."""
@@ -223,6 +226,11 @@ class _Model:
     def tell(self, event: "Event") -> None:
         """Print a decision and who is champion after it."""
         _print(*_lines(event), "", self.standing(self.ledger.state()))
+
+
+def _values(facts: "Mapping[str, str | Estimate]") -> dict[str, Any]:
+    """The facts as JSON values: figures are fractions there."""
+    return {name: fact if isinstance(fact, str) else fact.value for name, fact in facts.items()}
 
 
 def _lines(event: "Event") -> list[str]:

@@ -12,6 +12,8 @@ import pytest
 from dbrnet.commands.notify import notify
 from dbrnet.config import FetchChampionParams
 from dbrnet.errors import JobError, UserError
+from dbrnet.records import Decision
+from dbrnet.registry.ledger_state import KeyFigures
 from dbrnet.registry.promotion import record
 from dbrnet.registry.store import open_store
 from tests.retrying import retry_at_once
@@ -71,12 +73,11 @@ def test_it_tells_how_it_ended_and_who_is_champion(webhook: Webhook, tmp_path: P
         store,
         PARAMS.model_name,
         1,
-        answer="promoted",
-        reasons=["every criterion is met"],
+        Decision(answer="promoted", mode="automatic", reasons=("every criterion is met",), criteria=()),
         compared_with=None,
         decision_id="d1",
         run_id="r1",
-        figures={},
+        figures=KeyFigures(),
     )
     notify(PARAMS, run="dbrnet-retraining", state="SUCCEEDED")
     [message] = webhook.taken

@@ -80,7 +80,6 @@ def candidate(
     folder = tmp_path / "steps"
     folder.mkdir()
     shutil.copyfile(make_model(2), folder / "model.onnx")
-    digest = {"model_sha256": sha256_file(folder / "model.onnx")}
     facts = examples.facts(folder)
     digest = sha256_file(folder / "model.onnx")
     content, table = Dataset.load(data).card.content_hash, sha256_file(data / "split.csv")

@@ -11,9 +11,13 @@ from dbrnet.registry.gate import decide
 from dbrnet.steps.thresholds import thresholds
 from tests.reports import examples
 from tests.reports.examples import CHAMPION, change, figure, parity, scores
+from tests.sections import PARAMS
 
 LIMITS = {"max_logit_difference": 1e-3, "max_differing_pixels": 1e-4, "max_miou_loss": 5e-4, "max_iou_loss": 1e-3}
-SETTINGS = {
+SETTINGS = PARAMS.promote.model_dump(mode="json") | {
+    "mode": "automatic",
+    "fps_hardware": "any",
+    "allow_leak": False,
     "min_miou": 0.7,
     "min_iou": 0.5,
     "min_defect_recall": 0.6,
