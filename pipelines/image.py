@@ -1,6 +1,6 @@
-"""Whether a registry has an image, asked before a pipeline is sent.
+"""Whether a container registry has an image, checked before a pipeline is submitted.
 
-Kubeflow tells nobody that a pod cannot pull its image: the run waits until the pod's deadline has passed.
+Kubeflow does not report that a pod cannot pull its image: the run waits until the pod's deadline has passed.
 """
 
 import logging
@@ -24,12 +24,12 @@ _MANIFESTS = ", ".join(
 
 
 def in_registry(image: str) -> bool | None:
-    """Whether the registry has the image; None where it does not say so here.
+    """Whether the registry has the image; None where that cannot be told from here.
 
-    That is where no way leads to it, or where it wants to know who asks (some hide then what there is) and
-    `docker login` has kept no credentials, or others.
+    That is where the registry cannot be reached, or where it asks for a login and `docker login` has kept no
+    credentials that it accepts. Some registries then answer as if there were no such image.
     """
-    logging.getLogger("oras.logger").setLevel(logging.CRITICAL)  # what it says is said by the answer
+    logging.getLogger("oras.logger").setLevel(logging.CRITICAL)  # its warnings repeat the result
     headers = {"Accept": _MANIFESTS}
     try:
         container = Container(image)
@@ -37,15 +37,15 @@ def in_registry(image: str) -> bool | None:
         address = f"http{'' if insecure else 's'}://{container.manifest_url()}"
         with requests.Session() as session:
             session.request = partial(session.request, timeout=TIMEOUT)
-            answer = session.head(address, headers=headers)
-            if answer.status_code == 401:
-                scheme = answer.headers.get("WWW-Authenticate", "").partition(" ")[0].lower()
+            response = session.head(address, headers=headers)
+            if response.status_code == 401:
+                scheme = response.headers.get("WWW-Authenticate", "").partition(" ")[0].lower()
                 login = get_auth_backend("basic" if scheme == "basic" else "token", session, insecure)
                 login.load_configs(container)
-                headers, _ = login.authenticate_request(answer, headers)
-                answer = session.head(address, headers=headers)
-                if answer.status_code == 404 and not getattr(login, "_basic_auth", None):
+                headers, _ = login.authenticate_request(response, headers)
+                response = session.head(address, headers=headers)
+                if response.status_code == 404 and not getattr(login, "_basic_auth", None):
                     return None
     except (requests.RequestException, ValueError, LookupError, AttributeError, OSError):
-        return None  # the latter: no credentials, or such as cannot be read, or no image's name
-    return {200: True, 404: False}.get(answer.status_code)
+        return None  # all but the first: no credentials, unreadable ones, or no image's name
+    return {200: True, 404: False}.get(response.status_code)

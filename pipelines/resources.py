@@ -8,36 +8,35 @@ from kfp.dsl import PipelineTask
 
 from dbrnet.cluster.trainjob import SECRETS, SETTINGS, USER, VOLUMES
 
-Place = Callable[[PipelineTask, str], PipelineTask]  # puts the task of a step where it belongs
+Place = Callable[[PipelineTask, str], PipelineTask]  # configures the task of a step, by the step's name
 
-# What the cluster has to hold, by name; docs/cluster.md tells how it comes there. Training on several nodes
-# is given the same.
+# The Secrets that the cluster has to hold; docs/cluster.md describes how to create them. TrainJobs use the same.
 S3, TRAINER = SECRETS
 PROMOTER, NOTIFY = "dbrnet-promoter", "dbrnet-notify"
 SECRET_KEYS = SECRETS | {PROMOTER: SECRETS[TRAINER], NOTIFY: ("DBRNET_NOTIFY_URL",)}
-EXCHANGE = "DBRNET_STAGING"  # where in S3 several nodes find what they train on
+STAGING = "DBRNET_STAGING"  # the S3 address of the staging area for training on several nodes
 GPU = "nvidia.com/gpu"
-WAITING_MINUTES = 24 * 60  # that each try may wait for a place in the cluster, pauses included
+WAITING_MINUTES = 24 * 60  # that each attempt may wait to be scheduled, pauses included
 
 
 @dataclass(frozen=True)
 class TaskSpec:
-    """What a step's task is given."""
+    """The resources, time, retries and secrets of a step's task."""
 
     cpu: str
     memory: str
-    minutes: int  # then its pod is ended, and the task tried again
+    minutes: int  # after which its pod is ended and the task retried
     secrets: tuple[str, ...] = ()
     retries: int = 2
-    cached: bool = False  # where inputs alone decide the outputs, and no input is new in each run
-    gpu: bool = False  # in the GPU variant
+    cached: bool = False  # only where the inputs alone decide the outputs, and no input changes with each run
+    gpu: bool = False  # has a GPU in the GPU variant
 
     @property
     def window(self) -> int:
-        """Seconds from the first try's start in which the task may be tried again, and has to end.
+        """Seconds from the first attempt's start within which the task may be retried, and has to end.
 
-        Kubeflow's backoff_max_duration is no limit to a pause: Argo counts the tries themselves, and ends the
-        one that runs.
+        Kubeflow's backoff_max_duration does not limit a pause: Argo counts the attempts too, and ends the one
+        that runs when it has passed.
         """
         return 60 * (self.retries + 1) * (self.minutes + WAITING_MINUTES)
 
@@ -58,27 +57,27 @@ TASK_SPECS = {
 
 
 def here(task: PipelineTask, step: str) -> PipelineTask:
-    """Places a task on this machine: what failed is tried again at once."""
+    """Configure a task for this machine: a failed one is retried at once."""
     return task.set_display_name(step).set_retry(TASK_SPECS[step].retries, backoff_duration="1s", backoff_factor=1)
 
 
 def on_cluster(image: str, *, gpu: bool) -> Place:
-    """Places tasks on a cluster, in `image`; in the GPU variant those that can use one get one."""
+    """Configure tasks for a cluster, in `image`; with `gpu`, those that can use a GPU get one."""
 
     def place(task: PipelineTask, step: str) -> PipelineTask:
-        needs = TASK_SPECS[step]
+        spec = TASK_SPECS[step]
         task.set_display_name(step).set_container_image(image)
-        task.set_cpu_request(needs.cpu).set_cpu_limit(needs.cpu)
-        task.set_memory_request(needs.memory).set_memory_limit(needs.memory)
-        if gpu and needs.gpu:
+        task.set_cpu_request(spec.cpu).set_cpu_limit(spec.cpu)
+        task.set_memory_request(spec.memory).set_memory_limit(spec.memory)
+        if gpu and spec.gpu:
             task.set_accelerator_type(GPU).set_accelerator_limit(1)
-        task.set_caching_options(needs.cached)
-        task.set_retry(needs.retries, backoff_duration="60s", backoff_factor=2, backoff_max_duration=f"{needs.window}s")
-        kubernetes.set_timeout(task, 60 * needs.minutes)
+        task.set_caching_options(spec.cached)
+        task.set_retry(spec.retries, backoff_duration="60s", backoff_factor=2, backoff_max_duration=f"{spec.window}s")
+        kubernetes.set_timeout(task, 60 * spec.minutes)
         kubernetes.set_security_context(task, run_as_user=USER, run_as_group=USER, run_as_non_root=True)
         kubernetes.add_pod_label(task, "app.kubernetes.io/part-of", "dbrnet")
         kubernetes.add_pod_label(task, "app.kubernetes.io/component", step)
-        _give_settings(task, needs)
+        _give_settings(task, spec)
         if step == "train":
             _prepare_training(task, image, gpu=gpu)
         return task
@@ -86,13 +85,13 @@ def on_cluster(image: str, *, gpu: bool) -> Place:
     return place
 
 
-def _give_settings(task: PipelineTask, needs: TaskSpec) -> None:
-    """Addresses from the ConfigMap, credentials from those secrets alone that the step needs."""
-    if not needs.secrets:
+def _give_settings(task: PipelineTask, spec: TaskSpec) -> None:
+    """Addresses from the ConfigMap, credentials from those Secrets alone that the step uses."""
+    if not spec.secrets:
         return
     for settings, names in SETTINGS.items():
         _use_settings(task, settings, names)
-    for secret in needs.secrets:
+    for secret in spec.secrets:
         keys = {key: key for key in SECRET_KEYS[secret]}
         kubernetes.use_secret_as_env(task, secret, keys, optional=secret == NOTIFY)
 
@@ -102,10 +101,10 @@ def _use_settings(task: PipelineTask, settings: str, names: Sequence[str]) -> No
 
 
 def _prepare_training(task: PipelineTask, image: str, *, gpu: bool) -> None:
-    """Checkpoints that outlive the pod, shared memory, and what a training on several nodes needs."""
+    """Checkpoints that outlive the pod, shared memory, and the settings for training on several nodes."""
     place, volume = VOLUMES["checkpoints"]
     kubernetes.mount_pvc(task, volume["persistentVolumeClaim"]["claimName"], place)
-    # PyTorch's loading processes hand images over through shared memory, of which a pod has 64 MB.
+    # PyTorch's loader processes pass images through shared memory, of which a pod has 64 MB by default.
     place, volume = VOLUMES["shared-memory"]
     kubernetes.empty_dir_mount(
         task, "shared-memory", place, volume["emptyDir"]["medium"], volume["emptyDir"]["sizeLimit"]
@@ -114,4 +113,4 @@ def _prepare_training(task: PipelineTask, image: str, *, gpu: bool) -> None:
     if gpu:
         task.set_env_variable("DBRNET_ACCELERATOR", GPU)
     for settings in SETTINGS:
-        _use_settings(task, settings, [EXCHANGE])
+        _use_settings(task, settings, [STAGING])
