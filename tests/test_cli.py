@@ -255,10 +255,10 @@ def test_a_mistyped_line_is_one_line_with_what_was_meant(
     words: tuple[str, ...], line: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(words) == 2
-    told = capsys.readouterr().err
-    assert told.startswith("error: ")
-    assert told.count("\n") == 1
-    assert line in told
+    result = capsys.readouterr().err
+    assert result.startswith("error: ")
+    assert result.count("\n") == 1
+    assert line in result
 
 
 def in_terminal(line: str, folder: Path, **environment: str) -> str:

@@ -103,10 +103,10 @@ def test_wrong_parameters_end_in_one_line(
     with pytest.raises(SystemExit) as ended:
         components.ingest.python_func(params=params, revision="", dataset=artifact(tmp_path / "dataset"))
     assert ended.value.code == 2
-    told = capsys.readouterr().err.strip().splitlines()
-    assert len(told) == 1
-    assert told[0].startswith("error: ")
-    assert words in told[0]
+    result = capsys.readouterr().err.strip().splitlines()
+    assert len(result) == 1
+    assert result[0].startswith("error: ")
+    assert words in result[0]
     assert not list(tmp_path.iterdir())
 
 

@@ -11,28 +11,28 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from pipelines import client
-from tests.pipelines.command import Command, Told
+from tests.pipelines.command import Command, Result
 from tests.pipelines.kfp_server import Fault, KfpServer, kfp_server
 
 SECRET = "eyJhbGciOi.secret"
 
 
-def one_line(told: Told, status: int, words: str) -> None:
-    assert told.status == status, told
-    assert told.error.startswith("error: " if status == 2 else "failed: ")
-    assert words in told.error
-    assert len(told.error.splitlines()) == 1
-    assert SECRET not in told.error + told.out
-    assert "Traceback" not in told.error
+def one_line(result: Result, status: int, words: str) -> None:
+    assert result.status == status, result
+    assert result.error.startswith("error: " if status == 2 else "failed: ")
+    assert words in result.error
+    assert len(result.error.splitlines()) == 1
+    assert SECRET not in result.error + result.out
+    assert "Traceback" not in result.error
 
 
 def test_nobody_listens(command: Command) -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    told = command("list", host=f"http://127.0.0.1:{port}")
-    one_line(told, 1, f"http://127.0.0.1:{port} cannot be reached: ")
-    assert "Connection refused" in told.error
+    result = command("list", host=f"http://127.0.0.1:{port}")
+    one_line(result, 1, f"http://127.0.0.1:{port} cannot be reached: ")
+    assert "Connection refused" in result.error
 
 
 def test_there_is_no_such_host(command: Command) -> None:
@@ -94,10 +94,10 @@ def test_a_token_that_expires_while_we_wait(
         cluster.tokens = {SECRET: not request.startswith("POST /apis/v2beta1/runs")}
 
     cluster.on_request = expire
-    told = command("submit", "PACKAGE", "--wait")
-    one_line(told, 2, "the token has expired")
-    assert told.error.endswith("; the run itself goes on\n")
-    assert "/#/runs/details/" in told.out
+    result = command("submit", "PACKAGE", "--wait")
+    one_line(result, 2, "the token has expired")
+    assert result.error.endswith("; the run itself goes on\n")
+    assert "/#/runs/details/" in result.out
 
 
 def test_a_token_file_is_read_anew(
@@ -131,8 +131,8 @@ def test_a_page_to_log_in(cluster: KfpServer, command: Command) -> None:
 
 
 def test_another_server(cluster: KfpServer, command: Command) -> None:
-    told = command("list", host=f"{cluster.address}/elsewhere")
-    one_line(told, 2, "is not the API of Kubeflow Pipelines: 404 page not found; give the address before /apis")
+    result = command("list", host=f"{cluster.address}/elsewhere")
+    one_line(result, 2, "is not the API of Kubeflow Pipelines: 404 page not found; give the address before /apis")
     cluster.faults.append(Fault("page"))
     one_line(command("list"), 2, "is not the API of Kubeflow Pipelines: it answers with a page")
 
@@ -143,8 +143,8 @@ def test_a_slash_at_the_end(cluster: KfpServer, command: Command) -> None:
 
 def test_what_the_server_refuses_is_in_its_words(cluster: KfpServer, command: Command) -> None:
     cluster.faults.append(Fault(400, "POST", ".*/recurringruns"))
-    told = command("schedule", "nightly", "PACKAGE", "--cron", "0 0 2 * * *")
-    one_line(told, 2, "refuses the request (400): made to fail")
+    result = command("schedule", "nightly", "PACKAGE", "--cron", "0 0 2 * * *")
+    one_line(result, 2, "refuses the request (400): made to fail")
 
 
 def test_certificates(cluster: KfpServer, command: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""`submit`: what arrives at the server, and what is told of the run."""
+"""`submit`: what arrives at the server, and what is result of the run."""
 
 import json
 from pathlib import Path
@@ -14,11 +14,11 @@ from tests.pipelines.kfp_server import Fault, KfpServer
 
 
 def test_a_run_has_the_pipeline_and_its_sections(cluster: KfpServer, command: Command) -> None:
-    told = command("submit", "PACKAGE")
+    result = command("submit", "PACKAGE")
     (run,) = cluster.runs.values()
     (experiment,) = cluster.experiments.values()
-    assert (told.status, told.error) == (0, "")
-    assert told.out == f"{cluster.address}/#/runs/details/{run['run_id']}\n"
+    assert (result.status, result.error) == (0, "")
+    assert result.out == f"{cluster.address}/#/runs/details/{run['run_id']}\n"
     assert experiment["display_name"] == "dbrnet"
     assert run["experiment_id"] == experiment["experiment_id"]
     assert run["display_name"].startswith("small ")
@@ -75,10 +75,10 @@ def test_wait_ends_as_the_run_does(
             run |= {"error": {"code": 2, "message": "it diverged"}, "run_details": {"task_details": tasks}}
 
     cluster.on_request = go_on
-    told = command("submit", "PACKAGE", "--wait")
-    assert told.status == status
-    assert words in told.out + told.error
-    assert len(told.error.splitlines()) == (status != 0)
+    result = command("submit", "PACKAGE", "--wait")
+    assert result.status == status
+    assert words in result.out + result.error
+    assert len(result.error.splitlines()) == (status != 0)
     assert next(states, None) is None
 
 
@@ -96,16 +96,16 @@ def test_a_server_that_goes_away_while_we_wait(
     cluster.on_request = end
     assert command("submit", "PACKAGE", "--wait").status == 0
     cluster.faults.append(Fault("drop", "GET", ".*/runs/.*"))
-    told = command("submit", "PACKAGE", "--wait")
-    assert told.status == 1
-    assert told.error.endswith("; the run itself goes on\n")
+    result = command("submit", "PACKAGE", "--wait")
+    assert result.status == 1
+    assert result.error.endswith("; the run itself goes on\n")
 
 
 def test_a_run_is_never_started_twice(cluster: KfpServer, command: Command) -> None:
     """The answer was lost, so nobody knows: it is said, and not tried again."""
     cluster.faults.append(Fault("lost", "POST", ".*/runs"))
-    told = command("submit", "PACKAGE")
-    assert told.status == 1
+    result = command("submit", "PACKAGE")
+    assert result.status == 1
     assert len(cluster.runs) == 1
 
 
@@ -122,19 +122,19 @@ def test_a_run_is_never_started_twice(cluster: KfpServer, command: Command) -> N
 def test_wrong_input_is_one_line_before_anything_is_sent(
     words: tuple[str, ...], line: str, cluster: KfpServer, command: Command
 ) -> None:
-    told = command(*words)
-    assert told.status == 2
-    assert line in told.error
-    assert len(told.error.splitlines()) == 1
+    result = command(*words)
+    assert result.status == 2
+    assert line in result.error
+    assert len(result.error.splitlines()) == 1
     assert not cluster.requests
 
 
 def test_a_wrong_parameter_is_one_line(cluster: KfpServer, command: Command, tmp_path: Path) -> None:
     wrong = tmp_path / "params.yaml"
     wrong.write_text(PARAMS.read_text().replace("epochs: 22", "epochs: many"))
-    told = command("submit", "PACKAGE", "--params", str(wrong))
-    assert told.status == 2
-    assert "train.epochs: input should be a valid integer" in told.error
+    result = command("submit", "PACKAGE", "--params", str(wrong))
+    assert result.status == 2
+    assert "train.epochs: input should be a valid integer" in result.error
     assert not cluster.requests
 
 
@@ -143,9 +143,9 @@ def test_a_parameter_that_params_does_not_have(
 ) -> None:
     other = tmp_path / "other.yaml"
     other.write_text(package.read_text().replace("drift", "season"))
-    told = command("submit", str(other), "--params", str(PARAMS))
-    assert told.status == 2
-    assert "other.yaml asks for season" in told.error
+    result = command("submit", str(other), "--params", str(PARAMS))
+    assert result.status == 2
+    assert "other.yaml asks for season" in result.error
     assert not cluster.requests
 
 
@@ -157,8 +157,8 @@ def test_a_pipeline_arrives_whole_compiled_for_the_image(
 ) -> None:
     image = "registry.example/line@sha256:" + "1" * 64
     words = (verb, name) if verb == "submit" else (verb, "nightly", name, "--cron", "0 30 2 * * *")
-    told = command(*words, *(["--gpu"] if gpu else []), "--image", image, "--params", str(PARAMS))
-    assert told.status == 0, told.error
+    result = command(*words, *(["--gpu"] if gpu else []), "--image", image, "--params", str(PARAMS))
+    assert result.status == 0, result.error
     (sent,) = [*cluster.runs.values(), *cluster.schedules.values()]
     committed = Path(__file__).parents[2] / f"pipelines/compiled/{name}-{'gpu' if gpu else 'cpu'}.yaml"
     text = committed.read_text().replace(IMAGE, image)
