@@ -92,7 +92,7 @@ def test_figures_are_finite_numbers(value: Any, tmp_path: Path) -> None:
 
 def test_records_are_immutable() -> None:
     with pytest.raises(ValidationError):
-        examples.train().run_id = "another"  # type: ignore[misc]
+        examples.train().run_id = "another"
 
 
 @pytest.mark.parametrize(
