@@ -23,7 +23,7 @@ RUN --mount=type=secret,id=pip,target=/etc/pip.conf sh install.sh torch===2.13.0
 
 # The code is a layer of its own, so that a change of it moves a megabyte and not the libraries.
 FROM build AS code
-COPY README.md ./
+COPY README.md LICENSE NOTICE ./
 COPY dbrnet dbrnet
 RUN --mount=type=secret,id=pip,target=/etc/pip.conf \
     /opt/tools/bin/pip --python /opt/venv/bin/python install --no-deps --target /opt/dbrnet .

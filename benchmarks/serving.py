@@ -36,8 +36,7 @@ from pathlib import Path
 from dbrnet.inference.images import decode_image
 from dbrnet.inference.runtimes.registry import open_model
 from dbrnet.provenance import hardware
-from dbrnet.serving.answer import as_json
-from dbrnet.serving.worker import Timing
+from dbrnet.serving.responses import Timing, as_json
 
 IMAGES = 64  # different ones, in turn
 

@@ -24,4 +24,4 @@ for _switch, _value in {
 }.items():
     os.environ.setdefault(_switch, _value)
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

@@ -2,7 +2,6 @@
 
 import ast
 import errno
-import importlib.util
 import inspect
 import logging
 import os
@@ -20,14 +19,16 @@ import dbrnet.commands.doctor
 import dbrnet.commands.registry
 import dbrnet.commands.start
 import dbrnet.commands.use
-import dbrnet.commands.worker  # noqa: F401  (each adds its commands to the app)
+import dbrnet.commands.worker
 from dbrnet.addresses import RedactingFormatter, redact, redact_log
-from dbrnet.commands import OPERATE, PIPELINE, app
+from dbrnet.commands import EMPTY_PATH, OPERATE, PIPELINE, app, reflow
 from dbrnet.errors import JobError, UserError
 from dbrnet.files import require_apart, require_output
 from dbrnet.process_group import first_to_fail, process_group
 from dbrnet.progress import duration, say
 from dbrnet.steps import BY_NAME, STAGES, STEPS, TASKS, Step
+
+__all__ = ["app", "call", "main", "run"]
 
 OUT = "the folder to write: new, empty, or one that this command wrote before, whose files it replaces"
 PARAMS = Path("params.yaml")
@@ -78,7 +79,7 @@ def call(name: str, section: str, **arguments: Any) -> Any:
 
 def _path(name: str, value: str | Path | None) -> Path | None:
     if value == "":
-        raise UserError(f"{name}: the path is empty; give a path")
+        raise UserError(f"{name}: {EMPTY_PATH}")
     return None if value is None else Path(value)
 
 
@@ -172,7 +173,7 @@ def _add_step(step: Step) -> None:
     arguments += [_argument("params", by_name, Path, "the parameters' file", PARAMS)]
     complete = not any(option.required for option in step.options)
     lines = [*([step.command_line()] if complete else []), *step.examples]
-    examples = "For example:\n\n" + "\n".join(f"- `{line}`" for line in lines)
+    examples = "For example:\n\n" + "\n".join(f"    {line}" for line in lines)
     command.__annotations__ = {}
     command.__signature__ = inspect.Signature(arguments)  # type: ignore[attr-defined]
     app.command(
@@ -190,8 +191,8 @@ def _argument(name: str, kind: Any, type_: Any, help: str, default: Any = inspec
 
 def _details(step: Step) -> str:
     """What the function's docstring says after its first line, read without the seconds that importing it takes."""
-    source = importlib.util.find_spec(step.location).loader.get_source(step.location)
-    functions = [node for node in ast.parse(source).body if isinstance(node, ast.FunctionDef)]
+    path = Path(__file__).parent.joinpath(*step.location.split(".")[1:]).with_suffix(".py")
+    functions = [node for node in ast.parse(path.read_text()).body if isinstance(node, ast.FunctionDef)]
     text = next(ast.get_docstring(node) for node in functions if node.name == step.identifier) or ""
     return text.partition("\n\n")[2]
 
@@ -215,8 +216,8 @@ def _announced(step: Step, arguments: Mapping[str, Any]) -> Iterator[None]:
 
 for _step in (*STEPS, *TASKS):
     _add_step(_step)
-for _name in app:
-    app[_name].help_epilogue = ""  # the app's own is not for each of its commands
+reflow(app)
+reflow(dbrnet.commands.registry.registry)
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -1,16 +1,17 @@
-"""Schedules by name: replaced such that never two of one name are enabled.
+"""Schedules by name: replaced so that never two of one name are enabled.
 
-Kubeflow changes a schedule in nothing but whether it is enabled, lets many have one name, and has no lock. So
-a schedule is put in another's place in four steps:
+Kubeflow can change nothing of a schedule but whether it is enabled, allows many of one name, and has no lock.
+So a schedule is replaced in four steps:
 
-1. make the new one, not enabled;
-2. read all of that name; if one was made later, withdraw the new one and say so;
+1. create the new one, not enabled;
+2. read all of that name; if another was created later, remove the new one and report it;
 3. remove the others;
 4. enable the new one, which fails if somebody has removed it meanwhile.
 
-Two that do this at once cannot both pass: whoever made its own later sees the other's in step 2, and enables
-its own only after it has removed the other's, which then can no longer be enabled. Killed between the steps,
-the old one is still enabled, or for the moment none; what is left over goes when the command is run again.
+Two processes that do this at once cannot both succeed. The one whose schedule is later sees the other's in
+step 2, and enables its own only after it has removed the other's, which then can no longer be enabled. Killed
+between the steps, the old one is still enabled, or for the moment none is; running the command again removes
+what is left over.
 """
 
 from collections.abc import Mapping
@@ -29,29 +30,29 @@ def replace(
     experiment: str,
     parameters: Mapping[str, str],
 ) -> int:
-    """Put a new schedule in the place of those called `name`; how many there were.
+    """Replace the schedules called `name` by a new one; returns how many there were.
 
     Raises `JobError` where somebody else does the same at this moment and is ahead.
     """
     new = cluster.add_schedule(package, name, cron, description, experiment, parameters)
-    known = cluster.schedules(name)
-    others = [one for one in known if one.id != new.id]
-    if len(others) == len(known) or any(_age(one) > _age(new) for one in others):
+    schedules = cluster.schedules(name)
+    others = [schedule for schedule in schedules if schedule.id != new.id]
+    if len(others) == len(schedules) or any(_age(schedule) > _age(new) for schedule in others):
         cluster.remove(new)
         raise _overtaken(name)
-    for other in others:
-        cluster.remove(other)
+    for schedule in others:
+        cluster.remove(schedule)
     if not cluster.enable(new):
         raise _overtaken(name)
     return len(others)
 
 
 def remove(cluster: Cluster, name: str) -> int:
-    """Remove all schedules called `name`; how many there were."""
-    found = cluster.schedules(name)
-    for one in found:
-        cluster.remove(one)
-    return len(found)
+    """Remove all schedules called `name`; returns how many there were."""
+    schedules = cluster.schedules(name)
+    for schedule in schedules:
+        cluster.remove(schedule)
+    return len(schedules)
 
 
 def _age(schedule: Schedule) -> tuple[float, str]:

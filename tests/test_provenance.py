@@ -65,6 +65,11 @@ def test_the_data_revision_is_dvcs_hash(project: Path) -> None:
     assert known(project) == ours | {"source_revision": f"{PUBLIC}@0123abc"}
     importing.write_text(importing.read_text().replace(ours["source_hash"], "0" * 32 + ".dir"))
     assert known(project) == ours
+    # Nor does a signature reach what is recorded.
+    lock_file = project / "dvc.lock"
+    signed = "path: https://ann:SECRET@data.example/raw.zip?X-Amz-Signature=SECRET\n"
+    lock_file.write_text(lock_file.read_text().replace("path: data/raw\n", signed))
+    assert known(project) == ours | {"source": "https://data.example/raw.zip"}
     # A dataset that was changed outside of DVC since then has none.
     (project / "data/dataset/a.txt").unlink()
     (project / "data/dataset/a.txt").write_text("other")

@@ -1,14 +1,8 @@
-"""The Kubernetes API as the pod's service account may use it: the one door to the client library.
+"""The Kubernetes API with the rights of the pod's service account: the only module that uses its client library."""
 
-An API that is away or overloaded is waited for; what someone has to mend is told in one line.
-"""
-
-import logging
-import random
-import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from kubernetes.client import ApiClient, ApiException, Configuration, CoreV1Api, CustomObjectsApi
 from kubernetes.config import ConfigException
@@ -18,23 +12,18 @@ from urllib3.exceptions import HTTPError
 from dbrnet.addresses import redact
 from dbrnet.cluster.trainjob import GROUP, PLURAL, VERSION
 from dbrnet.errors import JobError, UserError
-
-log = logging.getLogger(__name__)
+from dbrnet.retries import KUBERNETES, UnavailableError
 
 SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")  # in every pod
-POD_LABEL = "jobset.sigs.k8s.io/jobset-name"  # of a TrainJob's pods: its name
-AWAY_SECONDS = 600.0  # the API may be away for so long
-PAUSES = (1.0, 2.0, 4.0, 8.0, 16.0, 30.0)  # between tries; the last is repeated
-_TIMEOUT = (10, 60)  # seconds to connect, to answer
-
-Result = TypeVar("Result")
+POD_LABEL = "jobset.sigs.k8s.io/jobset-name"  # on a TrainJob's pods: its name
+_TIMEOUT = {"_request_timeout": (10, 60)}  # seconds to connect, to answer
 
 
 class Cluster:
     """The TrainJobs of this pod's namespace, and their pods.
 
-    Raises `UserError` outside of a pod and where the service account lacks a right, `JobError` where the API
-    stays away.
+    An API that is unavailable or overloaded is waited for (`retries.KUBERNETES`). Raises `UserError` outside
+    of a pod and where the service account lacks a right, `JobError` where the API stays unavailable.
     """
 
     def __init__(self) -> None:
@@ -45,114 +34,83 @@ class Cluster:
             self.namespace = (SERVICE_ACCOUNT / "namespace").read_text().strip()
         except (ConfigException, FileNotFoundError):
             raise UserError(
-                "train.nodes above 1 trains on a Kubernetes cluster, and this is none of its pods; run the "
+                "train.nodes above 1 trains on a Kubernetes cluster and must run inside a pod of it; run the "
                 "pipeline there, or set train.nodes to 1"
             ) from None
-        configuration.retries = False  # ours, below
+        configuration.retries = False  # urllib3's have no limit of time, and submitting may be repeated too
         client = ApiClient(configuration)
         self._objects, self._core = CustomObjectsApi(client), CoreV1Api(client)
-        self._place = {"group": GROUP, "version": VERSION, "namespace": self.namespace, "plural": PLURAL}
+        self._kind = {"group": GROUP, "version": VERSION, "namespace": self.namespace, "plural": PLURAL, **_TIMEOUT}
 
     def create(self, job: dict[str, Any]) -> bool:
-        """Create the TrainJob; False where there is one of its name."""
-
-        def post() -> bool:
-            try:
-                self._objects.create_namespaced_custom_object(
-                    **self._place, body=job, field_validation="Strict", _request_timeout=_TIMEOUT
-                )
-            except ApiException as error:
-                if error.status == 409:
-                    return False
-                raise
-            return True
-
-        return self._asked(post, "create trainjobs")
+        """Create the TrainJob; False where one of its name exists."""
+        create = self._objects.create_namespaced_custom_object
+        created = self._call(
+            "create trainjobs", lambda: create(**self._kind, body=job, field_validation="Strict"), unless=409
+        )
+        return created is not None
 
     def job(self, name: str) -> dict[str, Any] | None:
         """The TrainJob, or None."""
-
-        def get() -> dict[str, Any] | None:
-            try:
-                found: dict[str, Any] = self._objects.get_namespaced_custom_object(
-                    **self._place, name=name, _request_timeout=_TIMEOUT
-                )
-            except ApiException as error:
-                if error.status == 404:
-                    return None
-                raise
-            return found
-
-        return self._asked(get, "get trainjobs")
+        get = self._objects.get_namespaced_custom_object
+        job: dict[str, Any] | None = self._call("get trainjobs", lambda: get(**self._kind, name=name), unless=404)
+        return job
 
     def delete(self, name: str) -> None:
-        """Delete the TrainJob with its pods, if there is one; it may take a moment to be gone."""
-
-        def remove() -> None:
-            try:
-                self._objects.delete_namespaced_custom_object(
-                    **self._place, name=name, propagation_policy="Foreground", _request_timeout=_TIMEOUT
-                )
-            except ApiException as error:
-                if error.status != 404:
-                    raise
-
-        self._asked(remove, "delete trainjobs")
+        """Delete the TrainJob with its pods, if it exists; this may take a moment to finish."""
+        delete = self._objects.delete_namespaced_custom_object
+        self._call(
+            "delete trainjobs", lambda: delete(**self._kind, name=name, propagation_policy="Foreground"), unless=404
+        )
 
     def pods(self, name: str) -> list[Any]:
         """The TrainJob's pods, as the client library's V1Pod."""
         selector = f"{POD_LABEL}={name}"
-        listed = self._asked(
-            lambda: self._core.list_namespaced_pod(self.namespace, label_selector=selector, _request_timeout=_TIMEOUT),
-            "list pods",
+        pods = self._call(
+            "list pods", lambda: self._core.list_namespaced_pod(self.namespace, label_selector=selector, **_TIMEOUT)
         )
-        return list(listed.items)
+        return list(pods.items)
 
-    def failures_to_create(self, name: str) -> list[str]:
-        """What the cluster said when it could not make the TrainJob's pods, latest last."""
-        listed = self._asked(
-            lambda: self._core.list_namespaced_event(
-                self.namespace, field_selector="reason=FailedCreate", _request_timeout=_TIMEOUT
-            ),
+    def creation_failures(self, name: str) -> list[str]:
+        """The cluster's messages that it could not create the TrainJob's pods, latest last."""
+        events = self._call(
             "list events",
+            lambda: self._core.list_namespaced_event(self.namespace, field_selector="reason=FailedCreate", **_TIMEOUT),
         )
-        return [event.message for event in listed.items if event.involved_object.name.startswith(name)]
+        return [event.message for event in events.items if event.involved_object.name.startswith(name)]
 
-    def _asked(self, action: Callable[[], Result], right: str) -> Result:
-        """What `action` returns, tried again for `AWAY_SECONDS` while the API is away or overloaded."""
-        began, tries = time.monotonic(), 0
-        while True:
-            try:
-                return action()
-            except ApiException as error:
-                if 0 < error.status < 500 and error.status != 429:
-                    raise self._refused(error, right) from None
-                reason = f"it answers {error.status}" if error.status else str(error.reason)  # of TLS
-            except (HTTPError, OSError) as error:
-                reason = type(error).__name__
-            if time.monotonic() - began > AWAY_SECONDS:
-                raise JobError(
-                    f"the Kubernetes API has been away for {AWAY_SECONDS / 60:.0f} minutes ({reason}); run "
-                    "it again: a train job that was submitted goes on, and is joined"
-                )
-            pause = PAUSES[min(tries, len(PAUSES) - 1)] * random.uniform(0.5, 1)  # noqa: S311
-            log.info("the Kubernetes API is away (%s); trying again in %.0f s", reason, pause)
-            time.sleep(pause)
-            tries += 1
+    @KUBERNETES.retried
+    def _call(self, right: str, action: Callable[[], Any], unless: int = 0) -> Any:
+        """The result of `action`, which needs a right, or None where the API answers with the status `unless`."""
+        try:
+            return action()
+        except ApiException as error:
+            if error.status == unless:
+                return None
+            if 0 < error.status < 500 and error.status != 429:
+                raise self._refused(error, right) from None
+            reason = f"it answers {error.status}" if error.status else str(error.reason)  # 0: TLS
+        except (HTTPError, OSError) as error:
+            reason = type(error).__name__
+        raise UnavailableError(
+            f"the Kubernetes API is unavailable ({reason})",
+            "run it again: a train job that was submitted goes on, and is joined",
+        )
 
     def _refused(self, error: ApiException, right: str) -> UserError | JobError:
-        said = redact(" ".join(str(error.body or error.reason).split()))[:300]
-        if "exceeded quota" in said:
-            return JobError(f"the namespace's quota has no room for the train job: {said}")
+        message = redact(" ".join(str(error.body or error.reason).split()))[:300]
+        if "exceeded quota" in message:
+            return JobError(f"the namespace's quota has no room for the train job: {message}")
         if error.status == 401:
             return UserError("the Kubernetes API does not accept the service account's token; restart the pod")
         if error.status == 403:
             return UserError(
-                f"the service account of namespace {self.namespace} may not {right}; give it the role for that: {said}"
+                f"the service account of namespace {self.namespace} may not {right}; give it the role for that: "
+                f"{message}"
             )
         if error.status == 404:
             return UserError(
                 f"the cluster knows no {PLURAL} of {GROUP}/{VERSION}; have Kubeflow Trainer installed, or "
                 "set train.nodes to 1"
             )
-        return UserError(f"the Kubernetes API refuses to {right} ({error.status}): {said}")
+        return UserError(f"the Kubernetes API refuses to {right} ({error.status}): {message}")

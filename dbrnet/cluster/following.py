@@ -1,4 +1,4 @@
-"""Following a TrainJob to its end, and saying what keeps it from starting or why it failed."""
+"""Waiting for a TrainJob to end, and reporting what keeps it from starting or why it failed."""
 
 import logging
 import time
@@ -11,10 +11,10 @@ from dbrnet.errors import JobError
 
 log = logging.getLogger(__name__)
 
-# A job that does not start is given up after so many seconds:
-MISSING_SECONDS = 300.0  # while an image or a secret is missing, for a registry may be away for a moment
+# Seconds after which a job that does not start is given up:
+MISSING_SECONDS = 300.0  # while an image or a secret is missing: a registry may be unavailable for a moment
 ROOM_SECONDS = 3600.0  # while the cluster has no room for the pods
-POLL_SECONDS = 15.0  # between two looks, at most
+POLL_SECONDS = 15.0  # between two polls, at most
 
 _UNUSABLE_IMAGE = {"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull"}
 _UNUSABLE_SETTINGS = {"CreateContainerConfigError", "CreateContainerError"}
@@ -22,9 +22,9 @@ _UNUSABLE_SETTINGS = {"CreateContainerConfigError", "CreateContainerError"}
 
 @dataclass(frozen=True)
 class _Obstacle:
-    """What keeps a job from running: a line, and whether others' jobs ending may mend it."""
+    """What keeps a job from starting, and whether it goes away when other jobs end."""
 
-    line: str
+    message: str
     may_pass: bool
 
     @property
@@ -35,8 +35,8 @@ class _Obstacle:
 def follow(cluster: Cluster, name: str) -> None:
     """Return when the TrainJob is complete.
 
-    Raises `JobError` with the reason when it failed, was deleted, or does not start: then it is deleted, so
-    that it holds no place in the cluster.
+    Raises `JobError` with the reason when it failed, was deleted, or does not start. One that does not start is
+    deleted, so that it holds no place in the cluster.
     """
     last: _Obstacle | None = None
     pause, since = min(1.0, POLL_SECONDS), time.monotonic()
@@ -52,12 +52,12 @@ def follow(cluster: Cluster, name: str) -> None:
         obstacle = _obstacle(cluster, name, job)
         if obstacle is None or last is None or obstacle.may_pass != last.may_pass:
             since = time.monotonic()
-        if obstacle and (last is None or obstacle.line != last.line):
-            log.info("the train job %s waits: %s", name, obstacle.line)
+        if obstacle and (last is None or obstacle.message != last.message):
+            log.info("the train job %s waits: %s", name, obstacle.message)
         last = obstacle
         if obstacle and time.monotonic() - since >= obstacle.patience:
             cluster.delete(name)
-            raise JobError(f"the train job {name} did not start: {obstacle.line}")
+            raise JobError(f"the train job {name} did not start: {obstacle.message}")
         time.sleep(pause)
         pause = min(1.5 * pause, POLL_SECONDS)
 
@@ -68,20 +68,20 @@ def has_failed(job: dict[str, Any]) -> bool:
 
 
 def _conditions(job: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    found = job.get("status", {}).get("conditions", [])
-    return {condition["type"]: condition for condition in found if condition["status"] == "True"}
+    conditions = job.get("status", {}).get("conditions", [])
+    return {condition["type"]: condition for condition in conditions if condition["status"] == "True"}
 
 
 def _why_failed(name: str, condition: dict[str, Any], pods: list[Any]) -> str:
     if condition.get("reason") == "DeadlineExceeded":
         return f"the train job {name} was ended at its deadline of {DEADLINE_HOURS} hours; run it again to go on"
-    words = [word for pod in pods if (word := _last_words(pod))]
-    said = words[0] if words else f"{condition.get('reason')}: {condition.get('message')}"
-    return f"the train job {name} failed: {said}; its logs: kubectl logs -l {POD_LABEL}={name}"
+    reasons = [reason for pod in pods if (reason := _pod_failure(pod))]
+    reason = reasons[0] if reasons else f"{condition.get('reason')}: {condition.get('message')}"
+    return f"the train job {name} failed: {reason}; its logs: kubectl logs -l {POD_LABEL}={name}"
 
 
-def _last_words(pod: Any) -> str | None:
-    """What a container of the pod said as it died, or what killed it."""
+def _pod_failure(pod: Any) -> str | None:
+    """The last message of a container of the pod that failed, or what ended it."""
     for status in pod.status.container_statuses or ():
         ended = status.state.terminated or (status.last_state and status.last_state.terminated)
         if ended and ended.exit_code:
@@ -97,10 +97,10 @@ def _obstacle(cluster: Cluster, name: str, job: dict[str, Any]) -> _Obstacle | N
     trainer = job["spec"]["trainer"]
     pods = cluster.pods(name)
     for pod in pods:
-        if found := _pod_obstacle(pod, trainer["image"]):
-            return found
-    if len(pods) < trainer["numNodes"] and (said := cluster.failures_to_create(name)):
-        return _Obstacle(f"its pods cannot be made: {said[-1]}", may_pass=True)
+        if obstacle := _pod_obstacle(pod, trainer["image"]):
+            return obstacle
+    if len(pods) < trainer["numNodes"] and (messages := cluster.creation_failures(name)):
+        return _Obstacle(f"its pods cannot be made: {messages[-1]}", may_pass=True)
     return None
 
 

@@ -1,10 +1,10 @@
-"""Training on several nodes: the data sent to S3, a TrainJob run to its end, the result fetched.
+"""Training on several nodes: the data is sent to S3, a TrainJob runs to its end, the result is fetched.
 
-Below DBRNET_STAGING, an s3:// prefix:
+Below the staging area, the s3:// prefix of DBRNET_STAGING:
 
 datasets/HASH/      each dataset once, named after its tables
-jobs/NAME/given/    what a training is given: its parameters, the split, where the dataset lies
-jobs/NAME/trained/  what it wrote
+jobs/NAME/given/    a training's inputs: parameters, split, address of the dataset
+jobs/NAME/trained/  its outputs
 """
 
 import hashlib
@@ -28,60 +28,45 @@ from dbrnet.storage.object_store import MANIFEST, S3Folder, receive_folder, send
 
 log = logging.getLogger(__name__)
 
-PASSED_ON = ("MLFLOW_RUN_ID",)  # to the job, where they are set
+PASSED_ON = ("MLFLOW_RUN_ID",)  # environment variables of the job, where they are set
 _PARAMS_FILE, _JOB_SPEC_FILE, _SPLIT = "params.json", "job_spec.json", "split"
 
 
 def train_on_nodes(params: str, dataset: Path, split: Path, *, out: Path, nodes: int, processes: int) -> None:
-    """Run `dbrnet train` with `params` (its section, as JSON) in a TrainJob; what it writes becomes `out`.
+    """Run `dbrnet train` with `params` (its section, as JSON) in a TrainJob, and fetch its outputs to `out`.
 
-    The job is named after all that it is given, image included: killed and run again, this joins the job that
-    runs, or fetches what it has written; one that failed goes on from its checkpoint. The environment says
-    DBRNET_IMAGE (by digest), DBRNET_STAGING and, to train on GPUs, DBRNET_ACCELERATOR=nvidia.com/gpu.
-    Raises `UserError` and `JobError` as `Cluster`, `follow` and `S3Folder` do.
+    The job is named after all of its inputs, the image included. So a second call joins a running job, takes
+    the result of a finished one, and continues a failed one from its checkpoint. The environment names the
+    image (DBRNET_IMAGE, by digest), the staging area (DBRNET_STAGING) and, to train on GPUs, the accelerator
+    (DBRNET_ACCELERATOR=nvidia.com/gpu). Raises `UserError` and `JobError` as `Cluster`, `follow` and
+    `S3Folder` do.
     """
     cluster = Cluster()
-    asked = Nodes(nodes, processes, _image(), os.environ.get("DBRNET_ACCELERATOR", ""))
-    exchange = _exchange()
+    request = Nodes(nodes, processes, _image(), os.environ.get("DBRNET_ACCELERATOR", ""))
+    staging = _staging()
     tables = _digest(sha256_file(dataset / SAMPLES_FILE), sha256_file(dataset / CARD_FILE))
-    source = f"{exchange}datasets/{tables}/"
+    source = f"{staging}datasets/{tables}/"
     passed_on = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
-    parts = [sha256_file(path) for path in sorted(split.iterdir())]
-    name = f"dbrnet-{_digest(params, tables, *parts, str(asked), json.dumps(passed_on))}"
-    job_spec = f"{exchange}jobs/{name}/"
+    split_hashes = [sha256_file(path) for path in sorted(split.iterdir())]
+    name = f"dbrnet-{_digest(params, tables, *split_hashes, str(request), json.dumps(passed_on))}"
+    job_spec = f"{staging}jobs/{name}/"
     if _is_done(job_spec):
         log.info("the train job %s has run before: its result is taken", name)
     else:
         send_dataset(open_dataset(dataset), source)
-        _send_given(job_spec, params, source, split)
-        _submit(cluster, name, render(name, job_spec, asked, passed_on))
+        send_job_spec(job_spec, params, source, split)
+        _submit(cluster, name, render(name, job_spec, request, passed_on))
         try:
             follow(cluster, name)
         except JobError:
-            if not _is_done(job_spec):  # sent before the job failed, or another removed it
+            if not _is_done(job_spec):  # sent before the job failed, or another call removed the job
                 raise
     receive_folder(f"{job_spec}trained/", out, "train")
     cluster.delete(name)
 
 
-def fetch_job_spec(job_spec: str, folder: Path) -> tuple[str, Path, Path]:
-    """On a node: the parameters, the dataset (whose images come when they are used) and the split.
-
-    A node's processes share what they fetch of the dataset.
-    """
-    given = receive_folder(f"{job_spec}given/", folder / "given", "node")
-    source = read_json(given / _JOB_SPEC_FILE)["dataset"]
-    dataset = Path(tempfile.gettempdir()) / f"dbrnet-{_digest(source)}"
-    link_dataset(source, dataset)
-    return (given / _PARAMS_FILE).read_text(), dataset, given / _SPLIT
-
-
-def send_result(trained: Path, job_spec: str) -> None:
-    """On a node: what `dbrnet train` wrote goes back."""
-    send_folder(trained, f"{job_spec}trained/")
-
-
-def _send_given(job_spec: str, params: str, source: str, split: Path) -> None:
+def send_job_spec(job_spec: str, params: str, source: str, split: Path) -> None:
+    """Send what the nodes need: the parameters, the dataset's address `source` and the split."""
     with tempfile.TemporaryDirectory() as given:
         (Path(given) / _PARAMS_FILE).write_text(params)
         write_json(Path(given) / _JOB_SPEC_FILE, {"dataset": source})
@@ -89,22 +74,39 @@ def _send_given(job_spec: str, params: str, source: str, split: Path) -> None:
         send_folder(Path(given), f"{job_spec}given/")
 
 
+def fetch_job_spec(job_spec: str, folder: Path) -> tuple[str, Path, Path]:
+    """On a node: the parameters, the dataset (whose images are fetched when they are used) and the split.
+
+    The processes of a node share the dataset's folder.
+    """
+    given = receive_folder(f"{job_spec}given/", folder / "given", "worker")
+    source = read_json(given / _JOB_SPEC_FILE)["dataset"]
+    dataset = Path(tempfile.gettempdir()) / f"dbrnet-{_digest(source)}"
+    link_dataset(source, dataset)
+    return (given / _PARAMS_FILE).read_text(), dataset, given / _SPLIT
+
+
+def send_result(trained: Path, job_spec: str) -> None:
+    """On a node: send what `dbrnet train` wrote to the staging area."""
+    send_folder(trained, f"{job_spec}trained/")
+
+
 def _is_done(job_spec: str) -> bool:
-    """Whether the result is there, whole: its manifest is sent last."""
+    """Whether the whole result is there: its manifest is sent last."""
     return MANIFEST in S3Folder(f"{job_spec}trained/").sizes()
 
 
 def _submit(cluster: Cluster, name: str, job: dict[str, object]) -> None:
-    """See to it that the TrainJob runs or has run; one that failed makes place for a new one."""
+    """Create the TrainJob or join the one of its name; a failed one is replaced."""
     while not cluster.create(job):
         previous = cluster.job(name)
         if previous is None:
             continue
-        leaving = "deletionTimestamp" in previous["metadata"]
-        if not leaving and not has_failed(previous):
+        is_leaving = "deletionTimestamp" in previous["metadata"]
+        if not is_leaving and not has_failed(previous):
             log.info("joining the train job %s, which was submitted before", name)
             return
-        if not leaving:
+        if not is_leaving:
             cluster.delete(name)
         time.sleep(1)
     log.info("submitted the train job %s; see it with: kubectl get trainjob %s", name, name)
@@ -119,13 +121,13 @@ def _image() -> str:
     return image
 
 
-def _exchange() -> str:
-    exchange = os.environ.get("DBRNET_STAGING", "")
-    if not exchange.startswith("s3://"):
+def _staging() -> str:
+    staging = os.environ.get("DBRNET_STAGING", "")
+    if not staging.startswith("s3://"):
         raise UserError(
             "training on several nodes needs a place to send data to: set DBRNET_STAGING to an s3:// prefix"
         )
-    return exchange.rstrip("/") + "/"
+    return staging.rstrip("/") + "/"
 
 
 def _digest(*parts: str) -> str:

@@ -1,7 +1,7 @@
 """The TrainJob (Kubeflow Trainer, schema v2.3.0) that trains on several nodes, as a Kubernetes object.
 
-Kubeflow's runtime `torch-distributed` starts one pod a node and tells torchrun in it, by PET_* variables,
-how many nodes and processes there are, which node this is and where the first one listens.
+Kubeflow's runtime `torch-distributed` starts one pod per node. Its PET_* variables give torchrun the numbers
+of nodes and processes, the rank of the node and the address of the first one.
 """
 
 from dataclasses import dataclass
@@ -9,12 +9,12 @@ from typing import Any
 
 GROUP, VERSION, PLURAL = "trainer.kubeflow.org", "v1alpha1", "trainjobs"
 RUNTIME = "torch-distributed"
-NODE = "node"  # what that runtime calls its replicated job and the container in it
+NODE = "node"  # that runtime's name for its replicated job and the container in it
 DEADLINE_HOURS = 48
 CHECKPOINTS = "/checkpoints"
 USER = 10001  # the image's
 
-# What each process is given; accelerators come on top.
+# Resources per process, besides accelerators.
 CPU, MEMORY_GIB = 8, 32
 
 SETTINGS = {"dbrnet": ("MLFLOW_TRACKING_URI", "AWS_ENDPOINT_URL", "AWS_DEFAULT_REGION")}  # ConfigMap: keys
@@ -31,16 +31,16 @@ VOLUMES: dict[str, tuple[str, dict[str, Any]]] = {  # name: where it is mounted,
 
 @dataclass(frozen=True)
 class Nodes:
-    """How many nodes of what kind run which image."""
+    """The nodes that a training runs on, and their image."""
 
     count: int
-    processes: int  # of each node; with an accelerator each process has one
+    processes: int  # per node; each has one accelerator, if any
     image: str  # by digest
     accelerator: str = ""  # the resource's name, such as nvidia.com/gpu; empty: train on CPUs
 
 
 def render(name: str, job_spec: str, nodes: Nodes, environment: dict[str, str]) -> dict[str, Any]:
-    """The TrainJob `name`, whose processes each run `dbrnet worker JOB_SPEC`, with `environment` on top."""
+    """The TrainJob `name`: each process runs `dbrnet worker JOB_SPEC`, with `environment` besides its own."""
     amounts = {"cpu": str(CPU * nodes.processes), "memory": f"{MEMORY_GIB * nodes.processes}Gi"}
     if nodes.accelerator:
         amounts[nodes.accelerator] = str(nodes.processes)
@@ -75,7 +75,7 @@ def _pod_patch() -> dict[str, Any]:
     labels = {
         "app.kubernetes.io/part-of": "dbrnet",
         "app.kubernetes.io/component": "train",
-        "sidecar.istio.io/inject": "false",  # a mesh would keep nodes from each other, and pods from ending
+        "sidecar.istio.io/inject": "false",  # a mesh would block the nodes' connections and keep pods alive
     }
     locked = {
         "runAsNonRoot": True,
@@ -86,7 +86,7 @@ def _pod_patch() -> dict[str, Any]:
     }
     mounts = [{"name": name, "mountPath": path} for name, (path, _) in VOLUMES.items()]
     pod = {
-        "securityContext": {"fsGroup": USER},  # who may write to the volumes
+        "securityContext": {"fsGroup": USER},  # may write to the volumes
         "volumes": [{"name": name, **kind} for name, (_, kind) in VOLUMES.items()],
         "containers": [{"name": NODE, "securityContext": locked, "volumeMounts": mounts}],
     }
@@ -94,14 +94,11 @@ def _pod_patch() -> dict[str, Any]:
 
 
 def _environment(values: dict[str, str]) -> list[dict[str, Any]]:
-    """Addresses and credentials by reference, as the single-node task has them, and `values` as they are."""
+    """`values`, and references to the addresses and credentials that a task on a single node has too."""
     entries: list[dict[str, Any]] = [{"name": key, "value": value} for key, value in values.items()]
-    for name, keys in SETTINGS.items():
-        entries += [_reference("configMapKeyRef", name, key, optional=True) for key in keys]
-    for secret, secret_keys in SECRETS.items():
-        entries += [_reference("secretKeyRef", secret, key, optional=False) for key in secret_keys]
+    for kind, sources, optional in (("configMapKeyRef", SETTINGS, True), ("secretKeyRef", SECRETS, False)):
+        for name, keys in sources.items():
+            for key in keys:
+                reference = {kind: {"name": name, "key": key, "optional": optional}}
+                entries.append({"name": key, "valueFrom": reference})
     return entries
-
-
-def _reference(kind: str, name: str, key: str, *, optional: bool) -> dict[str, Any]:
-    return {"name": key, "valueFrom": {kind: {"name": name, "key": key, "optional": optional}}}

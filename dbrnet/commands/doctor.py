@@ -1,12 +1,9 @@
 """`dbrnet doctor`: what this machine has, what is missing, and how to get it."""
 
-import importlib
 import os
 import shutil
 import sys
 import threading
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from importlib import metadata
@@ -49,8 +46,8 @@ def doctor(*, json: Json = False) -> None:
 
     For example:
 
-    - `dbrnet doctor`
-    - `dbrnet doctor --json`
+        dbrnet doctor
+        dbrnet doctor --json
     """
     checks = [*_libraries(), *_runtimes(), *_devices(), _disk(), *_stores(), _params()]
     broken = [check.name for check in checks if check.status == "broken"]
@@ -92,12 +89,13 @@ def _version(name: str) -> str | None:
 def _runtimes() -> Iterator[Check]:
     """Each runtime that export.runtimes may name. Imports them all: a broken installation shows there only."""
     try:
-        runtimes = importlib.import_module("dbrnet.inference.runtimes.registry")
+        from dbrnet.inference.runtimes import RUNTIMES
+        from dbrnet.inference.runtimes.registry import why_not_available
     except (ImportError, OSError) as error:
         yield Check("runtimes", "broken", f"they cannot be imported: {error}")
         return
-    for name in runtimes.RUNTIMES:
-        reason = runtimes.why_not_available(name)
+    for name in RUNTIMES:
+        reason = why_not_available(name)
         yield Check(name, "missing" if reason else "ok", (reason or "available").removeprefix(f"{name} is "))
 
 
@@ -137,6 +135,9 @@ def _stores() -> Iterator[Check]:
 
 def _answer(address: str) -> str | None:
     """None where something answers at `address`, be it a refusal; else the reason, in bounded time."""
+    import urllib.error
+    import urllib.request
+
     reasons: list[str | None] = []
 
     def ask() -> None:

@@ -43,8 +43,8 @@ def history(
 
     For example:
 
-    - `dbrnet registry history`
-    - `dbrnet registry history --at 2026-11-01T06:00 --html ledger.html`
+        dbrnet registry history
+        dbrnet registry history --at 2026-11-01T06:00 --html ledger.html
 
     Args:
         at: a time, such as 2026-11-01 or 2026-11-01T06:00 (UTC unless it says otherwise): tell who was champion then
@@ -77,8 +77,8 @@ def show(version: Version, /, *, model_name: ModelName = None, json: Json = Fals
 
     For example:
 
-    - `dbrnet registry show 3`
-    - `dbrnet registry show 3 --json`
+        dbrnet registry show 3
+        dbrnet registry show 3 --json
     """
     model = _Model.open(model_name)
     state = model.ledger.state()
@@ -105,8 +105,8 @@ def diff(version: Version, other: Version, /, *, model_name: ModelName = None, j
 
     For example:
 
-    - `dbrnet registry diff 3 4`
-    - `dbrnet registry diff 3 4 --model-name strip-north`
+        dbrnet registry diff 3 4
+        dbrnet registry diff 3 4 --model-name strip-north
     """
     model = _Model.open(model_name)
     state = model.ledger.state()
@@ -127,8 +127,8 @@ def approve(version: Version, /, *, why: str | None = None, model_name: ModelNam
 
     For example:
 
-    - `dbrnet registry approve 4`
-    - `dbrnet registry approve 3 --why 'version 4 misses cracks'`
+        dbrnet registry approve 4
+        dbrnet registry approve 3 --why 'version 4 misses cracks'
 
     Args:
         why: the reason, for those who come after; needed where the version does not wait for a review
@@ -145,8 +145,8 @@ def reject(version: Version, /, *, why: Why, model_name: ModelName = None) -> No
 
     For example:
 
-    - `dbrnet registry reject 4 --why 'wrong labels'`
-    - `dbrnet registry reject 4 --why 'wrong labels' --model-name strip-north`
+        dbrnet registry reject 4 --why 'wrong labels'
+        dbrnet registry reject 4 --why 'wrong labels' --model-name strip-north
     """
     from dbrnet.registry import promotion
 
@@ -160,8 +160,8 @@ def rollback(*, why: Why, to: int | None = None, model_name: ModelName = None) -
 
     For example:
 
-    - `dbrnet registry rollback --why 'false positives on line 2'`
-    - `dbrnet registry rollback --to 2 --why 'as agreed'`
+        dbrnet registry rollback --why 'false positives on line 2'
+        dbrnet registry rollback --to 2 --why 'as agreed'
 
     Args:
         to: the version to go back to; without it the previous champion

@@ -1,4 +1,4 @@
-"""A training's measurements on their way to MLflow, which may be slow, away or hang without harm to it."""
+"""Sends a training's metrics to MLflow, which may be slow, unavailable or hang without harm to the training."""
 
 import logging
 import threading
@@ -20,30 +20,30 @@ log = logging.getLogger(__name__)
 RETRY = 30.0  # seconds between two tries to send to a store that failed
 PATIENCE = 20.0  # seconds that the end of a training waits for the store
 
-_SAMPLED = "system/cpu_utilization_percentage"  # among what MLflow measures of any machine
+_SAMPLED = "system/cpu_utilization_percentage"  # a system metric that every machine has
 
 
 class MetricLogger:
-    """Sends epochs, and how busy the machine is, to a run from a thread, and ends the run with the block.
+    """Context manager that sends epochs and system metrics to a run from a thread, and ends the run.
 
-    The store may fail at any time: what it did not take is kept, tried again every `RETRY` seconds and once
-    more at the end. Nothing here raises a store's failure or holds the block up; only its end may take up to
-    `PATIENCE` seconds. What was not sent by then stands in `missing`.
+    The store may fail at any time. Unsent metrics are kept, and sent again every `RETRY` seconds and once at the
+    end. A failure of the store is never raised and never delays the block; only its end may take up to
+    `PATIENCE` seconds. `missing` lists what was not sent by then.
     """
 
     def __init__(self, run: TrackedRun) -> None:
         self.run = run
         self._known = run.steps("loss") if run.resumed else set()
-        self._samples = len(run.steps(_SAMPLED)) if run.resumed else 0  # of the machine, taken so far
-        self._unsent: list[list[Metric]] = []  # every thread appends; the sender alone takes away
+        self._samples = len(run.steps(_SAMPLED)) if run.resumed else 0  # system metrics so far
+        self._unsent: list[list[Metric]] = []  # every thread appends; only the sender removes
         self._failed = False
-        self._news, self._closing = threading.Event(), threading.Event()
-        self._sender = threading.Thread(target=self._send_on, name="feed", daemon=True)
+        self._added, self._closing = threading.Event(), threading.Event()
+        self._sender = threading.Thread(target=self._run, name="metric logger", daemon=True)
 
     def __enter__(self) -> Self:
         self._sender.start()
         if MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING.get():
-            threading.Thread(target=self._watch, name="system metrics", daemon=True).start()
+            threading.Thread(target=self._watch_system, name="system metrics", daemon=True).start()
         return self
 
     def __exit__(
@@ -51,7 +51,7 @@ class MetricLogger:
     ) -> None:
         self._failed = error is not None
         self._closing.set()
-        self._news.set()
+        self._added.set()
         self._sender.join(PATIENCE)
         if missing := self.missing:
             log.warning(
@@ -62,27 +62,27 @@ class MetricLogger:
             )
 
     def add(self, row: Mapping[str, float]) -> None:
-        """Send an epoch: `epoch`, `loss` and what else was measured. One added before is left out."""
+        """Send an epoch: `epoch`, `loss` and other metrics. An epoch that was added before is ignored."""
         epoch = int(row["epoch"])
         if epoch not in self._known:
             self._known.add(epoch)
             self._unsent.append(self.run.epoch(row))
-            self._news.set()
+            self._added.set()
 
     @property
     def missing(self) -> list[int]:
-        """The epochs that are not known to have arrived, ascending."""
+        """The epochs that are not known to be stored, ascending."""
         return sorted({metric.step for metrics in self._unsent for metric in metrics if metric.key == "loss"})
 
-    def _send_on(self) -> None:
+    def _run(self) -> None:
         sent = True
         while True:
             if sent:
-                self._news.wait()
+                self._added.wait()
             else:
                 self._closing.wait(RETRY)
-            self._news.clear()
-            last = self._closing.is_set()  # then nothing is added any more
+            self._added.clear()
+            last = self._closing.is_set()  # nothing is added after it
             sent = self._send(failing=not sent)
             if last or (self._closing.is_set() and not sent):
                 break
@@ -91,10 +91,10 @@ class MetricLogger:
                 self.run.fail() if self._failed else self.run.finish()
 
     def _send(self, *, failing: bool) -> bool:
-        """Send what there is; whether that went well. Of failures in a row, the first alone is told."""
+        """Send all unsent metrics; returns whether that succeeded. Only the first of failures in a row is logged."""
         metrics = self._unsent[:]
         try:
-            # What had arrived without an answer and is sent again bears the same time, and is not doubled.
+            # Metrics whose response was lost are sent again with the same time, so MLflow does not store them twice.
             self.run.send(metrics)
         except JobError as error:
             if not failing:
@@ -105,8 +105,8 @@ class MetricLogger:
             log.info("the MLflow store %s answers again, and has what was kept for it", self.run.store)
         return True
 
-    def _watch(self) -> None:
-        """Measure the machine as MLflow does. Its own sender gives up for ever at the first lost call."""
+    def _watch_system(self) -> None:
+        """Measure the machine as MLflow does, whose own thread stops for good at the first lost request."""
         logging.getLogger("mlflow.system_metrics").setLevel(logging.WARNING)
         monitor = SystemMetricsMonitor(self.run.run_id, tracking_uri=self.run.store.uri)
         while True:
@@ -117,6 +117,6 @@ class MetricLogger:
             values = {f"system/{name}": value for name, value in monitor.aggregate_metrics().items()}
             self._unsent.append(metrics_of(values, self._samples, int(time.time() * 1000)))
             self._samples += 1
-            for part in monitor.monitors:
-                part.clear_metrics()
-            self._news.set()
+            for source in monitor.monitors:
+                source.clear_metrics()
+            self._added.set()

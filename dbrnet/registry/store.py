@@ -26,8 +26,8 @@ _BUSY = re.compile(  # what a database says while another process writes
 patient = MLFLOW.retried  # for functions that may be repeated without harm: waits for a store that is away
 repeatable = DATABASE.retried  # for such functions too: tries again while another process writes the same rows
 
-# A server that is away is reported in seconds, not minutes, no bars are drawn, and a training's machine is
-# measured; the user's settings win.
+# An unavailable server is reported in seconds, no progress bars are drawn, and a training's machine is measured.
+# The user's own settings take precedence.
 _SETTINGS = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "3",
     "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
@@ -38,7 +38,7 @@ _SETTINGS = {
 
 
 class Store:
-    """Where runs and model versions are kept: an MLflow server, or a database with a folder for artifacts."""
+    """Holds runs and model versions: an MLflow server, or a database with a folder for artifacts."""
 
     def __init__(self, uri: str, artifacts: Path) -> None:
         self.uri = uri
@@ -46,12 +46,12 @@ class Store:
 
     @property
     def is_server(self) -> bool:
-        """Whether an MLflow server answers, which then decides where artifacts lie."""
+        """Whether this is an MLflow server, which then chooses the place of artifacts."""
         return self.uri.startswith(_SERVERS)
 
     @property
     def is_begun(self) -> bool:
-        """Whether it is there already; only a SQLite file is made by its first use."""
+        """Whether the store exists; only a SQLite file is created by its first use."""
         return not self.uri.startswith("sqlite:///") or self._sqlite.exists()
 
     @property
@@ -60,7 +60,7 @@ class Store:
 
     @property
     def artifact_location(self) -> str | None:
-        """Where a new experiment keeps its artifacts; None: the server's choice."""
+        """Where a new experiment keeps its artifacts; None: the server chooses."""
         return None if self.is_server else self.artifacts.as_uri()
 
     def __str__(self) -> str:
@@ -77,7 +77,7 @@ class Store:
         return MlflowClient(self.uri, self.uri)
 
     def _prepare_sqlite(self, path: Path) -> None:
-        """Create the tables beside `path` and move them there whole: MLflow cannot mend half a schema.
+        """Create the tables in another file and move it to `path`: MLflow cannot repair half a schema.
 
         A file that cannot be written fails at once, where SQLAlchemy would retry for minutes.
         """
@@ -98,7 +98,7 @@ class Store:
 
     @contextmanager
     def asked(self) -> Iterator[MlflowClient]:
-        """Yield the client; whatever goes wrong with the store inside the block is a one-line `JobError`."""
+        """Yield the client; a failure of the store inside the block becomes a one-line `JobError`."""
         try:
             yield self.client
         except MlflowException as error:

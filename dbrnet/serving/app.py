@@ -1,4 +1,4 @@
-"""The service's addresses."""
+"""The service's routes."""
 
 import asyncio
 import logging
@@ -17,14 +17,13 @@ from dbrnet import __version__
 from dbrnet.errors import UserError
 from dbrnet.inference.runtimes.base import Answer
 from dbrnet.reports.html import templates
-from dbrnet.serving.answer import ErrorLine, Prediction, as_json, as_png, class_table
 from dbrnet.serving.metrics import Metrics
-from dbrnet.serving.refusal import Refusal
+from dbrnet.serving.responses import ErrorLine, Prediction, Refusal, Timing, as_json, as_png, class_table
 from dbrnet.serving.upload import Uploads
-from dbrnet.serving.worker import Timing, Worker
+from dbrnet.serving.worker import Worker
 
-GONE = 499  # nginx's status for a client that did not wait; nobody is sent it
-PAGE_MAY = (  # load nothing from anywhere, ask this service, and be in no other page's frame
+GONE = 499  # nginx's status for a client that did not wait; nobody receives it
+PAGE_POLICY = (  # the page loads nothing, sends requests to this service alone, and stands in no frame
     "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src blob: data:; "
     "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
@@ -42,7 +41,7 @@ Result = TypeVar("Result")
 
 
 def create_app(worker: Worker, *, model_name: str, max_bytes: int, hosts: list[str]) -> FastAPI:
-    """The application: images of at most `max_bytes`, asked for under one of `hosts` ("*": any)."""
+    """The application, for images of at most `max_bytes` and requests to one of `hosts` ("*": any)."""
     app = FastAPI(title="DBRNet", version=__version__, docs_url=None, redoc_url=None, redirect_slashes=False)
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=hosts, www_redirect=False)
     uploads, metrics = Uploads(max_bytes), Metrics(worker)
@@ -79,9 +78,9 @@ def create_app(worker: Worker, *, model_name: str, max_bytes: int, hosts: list[s
         openapi_extra={"requestBody": BODY},
     )
     async def predict(request: Request, bit_depth: Annotated[int, Query(ge=9, le=16)] = 16) -> Response:
-        """Find the defects in an image. `Accept: image/png` asks for the mask alone.
+        """Find the defects in an image. With `Accept: image/png` the response is the mask alone.
 
-        The values of a 16-bit image are taken to be below 2**bit_depth.
+        The values of a 16-bit image are below 2**bit_depth.
         """
         response = await answer(request, bit_depth)
         metrics.count(response.status_code)
@@ -89,24 +88,28 @@ def create_app(worker: Worker, *, model_name: str, max_bytes: int, hosts: list[s
 
     @app.get("/model")
     async def describe_model() -> dict[str, Any]:
-        """What the model's file says of itself, and where it runs."""
+        """The model's metadata, and where it runs."""
         return {
             "name": model_name,
-            **{"runtime": model.runtime, "precision": model.precision},
-            **{"device": model.device, "threads": model.threads},
+            "runtime": model.runtime,
+            "precision": model.precision,
+            "device": model.device,
+            "threads": model.threads,
             "classes": class_table(model.classes),
             "metadata": {key: value for key, value in model.metadata.items() if key != "classes"},
         }
 
     @app.get("/health/live")
     async def live() -> dict[str, str]:
-        """Whether the service answers."""
+        """200 while the service runs."""
         return {"status": "live"}
 
     @app.get("/health/ready", responses={503: {"model": ErrorLine}})
     async def ready() -> Response:
-        """Whether it takes images; 503 from the moment it is told to stop."""
-        return JSONResponse({"status": "ready"}) if worker.accepting else _STOPPING.response
+        """Whether it accepts images; 503 once it has begun to stop."""
+        if worker.accepting:
+            return JSONResponse({"status": "ready"})
+        return Refusal(503, "the service is stopping").response
 
     @app.get("/metrics", response_model=None)
     async def show_metrics() -> Response:
@@ -115,7 +118,7 @@ def create_app(worker: Worker, *, model_name: str, max_bytes: int, hosts: list[s
 
     @app.get("/", include_in_schema=False)
     async def show_page() -> HTMLResponse:
-        return HTMLResponse(page, headers={"Content-Security-Policy": PAGE_MAY})
+        return HTMLResponse(page, headers={"Content-Security-Policy": PAGE_POLICY})
 
     @app.exception_handler(HTTPException)
     async def refuse(request: Request, error: HTTPException) -> JSONResponse:
@@ -123,19 +126,16 @@ def create_app(worker: Worker, *, model_name: str, max_bytes: int, hosts: list[s
 
     @app.exception_handler(RequestValidationError)
     async def refuse_values(_: Request, error: RequestValidationError) -> JSONResponse:
-        said = error.errors()[0]
-        return Refusal(422, f"{said['loc'][-1]}: {said['msg']}").response
+        first = error.errors()[0]
+        return Refusal(422, f"{first['loc'][-1]}: {first['msg']}").response
 
     return app
 
 
-_STOPPING = Refusal(503, "the service is stopping")
-
-
 async def _while_connected(request: Request, work: Coroutine[Any, Any, Result]) -> Result:
-    """The result of `work`, which is cancelled when the client goes away: then raises `ClientDisconnect`."""
+    """The result of `work`; where the client disconnects, cancels it and raises `ClientDisconnect`."""
     task = asyncio.ensure_future(work)
-    gone = asyncio.ensure_future(request.receive())  # the body is read: what comes next is the disconnect
+    gone = asyncio.ensure_future(request.receive())  # the body is read, so the next message is the disconnect
     try:
         await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
         if not task.done():

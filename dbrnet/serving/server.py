@@ -14,12 +14,12 @@ from starlette.types import Receive, Scope, Send
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from dbrnet.errors import UserError
-from dbrnet.serving.refusal import busy
+from dbrnet.serving.responses import busy
 from dbrnet.serving.worker import Worker
 
 CONNECTIONS = 512  # more are answered 503
 HEADER_SECONDS = 10.0  # from a connection's beginning to the end of its first request's headers
-STOP_SECONDS = 25  # for what is queued when told to stop; Kubernetes kills after 30
+STOP_SECONDS = 25  # for the queue, after the signal to stop; Kubernetes kills after 30
 
 log = logging.getLogger(__name__)
 
@@ -38,19 +38,19 @@ def bind(host: str, port: int) -> socket.socket:
 
 
 def own_hosts(address: str) -> list[str]:
-    """The names under which the service may be asked for: on a loopback address none but this machine's.
+    """The host names that requests may use: on a loopback address only this machine's.
 
-    Else a web page whose name is made to point here could ask through a visitor's browser.
+    Otherwise a web page whose own name points here could send requests through its visitor's browser.
     """
     local = ipaddress.ip_address(address.partition("%")[0]).is_loopback
     return ["localhost", "127.0.0.1", "[::1]", address] if local else ["*"]
 
 
 def run(app: FastAPI, worker: Worker, listener: socket.socket) -> None:
-    """Serve until SIGTERM or SIGINT; then answer what is queued and return."""
-    crowded = _WhereCrowded(app)
+    """Serve until SIGTERM or SIGINT, then answer the queued requests and return."""
+    limited = _ConnectionLimit(app)
     config = uvicorn.Config(
-        crowded,
+        limited,
         http=_Protocol,
         ws="none",
         lifespan="off",
@@ -62,7 +62,7 @@ def run(app: FastAPI, worker: Worker, listener: socket.socket) -> None:
         timeout_graceful_shutdown=STOP_SECONDS,
     )
     server = _Server(config, worker)
-    crowded.connections = server.server_state.connections
+    limited.connections = server.server_state.connections
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: None)  # uvicorn raises them again when it has stopped
     try:
@@ -72,15 +72,15 @@ def run(app: FastAPI, worker: Worker, listener: socket.socket) -> None:
     log.info("stopped")
 
 
-class _WhereCrowded:
-    """The application, but for a 503 of its own kind while too many connections are open."""
+class _ConnectionLimit:
+    """The application, or a 503 while too many connections are open."""
 
     def __init__(self, app: FastAPI) -> None:
         self._app = app
         self.connections: Collection[object] = ()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """One request. (uvicorn's own limit would answer without Retry-After, and in plain text.)"""
+        """Handle a request. (uvicorn's own limit answers in plain text and without Retry-After.)"""
         if len(self.connections) <= CONNECTIONS:
             return await self._app(scope, receive, send)
         response = busy("too many connections are open").response
@@ -94,7 +94,7 @@ class _Server(uvicorn.Server):
         self._worker = worker
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Listen, and say so."""
+        """Listen, and log the address."""
         await super().startup(sockets)
         for listener in sockets or ():
             host, port = listener.getsockname()[:2]
@@ -102,18 +102,18 @@ class _Server(uvicorn.Server):
             log.info("ready: %s on http://%s:%d", self._worker.model.runtime, name, port)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Told to stop: not ready from now on."""
+        """On a signal to stop: not ready from now on."""
         self._worker.accepting = False
         super().handle_exit(sig, frame)
 
 
 class _Protocol(H11Protocol):
-    """uvicorn's, which alone would wait for ever for a connection's first request."""
+    """uvicorn's protocol, which by itself waits for ever for a connection's first request."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self.loop.call_later(HEADER_SECONDS, self._close_where_silent)
+        self.loop.call_later(HEADER_SECONDS, self._close_if_silent)
 
-    def _close_where_silent(self) -> None:
+    def _close_if_silent(self) -> None:
         if self.cycle is None:
             self.transport.close()

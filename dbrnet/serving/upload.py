@@ -1,4 +1,4 @@
-"""The image out of a request: bounded in size, in time, and in what all uploads hold together."""
+"""Reading the image of a request, with bounds on its size, its time and the memory of all uploads."""
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
@@ -8,10 +8,10 @@ from fastapi import Request
 from starlette.datastructures import Headers, UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 
-from dbrnet.serving.refusal import Refusal, busy
+from dbrnet.serving.responses import Refusal, busy
 
 UPLOAD_SECONDS = 20.0  # for the whole body
-TOGETHER = 8  # all images in memory, while they are sent and while they wait, take at most this many limits
+TOGETHER = 8  # all uploads in memory, arriving or waiting, take at most this many times the limit of one
 FORM = "multipart/form-data"
 UNKNOWN = "application/octet-stream"
 
@@ -25,15 +25,15 @@ class Uploads:
 
     @asynccontextmanager
     async def image(self, request: Request) -> AsyncIterator[bytes]:
-        """Yield the image's file, which counts as held in memory until the block ends.
+        """Yield the image's file; its bytes count as held in memory until the block ends.
 
-        The body is the file itself, or a form that holds one. Raises `Refusal` while reading: 413 too large,
-        408 too slow, 415 not declared as an image, 503 no memory for it now; `ClientDisconnect`.
+        The body is the file itself, or a form that holds one. Raises `ClientDisconnect` and these refusals: 408
+        too slow, 413 too large, 415 not declared as an image, 503 no memory for it now.
         """
         kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
         if kind not in {FORM, UNKNOWN} and not kind.startswith("image/"):
             raise Refusal(415, f"send one image, with Content-Type image/png or the like, or a form; not {kind!r}")
-        self._check(_declared_size(request))
+        self._check(int(request.headers.get("content-length", 0)))  # the server has checked that it is a number
         size = 0
 
         async def chunks() -> AsyncGenerator[bytes, None]:
@@ -49,8 +49,10 @@ class Uploads:
         try:
             try:
                 async with asyncio.timeout(UPLOAD_SECONDS):
-                    read = _file_in_form(request.headers, chunks()) if kind == FORM else _join(chunks())
-                    data = await read
+                    if kind == FORM:
+                        data = await _file_in_form(request.headers, chunks())
+                    else:
+                        data = b"".join([chunk async for chunk in chunks()])
             except TimeoutError:
                 raise Refusal(
                     408, f"the image was not there in {UPLOAD_SECONDS:.0f} s", {"Connection": "close"}
@@ -79,12 +81,3 @@ async def _file_in_form(headers: Headers, body: AsyncGenerator[bytes, None]) -> 
         if isinstance(value, UploadFile):
             return await value.read()
     raise Refusal(400, "the form holds no file; send one image")
-
-
-async def _join(body: AsyncGenerator[bytes, None]) -> bytes:
-    return b"".join([chunk async for chunk in body])
-
-
-def _declared_size(request: Request) -> int:
-    """Bytes, 0 where none are declared; the server has checked that it is a number."""
-    return int(request.headers.get("content-length", 0))

@@ -1,14 +1,13 @@
-"""The model's thread, and the queue before it.
+"""The model's thread and the queue in front of it.
 
-Each image takes one of a fixed number of places from its new_sample to its answer, so the queue is bounded.
-Its file waits as it came; only while the model works on one image is the next one decoded. Everything waits
-in the event loop, so that a request that is cancelled takes no thread's time any more.
+Each image takes one of a fixed number of places from its arrival to its response, so the queue is bounded.
+Images wait as encoded files; only the next one is decoded while the model works. All waiting is in the event
+loop, so a cancelled request takes no thread's time.
 """
 
 import asyncio
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from functools import partial
 from time import perf_counter
 from typing import TypeVar
@@ -18,7 +17,7 @@ import numpy as np
 from dbrnet.data.dataset import Image
 from dbrnet.inference.images import decode_image
 from dbrnet.inference.runtimes.base import Answer, Model
-from dbrnet.serving.refusal import busy
+from dbrnet.serving.responses import Timing, busy
 
 MAX_PIXELS = 2**24  # 4096 x 4096; the network then takes about 1.4 GB
 WARM_UP_SIZE = 256
@@ -26,25 +25,17 @@ WARM_UP_SIZE = 256
 Result = TypeVar("Result")
 
 
-@dataclass(frozen=True)
-class Timing:
-    """Seconds that an image took."""
-
-    waiting: float  # from its new_sample to the beginning of its inference
-    inference: float
-
-
 class Worker:
-    """Owns a model: it is opened, warmed up and asked in one thread of its own.
+    """Owns a model, which is opened, warmed up and used in a thread of its own.
 
-    `places`: how many images may wait or be worked on at a time.
+    At most `places` images wait or are processed at a time.
     """
 
     def __init__(self, open_model: Callable[[], Model], places: int) -> None:
         self.places = places
         self.taken = 0
         self.accepting = True  # False: the service is about to stop
-        self._ahead = asyncio.Semaphore(2)  # one image in the model, and the next one decoded
+        self._ahead = asyncio.Semaphore(2)  # one image in the model, and the next one being decoded
         self._model_thread = ThreadPoolExecutor(1, "model")
         self._image_threads = ThreadPoolExecutor(2, "images")
         self.model = self._model_thread.submit(self._open, open_model).result()
@@ -56,10 +47,10 @@ class Worker:
         return model
 
     async def answer(self, data: bytes, bit_depth: int, finish: Callable[[Answer, Timing], Result]) -> Result:
-        """Decode the image's file, ask the model, and `finish` its answer, none of it in the event loop.
+        """Decode the image's file, run the model, and `finish` its answer, all outside the event loop.
 
-        `bit_depth` is of 16-bit images. Raises `Refusal` where no place is free, `UserError` where it is no
-        image, one that is too small or one of more than MAX_PIXELS, and what else the model raises.
+        `bit_depth` is for 16-bit images. Raises `Refusal` where no place is free, `UserError` where the file is
+        no image, or its image is too small or has more than MAX_PIXELS, and what the model raises.
         """
         if self.taken >= self.places:
             raise busy(f"{self.places} images are waiting already")

@@ -1,4 +1,4 @@
-"""Unpacking archives that may have been made, or damaged, by anyone."""
+"""Unpacking archives that are not trusted: anyone may have made or damaged them."""
 
 import errno
 import lzma
@@ -32,10 +32,10 @@ _DAMAGE = (
 
 
 def open_source(source: Path, workdir: Path) -> Path:
-    """The folder that holds the source's files: `source` itself, or where its archive was unpacked.
+    """The folder that holds the source's files: `source` itself, or `workdir` with its archive unpacked.
 
-    Archives (.zip, .tar, .tar.gz, .tar.xz, .tar.bz2, told by content) are unpacked into `workdir`.
-    Raises `UserError` where the source is missing, damaged or not to be trusted.
+    Archives (.zip, .tar, .tar.gz, .tar.xz, .tar.bz2) are recognised by their content. Raises `UserError` where
+    the source is missing, damaged or unsafe.
     """
     if source.is_dir():
         return source
@@ -46,15 +46,15 @@ def open_source(source: Path, workdir: Path) -> Path:
 
 
 def unpack(archive: Path, target: Path, *, max_bytes: int = MAX_BYTES, max_members: int = MAX_MEMBERS) -> None:
-    """Unpack the plain files of `archive` under `target`, and refuse whatever else it holds.
+    """Unpack the plain files of `archive` under `target`.
 
-    Refused with a `UserError`: paths that leave the target, links and devices, a path that comes twice,
-    encryption, damage, more than `max_members` members, more than `max_bytes` bytes or, past the first GiB,
-    than `MAX_RATIO` times the archive's own. Sizes are counted while writing, since headers can lie. After
-    an error `target` may hold some of the files.
+    Raises `UserError` for paths that leave the target, links and devices, duplicate paths, encryption, damage,
+    more than `max_members` members, and more than `max_bytes` bytes or, past the first GiB, than `MAX_RATIO`
+    times the archive's own. Sizes are counted while writing, since headers can lie. After an error `target` may
+    hold some of the files.
     """
     target.mkdir(parents=True, exist_ok=True)
-    max_bytes = room = min(max_bytes, max(_FREE_BYTES, MAX_RATIO * archive.stat().st_size))
+    max_bytes = bytes_left = min(max_bytes, max(_FREE_BYTES, MAX_RATIO * archive.stat().st_size))
     try:
         for count, member in enumerate(_members(archive), start=1):
             if count > max_members:
@@ -66,8 +66,8 @@ def unpack(archive: Path, target: Path, *, max_bytes: int = MAX_BYTES, max_membe
             path.parent.mkdir(parents=True, exist_ok=True)
             with member.content, path.open("xb") as file:
                 while block := member.content.read(_BLOCK):
-                    room -= len(block)
-                    if room < 0:
+                    bytes_left -= len(block)
+                    if bytes_left < 0:
                         raise UserError(f"{archive} unpacks to more than {max_bytes} bytes; unpack it yourself")
                     file.write(block)
     except _DAMAGE as error:
@@ -91,11 +91,8 @@ class _Member:
 
 def _members(archive: Path) -> Iterator[_Member]:
     with archive.open("rb") as file:
-        start = file.read(4)
-    if start in (b"PK\x03\x04", b"PK\x05\x06"):
-        yield from _zip_members(archive)
-    else:
-        yield from _tar_members(archive)
+        is_zip = file.read(4) in (b"PK\x03\x04", b"PK\x05\x06")
+    return _zip_members(archive) if is_zip else _tar_members(archive)
 
 
 def _zip_members(archive: Path) -> Iterator[_Member]:
@@ -121,15 +118,15 @@ def _tar_members(archive: Path) -> Iterator[_Member]:
             if not (info.isfile() or info.isdir()):
                 raise UserError(f"{archive}: {info.name} is a link or a device; unpack it yourself")
             yield _Member(info.name, None if info.isdir() else opened.extractfile(info))
-        # tarfile takes a damaged header for the end; the true end is a block of zeros.
+        # tarfile takes a damaged header for the archive's end. The true end is a block of zeros.
         stream = opened.fileobj
         if stream is None or stream.seek(opened.offset) != opened.offset or stream.read(512) != bytes(512):
             raise tarfile.ReadError("a header is broken, or the end is missing")
-        stream.read(_BLOCK)  # to the end of a compressed stream, where its checksum is
+        stream.read(_BLOCK)  # a compressed stream has its checksum at its end
 
 
 def safe_path(name: str, source: Path | str) -> PurePosixPath:
-    """The member `name` of `source` as a path below a folder; a `UserError` where it would leave that."""
+    """The member `name` of `source` as a relative path; `UserError` where it would leave its folder."""
     path = PurePosixPath(name)
     if path.is_absolute() or ".." in path.parts or {"\\", "\0"} & set(name) or re.match("[A-Za-z]:", name):
         raise UserError(f"{source}: the path {name!r} would leave the folder it is unpacked to")

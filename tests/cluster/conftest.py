@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from dbrnet.retries import KUBERNETES
 from tests.cluster.kubernetes_stub import Stub
 
 IMAGE = "registry.example/dbrnet@sha256:" + 64 * "a"
@@ -20,7 +21,8 @@ def away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Stub:
     monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "127.0.0.1")
     monkeypatch.setenv("KUBERNETES_SERVICE_PORT", str(stub.port))
     monkeypatch.setattr("dbrnet.cluster.api.SERVICE_ACCOUNT", stub.folder)
-    monkeypatch.setattr("dbrnet.cluster.api.PAUSES", (0.01,))
+    monkeypatch.setattr(KUBERNETES, "first", 0.01)
+    monkeypatch.setattr(KUBERNETES, "longest", 0.01)
     monkeypatch.setattr("dbrnet.cluster.following.POLL_SECONDS", 0.01)
     return stub
 

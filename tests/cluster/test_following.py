@@ -9,6 +9,7 @@ from dbrnet.cluster.api import Cluster
 from dbrnet.cluster.following import follow
 from dbrnet.cluster.trainjob import Nodes, render
 from dbrnet.errors import JobError, UserError
+from dbrnet.retries import KUBERNETES
 from tests.cluster.conftest import IMAGE
 from tests.cluster.kubernetes_stub import JOBS, Json, Stub, condition
 
@@ -33,7 +34,7 @@ def complete(stub: Stub) -> None:
 
 def test_outside_of_a_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
-    with pytest.raises(UserError, match=r"this is none of its pods; run the pipeline there, or set train\.nodes"):
+    with pytest.raises(UserError, match=r"must run inside a pod of it; run the pipeline there, or set train\.nodes"):
         Cluster()
 
 
@@ -74,9 +75,9 @@ def test_an_api_that_is_away_for_a_while(away: Stub, caplog: pytest.LogCaptureFi
 
 
 def test_an_api_that_stays_away(stub: Stub, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("dbrnet.cluster.api.AWAY_SECONDS", 0.05)
+    monkeypatch.setattr(KUBERNETES, "seconds", 0.05)
     stub.refusals += [(503, "")] * 1000
-    with pytest.raises(JobError, match=r"Kubernetes API has been away.*it answers 503.*run it again"):
+    with pytest.raises(JobError, match=r"Kubernetes API is unavailable .it answers 503.; run it again"):
         Cluster().job(NAME)
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from dbrnet.cli import main
 from dbrnet.commands import doctor
-from dbrnet.inference.runtimes.registry import RUNTIMES
+from dbrnet.inference.runtimes import RUNTIMES
 
 ROOT = Path(__file__).parents[2]
 

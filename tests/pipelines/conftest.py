@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 from kfp import compiler
 
-from pipelines import __main__, client
+from pipelines import __main__
 from tests.pipelines.command import PARAMS, Command, Told, small
 from tests.pipelines.kfp_server import KfpServer, kfp_server
+from tests.retrying import retry_at_once
 
 
 @pytest.fixture(scope="session")
@@ -31,7 +32,7 @@ def _alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for name in [name for name in os.environ if name.startswith("KF_PIPELINES_")]:
         monkeypatch.delenv(name)
     monkeypatch.setattr("kfp.Client._LOCAL_KFP_CONTEXT", str(tmp_path / "none.json"))
-    monkeypatch.setattr(client, "PAUSES", (0.0, 0.0, 0.0))
+    retry_at_once(monkeypatch, "KUBEFLOW", attempts=4)
 
 
 @pytest.fixture(autouse=True)

@@ -10,6 +10,7 @@ from pipelines import __main__, client, commands
 from tests.pipelines.command import PARAMS
 from tests.pipelines.kfp_server import Fault, KfpServer
 from tests.registry.servers import free_port
+from tests.retrying import retry_at_once
 from tests.secret import ADDRESS, QUERY, SECRET, Told, found_in, told
 
 IMAGE = "registry.example/dbrnet@sha256:" + 64 * "1"
@@ -68,8 +69,8 @@ def test_a_browsers_address_with_a_password(
 def test_a_server_that_fails(
     fault: int | str, words: tuple[str, ...], cluster: KfpServer, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(client, "TIMEOUT", (5.0, 0.05))
-    monkeypatch.setattr(client, "PAUSES", (0.0,))
+    monkeypatch.setattr(client, "READ_SECONDS", 0.05)
+    retry_at_once(monkeypatch, "KUBEFLOW", attempts=2)
     place = cluster.address.removeprefix("http://")
     if fault == "away":
         place = f"127.0.0.1:{free_port()}"

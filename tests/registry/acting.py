@@ -21,6 +21,11 @@ def start(store: Store, run_id: str | None = None) -> TrackedRun:
     return start_or_resume_run(store, "strip", run_id=run_id, name="train", tags={})
 
 
+def decided(answer: Answer, *reasons: str) -> Decision:
+    """A decision of the gate as far as the registry looks at it."""
+    return Decision(answer=answer, mode="automatic", reasons=reasons, criteria=())
+
+
 def enter(store: Store, run: TrackedRun, model: Path) -> int:
     """Register a model, with a file beside it."""
     beside = {"lineage.json": Path(__file__)}
@@ -42,7 +47,7 @@ def carry_out(
         store,
         NAME,
         version,
-        Decision(answer=answer, mode="automatic", reasons=(why,) if why else (), criteria=()),
+        decided(answer, *([why] if why else [])),
         compared_with=against,
         decision_id=id_ or f"{model.name}-{answer}-{against}-{why}",
         run_id=run.run_id,

@@ -29,6 +29,14 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         self.server.requests += 1
+        if self.path.startswith("/private") and self.headers.get("Authorization") != "Basic YW5uOnNlc2FtZQ==":
+            self.send_error(401)
+            return
+        if self.path.startswith("/moved"):
+            self.send_response(302)
+            self.send_header("Location", f"http://localhost:{self.server.server_port}/private.zip")
+            self.end_headers()
+            return
         word = self.path.strip("/").partition(".")[0]
         fails = self.server.requests <= self.server.failures
         status = {"missing": 404, "sick": 503}.get(word, 200)
@@ -90,6 +98,23 @@ def test_each_failure_is_one_line(
     with pytest.raises(kind, match=expected):
         download(server.address + path, tmp_path)
     assert server.requests == requests
+
+
+def test_a_password_comes_from_netrc_for_its_host_alone(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    netrc = tmp_path / "netrc"
+    monkeypatch.setenv("NETRC", str(netrc))
+    with pytest.raises(UserError, match="answers 401"):
+        download(f"{server.address}/private.zip", tmp_path)
+    netrc.write_text("machine 127.0.0.1 login ann password sesame\n")
+    assert download(f"{server.address}/private.zip", tmp_path).read_bytes() == CONTENT
+    with pytest.raises(UserError, match="answers 401"):  # it leads to another host
+        download(f"{server.address}/moved.zip", tmp_path)
+    netrc.write_text("machine 127.0.0.1 login ann\n  sesame\n")
+    with pytest.raises(UserError, match=r"netrc, line \d: not as") as caught:
+        download(f"{server.address}/private.zip", tmp_path)
+    assert "sesame" not in str(caught.value)
 
 
 @pytest.mark.parametrize(

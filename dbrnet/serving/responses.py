@@ -1,7 +1,8 @@
-"""What a client is sent for an image: its mask, its defects and the times, as JSON or as a PNG."""
+"""What a client receives: a mask with its defects and times as JSON or PNG, or the reason for a refusal."""
 
 import base64
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import cv2
@@ -9,15 +10,23 @@ from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel, Field
 
 from dbrnet.data.dataset import ClassInfo, Mask
+from dbrnet.errors import one_line
 from dbrnet.inference.runtimes.base import Answer
 from dbrnet.inference.tables import find_defects
-from dbrnet.serving.worker import Timing
 
-PNG_LEVEL = 1  # of 9: masks are flat, so more costs time and saves next to nothing
+PNG_LEVEL = 1  # of 9: masks are flat, so more costs time and saves almost nothing
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Seconds that an image took."""
+
+    waiting: float  # from its arrival to the start of its inference
+    inference: float
 
 
 class ClassEntry(BaseModel):
-    """A class that the model knows."""
+    """A class of the model."""
 
     id: int = Field(description="its pixels' value in the mask; 0 is the background")
     name: str
@@ -25,7 +34,7 @@ class ClassEntry(BaseModel):
 
 
 class FoundDefect(BaseModel):
-    """Pixels of one class that hang together."""
+    """Connected pixels of one class."""
 
     class_id: int
     class_name: str
@@ -35,7 +44,7 @@ class FoundDefect(BaseModel):
 
 
 class Prediction(BaseModel):
-    """The answer to an image."""
+    """The response to an image."""
 
     height: int
     width: int
@@ -46,9 +55,28 @@ class Prediction(BaseModel):
 
 
 class ErrorLine(BaseModel):
-    """The answer to a request that is refused."""
+    """The response to a request that is refused."""
 
     error: str
+
+
+class Refusal(Exception):  # noqa: N818  (a response, not a fault of the service)
+    """Ends a request with `status` and {"error": message}."""
+
+    def __init__(self, status: int, message: str, headers: Mapping[str, str] | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+        self._headers = headers
+
+    @property
+    def response(self) -> JSONResponse:
+        """What the client receives."""
+        return JSONResponse({"error": one_line(str(self))}, self.status, self._headers)
+
+
+def busy(reason: str) -> Refusal:
+    """503 with the advice to retry in a second."""
+    return Refusal(503, f"{reason}; send it again in a second", {"Retry-After": "1"})
 
 
 def class_table(classes: Sequence[ClassInfo]) -> list[dict[str, Any]]:
@@ -69,7 +97,7 @@ def as_json(classes: Sequence[ClassInfo], answer: Answer, timing: Timing) -> Res
             "width": mask.shape[1],
             "defects": [defect.to_dict() for defect in defects],
             "classes": class_table(classes),
-            "mask": base64.b64encode(_encode(mask)).decode(),
+            "mask": base64.b64encode(_png(mask)).decode(),
             "milliseconds": {"waiting": round(1e3 * timing.waiting, 2), "inference": round(1e3 * timing.inference, 2)},
         }
     )
@@ -77,8 +105,8 @@ def as_json(classes: Sequence[ClassInfo], answer: Answer, timing: Timing) -> Res
 
 def as_png(answer: Answer) -> Response:
     """The mask alone."""
-    return Response(_encode(answer[0][0]), media_type="image/png")
+    return Response(_png(answer[0][0]), media_type="image/png")
 
 
-def _encode(mask: Mask) -> bytes:
+def _png(mask: Mask) -> bytes:
     return cv2.imencode(".png", mask, [cv2.IMWRITE_PNG_COMPRESSION, PNG_LEVEL])[1].tobytes()
