@@ -81,7 +81,7 @@ def candidate(
     folder.mkdir()
     shutil.copyfile(make_model(2), folder / "model.onnx")
     facts = examples.facts(folder)
-    digest = sha256_file(folder / "model.onnx")
+    sha256 = sha256_file(folder / "model.onnx")
     content, table = Dataset.load(data).card.content_hash, sha256_file(data / "split.csv")
     lineage = change(
         facts.train, run_id=run.run_id, dataset__name="strip", dataset__content_hash=content, split__sha256=table
@@ -89,10 +89,10 @@ def candidate(
     parity = {"onnxruntime-cpu": examples.parity()}
     for record in (
         lineage,
-        change(examples.export(("onnxruntime-cpu",)), model_sha256=digest),
+        change(examples.export(("onnxruntime-cpu",)), model_sha256=sha256),
         change(facts.champion, model_name=NAME, version=1),
-        change(facts.evaluation, model_sha256=digest, runtimes=parity, champion__version=1),
-        change(facts.benchmark, model_sha256=digest, champion__version=1),
+        change(facts.evaluation, model_sha256=sha256, runtimes=parity, champion__version=1),
+        change(facts.benchmark, model_sha256=sha256, champion__version=1),
     ):
         record.save(folder)
     (folder / "history.csv").write_text("epoch,loss\n1,0.5\n")
