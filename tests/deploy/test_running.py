@@ -169,7 +169,7 @@ def database() -> Iterator[int]:
         yield port
 
 
-def test_from_empty_servers_to_a_champion_on_the_line(
+def test_from_empty_servers_to_a_champion_in_production(
     database: int, s3_server: S3Server, exported: Exported, api: Api, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ports = {"postgres": database, "s3": s3_server.port, "mlflow": free_port(), "inference": free_port()}
