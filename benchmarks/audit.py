@@ -76,7 +76,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, nargs="+", default=[500, 1000, 2000])
     options = parser.parse_args()
     machine = hardware()
-    print(f"{machine['cpu']}, {machine['cores']} cores")
+    print(f"{machine.cpu}, {machine.cores} cores")
     for count in options.images:
         with tempfile.TemporaryDirectory() as folder:
             dataset = write(Path(folder), count)

@@ -61,7 +61,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     options = parser.parse_args()
     machine = hardware()
-    print(f"{machine['cpu']}, {machine['cores']} cores; {RESAMPLES:,} resamples, {options.classes} classes")
+    print(f"{machine.cpu}, {machine.cores} cores; {RESAMPLES:,} resamples, {options.classes} classes")
     for groups in options.groups:
         context = multiprocessing.get_context("spawn")
         answers: multiprocessing.Queue[list[float]] = context.Queue()

@@ -109,7 +109,7 @@ def main() -> None:
         print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
         return
     hardware = provenance.hardware()
-    print(f"{hardware['cpu']}, {hardware['cores']} cores, {hardware['system']}")
+    print(f"{hardware.cpu}, {hardware.cores} cores, {hardware.system}")
     with tempfile.TemporaryDirectory() as folder:
         sources = {}
         for images in (given.images // 4, given.images):

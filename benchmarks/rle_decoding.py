@@ -102,7 +102,7 @@ def main() -> None:
     runs = sum(len(row.split()) // 2 for row in rows)
     pixels = sum(int(decode(row).sum()) for row in rows)
     hardware = provenance.hardware()
-    print(f"{hardware['cpu']}, {hardware['cores']} cores, {hardware['system']}")
+    print(f"{hardware.cpu}, {hardware.cores} cores, {hardware.system}")
     print(f"Python {platform.python_version()}, numpy {np.__version__}; one thread")
     print(f"{table.name if table else 'generated'}: {len(rows)} rows, {runs} runs, {pixels} pixels")
     print(f"{ROUNDS} rounds, ways in turn; all rows, CPU ms: median (fastest to slowest)")

@@ -25,7 +25,6 @@ step on its test split.
 
 import argparse
 import tempfile
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +38,7 @@ from dbrnet.benchmark.measurement import Measured, measure, noise, table
 from dbrnet.benchmark.roofline import Work, count_work
 from dbrnet.data.synthetic import generate
 from dbrnet.errors import UserError
-from dbrnet.files import read_json, write_atomically, write_json
+from dbrnet.files import write_atomically, write_json
 from dbrnet.inference.runtimes import RUNTIMES
 from dbrnet.inference.runtimes.base import Answer, Images, Model
 from dbrnet.inference.runtimes.pytorch import TorchModel
@@ -47,7 +46,8 @@ from dbrnet.inference.runtimes.registry import open_all, open_model, why_not_ava
 from dbrnet.models.dbrnet import DBRNet
 from dbrnet.models.saved import ModelMeta, load_model
 from dbrnet.provenance import available_cores, collect_provenance
-from dbrnet.reports.latency_plots import latency_plot, speed_accuracy_plot
+from dbrnet.records import EvaluationRecord
+from dbrnet.reports.plots import latency_plot, speed_accuracy_plot
 
 BASELINE, KEPT = "released, eager", "released, memory kept"
 FORWARD, AUTOGRAD = "released, forward", "released, autograd"
@@ -149,8 +149,8 @@ def draw(given: argparse.Namespace, size: Size, measured: dict[str, Measured]) -
     title = f"{name}, batch 1, {given.threads} threads, {describe_machine()}"
     times = {key: [1000 * run.predict for run in one.series.runs] for key, one in measured.items()}
     write_atomically(given.out / f"latency-{name}.png", latency_plot(times, title))
-    accuracy = read_json(given.evaluated / "metrics.json")["runtimes"]
-    points = {key: (one.series.predict.fps, accuracy[key]["miou"]) for key, one in measured.items() if key in accuracy}
+    accuracy = EvaluationRecord.load(given.evaluated).runtimes
+    points = {key: (one.series.predict.fps, accuracy[key].miou) for key, one in measured.items() if key in accuracy}
     if points:
         write_atomically(given.out / f"speed-accuracy-{name}.png", speed_accuracy_plot(points, title))
 
@@ -185,8 +185,7 @@ def main() -> None:
     """Measure and print."""
     given = parse()
     source = collect_provenance()
-    versions = ", ".join(f"{name} {version}" for name, version in source["versions"].items())
-    print(f"{describe_machine()}, {given.threads} threads; {versions}\n")
+    print(f"{describe_machine()}, {given.threads} threads; {source.libraries}\n")
     figures: list[dict[str, Any]] = []
     for size in given.sizes:
         start = machine_state()
@@ -199,7 +198,7 @@ def main() -> None:
             {
                 "size": size,
                 "runtimes": {
-                    name: one.to_dict() | {"times_as_fast": asdict(one.times_as_fast_as(measured[BASELINE]))}
+                    name: one.to_dict() | {"times_as_fast": one.times_as_fast_as(measured[BASELINE]).model_dump()}
                     for name, one in measured.items()
                 },
                 "not_available": missing,
@@ -209,7 +208,8 @@ def main() -> None:
         if given.out:
             draw(given, size, measured)
     if given.out:
-        write_json(given.out / "runtimes.json", {"baseline": BASELINE, "sizes": figures, "provenance": source})
+        content = {"baseline": BASELINE, "sizes": figures, "provenance": source.model_dump(mode="json")}
+        write_json(given.out / "runtimes.json", content)
 
 
 if __name__ == "__main__":

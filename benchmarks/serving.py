@@ -246,7 +246,7 @@ def main() -> None:
     options = parser.parse_args()
     machine = hardware()
     files = [path.read_bytes() for path in sorted(options.images.iterdir())[:IMAGES] if path.is_file()]
-    print(f"{machine['cpu']}, {machine['cores']} cores; {len(files)} images from {options.images.name}")
+    print(f"{machine.cpu}, {machine.cores} cores; {len(files)} images from {options.images.name}")
     compare(options, files)
     overload(options, files)
 

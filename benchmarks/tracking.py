@@ -152,7 +152,7 @@ def main() -> None:
     _ = open_store(folder).client
     tables = time.perf_counter() - began
     machine = hardware()
-    print(f"{machine['cpu']}, {machine['cores']} cores; {versions()}")
+    print(f"{machine.cpu}, {machine.cores} cores; {versions()}")
     print(f"{options.images} images, {options.epochs} epochs; a new file's tables, once: {tables:.1f} s")
     server = serve(folder)
     spent: dict[str, list[Spent]] = {"file": [], "server": []}

@@ -29,7 +29,8 @@ def step_component(function: Callable[..., Any]) -> BaseComponent:
     """The component of the step that `function` is named for.
 
     `function` takes what the component has beyond the step's section and inputs: its outputs, and parameters. Its body
-    runs after the step, and fills what Kubeflow shows: metrics, pages, metadata.
+    runs after the step, and fills what Kubeflow shows: metrics, pages, metadata. Of this module's names it may use
+    `Path`, `copyfile` and `records`; whatever else it needs it imports itself.
     """
     step = BY_NAME[function.__name__.replace("_", "-")]
     source = _source(step, function)
@@ -64,8 +65,8 @@ def _source(step: Step, function: Callable[..., Any]) -> str:
         docstring,
         "from pathlib import Path",
         "from shutil import copyfile",
+        "from dbrnet import records",
         "from dbrnet.cli import call",
-        "from dbrnet.files import read_json",
         call,
         *map(ast.unparse, tree.body[1:]),
     ]

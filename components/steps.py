@@ -6,7 +6,7 @@ from shutil import copyfile
 from kfp import dsl
 
 from components.from_step import component, step_component
-from dbrnet.files import read_json
+from dbrnet import records
 
 
 @component
@@ -35,9 +35,11 @@ def ingest(revision: str, dataset: dsl.Output[dsl.Dataset]) -> None:
         revision: what the source holds, from the component `revision`; a part of the cache's key.
         dataset: images/, masks/, samples.csv, card.json; the card's figures are its metadata.
     """
-    card = read_json(Path(dataset.path, "card.json"))
-    dataset.metadata |= {name: card[name] for name in ("title", "content_hash", "images", "groups")}
-    dataset.metadata["revision"] = revision
+    from dbrnet.data.dataset import Dataset
+
+    card = Dataset.load(Path(dataset.path)).card
+    dataset.metadata |= {"title": card.title, "content_hash": card.content_hash}
+    dataset.metadata |= {"images": card.images, "groups": card.groups, "revision": revision}
 
 
 @step_component
@@ -62,9 +64,9 @@ def train(checkpoints: str, trained: dsl.Output[dsl.Model], metrics: dsl.Output[
         trained: model.pt, history.csv, train.json (the lineage that later steps carry on).
         metrics: the best epoch, and its mIoU on the validation split.
     """
-    training = read_json(Path(trained.path, "train.json"))["training"]
-    for name in ("best_epoch", "best_val_miou"):
-        metrics.log_metric(name, training[name])
+    training = records.TrainRecord.load(Path(trained.path)).training
+    metrics.log_metric("best_epoch", training.best_epoch)
+    metrics.log_metric("best_val_miou", training.best_val_miou)
 
 
 @step_component
@@ -74,8 +76,8 @@ def export(exported: dsl.Output[dsl.Model]) -> None:
     Args:
         exported: model.onnx, model-int8.onnx, export.json.
     """
-    info = read_json(Path(exported.path, "export.json"))
-    exported.metadata |= {name: info[name] for name in ("model_file", "model_sha256", "bytes")}
+    files = records.ExportRecord.load(Path(exported.path))
+    exported.metadata |= {"model_file": files.model_file, "model_sha256": files.model_sha256, "bytes": files.bytes}
 
 
 @step_component
@@ -88,8 +90,10 @@ def fetch_champion(champion: dsl.Output[dsl.Model]) -> None:
     Args:
         champion: champion.json and, where there is a champion, its model and what it was trained on.
     """
-    facts = read_json(Path(champion.path, "champion.json"))
-    champion.metadata |= {name: facts[name] for name in ("model_name", "version") if facts[name] is not None}
+    found = records.ChampionRecord.load(Path(champion.path))
+    champion.metadata["model_name"] = found.model_name
+    if found.version is not None:
+        champion.metadata["version"] = found.version
 
 
 @step_component
@@ -107,17 +111,16 @@ def evaluate(
         confusion: pixels by true class (rows) and predicted class.
         report: the evaluation's page.
     """
-    facts = read_json(Path(evaluated.path, "metrics.json"))
-    figures = {name: figure["value"] for name, figure in facts["figures"].items() if "/" not in name}
-    figures |= {f"iou_{name}": value for name, value in facts["scores"]["iou"].items()}
-    figures["nn_baseline_miou"] = facts["nn_baseline"]["miou"]
+    evaluation = records.EvaluationRecord.load(Path(evaluated.path))
+    figures = {name: figure.value for name, figure in evaluation.figures.items() if "/" not in name}
+    figures |= {f"iou_{name}": value for name, value in evaluation.scores.iou.items()}
+    figures["nn_baseline_miou"] = evaluation.nn_miou
     for name, value in figures.items():
         if value is not None:
             metrics.log_metric(name, value)
-    dataset_hash, splits = facts["dataset"]["content_hash"], facts["split"]
-    metrics.metadata |= {"dataset_hash": dataset_hash, "split": f"{splits['kind']}, seed {splits['seed']}"}
-    metrics.metadata["leaks"] = splits["leaks"]
-    confusion.log_confusion_matrix(["background", *facts["colors"]], facts["confusion"])
+    metrics.metadata["dataset_hash"] = evaluation.dataset.content_hash
+    metrics.metadata |= {"split": evaluation.split.text, "leaks": evaluation.split.leaks}
+    confusion.log_confusion_matrix(["background", *evaluation.colors], [list(row) for row in evaluation.confusion])
     copyfile(f"{evaluated.path}/report.html", report.path)
 
 
@@ -131,11 +134,12 @@ def benchmark(benchmarked: dsl.Output[dsl.Artifact], metrics: dsl.Output[dsl.Met
         benchmarked: benchmark.json, durations.csv, latency.png, speed-accuracy.png.
         metrics: frames per second and latencies by runtime.
     """
-    facts = read_json(Path(benchmarked.path, "benchmark.json"))
-    for runtime, latency in facts["runtimes"].items():
-        for name in ("fps", "p50_ms", "p99_ms"):
-            metrics.log_metric(f"{runtime}_{name}", latency[name])
-    metrics.metadata["cpu"] = facts["provenance"]["hardware"]["cpu"]
+    speed = records.BenchmarkRecord.load(Path(benchmarked.path))
+    for runtime, latency in speed.runtimes.items():
+        metrics.log_metric(f"{runtime}_fps", latency.fps)
+        metrics.log_metric(f"{runtime}_p50_ms", latency.p50_ms)
+        metrics.log_metric(f"{runtime}_p99_ms", latency.p99_ms)
+    metrics.metadata["cpu"] = speed.provenance.hardware.cpu
 
 
 @step_component
@@ -154,9 +158,9 @@ def promote(decision: dsl.Output[dsl.Artifact], review: dsl.Output[dsl.HTML], ca
     """
     copyfile(f"{decision.path}/review.html", review.path)
     copyfile(f"{decision.path}/model-card.md", card.path)
-    promotion = read_json(Path(decision.path, "decision.json"))["promotion"]
-    decision.metadata |= {"version": promotion["version"], "answer": promotion["answer"]}
-    return str(promotion["answer"])
+    promotion = records.DecisionRecord.load(Path(decision.path)).promotion
+    decision.metadata |= {"version": promotion.version, "answer": promotion.answer}
+    return promotion.answer
 
 
 @step_component
@@ -170,11 +174,11 @@ def drift(drifted: dsl.Output[dsl.Artifact], reasons: dsl.Output[dsl.Markdown]) 
     Returns:
         yes or no.
     """
-    facts = read_json(Path(drifted.path, "drift.json"))
-    why = facts["reasons"] or [check["text"] for check in facts["checks"]]
-    lines = [f"# Is retraining warranted? {facts['answer']}", "", *(f"- {line}" for line in why)]
-    Path(reasons.path).write_text("\n".join([*lines, *(f"- note: {note}" for note in facts["notes"]), ""]))
-    return str(facts["answer"])
+    found = records.DriftRecord.load(Path(drifted.path))
+    why = found.reasons or [check.text for check in found.checks]
+    lines = [f"# Is retraining warranted? {found.answer}", "", *(f"- {line}" for line in why)]
+    Path(reasons.path).write_text("\n".join([*lines, *(f"- note: {note}" for note in found.notes), ""]))
+    return found.answer
 
 
 @component

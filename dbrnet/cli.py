@@ -19,9 +19,9 @@ import dbrnet.commands.doctor
 import dbrnet.commands.registry
 import dbrnet.commands.start
 import dbrnet.commands.use
-import dbrnet.commands.worker  # noqa: F401  (each adds its commands to the app)
+import dbrnet.commands.worker
 from dbrnet.addresses import RedactingFormatter, redact, redact_log
-from dbrnet.commands import OPERATE, PIPELINE, app
+from dbrnet.commands import EMPTY_PATH, OPERATE, PIPELINE, app, reflow
 from dbrnet.errors import JobError, UserError
 from dbrnet.files import require_apart, require_output
 from dbrnet.process_group import first_to_fail, process_group
@@ -79,7 +79,7 @@ def call(name: str, section: str, **arguments: Any) -> Any:
 
 def _path(name: str, value: str | Path | None) -> Path | None:
     if value == "":
-        raise UserError(f"{name}: the path is empty; give a path")
+        raise UserError(f"{name}: {EMPTY_PATH}")
     return None if value is None else Path(value)
 
 
@@ -173,7 +173,7 @@ def _add_step(step: Step) -> None:
     arguments += [_argument("params", by_name, Path, "the parameters' file", PARAMS)]
     complete = not any(option.required for option in step.options)
     lines = [*([step.command_line()] if complete else []), *step.examples]
-    examples = "For example:\n\n" + "\n".join(f"- `{line}`" for line in lines)
+    examples = "For example:\n\n" + "\n".join(f"    {line}" for line in lines)
     command.__annotations__ = {}
     command.__signature__ = inspect.Signature(arguments)  # type: ignore[attr-defined]
     app.command(
@@ -216,8 +216,8 @@ def _announced(step: Step, arguments: Mapping[str, Any]) -> Iterator[None]:
 
 for _step in (*STEPS, *TASKS):
     _add_step(_step)
-for _name in app:
-    app[_name].help_epilogue = ""  # the app's own is not for each of its commands
+reflow(app)
+reflow(dbrnet.commands.registry.registry)
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -5,8 +5,6 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TypeVar
 
-from tqdm import tqdm
-
 from dbrnet.process_group import process_group
 
 LINE_SECONDS = 30.0  # in a log, at most one line in this time
@@ -22,6 +20,8 @@ def progress(items: Iterable[Item], total: int, label: str) -> Iterator[Item]:
         yield from items
         return
     if sys.stderr.isatty():
+        from tqdm import tqdm
+
         yield from tqdm(items, total=total, desc=label, leave=False, bar_format=BAR)
         return
     start = last = time.monotonic()
@@ -46,5 +46,7 @@ def duration(seconds: float) -> str:
 
 def say(line: str) -> None:
     """Print one line on stderr without breaking a bar that is being drawn."""
+    from tqdm import tqdm  # here, since help must not wait for it
+
     tqdm.write(line, file=sys.stderr)
     sys.stderr.flush()

@@ -15,6 +15,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from dbrnet.addresses import redact
+from dbrnet.records import DataRevision, Hardware, Provenance
 
 LIBRARIES = (
     *("dbrnet", "torch", "onnx", "onnxruntime", "openvino"),
@@ -23,9 +24,9 @@ LIBRARIES = (
 REVISION_VARIABLE = "DBRNET_REVISION"  # set where the code runs without its repository, as in an image
 
 
-def collect_provenance() -> dict[str, Any]:
+def collect_provenance() -> Provenance:
     """Code revision, versions and hardware, as every step writes them next to its figures."""
-    return {"code_revision": code_revision(), "versions": versions(), "hardware": hardware()}
+    return Provenance(code_revision=code_revision(), versions=versions(), hardware=hardware())
 
 
 def code_revision() -> str | None:
@@ -52,24 +53,24 @@ def computing_digest() -> str:
     for path in sorted(package.rglob("*.py")):
         source = hashlib.sha256(path.read_bytes()).hexdigest()
         digest.update(f"{path.relative_to(package)}\0{source}\n".encode())
-    digest.update(json.dumps([versions(), hardware()["gpus"]]).encode())
+    digest.update(json.dumps([versions(), hardware().gpus]).encode())
     return digest.hexdigest()
 
 
-def data_revision(dataset: Path, project: Path) -> dict[str, str] | None:
+def data_revision(dataset: Path, project: Path) -> DataRevision:
     """The hash that DVC has of the folder `dataset`, and the source that it was made from.
 
     Both are read from dvc.lock in `project`, whose entries DVC writes as soon as a stage ends, and from the source's
-    .dvc file. None where DVC did not make the folder as it is now: the folder is hashed again, because the lock may be
-    of an earlier run. Addresses are redacted.
+    .dvc file. Nothing is known where DVC did not make the folder as it is now: the folder is hashed again, because the
+    lock may be of an earlier run. Addresses are redacted.
     """
     for stage in _yaml(project / "dvc.lock").get("stages", {}).values():
         hashes = {(project / out["path"]).resolve(): out.get("md5") for out in stage.get("outs", ())}
         recorded = hashes.get(dataset.resolve())
         if recorded and recorded == _dvc_hash(dataset):
             source = _source_revision(stage["deps"][0], project)
-            return {"dataset": recorded, **{key: redact(value) for key, value in source.items()}}
-    return None
+            return DataRevision(dataset=recorded, **{key: redact(value) for key, value in source.items()})
+    return DataRevision()
 
 
 def _source_revision(source: dict[str, Any], project: Path) -> dict[str, str]:
@@ -110,15 +111,15 @@ def versions() -> dict[str, str]:
 
 
 @cache
-def hardware() -> dict[str, Any]:
-    """The machine: CPU model, cores this process may use, memory in GiB, operating system, accelerators."""
-    return {
-        "cpu": _cpu_model(),
-        "cores": available_cores(),
-        "memory_gib": _memory_gib(),
-        "system": f"{platform.system()} {platform.machine()}",
-        "gpus": [", ".join(gpu) for gpu in query_gpus("name", "driver_version")],
-    }
+def hardware() -> Hardware:
+    """The machine that this process runs on."""
+    return Hardware(
+        cpu=_cpu_model(),
+        cores=available_cores(),
+        memory_gib=_memory_gib(),
+        system=f"{platform.system()} {platform.machine()}",
+        gpus=tuple(", ".join(gpu) for gpu in query_gpus("name", "driver_version")),
+    )
 
 
 def available_cores() -> int:

@@ -4,7 +4,10 @@ import sys
 from collections.abc import Sequence
 
 from dbrnet.cli import run
+from dbrnet.commands import reflow
 from pipelines.commands import app
+
+reflow(app)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

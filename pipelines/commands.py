@@ -64,7 +64,7 @@ def compile_() -> None:
 
     For example:
 
-    - `python -m pipelines compile`
+        python -m pipelines compile
     """
     from pipelines.compiling import compile_all
 
@@ -84,8 +84,8 @@ def run(
 
     For example:
 
-    - `python -m pipelines run --local`
-    - `python -m pipelines run --local --retraining`
+        python -m pipelines run --local
+        python -m pipelines run --local --retraining
 
     Args:
         local: on this machine; it has to be said
@@ -105,8 +105,8 @@ def submit(pipeline: str, /, *, server: Server, settings: Settings = Settings(),
 
     For example:
 
-    - `python -m pipelines submit training --host https://kubeflow.example/pipeline --image "$IMAGE"`
-    - `python -m pipelines submit ours.yaml --host http://localhost:8888 --wait`
+        python -m pipelines submit training --host https://kubeflow.example/pipeline --image "$IMAGE"
+        python -m pipelines submit ours.yaml --host http://localhost:8888 --wait
 
     Args:
         pipeline: training, retraining, or a compiled .yaml
@@ -133,8 +133,9 @@ def schedule(
 
     For example:
 
-    - `python -m pipelines schedule nightly retraining --cron '0 0 2 * * *' --image "$IMAGE" --host "$HOST"`
-    - `python -m pipelines schedule weekly ours.yaml --cron '0 30 3 * * 1' --host http://localhost:8888`
+        python -m pipelines schedule nightly retraining --cron '0 0 2 * * *' \\
+            --image "$IMAGE" --host "$HOST"
+        python -m pipelines schedule weekly ours.yaml --cron '0 30 3 * * 1' --host http://localhost:8888
 
     Args:
         name: the schedule's name
@@ -165,8 +166,8 @@ def unschedule(name: str, /, *, server: Server) -> None:
 
     For example:
 
-    - `python -m pipelines unschedule nightly --host https://kubeflow.example/pipeline`
-    - `python -m pipelines unschedule nightly --host http://localhost:8888 --namespace north`
+        python -m pipelines unschedule nightly --host https://kubeflow.example/pipeline
+        python -m pipelines unschedule nightly --host http://localhost:8888 --namespace north
 
     Args:
         name: the schedule's name
@@ -183,8 +184,8 @@ def list_(*, server: Server, json: Json = False) -> None:
 
     For example:
 
-    - `python -m pipelines list --host https://kubeflow.example/pipeline`
-    - `python -m pipelines list --host http://localhost:8888 --json`
+        python -m pipelines list --host https://kubeflow.example/pipeline
+        python -m pipelines list --host http://localhost:8888 --json
     """
     cluster = server.open()
     rows = [_row(cluster, one) for one in sorted(cluster.schedules(), key=lambda one: one.name)]

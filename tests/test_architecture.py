@@ -21,6 +21,7 @@ ORDER = [  # each imports only what stands before it
     "files",
     "process_group",
     "progress",
+    "records",
     "provenance",
     "parallel",
     "storage",

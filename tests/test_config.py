@@ -22,7 +22,7 @@ from dbrnet.config import IngestParams, Params, PromoteParams, SplitParams, load
 from dbrnet.data.readers import READERS
 from dbrnet.data.split import Kind
 from dbrnet.errors import UserError
-from dbrnet.registry.gate import Mode
+from dbrnet.records import Mode
 
 ROOT = Path(__file__).parents[1]
 RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))

@@ -164,7 +164,7 @@ def test_the_life_of_a_line(tmp_path: Path, s3_server: S3Server, channel: Channe
     assert any(check["warrants"] for check in drift_checks(line) if check["name"] == "brightness")
     metrics = read_json(line.space.artifact("evaluate/evaluated") / "metrics.json")
     assert metrics["champion"]["version"] == 1
-    assert metrics["champion"]["seen"] == 0  # what it learned is tested on by nobody
+    assert metrics["champion"]["compared"]["seen"] == 0  # what it learned is tested on by nobody
     criteria = {one["name"]: one for one in decision(line)["criteria"]}
     assert criteria["champion/miou"]["verdict"] == "passed"  # by its whole interval
     assert line.champion == 2
@@ -180,7 +180,7 @@ def test_the_life_of_a_line(tmp_path: Path, s3_server: S3Server, channel: Channe
     assert [one["name"] for one in rejected["criteria"] if one["verdict"] == "failed"] == ["miou"]
     assert line.champion == 2
     assert "version 2 is champion; latest decision" in channel.said[-1]
-    assert re.search(r"version 3 rejected: mIoU 0\.\d+ .*is below 0\.5", channel.said[-1])
+    assert re.search(r"version 3 rejected: mIoU \d+\.\d+ % .*is below 50\.0+ %", channel.said[-1])
 
     # Another one: an image cut short on its way. Nothing of it is taken, and it is said.
     whole = next(path for path in sorted((tmp_path / "source").rglob("*.jpg")))

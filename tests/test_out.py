@@ -1,28 +1,23 @@
 """--out: a command removes and overwrites nothing that it did not write itself."""
 
-import inspect
 import os
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from dbrnet.cli import app, call, main
+from dbrnet.cli import call, main
 from dbrnet.files import claim
 from dbrnet.steps import STEPS
+from tests.command_lines import LINES, arguments_of, is_positional, type_of
 
 ROOT = Path(__file__).parents[1]
 
 
-def arguments_of(command: str) -> Mapping[str, inspect.Parameter]:
-    function = app[command].default_command
-    return inspect.signature(function).parameters if function else {}
-
-
-COMMANDS = [name for name in app if "out" in arguments_of(name)]
+COMMANDS = [line for line in LINES if "out" in arguments_of(line)]
 REFUSED = {  # --out, and what the message says of it
     "": "the path is empty",
     ".": "is the working folder or contains it",
@@ -71,7 +66,7 @@ def inputs(command: str) -> dict[str, Path]:
     names = [
         name
         for name, asked in parameters.items()
-        if (name in strings or "Path" in str(asked.annotation)) and name not in {"out", "params"}
+        if (name in strings or type_of(asked) is Path) and name not in {"out", "params"}
     ]
     found = {name: Path("data/in") / name for name in names}
     for name, path in found.items():
@@ -85,11 +80,10 @@ def words(command: str) -> list[str]:
     positional, named = [], []
     parameters = arguments_of(command)
     for name, path in inputs(command).items():
-        asked = parameters[name]
-        if asked.kind is inspect.Parameter.KEYWORD_ONLY or asked.default is not inspect.Parameter.empty:
-            named += [f"--{name}", str(path)]
-        else:
+        if is_positional(parameters[name]):
             positional.append(str(path))
+        else:
+            named += [f"--{name}", str(path)]
     return [command, *positional, *named]
 
 

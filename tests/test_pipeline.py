@@ -65,7 +65,7 @@ def test_nothing_changed_nothing_redone(workspace: Workspace) -> None:
 
 def test_stricter_thresholds_reject_and_move_no_alias(workspace: Workspace) -> None:
     workspace.set_params({"min_miou: 0.0": "min_miou: 0.999"})
-    assert workspace.repro() == ["champion", "promote"]
+    assert workspace.repro() == ["fetch-champion", "promote"]
     decision = workspace.json("artifacts/promote/decision.json")
     assert decision["answer"] == "rejected"
     assert decision["promotion"]["champion_after"] == 1
@@ -117,7 +117,7 @@ def test_the_gate_refuses_a_faulty_export(
     names = ("champion", "evaluate", "benchmark", "promote")
     champion, evaluated, benchmarked, out = (str(tmp_path / name) for name in names)
     data = ["data/dataset", "data/split", "artifacts/train", str(exported), champion]
-    workspace.run("dbrnet", "champion", "--exported", str(exported), "--out", champion)
+    workspace.run("dbrnet", "fetch-champion", "--exported", str(exported), "--out", champion)
     workspace.run("dbrnet", "evaluate", *data, "--out", evaluated)
     workspace.run("dbrnet", "benchmark", *data, evaluated, "--out", benchmarked)
     workspace.run("dbrnet", "promote", *data, evaluated, benchmarked, "--out", out)

@@ -3,7 +3,6 @@
 Each command runs as its user runs it; all that it printed and every file that it wrote is searched.
 """
 
-import inspect
 import io
 import zipfile
 from collections.abc import Callable, Iterator
@@ -12,7 +11,8 @@ from pathlib import Path
 import pytest
 from botocore.config import Config
 
-from dbrnet.cli import ACTIONS, STEPS, TOOLS, _function, main
+from dbrnet.cli import main
+from tests.command_lines import LINES, arguments_of, is_positional, type_of
 from tests.registry.servers import free_port
 from tests.secret import ADDRESS, QUERY, SECRET, Server, Told, found_in, serving, set_alone, told
 
@@ -45,24 +45,18 @@ def set_source(source: str) -> None:
     path.write_text(path.read_text().replace("source: data/steel-strip ", f"source: {source!r} "))
 
 
-COMMANDS: list[tuple[str, str | None]] = [(name, None) for name in STEPS | TOOLS if name not in ACTIONS]
-COMMANDS += [(tool, action) for tool in ACTIONS for action in ACTIONS[tool]]
-
-
-@pytest.mark.parametrize(("command", "action"), COMMANDS)
+@pytest.mark.parametrize("line", LINES)
 @pytest.mark.parametrize("number", ["1", ADDRESS], ids=["numbers", "no numbers"])
-def test_an_address_for_every_argument(command: str, action: str | None, number: str, run: Run) -> None:
-    words = [command] if action is None else [command, action]
-    for name, argument in inspect.signature(_function(command, action)).parameters.items():
+def test_an_address_for_every_argument(line: str, number: str, run: Run) -> None:
+    words = line.split()
+    for name, argument in arguments_of(line).items():
         if name != "params":
-            value = number if argument.annotation in (int, int | None) else ADDRESS
-            is_positional = (
-                argument.kind is not inspect.Parameter.KEYWORD_ONLY and argument.default is inspect.Parameter.empty
-            )
-            words += [value] if is_positional else [f"--{name.replace('_', '-')}", value]
+            flag = [] if is_positional(argument) else [f"--{name.replace('_', '-')}"]
+            value = {bool: [], int: [number]}.get(type_of(argument), [ADDRESS])
+            words += [*flag, *value]
     run(*words)
-    run(*words, ADDRESS).failed()  # one too many
-    if "params" in inspect.signature(_function(command, action)).parameters:
+    run(*words, "--no-such", ADDRESS).failed()
+    if "params" in arguments_of(line):
         run(*words, "--params", ADDRESS).failed()
 
 

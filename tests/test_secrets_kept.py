@@ -3,7 +3,6 @@
 What succeeds writes the most: all of it is searched, MLflow's files and DVC's lineage included.
 """
 
-import inspect
 import os
 import shutil
 import signal
@@ -19,13 +18,14 @@ from typing import Any
 
 import pytest
 
-from dbrnet.cli import _function, main
-from dbrnet.cluster.training import _send_given
+from dbrnet.cli import main
+from dbrnet.cluster.training import send_job_spec
 from dbrnet.config import load_params
 from dbrnet.data.dataset import Dataset
 from dbrnet.data.remote_dataset import send_dataset
 from dbrnet.files import read_json
 from dbrnet.registry.store import open_store
+from tests.command_lines import arguments_of, is_positional, type_of
 from tests.registry.servers import Server
 from tests.secret import ADDRESS, LOGIN, QUERY, SECRET, Told, found_in, set_alone, told
 from tests.storage.s3_server import BUCKET, S3Server
@@ -227,7 +227,7 @@ def test_a_node(world: World, s3: S3Server) -> None:
     address = f"s3://{BUCKET}/secrets/"
     send_dataset(Dataset.load(Path(DATA[0])), f"{address}dataset/")
     params = load_params(Path("params.yaml")).train.model_dump_json()
-    _send_given(f"{address}job/", params, f"{address}dataset/", Path(DATA[1]))
+    send_job_spec(f"{address}job/", params, f"{address}dataset/", Path(DATA[1]))
     assert world.run("worker", f"{address}job/", "--checkpoints", "again/checkpoints").status == 0
 
 
@@ -242,8 +242,8 @@ def one_wrong() -> Iterator[Any]:
         "predict": ("--out", "wrong", "--model", f"{MADE[1]}/model.onnx", "data/dataset/images"),
         "serve": ("--port", "0", "--model", f"{MADE[1]}/model.onnx"),
     }.items():
-        for name, argument in inspect.signature(_function(command)).parameters.items():
-            if argument.kind is inspect.Parameter.KEYWORD_ONLY and name != "out":
+        for name, argument in arguments_of(command).items():
+            if not is_positional(argument) and type_of(argument) is not bool and name != "out":
                 words = [command, *given, f"--{name.replace('_', '-')}", ADDRESS]
                 yield pytest.param(words, id=f"{command} --{name}")
 

@@ -85,7 +85,7 @@ class Line:
         """From the trained network (or its exported file) to all that the gate wants to know."""
         folder = self.folder / month
         exported = exported or self.step("export", *data, trained, out=folder / "export")
-        champion = self.step("champion", "--exported", exported, out=folder / "champion")
+        champion = self.step("fetch-champion", "--exported", exported, out=folder / "champion")
         words = (*data, trained, exported, champion)
         evaluated = self.step("evaluate", *words, out=folder / "evaluate")
         self.step("benchmark", *words, evaluated, out=folder / "benchmark")
@@ -153,10 +153,10 @@ def reexported(exported: Path, out: Path, mark: str, *, same_network: bool = Fal
 
 
 def leaking(split: Path, out: Path) -> Mapping[str, Any]:
-    """The lineage's words on a split, as the train step that had it would have written them."""
+    """The lineage with another split, as the train step that had it would have written it."""
     facts = json.loads((out / "train.json").read_text())
     found = json.loads((split / "split.json").read_text())
-    facts["split"] = {key: found[key] for key in ("kind", "seed", "leaks", "leak_rate", "leak_note")}
+    facts["split"] |= {key: found[key] for key in ("kind", "seed", "leaks", "leak_rate", "leak_note")}
     facts["split"]["sha256"] = sha256_file(split / "split.csv")
     write_json(out / "train.json", facts)
     lineage: Mapping[str, Any] = facts
@@ -186,7 +186,7 @@ def test_a_year(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.
     assert any("mIoU" in reason for reason in decision["promotion"]["reasons"])
 
     # March: more data, enough to train again; the champion is scored anew on the grown test split.
-    champion_then = line.step("champion", out=tmp_path / "march/previous")
+    champion_then = line.step("fetch-champion", out=tmp_path / "march/previous")
     data = line.data("march-data", 260, previous=champion_then)
     line.set("drift", min_new_images=40)
     drift = line.step("drift", data[0], champion_then, out=tmp_path / "march/drift")
@@ -196,7 +196,7 @@ def test_a_year(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.
     march = line.measure(data, second, "march")
     compared = json.loads((march / "evaluate/metrics.json").read_text())
     assert compared["champion"]["version"] == 1
-    assert compared["champion"]["seen"] == 0
+    assert compared["champion"]["compared"]["seen"] == 0
     assert compared["images"] > json.loads((tmp_path / "january/evaluate/metrics.json").read_text())["images"]
     assert outcome(line.decide(march)) == ("promoted", 3, 3)
 
@@ -219,7 +219,7 @@ def test_a_year(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.
     june = reexported(march / "export", tmp_path / "june/export", "june")
     decision = line.decide(line.measure((data[0], leaky), trained, "june", exported=june))
     assert outcome(decision) == ("rejected", 5, 3)
-    assert any("training shows" in reason for reason in decision["promotion"]["reasons"])
+    assert any("near-copy in train" in reason for reason in decision["promotion"]["reasons"])
 
     # July: the export is broken.
     july = reexported(march / "export", tmp_path / "july/export", "july", broken=True)
@@ -283,7 +283,7 @@ def test_a_year(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.
     # December: too close to call, whatever the machine, and a person says no.
     noisy = retrained(second, tmp_path / "december/train", noise=0.02)
     december = line.measure(data, noisy, "december")
-    ratio = json.loads((december / "benchmark/benchmark.json").read_text())["champion"]["times_as_fast"]
+    ratio = json.loads((december / "benchmark/benchmark.json").read_text())["champion"]["compared"]["times_as_fast"]
     line.set("promote", min_speed_ratio=(ratio["low"] + ratio["high"]) / 2)
     decision = line.decide(december)
     assert outcome(decision) == ("needs review", 12, 11)

@@ -10,10 +10,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from dbrnet.cli import STEPS
+from dbrnet import steps
 
 ROOT = Path(__file__).parents[1]
-STAGES = [step for step in STEPS if step != "drift"]  # drift asks whether to run the others
+STAGES = [step.name for step in steps.STAGES]
 QUICK = {
     "  epochs: ": "  epochs: 2 #",
     "  crop: [128, 224] ": "  crop: [64, 64] #",

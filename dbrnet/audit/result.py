@@ -17,10 +17,10 @@ from dbrnet.audit.grouping import Groups, Link, find_groups
 from dbrnet.audit.label_checks import LabelChecks, check_labels
 from dbrnet.audit.nn_baseline import nn_baseline, repeatability
 from dbrnet.data.dataset import Dataset
-from dbrnet.evaluation.metrics import Scores
-from dbrnet.files import write_atomically, write_json
+from dbrnet.files import write_atomically
+from dbrnet.records import AuditRecord, format_value
 
-AUDIT_FILE, LINKS_FILE = "audit.json", "links.csv"
+LINKS_FILE = "links.csv"
 AGREEING = 0.5  # share of the marked pixels below which the masks of near-duplicates are listed as differing
 METHOD = (
     "images share a group where their names say so, or where their band-passed textures coincide, wholly "
@@ -40,31 +40,6 @@ class Search:
 
 
 @dataclass(frozen=True)
-class AuditResult:
-    """What audit.json holds."""
-
-    content_hash: str  # of the dataset
-    images: int
-    groups: int
-    groups_by_name: int  # before the content was compared
-    group_sizes: dict[int, int]  # members -> groups
-    links: dict[str, int]  # kind of evidence -> links
-    repeatability: Scores | None  # of the masks of near-duplicates; None: no link has an alignment
-    leaking: dict[str, int]  # split -> its images whose group is in train too
-    splits: dict[str, int]  # split -> its images
-    nn_baseline: Scores | None  # of masks copied from train to test; None: no splits were given
-    method: str
-    labelled_differently: int  # pairs of whole images, see `Audit.labelled_differently`
-
-    def save(self, folder: Path) -> None:
-        """Write audit.json into `folder`."""
-        scores = {name: getattr(self, name) for name in ("repeatability", "nn_baseline")}
-        write_json(
-            folder / AUDIT_FILE, vars(self) | {name: found and found.to_dict() for name, found in scores.items()}
-        )
-
-
-@dataclass(frozen=True)
 class Audit:
     """Everything that an audit writes and shows."""
 
@@ -72,7 +47,7 @@ class Audit:
     groups: Groups
     agreement: dict[Link, float]  # share of the pixels that either mask marks to which both give one class
     label_checks: LabelChecks
-    result: AuditResult
+    result: AuditRecord
 
     @property
     def labelled_differently(self) -> list[Link]:
@@ -99,14 +74,15 @@ class Audit:
         log.info("%d images in %d groups (%d by their names)", result.images, result.groups, result.groups_by_name)
         if result.repeatability is not None:
             log.info(
-                "masks within a group agree by %.4f mIoU; %d pairs agree on less than half of what they mark",
-                *(result.repeatability.miou, result.labelled_differently),
+                "masks within a group agree by %s mIoU; %d pairs agree on less than half of what they mark",
+                *(format_value(result.repeatability.miou, "share"), result.labelled_differently),
             )
         for name, leaking in result.leaking.items():
             verdict = f"LEAKS: {leaking} of {result.splits[name]} images have" if leaking else "no image has"
             log.info("%s: %s a near-duplicate in train", name, verdict)
         if result.nn_baseline is not None:
-            log.info("copying masks from train, no learning at all, scores %.4f mIoU", result.nn_baseline.miou)
+            miou = format_value(result.nn_baseline.miou, "share")
+            log.info("copying masks from train, no learning at all, scores %s mIoU", miou)
 
 
 def search(dataset: Dataset) -> Search:
@@ -126,7 +102,7 @@ def audit_splits(found: Search, splits: Mapping[str, Sequence[str]]) -> Audit:
     baseline = None
     if splits:
         baseline = nn_baseline(dataset, found.fingerprints, groups, splits["train"], splits["test"])
-    result = AuditResult(
+    result = AuditRecord(
         content_hash=dataset.card.content_hash,
         images=len(dataset.samples),
         groups=groups.count,

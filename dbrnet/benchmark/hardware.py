@@ -50,8 +50,7 @@ def machine_state(root: Path = Path("/")) -> dict[str, Any]:
 
 def describe_machine() -> str:
     """The processor, and the GPUs where there are any, in words."""
-    machine = hardware()
-    return ", ".join([machine["cpu"], *machine["gpus"]])
+    return hardware().processors
 
 
 def _contents(root: Path, pattern: str) -> list[str]:

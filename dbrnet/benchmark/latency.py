@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 from scipy.stats import binom
 
+from dbrnet.records import Estimate
+
 NOISY = 0.10  # a spread between blocks above it is said
 
 
@@ -39,29 +41,16 @@ class Latency:
         return asdict(self) | {"fps": self.fps}
 
 
-@dataclass(frozen=True)
-class Ratio:
-    """How many times as fast one is as another, from blocks that were measured side by side.
+def times_as_fast(own: Sequence[float], other: Sequence[float]) -> Estimate:
+    """How many times as fast one is as another, from the median durations of blocks measured side by side.
 
-    Each pair of blocks gives one ratio of their medians; `median` is the median of these, and `low` to
-    `high` holds it with a confidence of 95 % or more: order statistics of the ratios, by the sign test,
-    which assumes nothing of how they are distributed.
+    Each pair of blocks gives one ratio of their medians; the value is the median of these. The interval
+    holds it with a confidence of 95 % or more: order statistics of the ratios, by the sign test, which
+    assumes nothing about their distribution. Below 6 pairs the interval is all there is.
     """
-
-    median: float
-    low: float
-    high: float
-    pairs: int
-
-    @classmethod
-    def of(cls, own: Sequence[float], other: Sequence[float]) -> "Ratio":
-        """From the paired blocks' median durations; below 6 pairs the interval is all there is."""
-        ratios = sorted(theirs / ours for ours, theirs in zip(own, other, strict=True))
-        rank = max(int(binom.ppf(0.025, len(ratios), 0.5)), 1)  # from either end
-        return cls(float(np.median(ratios)), ratios[rank - 1], ratios[-rank], len(ratios))
-
-    def __str__(self) -> str:
-        return f"{self.median:.2f} ({self.low:.2f} to {self.high:.2f})"
+    ratios = sorted(theirs / ours for ours, theirs in zip(own, other, strict=True))
+    rank = max(int(binom.ppf(0.025, len(ratios), 0.5)), 1)  # from either end
+    return Estimate(value=float(np.median(ratios)), low=ratios[rank - 1], high=ratios[-rank], unit="ratio")
 
 
 def spread(blocks: Sequence[float]) -> float:

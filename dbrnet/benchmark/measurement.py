@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from dbrnet.benchmark.latency import NOISY, Ratio, spread
+from dbrnet.benchmark.latency import NOISY, spread, times_as_fast
 from dbrnet.benchmark.load_generator import Offline, Series, offline, single_stream, take_turns
 from dbrnet.benchmark.roofline import BYTES, Roofline, Work, higher, measure_peaks, roofline
 from dbrnet.data.dataset import decode_image
@@ -17,6 +17,7 @@ from dbrnet.errors import UserError
 from dbrnet.inference.runtimes.base import Model
 from dbrnet.inference.runtimes.registry import file_of, kind_of, open_model
 from dbrnet.progress import progress
+from dbrnet.records import Estimate
 
 OFFLINE_SHARE = 0.1  # of the measuring time, for each batch
 
@@ -64,9 +65,9 @@ class Measured:
             "roofline / p50": f"{self.roofline.ms / latency.p50_ms:.0%}" if isinstance(self.roofline, Roofline) else "",
         }
 
-    def times_as_fast_as(self, other: "Measured") -> Ratio:
+    def times_as_fast_as(self, other: "Measured") -> Estimate:
         """How many times as fast this one is; both come from one call of `measure`, whose blocks are side by side."""
-        return Ratio.of(self.series.medians, other.series.medians)
+        return times_as_fast(self.series.medians, other.series.medians)
 
 
 def measure(

@@ -54,11 +54,7 @@ def train_on_nodes(params: str, dataset: Path, split: Path, *, out: Path, nodes:
         log.info("the train job %s has run before: its result is taken", name)
     else:
         send_dataset(open_dataset(dataset), source)
-        with tempfile.TemporaryDirectory() as given:
-            (Path(given) / _PARAMS_FILE).write_text(params)
-            write_json(Path(given) / _JOB_SPEC_FILE, {"dataset": source})
-            shutil.copytree(split, Path(given) / _SPLIT)
-            send_folder(Path(given), f"{job_spec}given/")
+        send_job_spec(job_spec, params, source, split)
         _submit(cluster, name, render(name, job_spec, request, passed_on))
         try:
             follow(cluster, name)
@@ -67,6 +63,15 @@ def train_on_nodes(params: str, dataset: Path, split: Path, *, out: Path, nodes:
                 raise
     receive_folder(f"{job_spec}trained/", out, "train")
     cluster.delete(name)
+
+
+def send_job_spec(job_spec: str, params: str, source: str, split: Path) -> None:
+    """Send what the nodes need: the parameters, the dataset's address `source` and the split."""
+    with tempfile.TemporaryDirectory() as given:
+        (Path(given) / _PARAMS_FILE).write_text(params)
+        write_json(Path(given) / _JOB_SPEC_FILE, {"dataset": source})
+        shutil.copytree(split, Path(given) / _SPLIT)
+        send_folder(Path(given), f"{job_spec}given/")
 
 
 def fetch_job_spec(job_spec: str, folder: Path) -> tuple[str, Path, Path]:

@@ -4,6 +4,7 @@ A command's help is its docstring: what it does, two examples, its arguments. Th
 OpenCV inside the functions, since help must not wait for them.
 """
 
+import inspect
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +14,8 @@ from cyclopts import App, Group, Parameter, Token, convert
 
 from dbrnet import __version__
 
-Json = Annotated[bool, Parameter(help="print the answer as JSON", show_default=False)]
+EMPTY_PATH = "the path is empty, as an unset variable leaves it; give a path"
+Json = Annotated[bool, Parameter(help="print the answer as JSON")]
 START, PIPELINE, USE, OPERATE = (
     Group(name, sort_key=key) for key, name in enumerate(("Start", "Pipeline", "Use", "Operate"), start=1)
 )
@@ -25,9 +27,9 @@ def new_app(name: str, help: str, epilogue: str = "") -> App:
         name=name,
         help=help,
         help_epilogue=epilogue,
-        help_format="markdown",
+        help_format="plaintext",
         version=f"dbrnet {__version__}",
-        default_parameter=Parameter(negative=(), converter=_convert),
+        default_parameter=Parameter(negative=(), converter=_convert, show_default=_show_default),
     )
     options = Group("Options", sort_key=9)
     for flag in ("--help", "--version"):
@@ -35,14 +37,30 @@ def new_app(name: str, help: str, epilogue: str = "") -> App:
     return app
 
 
+def reflow(app: App) -> None:
+    """Let the help of `app`'s commands break its lines where the terminal does, and not where the source does.
+
+    Paragraphs are joined, indented lines stay; Markdown would do it too, but takes half as long as all of the help.
+    """
+    for command in (app[name] for name in app):
+        paragraphs = inspect.cleandoc(command.help or "").split("\n\n")
+        joined = (text if text.startswith(" ") else " ".join(text.split()) for text in paragraphs)
+        command.help = "\n\n".join(text for text in joined if not text.startswith("Args:"))
+        command.help_epilogue = ""  # the app's own is not for each of its commands
+
+
 def print_json(value: Any) -> None:
     """Print a command's answer to a script."""
     print(json.dumps(value, indent=2, default=str))  # noqa: T201
 
 
+def _show_default(value: Any) -> Any:
+    return None if value is None or value is False else str(value)  # it says nothing of a flag
+
+
 def _convert(kind: Any, tokens: Sequence[Token]) -> Any:
-    if kind is Path and not tokens[0].value:
-        raise ValueError("the path is empty, as an unset variable leaves it; give a path")
+    if kind is Path and not tokens[0].value:  # Path("") would be the working folder
+        raise ValueError(EMPTY_PATH)
     return convert(kind, tokens)
 
 

@@ -4,8 +4,6 @@ import os
 import shutil
 import sys
 import threading
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from importlib import metadata
@@ -48,8 +46,8 @@ def doctor(*, json: Json = False) -> None:
 
     For example:
 
-    - `dbrnet doctor`
-    - `dbrnet doctor --json`
+        dbrnet doctor
+        dbrnet doctor --json
     """
     checks = [*_libraries(), *_runtimes(), *_devices(), _disk(), *_stores(), _params()]
     broken = [check.name for check in checks if check.status == "broken"]
@@ -105,8 +103,8 @@ def _devices() -> Iterator[Check]:
     from dbrnet.provenance import hardware
 
     machine = hardware()
-    yield Check("cpu", "ok", f"{machine['cpu']}, {machine['cores']} cores, {machine['memory_gib']} GiB of memory")
-    gpus = ", ".join(machine["gpus"])
+    yield Check("cpu", "ok", f"{machine.cpu}, {machine.cores} cores, {machine.memory_gib} GiB of memory")
+    gpus = ", ".join(machine.gpus)
     yield Check("gpu", "ok" if gpus else "missing", gpus or "none that PyTorch finds; training runs on the CPU")
 
 
@@ -137,6 +135,9 @@ def _stores() -> Iterator[Check]:
 
 def _answer(address: str) -> str | None:
     """None where something answers at `address`, be it a refusal; else the reason, in bounded time."""
+    import urllib.error
+    import urllib.request
+
     reasons: list[str | None] = []
 
     def ask() -> None:

@@ -13,6 +13,9 @@ from dbrnet.commands import OPERATE, Json, app, print_json
 from dbrnet.errors import UserError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from dbrnet.records import Estimate
     from dbrnet.registry.ledger import Ledger
     from dbrnet.registry.ledger_state import Event, State
     from dbrnet.registry.store import Store
@@ -40,8 +43,8 @@ def history(
 
     For example:
 
-    - `dbrnet registry history`
-    - `dbrnet registry history --at 2026-11-01T06:00 --html ledger.html`
+        dbrnet registry history
+        dbrnet registry history --at 2026-11-01T06:00 --html ledger.html
 
     Args:
         at: a time, such as 2026-11-01 or 2026-11-01T06:00 (UTC unless it says otherwise): tell who was champion then
@@ -54,7 +57,7 @@ def history(
     model = _Model.open(model_name)
     state = model.ledger.state(at=None if at is None else _time(at))
     if html is not None:
-        write_atomically(html, render_history(model.name, [event.to_dict() for event in state.events]))
+        write_atomically(html, render_history(model.name, state.events))
     moved = model.ledger.aliases().get(CHAMPION)
     if json:
         print_json(model.summary(state) | {"alias": moved, "events": [event.to_dict() for event in state.events]})
@@ -74,8 +77,8 @@ def show(version: Version, /, *, model_name: ModelName = None, json: Json = Fals
 
     For example:
 
-    - `dbrnet registry show 3`
-    - `dbrnet registry show 3 --json`
+        dbrnet registry show 3
+        dbrnet registry show 3 --json
     """
     model = _Model.open(model_name)
     state = model.ledger.state()
@@ -85,13 +88,13 @@ def show(version: Version, /, *, model_name: ModelName = None, json: Json = Fals
     events = [event for event in state.events if version in (event.entry.version, event.entry.expected)]
     if json:
         standing = {"model": model.name, "version": version, "role": role, "revoked": revoked}
-        print_json(standing | {"facts": facts, "events": [event.to_dict() for event in events]})
+        print_json(standing | {"facts": _values(facts), "events": [event.to_dict() for event in events]})
         return
     _print(f"{model.name} version {version}" + (f", {role}" if role else ""), "")
     if revoked:
         _print(f"revoked by {revoked}", "")
     for key, value in facts.items():
-        text = textwrap.wrap(value, WIDTH - KEY, subsequent_indent=" " * KEY) or [""]
+        text = textwrap.wrap(str(value), WIDTH - KEY, subsequent_indent=" " * KEY) or [""]
         _print(f"{key:<{KEY}}" + "\n".join(text))
     _print("", *(line for event in events for line in _lines(event)))
 
@@ -102,18 +105,18 @@ def diff(version: Version, other: Version, /, *, model_name: ModelName = None, j
 
     For example:
 
-    - `dbrnet registry diff 3 4`
-    - `dbrnet registry diff 3 4 --model-name strip-north`
+        dbrnet registry diff 3 4
+        dbrnet registry diff 3 4 --model-name strip-north
     """
     model = _Model.open(model_name)
     state = model.ledger.state()
     left, right = (model.describe(number, state) for number in (version, other))
     if json:
-        print_json({"model": model.name, "versions": {version: left, other: right}})
+        print_json({"model": model.name, "versions": {version: _values(left), other: _values(right)}})
         return
     _print(f"  {'':<{KEY}}{f'version {version}':<30}version {other}")
     for key in dict.fromkeys([*left, *right]):
-        first, second = left.get(key, "-"), right.get(key, "-")
+        first, second = (str(facts.get(key, "-")) for facts in (left, right))
         cells = (text if len(text) <= 28 else f"{text[:27]}…" for text in (first, second))
         _print(f"{'*' if first != second else ' '} {key:<{KEY}}" + "{:<30}{}".format(*cells))
 
@@ -124,8 +127,8 @@ def approve(version: Version, /, *, why: str | None = None, model_name: ModelNam
 
     For example:
 
-    - `dbrnet registry approve 4`
-    - `dbrnet registry approve 3 --why 'version 4 misses cracks'`
+        dbrnet registry approve 4
+        dbrnet registry approve 3 --why 'version 4 misses cracks'
 
     Args:
         why: the reason, for those who come after; needed where the version does not wait for a review
@@ -142,8 +145,8 @@ def reject(version: Version, /, *, why: Why, model_name: ModelName = None) -> No
 
     For example:
 
-    - `dbrnet registry reject 4 --why 'wrong labels'`
-    - `dbrnet registry reject 4 --why 'wrong labels' --model-name strip-north`
+        dbrnet registry reject 4 --why 'wrong labels'
+        dbrnet registry reject 4 --why 'wrong labels' --model-name strip-north
     """
     from dbrnet.registry import promotion
 
@@ -157,8 +160,8 @@ def rollback(*, why: Why, to: int | None = None, model_name: ModelName = None) -
 
     For example:
 
-    - `dbrnet registry rollback --why 'false positives on line 2'`
-    - `dbrnet registry rollback --to 2 --why 'as agreed'`
+        dbrnet registry rollback --why 'false positives on line 2'
+        dbrnet registry rollback --to 2 --why 'as agreed'
 
     Args:
         to: the version to go back to; without it the previous champion
@@ -196,14 +199,14 @@ class _Model:
             raise UserError(f"there is no model {name} in {store}; its models: {', '.join(known) or 'none yet'}")
         return cls(name, store, Ledger(store, name))
 
-    def describe(self, version: int, state: "State") -> dict[str, str]:
-        """What is known of a version, with the figures on which the gate last decided."""
+    def describe(self, version: int, state: "State") -> "dict[str, str | Estimate]":
+        """The facts about a version, and the figures on which the gate last decided."""
         from dbrnet.registry.versions import describe_version
 
         decided = state.decided(version)
-        figures = {} if decided is None else decided.figures
+        figures = {} if decided is None else decided.figures.estimates
         facts = describe_version(self.store, self.name, version)
-        return facts | {f"test {name}": f"{value:.4f}" for name, value in sorted(figures.items())}
+        return facts | {f"test {name}": figure for name, figure in sorted(figures.items())}
 
     def summary(self, state: "State") -> dict[str, Any]:
         """Who is champion and who waits, as JSON values."""
@@ -225,8 +228,15 @@ class _Model:
         _print(*_lines(event), "", self.standing(self.ledger.state()))
 
 
+def _values(facts: "Mapping[str, str | Estimate]") -> dict[str, Any]:
+    """The facts as JSON values: figures are fractions there."""
+    return {name: fact if isinstance(fact, str) else fact.value for name, fact in facts.items()}
+
+
 def _lines(event: "Event") -> list[str]:
     """An entry as the terminal shows it: a line, and the reasons beneath it."""
+    from dbrnet.records import format_value
+
     entry = event.entry
     columns = (
         f"{entry.number:>4}",
@@ -234,7 +244,7 @@ def _lines(event: "Event") -> list[str]:
         f"version {entry.version:<4}",
         f"{event.outcome:<13}",
         f"champion {event.champion_after or 'none':<5}",
-        f"mIoU {entry.figures['miou']:.4f}" if "miou" in entry.figures else " " * 11,
+        f"{'' if entry.figures.miou is None else 'mIoU ' + format_value(entry.figures.miou, 'share'):<11}",
         entry.by,
     )
     why = textwrap.wrap(event.why, WIDTH - 24, initial_indent=" " * 24, subsequent_indent=" " * 24)

@@ -22,8 +22,8 @@ def generate(*, out: Path, count: int = 200, seed: int = 0) -> None:
 
     For example:
 
-    - `dbrnet generate --out data/steel-strip`
-    - `dbrnet generate --out small --count 60 --seed 1`
+        dbrnet generate --out data/steel-strip
+        dbrnet generate --out small --count 60 --seed 1
 
     Args:
         out: the folder to write: new, empty, or one that this command wrote before, whose files it replaces
@@ -46,8 +46,8 @@ def configure(name: str, /, *, source: str | None = None, params: Path = Path("p
 
     For example:
 
-    - `dbrnet configure steel-strip`
-    - `dbrnet configure neu-seg --source downloads/NEU-Seg.zip`
+        dbrnet configure steel-strip
+        dbrnet configure neu-seg --source downloads/NEU-Seg.zip
 
     Args:
         name: the dataset's name; its recipe is recipes/NAME.yaml

@@ -25,8 +25,8 @@ def audit(dataset: Path, /, *, out: Path, split: Path | None = None) -> None:
 
     For example:
 
-    - `dbrnet audit data/dataset --out audit`
-    - `dbrnet audit data/dataset --split data/split --out audit`
+        dbrnet audit data/dataset --out audit
+        dbrnet audit data/dataset --split data/split --out audit
 
     Args:
         dataset: the folder that `dbrnet ingest` wrote
@@ -70,8 +70,8 @@ def predict(
 
     For example:
 
-    - `dbrnet predict photos/ --model artifacts/export/model.onnx --out predictions`
-    - `dbrnet predict line.mp4 --model models:/dbrnet@champion --formats rle,coco --out predictions`
+        dbrnet predict photos/ --model artifacts/export/model.onnx --out predictions
+        dbrnet predict line.mp4 --model models:/dbrnet@champion --formats rle,coco --out predictions
 
     Args:
         sources: images, folders of them, quoted globs, videos, s3://BUCKET/PREFIX/
@@ -125,8 +125,8 @@ def serve(
 
     For example:
 
-    - `dbrnet serve --model artifacts/export/model.onnx`
-    - `dbrnet serve --model models:/dbrnet@champion --host 0.0.0.0 --port 80`
+        dbrnet serve --model artifacts/export/model.onnx
+        dbrnet serve --model models:/dbrnet@champion --host 0.0.0.0 --port 80
 
     Args:
         model: an exported .onnx, a model.pt, or models:/NAME@ALIAS or models:/NAME/VERSION in MLflow

@@ -20,8 +20,8 @@ def worker(job_spec: str, /, *, checkpoints: Path) -> None:
 
     For example:
 
-    - `dbrnet worker s3://staging/jobs/train-1/ --checkpoints /checkpoints`
-    - `torchrun --nproc-per-node 4 -m dbrnet worker s3://staging/jobs/train-1/ --checkpoints /checkpoints`
+        dbrnet worker s3://staging/jobs/train-1/ --checkpoints /checkpoints
+        torchrun --nproc-per-node 4 -m dbrnet worker s3://staging/jobs/train-1/ --checkpoints /checkpoints
 
     Args:
         job_spec: what the training is given, at s3://BUCKET/PREFIX/jobs/NAME/

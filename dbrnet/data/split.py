@@ -11,13 +11,14 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from itertools import accumulate
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Literal, Self
 
 import numpy as np
 
 from dbrnet.data.dataset import ClassInfo, Dataset, Sample
 from dbrnet.errors import UserError
 from dbrnet.files import read_json, sha256_file, write_atomically, write_json
+from dbrnet.records import SplitCounts, TrainRecord
 
 SPLITS = ("train", "val", "test")
 SPLIT_TABLE = "split.csv"
@@ -25,15 +26,6 @@ SPLIT_FILE = "split.json"
 
 Kind = Literal["groups", "random"]
 Leaks = Literal["no", "yes"]
-
-
-@dataclass(frozen=True)
-class SplitCounts:
-    """What one split holds. `images_by_class` counts the defect-free images as the background's."""
-
-    images: int
-    groups: int
-    images_by_class: dict[str, int]
 
 
 @dataclass(frozen=True)
@@ -69,7 +61,7 @@ class Split:
         writer.writerow(("id", "split", "group"))
         writer.writerows(sorted((id_, name, self.groups[id_]) for name, ids in self.ids.items() for id_ in ids))
         write_atomically(folder / SPLIT_TABLE, text.getvalue())
-        record = asdict(self)
+        record = asdict(self) | {"counts": {name: counts.model_dump() for name, counts in self.counts.items()}}
         del record["ids"], record["groups"]  # in the table
         write_json(folder / SPLIT_FILE, record)
 
@@ -142,13 +134,13 @@ def split_samples(
     )
 
 
-def require_trained_on(lineage: Mapping[str, Any], dataset: Dataset, split: Path) -> None:
-    """Raise `UserError` unless the training of `lineage` (train.json) saw this dataset and this split.
+def require_trained_on(lineage: TrainRecord, dataset: Dataset, split: Path) -> None:
+    """Raise `UserError` unless the training of `lineage` saw this dataset and this split.
 
     Compares the dataset's content hash and the SHA-256 of split.csv. On other data the test split may hold
     images learned from, and what the lineage says of leaks holds for its own split alone.
     """
-    trained, content = lineage["dataset"]["content_hash"], dataset.card.content_hash
+    trained, content = lineage.dataset.content_hash, dataset.card.content_hash
     if trained != content:
         raise UserError(
             f"{dataset.root} holds other images (content {content[:8]}) than the network was trained on "
@@ -158,7 +150,7 @@ def require_trained_on(lineage: Mapping[str, Any], dataset: Dataset, split: Path
     table = split / SPLIT_TABLE
     if not table.is_file():
         raise UserError(f"{table} does not exist; give the split of that training")
-    trained, content = lineage["split"]["sha256"], sha256_file(table)
+    trained, content = lineage.split.sha256, sha256_file(table)
     if trained != content:
         raise UserError(
             f"{table} (SHA-256 {content[:8]}) is not the split that the network was trained on "
@@ -282,7 +274,8 @@ def _assign_at_random(images: int, fractions: tuple[float, ...], seed: int) -> l
 def _count(samples: list[Sample], classes: tuple[ClassInfo, ...]) -> SplitCounts:
     present = Counter(label for sample in samples for label in _strata(sample))
     by_class = {info.name: present[label] for label, info in enumerate(classes)}
-    return SplitCounts(len(samples), len({sample.group for sample in samples}), by_class)
+    groups = len({sample.group for sample in samples})
+    return SplitCounts(images=len(samples), groups=groups, images_by_class=by_class)
 
 
 def _parse_table(text: str) -> tuple[dict[str, tuple[str, ...]], dict[str, str]]:

@@ -7,10 +7,11 @@ in one call, with the counts of both in each group's row: both are then scored o
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+
+from dbrnet.records import Estimate, Unit
 
 # Sums of counts [R, K] in; figures by name out, each [R], NaN where undefined.
 Statistic = Callable[[NDArray[np.float64]], Mapping[str, NDArray[np.float64]]]
@@ -21,21 +22,19 @@ MIN_DEFINED = 0.9  # an interval needs its figure in this share of the resamples
 CHUNK = 1_000_000  # draws at a time: some 40 MB
 
 
-@dataclass(frozen=True)
-class Estimate:
-    """A figure with its interval; None: undefined, or an interval that the groups do not suffice for."""
-
-    value: float | None
-    low: float | None
-    high: float | None
-
-    def to_dict(self) -> dict[str, float | None]:
-        """For JSON."""
-        return asdict(self)
+def share_of(name: str) -> Unit:
+    """The unit of figures that are all shares."""
+    return "share"
 
 
 def estimate(
-    counts: NDArray[np.int64], statistic: Statistic, *, confidence: float, resamples: int = RESAMPLES, seed: int = SEED
+    counts: NDArray[np.int64],
+    statistic: Statistic,
+    *,
+    confidence: float,
+    resamples: int = RESAMPLES,
+    seed: int = SEED,
+    unit_of: Callable[[str], Unit] = share_of,
 ) -> dict[str, Estimate]:
     """Each figure of `statistic` with its interval, from `counts` [G, K], a row a group.
 
@@ -48,9 +47,9 @@ def estimate(
         raise ValueError("no group to resample")
     values = {name: float(value[0]) for name, value in statistic(counts.sum(axis=0, dtype=float)[None]).items()}
     if len(counts) == 1:
-        return {name: _estimate(value, np.empty(0), 1, confidence) for name, value in values.items()}
+        return {name: _estimate(value, np.empty(0), 1, confidence, unit_of(name)) for name, value in values.items()}
     drawn = statistic(_resampled(counts.astype(np.float64), resamples, np.random.default_rng(seed)))
-    return {name: _estimate(value, drawn[name], resamples, confidence) for name, value in values.items()}
+    return {name: _estimate(value, drawn[name], resamples, confidence, unit_of(name)) for name, value in values.items()}
 
 
 def _resampled(counts: NDArray[np.float64], resamples: int, random: np.random.Generator) -> NDArray[np.float64]:
@@ -67,11 +66,11 @@ def _resampled(counts: NDArray[np.float64], resamples: int, random: np.random.Ge
     return sums
 
 
-def _estimate(value: float, drawn: NDArray[np.float64], resamples: int, confidence: float) -> Estimate:
+def _estimate(value: float, drawn: NDArray[np.float64], resamples: int, confidence: float, unit: Unit) -> Estimate:
     if np.isnan(value):
-        return Estimate(None, None, None)
+        return Estimate(value=None, unit=unit)
     defined = drawn[~np.isnan(drawn)]
     if len(defined) < MIN_DEFINED * resamples:
-        return Estimate(value, None, None)
+        return Estimate(value=value, unit=unit)
     low, high = np.quantile(defined, [(1 - confidence) / 2, (1 + confidence) / 2])
-    return Estimate(value, float(low), float(high))
+    return Estimate(value=value, low=float(low), high=float(high), unit=unit)

@@ -1,14 +1,14 @@
 """Candidate and champion on the same images: what differs, how surely, and where it can be seen."""
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dbrnet.evaluation.bootstrap import Estimate, estimate
-from dbrnet.evaluation.figures import defect_counts, figures, group_counts, to_dicts
+from dbrnet.evaluation.bootstrap import estimate
+from dbrnet.evaluation.figures import figures, group_counts, unit_of
 from dbrnet.evaluation.predictions import Evaluation, ImageResult
+from dbrnet.records import Estimate, Unit
 
 SHOWN = 12  # images, of as many groups
 DIFFERENCE = "difference of "  # before a figure's name
@@ -16,20 +16,10 @@ DIFFERENCE = "difference of "  # before a figure's name
 
 @dataclass(frozen=True)
 class Comparison:
-    """What the champion answered, its figures, and the candidate's figures minus those, by name."""
+    """The champion's figures, and the candidate's figures minus those, by name."""
 
-    champion: Evaluation
     figures: dict[str, Estimate]
     difference: dict[str, Estimate]
-
-    def to_dict(self) -> dict[str, Any]:
-        """For metrics.json, beside what is said there of the candidate."""
-        return {
-            "scores": self.champion.scores.to_dict(),
-            "figures": to_dicts(self.figures),
-            "defects": defect_counts(self.champion),
-            "difference": to_dicts(self.difference),
-        }
 
 
 def compare(candidate: Evaluation, champion: Evaluation, confidence: float) -> Comparison:
@@ -46,11 +36,18 @@ def compare(candidate: Evaluation, champion: Evaluation, confidence: float) -> C
         first, second = figures(sums[:, :own], classes), figures(sums[:, own:], classes)
         return second | {DIFFERENCE + name: first[name] - second[name] for name in first}
 
-    found = estimate(np.hstack([counts, group_counts(champion)]), both, confidence=confidence)
-    names = [name for name in found if not name.startswith(DIFFERENCE)]
-    return Comparison(
-        champion, {name: found[name] for name in names}, {name: found[DIFFERENCE + name] for name in names}
+    compared = estimate(
+        np.hstack([counts, group_counts(champion)]), both, confidence=confidence, unit_of=_unit_of_either
     )
+    names = [name for name in compared if not name.startswith(DIFFERENCE)]
+    return Comparison({name: compared[name] for name in names}, {name: compared[DIFFERENCE + name] for name in names})
+
+
+def _unit_of_either(name: str) -> Unit:
+    unit = unit_of(name.removeprefix(DIFFERENCE))
+    if not name.startswith(DIFFERENCE):
+        return unit
+    return "points" if unit == "share" else "difference"
 
 
 @dataclass(frozen=True)
@@ -63,7 +60,7 @@ class Disagreement:
     @property
     def change(self) -> float:
         """Wrong pixels of the champion minus the candidate's, as a share of those that count; < 0: worse."""
-        return (_wrong(self.champion) - _wrong(self.candidate)) / int(self.candidate.confusion.sum())
+        return (self.champion.wrong_pixels - self.candidate.wrong_pixels) / int(self.candidate.confusion.sum())
 
 
 def choose_disagreements(candidate: Evaluation, champion: Evaluation, count: int = SHOWN) -> list[Disagreement]:
@@ -83,10 +80,6 @@ def choose_disagreements(candidate: Evaluation, champion: Evaluation, count: int
             if len(chosen) < limit:
                 chosen.setdefault(one.candidate.group, one)
     return sorted(chosen.values(), key=lambda one: (one.change, one.candidate.id))
-
-
-def _wrong(image: ImageResult) -> int:
-    return image.missed_pixels + image.false_pixels + image.confused_pixels
 
 
 def _require_same_images(one: Evaluation, other: Evaluation) -> None:

@@ -1,15 +1,16 @@
 """Every figure of an evaluation as a ratio of sums of counts, so that any weighting of groups gives it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from math import prod
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dbrnet.evaluation.bootstrap import RESAMPLES, SEED, Estimate, estimate
+from dbrnet.evaluation.bootstrap import estimate
 from dbrnet.evaluation.defect_metrics import SIZES
 from dbrnet.evaluation.predictions import Evaluation, ImageResult
+from dbrnet.records import DefectTable, DefectTally, Estimate, Unit
 
 Floats = NDArray[np.float64]
 
@@ -56,47 +57,31 @@ def figures(sums: Floats, classes: Sequence[str]) -> dict[str, Floats]:
 def estimates(evaluation: Evaluation, confidence: float) -> dict[str, Estimate]:
     """Every figure of the evaluation with its interval."""
     classes = evaluation.classes
-    return estimate(group_counts(evaluation), lambda sums: figures(sums, classes), confidence=confidence)
+    return estimate(
+        group_counts(evaluation), lambda sums: figures(sums, classes), confidence=confidence, unit_of=unit_of
+    )
 
 
-def describe(evaluation: Evaluation, found: Mapping[str, Estimate], confidence: float) -> dict[str, Any]:
-    """What metrics.json says of one model's answers; `found` are its `estimates` at `confidence`."""
-    return {
-        "scores": evaluation.scores.to_dict(),
-        "figures": to_dicts(found),
-        "bootstrap": {
-            "resamples": RESAMPLES,
-            "confidence": confidence,
-            "groups": len({image.group for image in evaluation.images}),
-            "seed": SEED,
-        },
-        "defects": defect_counts(evaluation),
-        "confusion": evaluation.confusion.tolist(),
-        "images": len(evaluation.images),
-        "defect_free": len(evaluation.defect_free),
-        "false_positives": len(evaluation.false_positives),
-        "defective": len(evaluation.defective),
-        "missed": len(evaluation.missed),
-    }
+def unit_of(name: str) -> Unit:
+    """The unit of a figure of `figures`."""
+    return "count" if name == "false_positives" else "share"
 
 
-def to_dicts(found: Mapping[str, Estimate]) -> dict[str, dict[str, float | None]]:
-    """Figures with their intervals, for JSON."""
-    return {name: one.to_dict() for name, one in found.items()}
-
-
-def defect_counts(evaluation: Evaluation) -> dict[str, Any]:
-    """Defects by class and by size, for JSON."""
+def defect_counts(evaluation: Evaluation) -> DefectTable:
+    """Defects by class and by size."""
     of = _by_name(group_counts(evaluation).sum(axis=0)[None], len(evaluation.classes))
     true, found = of["true"][0], of["found"][0]
     by_size = {"true": true.sum(axis=0), "found": found.sum(axis=0)}
     by_class = {"true": true.sum(axis=1), "found": found.sum(axis=1)}
     by_class |= {name: of[name][0] for name in ("predicted", "correct")}
-    return {"by_class": _rows(evaluation.classes[1:], by_class), "by_size": _rows(SIZES, by_size)}
+    return DefectTable(by_class=_rows(evaluation.classes[1:], by_class), by_size=_rows(SIZES, by_size))
 
 
-def _rows(names: Sequence[str], columns: dict[str, NDArray[np.int64]]) -> dict[str, dict[str, int]]:
-    return {name: {what: int(counts[index]) for what, counts in columns.items()} for index, name in enumerate(names)}
+def _rows(names: Sequence[str], columns: dict[str, NDArray[np.int64]]) -> dict[str, DefectTally]:
+    return {
+        name: DefectTally(**{what: int(counts[index]) for what, counts in columns.items()})
+        for index, name in enumerate(names)
+    }
 
 
 def _shapes(classes: int) -> dict[str, tuple[int, ...]]:

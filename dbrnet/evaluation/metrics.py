@@ -7,14 +7,15 @@ classes as 0, which lowers its mean on sets that lack a class.)
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
 from statistics import fmean
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torchmetrics.functional.classification import multiclass_confusion_matrix
+
+from dbrnet import records
 
 IGNORE_INDEX = 255  # pixels with this value in the ground truth are not counted
 
@@ -45,21 +46,8 @@ def confusion_matrix(prediction: NDArray[np.uint8], target: NDArray[np.uint8], c
     return counts.numpy().astype(np.int64, copy=False)
 
 
-@dataclass(frozen=True)
-class Scores:
-    """Scores over a set of images, each a share in 0..1; None where there is nothing to divide by.
-
-    The keys of the mappings are class names in the order of the ids, the background first.
-    """
-
-    miou: float  # mean IoU with the background, as the paper counts it (section 3.1)
-    miou_defects: float | None  # mean IoU without the background; None: no defect present or predicted
-    pixel_accuracy: float
-    iou: dict[str, float | None]  # None: the class is absent
-    f1: dict[str, float | None]  # None: the class is absent
-    precision: dict[str, float | None]  # None: never predicted
-    recall: dict[str, float | None]  # None: not in the ground truth
-    absent: tuple[str, ...]  # classes neither in the ground truth nor predicted, left out of the means
+class Scores(records.Scores):
+    """The record's scores, made from a confusion matrix."""
 
     @classmethod
     def from_confusion(cls, confusion: Confusion, names: Sequence[str]) -> Self:
@@ -86,10 +74,6 @@ class Scores:
             recall=dict(zip(names, _shares(hits, true), strict=True)),
             absent=tuple(name for name, value in zip(names, iou, strict=True) if value is None),
         )
-
-    def to_dict(self) -> dict[str, Any]:
-        """The scores as plain JSON values: None, never NaN, where a score does not exist."""
-        return asdict(self) | {"absent": list(self.absent)}
 
 
 def _shares(part: Confusion, whole: Confusion) -> list[float | None]:

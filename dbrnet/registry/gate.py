@@ -1,36 +1,16 @@
 """The gate: measured figures and thresholds in, a decision with every criterion out. It knows no MLflow.
 
-What was not measured rejects: the gate never passes by default. What was measured too coarsely to tell, an
-interval on both sides of its threshold, is a person's to decide.
+What was not measured rejects: the gate never passes by default. Where the measurement is too coarse to tell,
+with an interval on both sides of its threshold, a person decides.
 """
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from numbers import Real
-from typing import Any, Literal, Self
 
-Answer = Literal["promoted", "rejected", "needs review"]
-Verdict = Literal["passed", "failed", "inconclusive", "not measured"]
-Topic = Literal["accuracy", "speed", "parity", "data"]
-Direction = Literal["at least", "at most"]
-Mode = Literal["automatic", "review"]
+from dbrnet.records import Answer, Criterion, Decision, Direction, Estimate, Mode, Topic, Unit, Verdict, format_value
 
-
-@dataclass(frozen=True)
-class Figure:
-    """A measured value and, where one is known, its confidence interval; None: nothing finite measured."""
-
-    value: float | None
-    low: float | None = None
-    high: float | None = None
-
-    @classmethod
-    def of(cls, found: object) -> Self:
-        """From a plain number or a mapping with value, low and high; whatever is no finite number is None."""
-        if isinstance(found, Mapping):
-            return cls(*(_finite(found.get(key)) for key in ("value", "low", "high")))
-        return cls(_finite(found))
+EXACT_DIGITS = 4  # beyond the usual ones, to show a threshold exactly
+EXTRA_DIGITS = 17  # at most, to tell a figure from its threshold
 
 
 @dataclass(frozen=True)
@@ -43,126 +23,81 @@ class Threshold:
     name: str
     label: str
     topic: Topic
-    value: float
+    value: float  # in the figure's unit
+    unit: Unit
     direction: Direction
     by_interval: bool = False
 
+    def judge(self, figure: Estimate | None) -> Criterion:
+        """The figure held against the threshold; None: there is no such figure."""
+        figure = figure or Estimate(value=None, unit=self.unit)
+        verdict, extra = self._verdict(figure), self._digits(figure)
+        texts = figure.text(extra=extra), format_value(self.value, self.unit, extra=extra)
+        return Criterion(
+            name=self.name,
+            label=self.label,
+            topic=self.topic,
+            figure=figure,
+            threshold=self.value,
+            direction=self.direction,
+            verdict=verdict,
+            figure_text=texts[0],
+            threshold_text=texts[1],
+            text=self._text(verdict, *texts),
+        )
 
-@dataclass(frozen=True)
-class Criterion:
-    """One figure held against its threshold."""
-
-    asked: Threshold
-    figure: Figure
-
-    @property
-    def verdict(self) -> Verdict:
+    def _verdict(self, figure: Estimate) -> Verdict:
         """Meeting a threshold exactly passes; an interval that holds the threshold is inconclusive."""
-        figure = self.figure
-        judged = (figure.low, figure.high) if self.asked.by_interval else (figure.value,)
-        met = [self._meets(value) for value in (figure.value, *judged) if value is not None]
-        if len(met) <= len(judged):
+        ends = (figure.low, figure.high) if self.by_interval else (figure.value,)
+        judged = [end for end in ends if end is not None]
+        if figure.value is None or len(judged) < len(ends):
             return "not measured"
-        judgements = met[1:]
-        if all(judgements):
+        met = [value >= self.value if self.direction == "at least" else value <= self.value for value in judged]
+        if all(met):
             return "passed"
-        return "inconclusive" if any(judgements) else "failed"
+        return "inconclusive" if any(met) else "failed"
 
-    def _meets(self, value: float) -> bool:
-        return value >= self.asked.value if self.asked.direction == "at least" else value <= self.asked.value
+    def _text(self, verdict: Verdict, figure: str, threshold: str) -> str:
+        """One line such as 'mIoU 71.2 % is below 75.0 %'."""
+        if verdict == "not measured":
+            return f"{self.label}: not measured ({self.direction} {threshold} is required)"
+        if verdict == "inconclusive":
+            return f"{self.label} {figure} cannot be told from {threshold}"
+        if verdict == "passed":
+            return f"{self.label} {figure} is {self.direction} {threshold}"
+        return f"{self.label} {figure} is {'below' if self.direction == 'at least' else 'above'} {threshold}"
 
-    @property
-    def texts(self) -> tuple[str, str]:
-        """Figure and threshold in as few digits (from 4) as tell them apart: no '0.75 is below 0.75'."""
-        value, threshold = self.figure.value, self.asked.value
-        if value is None:
-            return "not measured", f"{threshold:.4g}"
-        for digits in range(4, 17):
-            figure, limit = f"{value:.{digits}g}", f"{threshold:.{digits}g}"
-            if figure != limit or value == threshold:
-                return figure, limit
-        return repr(value), repr(threshold)
+    def _digits(self, figure: Estimate) -> int:
+        """The extra digits that show the threshold exactly, and tell the figure from it.
 
-    @property
-    def text(self) -> str:
-        """One line such as 'mIoU 0.712 is below 0.75'."""
-        asked, (figure, threshold) = self.asked, self.texts
-        if self.figure.low is not None and self.figure.high is not None:
-            figure = f"{figure} ({self.figure.low:.4g} to {self.figure.high:.4g})"
-        if self.verdict == "not measured":
-            return f"{asked.label}: not measured ({asked.direction} {threshold} is required)"
-        if self.verdict == "inconclusive":
-            return f"{asked.label} {figure} cannot be told from {threshold}"
-        if self.verdict == "passed":
-            return f"{asked.label} {figure} is {asked.direction} {threshold}"
-        return f"{asked.label} {figure} is {'below' if asked.direction == 'at least' else 'above'} {threshold}"
+        So that a reader never sees '75.0 % is below 75.0 %', nor 100.0 % where 99.99 % is required.
+        """
+        numbers = [end for end in (figure.value, figure.low, figure.high) if end is not None and end != self.value]
 
-    def to_dict(self) -> dict[str, Any]:
-        """The criterion as JSON values."""
-        return {
-            "name": self.asked.name,
-            "label": self.asked.label,
-            "topic": self.asked.topic,
-            "figure": self.figure.value,
-            "low": self.figure.low,
-            "high": self.figure.high,
-            "threshold": self.asked.value,
-            "direction": self.asked.direction,
-            "verdict": self.verdict,
-            "text": self.text,
-        }
+        def write(number: float, extra: int) -> str:
+            return format_value(number, self.unit, bare=True, extra=extra)
+
+        for extra in range(EXTRA_DIGITS):
+            threshold = write(self.value, extra)
+            exact = write(self.value, extra + EXACT_DIGITS).rstrip("0") == threshold.rstrip("0")
+            if (exact or extra >= EXACT_DIGITS) and threshold not in {write(number, extra) for number in numbers}:
+                return extra
+        return EXTRA_DIGITS
 
 
-@dataclass(frozen=True)
-class Decision:
-    """The gate's answer.
+def decide(figures: Mapping[str, Estimate], thresholds: Sequence[Threshold], mode: Mode) -> Decision:
+    """Hold `figures`, by name, against the thresholds; one that is missing or has no value was not measured.
 
     Promoted means: there are criteria, every one was measured and passed, and the mode is automatic. One
     that failed or was not measured rejects; else one that is inconclusive, or the mode, asks for a review.
     """
-
-    criteria: tuple[Criterion, ...]
-    mode: Mode
-
-    @property
-    def answer(self) -> Answer:
-        """'promoted', 'rejected' or 'needs review'."""
-        verdicts = {criterion.verdict for criterion in self.criteria}
-        if not verdicts or verdicts & {"failed", "not measured"}:
-            return "rejected"
-        return "promoted" if verdicts == {"passed"} and self.mode == "automatic" else "needs review"
-
-    @property
-    def reasons(self) -> list[str]:
-        """Why it is not promoted, one line for each criterion in the way; empty when promoted."""
-        if self.answer == "rejected":
-            grounds = [c.text for c in self.criteria if c.verdict in ("failed", "not measured")]
-            return grounds or ["nothing was asked, and nothing passes by default"]
-        grounds = [c.text for c in self.criteria if c.verdict == "inconclusive"]
-        if self.answer == "needs review" and not grounds:
-            return ["every criterion passed, and promote.mode has a person decide"]
-        return grounds
-
-    def to_dict(self) -> dict[str, Any]:
-        """The decision as JSON values."""
-        return {
-            "answer": self.answer,
-            "mode": self.mode,
-            "reasons": self.reasons,
-            "criteria": [criterion.to_dict() for criterion in self.criteria],
-        }
-
-
-def decide(figures: Mapping[str, object], thresholds: Sequence[Threshold], mode: Mode) -> Decision:
-    """Hold `figures`, by name, against the thresholds.
-
-    A figure is a number or a mapping with value, low and high. One that is missing, None, NaN or infinite
-    was not measured.
-    """
-    return Decision(tuple(Criterion(one, Figure.of(figures.get(one.name))) for one in thresholds), mode)
-
-
-def _finite(found: object) -> float | None:
-    if isinstance(found, Real) and not isinstance(found, bool) and math.isfinite(float(found)):
-        return float(found)
-    return None
+    criteria = tuple(threshold.judge(figures.get(threshold.name)) for threshold in thresholds)
+    unmet = [criterion.text for criterion in criteria if criterion.verdict in ("failed", "not measured")]
+    unclear = [criterion.text for criterion in criteria if criterion.verdict == "inconclusive"]
+    answer: Answer = "promoted"
+    reasons: list[str] = []
+    if unmet or not criteria:
+        answer, reasons = "rejected", unmet or ["there is no threshold, and nothing passes by default"]
+    elif unclear or mode == "review":
+        answer, reasons = "needs review", unclear or ["every criterion passed, and promote.mode has a person decide"]
+    return Decision(answer=answer, mode=mode, reasons=tuple(reasons), criteria=criteria)

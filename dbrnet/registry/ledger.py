@@ -1,22 +1,21 @@
 """The ledger in MLflow: an append-only log that decides who is champion.
 
-MLflow moves an alias without asking what it was (no compare-and-set), so two promotions at once could undo
-each other. But it numbers the versions of a registered model under its database's primary key: dense, in one
-order, none visible before those below it. So the ledger of NAME is the registered model NAME.ledger, and its
-versions are the entries. Who appends first comes first; `succession.replay` tells who is champion, and the
-aliases and tags on NAME are a copy of that, for those who load `models:/NAME@champion` or look at a version.
-An entry is one atomic call: killed before it, nothing has happened; killed after it, whoever comes next sets
-aliases and tags.
+MLflow's aliases have no compare-and-set, so two promotions at once could undo each other. But MLflow numbers
+the versions of a registered model under its database's primary key: dense, in one order, none visible before
+those below it. So the ledger of NAME is the registered model NAME.ledger, and its versions are the entries.
+The first append comes first. `ledger_state.replay` derives the champion; aliases and tags on NAME are a copy
+of that state, for users who load `models:/NAME@champion` or look at a version. An entry is one atomic call:
+killed before it, nothing has happened; killed after it, the next process sets aliases and tags.
 """
 
-import json
 import logging
-from dataclasses import asdict, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 
 from mlflow import MlflowClient
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
+from pydantic import TypeAdapter, ValidationError
 
 from dbrnet.errors import JobError
 from dbrnet.registry.ledger_state import Entry, State, replay
@@ -27,6 +26,7 @@ CHAMPION, CHALLENGER = "champion", "challenger"
 ENTRY_TAG = "ledger_entry"  # of a version: the number of the latest entry on it
 MAX_TAG = 5000
 _PAGE = 1000
+_ENTRY = TypeAdapter(Entry)
 
 log = logging.getLogger(__name__)
 
@@ -42,25 +42,25 @@ class Ledger:
     def entries(self) -> list[Entry]:
         """All of them, in order. Raises `JobError` where one is missing: somebody has deleted it.
 
-        That the newest is missing is told by the versions' tags, which are read first: they name no entry
-        that comes in afterwards.
+        The versions' tags show whether the newest is missing. They are read first, so that they name no
+        entry that is appended afterwards.
         """
         with self.store.asked() as client:
-            told = [version.tags.get(ENTRY_TAG, "") for version in _versions(client, self.model_name)]
-            found = sorted(_versions(client, self.log_name), key=lambda version: int(version.version))
-        numbers = [int(version.version) for version in found]
-        newest = max([*numbers, *(int(number) for number in told if number.isdecimal())], default=0)
+            tagged = [version.tags.get(ENTRY_TAG, "") for version in _versions(client, self.model_name)]
+            entries = sorted(_versions(client, self.log_name), key=lambda version: int(version.version))
+        numbers = [int(version.version) for version in entries]
+        newest = max([*numbers, *(int(number) for number in tagged if number.isdecimal())], default=0)
         if missing := sorted(set(range(1, newest + 1)) - set(numbers)):
             raise JobError(
                 f"the ledger {self.log_name} in {self.store} lacks entry {missing[0]}: somebody has deleted "
                 "it, and who is champion cannot be told; restore the store from its backup"
             )
-        return [_parse(version) for version in found]
+        return [_parse(version) for version in entries]
 
     def state(self, at: datetime | None = None) -> State:
-        """Where the entries have led to, now or at a time; an alias older than the ledger is adopted."""
+        """The state after replaying the entries, now or at a time; an alias older than the ledger is adopted."""
         entries = self._or_adopted(self.entries())
-        return replay(one for one in entries if at is None or (one.time is not None and one.time <= at))
+        return replay(entry for entry in entries if at is None or (entry.time is not None and entry.time <= at))
 
     def state_with(self, entry: Entry) -> State:
         """The state if `entry` were appended now; one whose id is there is there already. Writes nothing."""
@@ -75,7 +75,7 @@ class Ledger:
 
     @repeatable
     def append(self, entry: Entry) -> None:
-        """Append once, however often it is called: an entry whose id is there is there already."""
+        """Append once, however often it is called: an entry of the same id is not appended again."""
         entries = self.entries()
         if any(known.id == entry.id for known in entries):
             return
@@ -85,7 +85,7 @@ class Ledger:
 
     @repeatable
     def reconcile(self) -> State:
-        """Bring aliases and tags to where the entries have led, until none has come in since; that state."""
+        """Reconcile aliases and tags with the ledger, until no entry has come in since; the state."""
         while True:
             entries = self.entries()
             state = replay(self._or_adopted(entries))
@@ -99,12 +99,12 @@ class Ledger:
         """The aliases as MLflow has them now."""
         with self.store.asked() as client:
             try:
-                found = client.get_registered_model(self.model_name).aliases
+                aliases = client.get_registered_model(self.model_name).aliases
             except MlflowException as error:
                 if error.error_code != "RESOURCE_DOES_NOT_EXIST":
                     raise
                 return {}
-        return {alias: int(number) for alias, number in found.items()}
+        return {alias: int(number) for alias, number in aliases.items()}
 
     def _set_aliases(self, state: State) -> None:
         now = self.aliases()
@@ -148,49 +148,47 @@ class Ledger:
         return Entry(id="adoption", kind="adoption", version=number, by="ledger")
 
     def _write(self, entry: Entry) -> None:
-        content = asdict(replace(entry, time=None))
-        content = {key: value for key, value in content.items() if key not in ("number", "time")}
+        content = _ENTRY.dump_json(entry, exclude={"number", "time"}).decode()
         with self.store.asked() as client:
             ensure_registered(client, self.log_name)
             client.create_model_version(
                 self.log_name,
                 f"models:/{self.model_name}/{entry.version}",
-                tags={"entry": json.dumps(content), "kind": entry.kind, "by": entry.by},
+                tags={"entry": content, "kind": entry.kind, "by": entry.by},
                 description=_describe(entry),
             )
 
 
 def _versions(client: MlflowClient, name: str) -> list[ModelVersion]:
-    found: list[ModelVersion] = []
+    versions: list[ModelVersion] = []
     token = None
     while True:
         page = client.search_model_versions(f"name = '{name}'", max_results=_PAGE, page_token=token)
-        found += page
+        versions += page
         token = page.token
         if not token:
-            return found
+            return versions
 
 
 def _tags(state: State, version: int) -> dict[str, str | None]:
-    """What a version says of itself: the latest decision on it, and, of a champion, how it did since.
+    """A version's tags: the latest decision on it, and, for a champion, the later checks of it.
 
-    A rollback revokes the version that it leaves. None: no such tag; a version on which nothing was decided
-    has none of them.
+    A rollback revokes the version that it leaves. None removes a tag; a version without a decision has none.
     """
     tags: dict[str, str | None] = {}
     for event in state.events:
-        entry, told = event.entry, event.why
+        entry, why = event.entry, event.why
         if event.outcome == "rolled back" and entry.expected == version:
-            tags |= {"decision": "revoked", "decided_by": entry.by, "reasons": told, "recheck": None}
+            tags |= {"decision": "revoked", "decided_by": entry.by, "reasons": why, "recheck": None}
         elif entry.version != version or (event.outcome == "superseded" and entry.kind != "decision"):
             continue
         elif event.champion_before == event.champion_after == version:
-            said = "failed" if event.outcome == "rejected" else event.outcome
-            tags |= {"recheck": None if event.outcome == "promoted" else f"{said}: {told}"}
+            result = "failed" if event.outcome == "rejected" else event.outcome
+            tags |= {"recheck": None if event.outcome == "promoted" else f"{result}: {why}"}
         else:
             outcome = "rejected" if event.outcome == "superseded" else event.outcome
-            why = told if entry.reasons or event.outcome == "superseded" else None
-            tags |= {"decision": outcome, "decided_by": entry.by, "reasons": why, "recheck": None}
+            reasons = why if entry.reasons or event.outcome == "superseded" else None
+            tags |= {"decision": outcome, "decided_by": entry.by, "reasons": reasons, "recheck": None}
         tags[ENTRY_TAG] = str(entry.number)
         if entry.run_id is not None:
             tags["review"] = f"runs:/{entry.run_id}/review.html"
@@ -199,24 +197,23 @@ def _tags(state: State, version: int) -> dict[str, str | None]:
 
 def _parse(version: ModelVersion) -> Entry:
     try:
-        content = json.loads(version.tags["entry"])
-        content["reasons"] = tuple(content["reasons"])
-        made = datetime.fromtimestamp(version.creation_timestamp / 1000, UTC)
-        return Entry(**content, number=int(version.version), time=made)
-    except (KeyError, TypeError, ValueError):
+        entry = _ENTRY.validate_json(version.tags["entry"])
+    except (KeyError, ValidationError):
         raise JobError(
-            f"entry {version.version} of the ledger {version.name} is none that was written by dbrnet; "
+            f"entry {version.version} of the ledger {version.name} was not written by dbrnet; "
             "who is champion cannot be told"
         ) from None
+    time = datetime.fromtimestamp(version.creation_timestamp / 1000, UTC)
+    return replace(entry, number=int(version.version), time=time)
 
 
 def _describe(entry: Entry) -> str:
-    """For a reader of MLflow's page."""
-    what = {
+    """The entry's description on MLflow's page."""
+    heading = {
         "decision": f"The gate on version {entry.version}: {entry.answer}",
         "approval": f"{entry.by} approves version {entry.version}",
         "rejection": f"{entry.by} rejects version {entry.version}",
         "rollback": f"{entry.by} rolls back from version {entry.expected} to version {entry.version}",
         "adoption": f"Version {entry.version} was champion before this ledger began",
     }[entry.kind]
-    return "\n".join([f"**{what}**", "", *(f"- {reason}" for reason in entry.reasons)]).rstrip() + "\n"
+    return "\n".join([f"**{heading}**", "", *(f"- {reason}" for reason in entry.reasons)]).rstrip() + "\n"

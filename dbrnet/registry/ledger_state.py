@@ -1,23 +1,49 @@
 """Who was champion when, and why: what follows from the ledger's entries in order. It knows no MLflow."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from datetime import datetime
-from typing import Any, Literal
+from typing import ClassVar, Literal
 
-from dbrnet.registry.gate import Answer
+from pydantic import ConfigDict, JsonValue
+
+from dbrnet.records import Answer, Estimate
 
 Kind = Literal["decision", "approval", "rejection", "rollback", "adoption"]
 Outcome = Literal["promoted", "rejected", "needs review", "approved", "revoked", "rolled back", "adopted", "superseded"]
 
 
 @dataclass(frozen=True)
-class Entry:
-    """One entry of the ledger, as it was appended: what somebody decided, and on what they had seen.
+class KeyFigures:
+    """What the ledger keeps of a decision's figures; None: not measured."""
 
-    `expected` is the champion that the candidate was compared with, or that the person saw: the entry moves
-    the champion only if it is that one's turn still.
+    miou: float | None = None
+    difference: float | None = None  # of the mIoU from the champion's
+    fps: float | None = None
+
+    @property
+    def estimates(self) -> dict[str, Estimate]:
+        """Those that were measured, by name."""
+        figures = {
+            "miou": Estimate(value=self.miou, unit="share"),
+            "difference": Estimate(value=self.difference, unit="points"),
+            "fps": Estimate(value=self.fps, unit="fps"),
+        }
+        return {name: figure for name, figure in figures.items() if figure.value is not None}
+
+
+NO_FIGURES = KeyFigures()
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One entry of the ledger, as it was appended: what was decided, and on what evidence.
+
+    `expected` is the champion that the candidate was compared with, or that the person saw. The entry moves
+    the champion only if that one is champion still.
     """
+
+    __pydantic_config__: ClassVar = ConfigDict(extra="forbid")
 
     id: str
     kind: Kind
@@ -27,15 +53,15 @@ class Entry:
     answer: Answer | None = None  # a decision's
     reasons: tuple[str, ...] = ()
     run_id: str | None = None
-    figures: dict[str, float] = field(default_factory=dict)
-    network: str | None = None  # `versions.network_digest` of the version; a rollback's, of the one it leaves
+    figures: KeyFigures = NO_FIGURES
+    network: str | None = None  # `versions.network_digest` of the version; for a rollback, of the one it leaves
     number: int = 0  # its place, given by the store
     time: datetime | None = None  # by the store's clock
 
 
 @dataclass(frozen=True)
 class Event:
-    """What became of an entry, in its place."""
+    """What became of an entry."""
 
     entry: Entry
     outcome: Outcome
@@ -46,15 +72,15 @@ class Event:
 
     @property
     def why(self) -> str:
-        """The reasons that were given, or, where there were none or they did not count, what came of it."""
+        """The given reasons; where there are none or the entry had no effect, the text."""
         return self.text if self.outcome == "superseded" else "; ".join(self.entry.reasons) or self.text
 
-    def to_dict(self) -> dict[str, Any]:
-        """The event as JSON values."""
+    def to_dict(self) -> dict[str, JsonValue]:
+        """The event as JSON values, for scripts."""
         entry = self.entry
         return {
             "number": entry.number,
-            "time": entry.time and entry.time.isoformat(timespec="seconds"),
+            "time": entry.time.isoformat(timespec="seconds") if entry.time else None,
             "kind": entry.kind,
             "version": entry.version,
             "outcome": self.outcome,
@@ -64,21 +90,21 @@ class Event:
             "why": self.why,
             "reasons": list(entry.reasons),
             "run_id": entry.run_id,
-            "figures": entry.figures,
+            "figures": {name: figure.value for name, figure in entry.figures.estimates.items()},
         }
 
 
 @dataclass(frozen=True)
 class Revocation:
-    """A person's no to a version."""
+    """A person's rejection of a version."""
 
-    by: str  # whom, when and why, in words
+    by: str  # who, when and why, in words
     network: str | None  # `versions.network_digest`, where it is known
 
 
 @dataclass(frozen=True)
 class State:
-    """Where the ledger has led to."""
+    """The state after replaying the ledger."""
 
     champion: int | None = None
     challenger: int | None = None
@@ -87,36 +113,34 @@ class State:
     events: tuple[Event, ...] = ()
 
     def baseline(self, version: int | None) -> int | None:
-        """Whom a candidate is compared with: the champion, or, being that itself, the one before it."""
+        """The version to compare a candidate with: the champion, or the one before where it is that itself."""
         if version is None or version != self.champion:
             return self.champion
         return self.replaced.get(version)
 
     def compared_with(self, version: int) -> int | None:
-        """The champion that `version` was compared with when the gate last decided on it, if it ever has."""
-        decided = self.decided(version)
-        return None if decided is None else decided.expected
+        """The champion that `version` was compared with in the gate's last decision on it, if there is one."""
+        decision = self.decided(version)
+        return None if decision is None else decision.expected
 
     def decided(self, version: int) -> Entry | None:
         """The gate's last decision on `version`."""
-        found = (e.entry for e in self.events if e.entry.kind == "decision" and e.entry.version == version)
-        return max(found, key=lambda entry: entry.number, default=None)
+        decisions = (e.entry for e in self.events if e.entry.kind == "decision" and e.entry.version == version)
+        return max(decisions, key=lambda entry: entry.number, default=None)
 
     def revoked_as(self, version: int, network: str | None) -> list[int]:
-        """The revoked versions that `version` is, by its number or by its network."""
-        return sorted(
-            (
-                number
-                for number, one in self.revoked.items()
-                if number == version or (network is not None and one.network == network)
-            ),
-            key=lambda number: number != version,
+        """The revoked versions with this number or this network, the number itself first."""
+        same = (
+            number
+            for number, revocation in self.revoked.items()
+            if number == version or (network is not None and revocation.network == network)
         )
+        return sorted(same, key=lambda number: number != version)
 
     def since(self, version: int) -> datetime | None:
         """When `version` last became champion."""
-        moved = (e for e in self.events if e.champion_after == version != e.champion_before)
-        return max((e.entry.time for e in moved if e.entry.time is not None), default=None)
+        moves = (e for e in self.events if e.champion_after == version != e.champion_before)
+        return max((e.entry.time for e in moves if e.entry.time is not None), default=None)
 
     def event(self, id_: str) -> Event | None:
         """What became of the entry `id_`."""
@@ -124,9 +148,9 @@ class State:
 
 
 def replay(entries: Iterable[Entry]) -> State:
-    """Play the entries in the order of their numbers; a second one of the same id was a retry."""
+    """Replay the entries in the order of their numbers; a second one of the same id was a retry."""
     state, seen = State(), set[str]()
-    for entry in sorted(entries, key=lambda one: one.number):
+    for entry in sorted(entries, key=lambda entry: entry.number):
         if entry.id not in seen:
             seen.add(entry.id)
             state = _RULES[entry.kind](state, entry)
@@ -134,17 +158,16 @@ def replay(entries: Iterable[Entry]) -> State:
 
 
 def _decision(state: State, entry: Entry) -> State:
-    version, champion = entry.version, state.champion
+    version, champion, answer = entry.version, state.champion, entry.answer or "rejected"
     if version == champion:
-        said = {
+        texts = {
             "promoted": "was the champion already and stays",
             "rejected": "failed this time and stays champion all the same: a rejection moves no alias",
             "needs review": "is the champion already and stays",
         }
-        return _next(state, entry, entry.answer or "rejected", f"version {version} {said[entry.answer or 'rejected']}")
-    if entry.answer == "rejected":
-        challenger = None if state.challenger == version else state.challenger
-        return _next(state, entry, "rejected", f"version {version} did not pass", challenger=challenger)
+        return _next(state, entry, answer, f"version {version} {texts[answer]}")
+    if answer == "rejected":
+        return _without_challenger(_next(state, entry, "rejected", f"version {version} did not pass"), version)
     if numbers := state.revoked_as(version, entry.network):
         same = "" if numbers[0] == version else f"has the network of version {numbers[0]}, which "
         text = (
@@ -153,9 +176,10 @@ def _decision(state: State, entry: Entry) -> State:
         )
         return _next(state, entry, "superseded", text)
     if champion != entry.expected:
-        return _next(state, entry, "superseded", _overtaken(champion, entry.expected))
-    if entry.answer == "needs review":
-        return _next(state, entry, "needs review", f"version {version} waits for a person", challenger=version)
+        return _overtaken(state, entry)
+    if answer == "needs review":
+        waiting = _next(state, entry, "needs review", f"version {version} waits for a person")
+        return _challenged_by(waiting, version)
     return _set_champion(state, entry, "promoted", f"version {version} {_in_place_of(champion)}", entry.network)
 
 
@@ -163,7 +187,7 @@ def _approval(state: State, entry: Entry) -> State:
     if entry.version == state.champion:
         return _next(state, entry, "superseded", f"version {entry.version} was the champion already")
     if state.champion != entry.expected:
-        return _next(state, entry, "superseded", _overtaken(state.champion, entry.expected))
+        return _overtaken(state, entry)
     text = f"{entry.by} approved version {entry.version}, which {_in_place_of(state.champion)}"
     return _set_champion(state, entry, "approved", text, entry.network)
 
@@ -171,20 +195,18 @@ def _approval(state: State, entry: Entry) -> State:
 def _rejection(state: State, entry: Entry) -> State:
     if entry.version == state.champion:
         return _next(state, entry, "superseded", f"version {entry.version} had become champion")
-    challenger = None if state.challenger == entry.version else state.challenger
-    text = f"{entry.by} withdrew version {entry.version}"
-    after = _next(state, entry, "revoked", text, challenger=challenger)
-    return _withdraw(after, entry.version, entry)
+    after = _next(state, entry, "revoked", f"{entry.by} revoked version {entry.version}")
+    return _revoke(_without_challenger(after, entry.version), entry.version, entry)
 
 
 def _rollback(state: State, entry: Entry) -> State:
     if entry.version == state.champion:
         return _next(state, entry, "superseded", f"version {entry.version} was the champion already")
     if entry.expected is None or state.champion != entry.expected:
-        return _next(state, entry, "superseded", _overtaken(state.champion, entry.expected))
+        return _overtaken(state, entry)
     text = f"{entry.by} rolled back from version {entry.expected} to version {entry.version}"
     after = _set_champion(state, entry, "rolled back", text)
-    return _withdraw(replace(after, replaced=state.replaced), entry.expected, entry)
+    return _revoke(replace(after, replaced=state.replaced), entry.expected, entry)
 
 
 def _adoption(state: State, entry: Entry) -> State:
@@ -193,7 +215,7 @@ def _adoption(state: State, entry: Entry) -> State:
     return _set_champion(state, entry, "adopted", f"version {entry.version} was champion before the ledger began")
 
 
-_RULES = {
+_RULES: dict[Kind, Callable[[State, Entry], State]] = {
     "decision": _decision,
     "approval": _approval,
     "rejection": _rejection,
@@ -202,36 +224,47 @@ _RULES = {
 }
 
 
+def _next(state: State, entry: Entry, outcome: Outcome, text: str) -> State:
+    """The state with one more event, which moves nobody."""
+    event = Event(entry, outcome, text, state.champion, state.champion, state.challenger)
+    return replace(state, events=(*state.events, event))
+
+
+def _challenged_by(state: State, version: int | None) -> State:
+    """The state with `version` as challenger, from its last event on."""
+    *before, last = state.events
+    return replace(state, challenger=version, events=(*before, replace(last, challenger_after=version)))
+
+
+def _without_challenger(state: State, version: int) -> State:
+    """The state in which `version` waits no longer, if it did."""
+    return _challenged_by(state, None) if state.challenger == version else state
+
+
 def _set_champion(state: State, entry: Entry, outcome: Outcome, text: str, network: str | None = None) -> State:
     version = entry.version
-    back = state.revoked_as(version, network)
-    challenger = None if state.challenger == version else state.challenger
+    restored = state.revoked_as(version, network)
+    after = _without_challenger(_next(state, entry, outcome, text), version)
+    *before, last = after.events
     return replace(
-        _next(state, entry, outcome, text, champion=version, challenger=challenger),
-        revoked={number: one for number, one in state.revoked.items() if number not in back},
+        after,
+        champion=version,
+        events=(*before, replace(last, champion_after=version)),
+        revoked={number: revocation for number, revocation in state.revoked.items() if number not in restored},
         replaced=state.replaced | {version: state.champion},
     )
 
 
-def _withdraw(state: State, version: int, entry: Entry) -> State:
-    revocation = Revocation(_by_whom(entry), entry.network)
+def _revoke(state: State, version: int, entry: Entry) -> State:
+    on = "" if entry.time is None else f" on {entry.time:%Y-%m-%d}"
+    why = "; ".join(entry.reasons)
+    revocation = Revocation(f"{entry.by}{on}{why and f': {why}'}", entry.network)
     return replace(state, revoked=state.revoked | {version: revocation})
 
 
-_KEPT: Any = object()
-
-
-def _next(
-    state: State, entry: Entry, outcome: Outcome, text: str, *, champion: Any = _KEPT, challenger: Any = _KEPT
-) -> State:
-    after = state.champion if champion is _KEPT else champion
-    waiting = state.challenger if challenger is _KEPT else challenger
-    event = Event(entry, outcome, text, state.champion, after, waiting)
-    return replace(state, champion=after, challenger=waiting, events=(*state.events, event))
-
-
-def _overtaken(champion: int | None, expected: int | None) -> str:
-    return f"{name_of(champion)} had become champion since the comparison with {name_of(expected)}"
+def _overtaken(state: State, entry: Entry) -> State:
+    text = f"{name_of(state.champion)} had become champion since the comparison with {name_of(entry.expected)}"
+    return _next(state, entry, "superseded", text)
 
 
 def _in_place_of(previous: int | None) -> str:
@@ -241,9 +274,3 @@ def _in_place_of(previous: int | None) -> str:
 def name_of(version: int | None) -> str:
     """A version, or none, in a sentence."""
     return "none" if version is None else f"version {version}"
-
-
-def _by_whom(entry: Entry) -> str:
-    on = "" if entry.time is None else f" on {entry.time:%Y-%m-%d}"
-    why = "; ".join(entry.reasons)
-    return f"{entry.by}{on}{why and f': {why}'}"

@@ -2,19 +2,19 @@
 
 import json
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from mlflow import MlflowClient
 from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunInfo, RunTag
 from mlflow.exceptions import MlflowException
 from mlflow.tracking.context.git_context import GitRunContext
 from mlflow.tracking.context.registry import resolve_tags
 
 from dbrnet.errors import JobError
+from dbrnet.records import flatten
 from dbrnet.registry.store import Store
 
 # What MLflow takes in one request, and of a dataset's digest.
@@ -47,7 +47,8 @@ class TrackedRun:
 
     def log_params(self, params: Mapping[str, Any]) -> None:
         """Log parameters; nested sections are flattened to `section.key`, other values are JSON."""
-        flat = [Param(key, text) for key, text in _flatten(params)]
+        texts = {key: value if isinstance(value, str) else json.dumps(value) for key, value in flatten(params).items()}
+        flat = [Param(key, text) for key, text in texts.items()]
         with self.store.asked() as client:
             client.log_batch(self.run_id, params=flat)
 
@@ -56,13 +57,12 @@ class TrackedRun:
     ) -> None:
         """Log a dataset's splits, by context (training, validation, testing), as the run's inputs.
 
-        What is known of a split becomes the input's tags. The digest is the start of the content hash.
+        A split's facts become the input's tags. The digest is the start of the content hash.
         """
         inputs = []
-        for context, known in splits.items():
-            where = json.dumps({"uri": str(source)})
-            dataset = Dataset(f"{name} {context}", content_hash[:_DIGEST], "local", where)
-            tags = {"mlflow.data.context": context, **known}
+        for context, facts in splits.items():
+            dataset = Dataset(f"{name} {context}", content_hash[:_DIGEST], "local", json.dumps({"uri": str(source)}))
+            tags = {"mlflow.data.context": context, **facts}
             inputs.append(DatasetInput(dataset, [InputTag(key, str(value)) for key, value in tags.items()]))
         with self.store.asked() as client:
             client.log_inputs(self.run_id, inputs)
@@ -70,14 +70,14 @@ class TrackedRun:
     def log_metrics(self, values: Mapping[str, float], step: int) -> None:
         """Log all values of a step in one call.
 
-        A continued run skips what it has logged for that step already, so that work done again after a kill
-        appears once.
+        A resumed run skips the values that it has logged for that step already, so that work repeated after a
+        kill appears once.
         """
         new = {key: value for key, value in values.items() if not (self.resumed and step in self._steps_once(key))}
         self.send([metrics_of(new, step, int(time.time() * 1000))])
 
     def send(self, steps: Sequence[Sequence[Metric]]) -> None:
-        """Send what was measured at some steps in few calls; the metrics of one step arrive all or none.
+        """Send the metrics of some steps in few calls; those of one step arrive all or none.
 
         A metric that the run has with the same time, step and value is not doubled.
         """
@@ -91,10 +91,10 @@ class TrackedRun:
                 client.log_batch(self.run_id, metrics=call)
 
     def epoch(self, row: Mapping[str, float]) -> list[Metric]:
-        """A training's epoch as metrics: `epoch`, the step, and what was measured by its end.
+        """A training's epoch as metrics: `epoch` is the step.
 
-        Its time is the run's start and the `seconds` since, so that an epoch sent twice, from wherever, is
-        one and the same to MLflow.
+        Its time is the run's start plus the `seconds` since, so that an epoch sent twice, from any process,
+        is the same to MLflow.
         """
         values = {key: value for key, value in row.items() if key != "epoch"}
         return metrics_of(values, int(row["epoch"]), self.started + round(1000 * row.get("seconds", 0)))
@@ -163,24 +163,24 @@ def decision_run(store: Store, parent: TrackedRun, *, key: str, name: str, tags:
 
 
 def send_missing(run: TrackedRun, history: Sequence[Mapping[str, float]]) -> int:
-    """Log the epochs of a training's history that the run lacks; how many there were.
+    """Log the epochs of a training's history that the run lacks; returns their number.
 
-    A row holds `epoch`, which is the step, `loss` and what else was measured. Raises `JobError` when the
-    store cannot be reached; asking again then sends what is still missing.
+    A row holds `epoch`, which is the step, `loss` and other metrics. Raises `JobError` when the store cannot
+    be reached; a second call then sends what is still missing.
     """
-    known = run.steps("loss")
-    missing = [row for row in history if row["epoch"] not in known]
+    logged = run.steps("loss")
+    missing = [row for row in history if row["epoch"] not in logged]
     run.send([run.epoch(row) for row in missing])
     return len(missing)
 
 
 def metrics_of(values: Mapping[str, float], step: int, when: int) -> list[Metric]:
-    """What was measured at a step, at a time in milliseconds since 1970."""
+    """The metrics of a step, measured at a time in milliseconds since 1970."""
     return [Metric(key, float(value), when, step) for key, value in values.items()]
 
 
 def _continued(store: Store, run_id: str, tags: Mapping[str, object]) -> TrackedRun | None:
-    """The run, going on; None when the store does not know it or has it deleted."""
+    """The run, resumed; None when the store does not know it or has deleted it."""
     with store.asked() as client:
         try:
             info = client.get_run(run_id).info
@@ -197,7 +197,7 @@ def _continued(store: Store, run_id: str, tags: Mapping[str, object]) -> Tracked
 
 
 def _fresh(store: Store, experiment_id: str, name: str, tags: Mapping[str, object]) -> TrackedRun:
-    # Who and what started it, as MLflow's own runs say. The code's revision is the caller's to say.
+    # User and source, as in MLflow's own runs. The code's revision is the caller's to set.
     texts = resolve_tags({key: str(value) for key, value in tags.items()}, ignore=[GitRunContext])
     with store.asked() as client:
         return TrackedRun(store, client.create_run(experiment_id, run_name=name, tags=texts).info, resumed=False)
@@ -205,26 +205,12 @@ def _fresh(store: Store, experiment_id: str, name: str, tags: Mapping[str, objec
 
 def _experiment(store: Store, name: str) -> str:
     with store.asked() as client:
-        return _found(client, name) or _created(client, name, store.artifact_location)
-
-
-def _found(client: MlflowClient, name: str) -> str | None:
-    found = client.get_experiment_by_name(name)
-    return None if found is None else str(found.experiment_id)
-
-
-def _created(client: MlflowClient, name: str, artifacts: str | None) -> str:
-    try:
-        return str(client.create_experiment(name, artifact_location=artifacts))
-    except MlflowException as error:
-        if error.error_code == "RESOURCE_ALREADY_EXISTS" and (made := _found(client, name)):
-            return made  # another process was quicker
-        raise
-
-
-def _flatten(params: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
-    for key, value in params.items():
-        if isinstance(value, Mapping):
-            yield from _flatten(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value if isinstance(value, str) else json.dumps(value)
+        if experiment := client.get_experiment_by_name(name):
+            return str(experiment.experiment_id)
+        try:
+            return str(client.create_experiment(name, artifact_location=store.artifact_location))
+        except MlflowException as error:
+            experiment = client.get_experiment_by_name(name)
+            if error.error_code == "RESOURCE_ALREADY_EXISTS" and experiment:
+                return str(experiment.experiment_id)  # another process was quicker
+            raise

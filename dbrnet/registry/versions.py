@@ -1,8 +1,8 @@
 """Versions in MLflow's registry: one for each model file, whoever registers it and however often.
 
-A version is keyed by its model file's SHA-256. Beside the model lie what it was trained on and how (its
-lineage), its split, and what its images were like (the tables), so that a later candidate can be compared
-with it fairly, and later images with those that it knows, without the images themselves.
+A version is keyed by its model file's SHA-256. Beside the model lie its lineage, its split and the tables of
+its images. They allow a fair comparison with a later candidate, and of later images with those that the model
+was trained on, without the images themselves.
 """
 
 import hashlib
@@ -51,7 +51,7 @@ def register(
 ) -> int:
     """The version of the ONNX file `model` under `model_name`, made if there is none yet; its number.
 
-    `files` (name -> path) are kept beside the model; `tags` say what it rests on; `example` is a raw image
+    `files` (name -> path) are kept beside the model; `tags` are its evidence; `example` is a raw image
     [1, H, W, 3], of which a corner becomes the input example. Safe to repeat, to kill, and to call from many
     processes at once. Raises `UserError` where the file is no ONNX model, `JobError` when the store fails.
     """
@@ -70,7 +70,7 @@ def register(
 
 
 def network_digest(model: onnx.ModelProto) -> str:
-    """SHA-256 of what a model computes: its graph and weights, whatever its metadata says of them."""
+    """SHA-256 of what a model computes: its graph and weights without the metadata."""
     return hashlib.sha256(model.graph.SerializeToString(deterministic=True)).hexdigest()
 
 
@@ -79,8 +79,8 @@ def registered_models(store: Store) -> list[str]:
     if not store.is_begun:
         return []
     with store.asked() as client:
-        found = {model.name for model in client.search_registered_models(max_results=1000)}
-    return sorted(name for name in found if name.removesuffix(".ledger") not in found - {name})
+        names = {model.name for model in client.search_registered_models(max_results=1000)}
+    return sorted(name for name in names if name.removesuffix(".ledger") not in names - {name})
 
 
 def find_version(store: Store, model_name: str, digest: str) -> int | None:
@@ -118,10 +118,10 @@ def fetch_files(
     ):
         version = client.get_model_version(model_name, str(number))
         location = client.get_model_version_download_uri(model_name, str(number))
-        kept = mlflow.artifacts.list_artifacts(artifact_uri=location, tracking_uri=store.uri)
-        there = {Path(file.path).name for file in kept}
+        stored = mlflow.artifacts.list_artifacts(artifact_uri=location, tracking_uri=store.uri)
+        available = {Path(file.path).name for file in stored}
         for name in names:
-            if name != MODEL and name not in there:
+            if name != MODEL and name not in available:
                 continue
             fetched = Path(
                 mlflow.artifacts.download_artifacts(
@@ -139,7 +139,7 @@ def fetch_files(
 
 
 def describe_version(store: Store, model_name: str, number: int) -> dict[str, str]:
-    """What the store knows of a version: its tags and its training's run; `UserError`: there is no such."""
+    """A version's tags and its training's run. Raises `UserError` where there is no such version."""
     with store.asked() as client:
         version = _get(client, store, model_name, number)
     made = datetime.fromtimestamp(version.creation_timestamp / 1000, UTC)
@@ -151,7 +151,7 @@ def describe_version(store: Store, model_name: str, number: int) -> dict[str, st
 
 
 def network_of(store: Store, model_name: str, number: int) -> str | None:
-    """The digest of a version's network, if it was registered with it; `UserError`: there is no such."""
+    """The digest of a version's network, if it was registered with one. Raises `UserError` as `describe_version`."""
     with store.asked() as client:
         return _get(client, store, model_name, number).tags.get(NETWORK_TAG)
 

@@ -11,13 +11,12 @@ from dbrnet.audit.result import Audit
 from dbrnet.data.dataset import Dataset, Image
 from dbrnet.evaluation.metrics import IGNORE_INDEX
 from dbrnet.overlay import blend
-from dbrnet.reports.html import data_uri, templates
+from dbrnet.reports.html import data_uri, jpeg, templates
 
 PAGE = "audit.html"
 PAIRS = 8  # of each kind
 PANEL = 480, 320  # width and height within which an image is shown
 LARGEST_SCALE = 1.5
-JPEG_QUALITY = 85
 
 
 @dataclass(frozen=True)
@@ -50,12 +49,12 @@ def render_audit(audit: Audit) -> str:
 
 def _chosen(audit: Audit) -> Sequence[tuple[str, list[Link]]]:
     """The links worth a look: labels that differ, parts pasted over, and the weakest of the rest."""
-    seen = [link for link in audit.groups.links if link.alignment is not None]
-    seen.sort(key=lambda link: link.alignment.score if link.alignment else 0)
+    aligned = [link for link in audit.groups.links if link.alignment is not None]
+    aligned.sort(key=lambda link: link.alignment.score if link.alignment else 0)
     differing = audit.labelled_differently
-    pasted = [link for link in seen if link.evidence == "part of the image"]
+    pasted = [link for link in aligned if link.evidence == "part of the image"]
     shown = {*differing, *pasted}
-    rest = [link for link in seen if link not in shown]
+    rest = [link for link in aligned if link not in shown]
     return (
         ("One image, labelled differently", differing[:PAIRS]),
         ("A part is the same, the rest was pasted over", pasted[:PAIRS]),
@@ -68,7 +67,7 @@ def _pair(dataset: Dataset, link: Link, agreement: float) -> Pair:
     shape = first.height, first.width
     names = [info.name for info in dataset.card.classes]
     if link.alignment is None:
-        raise ValueError("names alone do not say how images lie on each other")
+        raise ValueError("a link by names alone has no alignment")
     mask = link.alignment.lay(dataset.mask(second), shape)
     image = np.dstack([link.alignment.lay(channel, shape) for channel in np.moveaxis(dataset.image(second), 2, 0)])
     laid = blend(image, np.where(mask == IGNORE_INDEX, 0, mask).astype(np.uint8), dataset.card.classes)
@@ -79,15 +78,13 @@ def _pair(dataset: Dataset, link: Link, agreement: float) -> Pair:
             ", ".join(names[label] for label in first.classes) or "defect-free",
             ", ".join(names[label] for label in second.classes) or "defect-free",
         ),
-        (_jpeg(blend(dataset.image(first), dataset.mask(first), dataset.card.classes)), _jpeg(laid)),
+        (_panel(blend(dataset.image(first), dataset.mask(first), dataset.card.classes)), _panel(laid)),
     )
 
 
-def _jpeg(image: Image) -> str:
+def _panel(image: Image) -> str:
     height, width = image.shape[:2]
     scale = min(PANEL[0] / width, PANEL[1] / height, LARGEST_SCALE)
     size = max(1, round(width * scale)), max(1, round(height * scale))
-    way = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
-    image = cv2.resize(image, size, interpolation=way).astype(np.uint8)
-    data = cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])[1]
-    return data_uri(data.tobytes(), "jpeg")
+    interpolation = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
+    return data_uri(jpeg(cv2.resize(image, size, interpolation=interpolation).astype(np.uint8)), "jpeg")

@@ -3,7 +3,6 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
@@ -15,10 +14,10 @@ from dbrnet.evaluation.metrics import IGNORE_INDEX
 from dbrnet.evaluation.predictions import Evaluation, ImageResult, Predict, predict_one
 from dbrnet.files import write_atomically
 from dbrnet.overlay import blend
+from dbrnet.records import DisagreementFacts
+from dbrnet.reports.html import WIDE, jpeg
 
-WIDE = 2.0  # width / height from which an image's panels are stacked, not set side by side
 PANEL_WIDTH = 420  # pixels; twice as many for a wide one
-JPEG_QUALITY = 85
 PANELS = "disagreements"  # the folder of the panels on which candidate and champion disagree
 
 # Colours that stay apart for the colour-blind, and apart from "found", which is pale on purpose.
@@ -48,11 +47,15 @@ def choose(evaluation: Evaluation, count: int) -> dict[str, list[ImageResult]]:
     """Up to `count` images each of the worst, the median and the best, no two of one group.
 
     Ranked by mean IoU over the defects present or predicted in an image, ties by wrong pixels. A clean
-    image that stays clean has nothing to rank. Where the groups do not suffice for `count` three times
-    over, each kind gets a third of them.
+    image that stays clean is not ranked. Where the groups do not suffice for `count` three times over, each
+    kind gets a third of them.
     """
-    ranked = sorted((one for one in evaluation.images if _defect_iou(one) is not None), key=_rank)
-    groups = len({one.group for one in ranked})
+
+    def rank(image: ImageResult) -> tuple[float, int, str]:
+        return image.scores.miou_defects or 0.0, -image.wrong_pixels, image.id
+
+    ranked = sorted((image for image in evaluation.images if image.scores.miou_defects is not None), key=rank)
+    groups = len({image.group for image in ranked})
     count = max(1, min(count, groups // 3))
     seen: set[str] = set()
     worst = _take(ranked, count, seen)
@@ -60,15 +63,13 @@ def choose(evaluation: Evaluation, count: int) -> dict[str, list[ImageResult]]:
     middle = (len(ranked) - 1) / 2
     outward = sorted(range(len(ranked)), key=lambda index: (abs(index - middle), index))
     median = _take((ranked[index] for index in outward), count, seen)
-    return {"worst": worst, "median": sorted(median, key=_rank), "best": best}
+    return {"worst": worst, "median": sorted(median, key=rank), "best": best}
 
 
 def build_gallery(evaluation: Evaluation, dataset: Dataset, predict: Predict, count: int) -> Gallery:
     """Choose the images, predict them again and draw their panels."""
-    classes = dataset.card.classes
     return {
-        kind: [_draw(one, dataset, predict, classes) for one in results]
-        for kind, results in choose(evaluation, count).items()
+        kind: [_draw(image, dataset, predict) for image in images] for kind, images in choose(evaluation, count).items()
     }
 
 
@@ -83,53 +84,69 @@ def error_mask(truth: Mask, prediction: Mask) -> Mask:
     return errors
 
 
-def panels(image: Image, truth: Mask, prediction: Mask, classes: Sequence[ClassInfo]) -> dict[str, bytes]:
-    """Four JPEGs of one size: the image, its ground truth, its prediction, and where the two differ."""
-    drawn = overlays(image, {"ground truth": truth, "prediction": prediction}, classes)
-    dimmed = (_fit(image) // 2 + 40).astype(np.uint8)
-    errors = error_mask(_fit(truth), _fit(prediction))
-    return drawn | {"errors": _jpeg(blend(dimmed, errors, ERROR_KINDS, opacity=0.6))}
-
-
 def overlays(image: Image, masks: Mapping[str, Mask], classes: Sequence[ClassInfo]) -> dict[str, bytes]:
     """JPEGs of one size by caption: the image, and each mask drawn over it but for ignored pixels."""
     fitted = _fit(image)
-    drawn = {"image": _jpeg(fitted)}
+    drawn = {"image": jpeg(fitted)}
     for caption, mask in masks.items():
         shown = _fit(mask)
-        drawn[caption] = _jpeg(blend(fitted, np.where(shown == IGNORE_INDEX, 0, shown).astype(np.uint8), classes))
+        drawn[caption] = jpeg(blend(fitted, np.where(shown == IGNORE_INDEX, 0, shown).astype(np.uint8), classes))
     return drawn
 
 
-def _draw(result: ImageResult, dataset: Dataset, predict: Predict, classes: tuple[ClassInfo, ...]) -> GalleryImage:
-    sample = dataset.by_id[result.id]
-    image = dataset.image(sample)
+def show_disagreements(
+    chosen: Sequence[Disagreement], dataset: Dataset, candidate: Predict, champion: Predict, folder: Path
+) -> tuple[DisagreementFacts, ...]:
+    """Predict the chosen images again and write their panels below `folder`."""
+    shown = []
+    for number, disagreement in enumerate(chosen, start=1):
+        result = disagreement.candidate
+        sample = dataset.by_id[result.id]
+        image = dataset.image(sample)
+        answers = {"champion": champion, "candidate": candidate}
+        masks = {name: predict_one(predict, image)[0] for name, predict in answers.items()}
+        drawn = overlays(image, {"ground truth": dataset.mask(sample), **masks}, dataset.card.classes)
+        panels = {caption: f"{PANELS}/{number:02}-{caption.replace(' ', '-')}.jpg" for caption in drawn}
+        for caption, path in panels.items():
+            write_atomically(folder / path, drawn[caption])
+        shown.append(
+            DisagreementFacts(
+                id=result.id,
+                group=result.group,
+                change=disagreement.change,
+                candidate_iou=result.scores.miou_defects,
+                champion_iou=disagreement.champion.scores.miou_defects,
+                panels=panels,
+            )
+        )
+    return tuple(shown)
+
+
+def _draw(result: ImageResult, dataset: Dataset, predict: Predict) -> GalleryImage:
+    """The image, its ground truth, its prediction, and where the two differ, as four JPEGs of one size."""
+    sample, classes = dataset.by_id[result.id], dataset.card.classes
+    image, truth = dataset.pair(sample)
     prediction, _ = predict_one(predict, image)
+    panels = overlays(image, {"ground truth": truth, "prediction": prediction}, classes)
+    dimmed = (_fit(image) // 2 + 40).astype(np.uint8)
+    errors = error_mask(_fit(truth), _fit(prediction))
+    panels["errors"] = jpeg(blend(dimmed, errors, ERROR_KINDS, opacity=0.6))
     involved = (result.confusion.sum(axis=0) + result.confusion.sum(axis=1)).tolist()
     return GalleryImage(
         result=result,
-        classes=tuple(info for info, there in zip(classes[1:], involved[1:], strict=True) if there),
+        classes=tuple(info for info, pixels in zip(classes[1:], involved[1:], strict=True) if pixels),
         wide=sample.width / sample.height >= WIDE,
-        panels=panels(image, dataset.mask(sample), prediction, classes),
+        panels=panels,
     )
-
-
-def _defect_iou(result: ImageResult) -> float | None:
-    return result.scores.miou_defects
-
-
-def _rank(result: ImageResult) -> tuple[float, int, str]:
-    wrong = result.missed_pixels + result.false_pixels + result.confused_pixels
-    return _defect_iou(result) or 0.0, -wrong, result.id
 
 
 def _take(results: Iterable[ImageResult], count: int, seen: set[str]) -> list[ImageResult]:
     """The first `count` results of groups not in `seen`, which grows by theirs."""
     taken: list[ImageResult] = []
-    for one in results:
-        if len(taken) < count and one.group not in seen:
-            seen.add(one.group)
-            taken.append(one)
+    for result in results:
+        if len(taken) < count and result.group not in seen:
+            seen.add(result.group)
+            taken.append(result)
     return taken
 
 
@@ -141,35 +158,3 @@ def _fit(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
     size = (target, max(1, round(height * target / width)))
     interpolation = cv2.INTER_NEAREST if pixels.ndim == 2 else smooth
     return cv2.resize(pixels, size, interpolation=interpolation).astype(np.uint8, copy=False)
-
-
-def _jpeg(image: Image) -> bytes:
-    bgr = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
-    return cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])[1].tobytes()
-
-
-def show_disagreements(
-    chosen: Sequence[Disagreement], dataset: Dataset, candidate: Predict, champion: Predict, folder: Path
-) -> list[dict[str, Any]]:
-    """Predict the chosen images again and write their panels below `folder`; what JSON says of each."""
-    shown = []
-    for number, one in enumerate(chosen, start=1):
-        sample = dataset.by_id[one.candidate.id]
-        image = dataset.image(sample)
-        answers = {"champion": champion, "candidate": candidate}
-        masks = {name: predict_one(predict, image)[0] for name, predict in answers.items()}
-        drawn = overlays(image, {"ground truth": dataset.mask(sample), **masks}, dataset.card.classes)
-        panels = {caption: f"{PANELS}/{number:02}-{caption.replace(' ', '-')}.jpg" for caption in drawn}
-        for caption, path in panels.items():
-            write_atomically(folder / path, drawn[caption])
-        shown.append(
-            {
-                "id": one.candidate.id,
-                "group": one.candidate.group,
-                "change": one.change,
-                "candidate_iou": one.candidate.scores.miou_defects,
-                "champion_iou": one.champion.scores.miou_defects,
-                "panels": panels,
-            }
-        )
-    return shown

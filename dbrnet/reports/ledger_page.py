@@ -4,21 +4,23 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise, zip_longest
-from typing import Any
 
 from matplotlib.dates import AutoDateLocator, num2date
 from matplotlib.ticker import MaxNLocator
 
-from dbrnet.reports.formatting import review_templates
+from dbrnet.records import Estimate
+from dbrnet.registry.ledger_state import Event, Outcome
+from dbrnet.reports.html import templates
 
 WIDTH, HEIGHT = 960.0, 300.0  # of the timeline's view box
 LEFT, RIGHT, TOP, BOTTOM = 52.0, 24.0, 28.0, 64.0  # around the plot; marks without mIoU lie in the bottom
 TICKS = 6
 DATES = 12  # at most
 APART = 25.0  # between two marks
+EPOCH = datetime(2000, 1, 1, tzinfo=UTC)  # of an entry without a time
 
 # outcome -> its sign, which tells it apart without colours, its style, and the sentence
-OUTCOMES = {
+OUTCOMES: dict[Outcome, tuple[str, str, str]] = {
     "promoted": ("✓", "promoted", "Version {version} became champion"),
     "approved": ("▲", "promoted", "Version {version} was approved and became champion"),
     "adopted": ("★", "promoted", "Version {version} was adopted as champion"),
@@ -31,14 +33,15 @@ OUTCOMES = {
 
 
 @dataclass(frozen=True)
-class Entry:
+class Mark:
     """An entry of the ledger as the page shows it, and where its mark lies on the timeline."""
 
-    row: Mapping[str, Any]
+    event: Event
+    time: str  # ISO
     sign: str
     style: str
     sentence: str
-    figures: Mapping[str, float | None]  # miou, difference and fps
+    figures: Mapping[str, Estimate]  # miou, difference and fps, those that were measured
     x: float
     y: float
 
@@ -49,11 +52,21 @@ class Reign:
 
     version: int
     miou: float | None
-    begin: Mapping[str, Any]
-    end: Mapping[str, Any] | None
+    begin: Event
+    end: Event | None
     x: float
     width: float
     y: float
+
+    @property
+    def since(self) -> str:
+        """The day on which it became champion."""
+        return f"{_time(self.begin):%Y-%m-%d}"
+
+    @property
+    def until(self) -> str:
+        """The day on which it ended."""
+        return "now" if self.end is None else f"{_time(self.end):%Y-%m-%d}"
 
     @property
     def days(self) -> int | None:
@@ -61,27 +74,22 @@ class Reign:
         return None if self.end is None else (_time(self.end) - _time(self.begin)).days
 
 
-def render_history(model_name: str, rows: Sequence[Mapping[str, Any]]) -> str:
-    """The ledger of `model_name` as one HTML file that opens offline.
-
-    A row an entry, the oldest first: `number`, `time` (ISO), `outcome` (promoted, rejected, needs review,
-    approved, revoked, rolled back, adopted or superseded), `version`, `why` (a sentence), `by`,
-    `champion_before` and `champion_after` (None: none), `figures` (any of miou, fps, difference).
-    """
-    scale = _Scale.of(rows)
+def render_history(model_name: str, events: Sequence[Event]) -> str:
+    """The ledger of `model_name` as one HTML file that opens offline; `events` the oldest first."""
+    scale = _Scale.of(events)
     return (
-        review_templates()
+        templates()
         .get_template("ledger.html")
         .render(
             model_name=model_name,
-            entries=_entries(rows, scale),
-            reigns=_reigns(rows, scale),
-            champion=rows[-1]["champion_after"] if rows else None,
+            entries=_marks(events, scale),
+            reigns=_reigns(events, scale),
+            champion=events[-1].champion_after if events else None,
             scale=scale,
             width=WIDTH,
             height=HEIGHT,
             unknown=scale.y(None),
-            kinds={outcome: OUTCOMES[outcome] for outcome in dict.fromkeys(row["outcome"] for row in rows)},
+            kinds={outcome: OUTCOMES[outcome] for outcome in dict.fromkeys(event.outcome for event in events)},
         )
     )
 
@@ -97,9 +105,11 @@ class _Scale:
     miou: Mapping[int, float]  # of a version, as its latest decision measured it
 
     @classmethod
-    def of(cls, rows: Sequence[Mapping[str, Any]]) -> "_Scale":
-        times = [_time(row) for row in rows] or [datetime.fromisoformat("2000-01-01T00:00:00+00:00")]
-        miou = {row["version"]: row["figures"]["miou"] for row in rows if "miou" in row["figures"]}
+    def of(cls, events: Sequence[Event]) -> "_Scale":
+        times = [_time(event) for event in events] or [EPOCH]
+        miou = {
+            event.entry.version: event.entry.figures.miou for event in events if event.entry.figures.miou is not None
+        }
         values = list(miou.values()) or [0.0, 1.0]
         margin = max(0.1 * (max(values) - min(values)), 0.005)
         return cls(min(times), max(times), min(values) - margin, max(values) + margin, miou)
@@ -124,9 +134,9 @@ class _Scale:
 
     @property
     def dates(self) -> list[tuple[float, str]]:
-        """Round times on the axis: hours, days or months, as the ledger reaches over little or much."""
-        found = num2date(AutoDateLocator(maxticks=DATES, tz=UTC).tick_values(self.begin, self.end), tz=UTC)
-        shown = [time for time in found if self.begin <= time <= self.end]
+        """Round times on the axis: hours, days or months, as the ledger spans."""
+        times = num2date(AutoDateLocator(maxticks=DATES, tz=UTC).tick_values(self.begin, self.end), tz=UTC)
+        shown = [time for time in times if self.begin <= time <= self.end]
         apart = min((later - time for time, later in pairwise(shown)), default=timedelta(0))
         return [(self.x(time), _date(time, apart)) for time in shown]
 
@@ -140,43 +150,44 @@ def _date(time: datetime, apart: timedelta) -> str:
     return f"{time:%H:%M}" if apart >= timedelta(minutes=1) else f"{time:%H:%M:%S}"
 
 
-def _entries(rows: Sequence[Mapping[str, Any]], scale: _Scale) -> list[Entry]:
-    """Each row with its mark, moved to the right where it would hide one before it."""
-    found: list[Entry] = []
-    for row in rows:
-        sign, style, _ = OUTCOMES[row["outcome"]]
-        figures = {name: row["figures"].get(name) for name in ("miou", "difference", "fps")}
-        x, y = scale.x(_time(row)), scale.y(scale.miou.get(row["version"]))
-        while any(abs(x - one.x) < APART and abs(y - one.y) < APART for one in found):
+def _marks(events: Sequence[Event], scale: _Scale) -> list[Mark]:
+    """Each event with its mark, moved to the right where it would hide one before it."""
+    marks: list[Mark] = []
+    for event in events:
+        sign, style, _ = OUTCOMES[event.outcome]
+        time = _time(event)
+        x, y = scale.x(time), scale.y(scale.miou.get(event.entry.version))
+        while any(abs(x - mark.x) < APART and abs(y - mark.y) < APART for mark in marks):
             x += 1
-        found.append(Entry(row, sign, style, _sentence(row), figures, x, y))
-    return found
+        iso = time.isoformat(timespec="seconds")
+        marks.append(Mark(event, iso, sign, style, _sentence(event), event.entry.figures.estimates, x, y))
+    return marks
 
 
-def _sentence(row: Mapping[str, Any]) -> str:
-    version, before, after = row["version"], row["champion_before"], row["champion_after"]
-    if before == after == version and row["outcome"] != "superseded":
-        return f"Version {version} was champion already and stays: {row['outcome']}."
-    start = OUTCOMES[row["outcome"]][2].format(version=after if row["outcome"] == "rolled back" else version)
+def _sentence(event: Event) -> str:
+    version, before, after = event.entry.version, event.champion_before, event.champion_after
+    if before == after == version and event.outcome != "superseded":
+        return f"Version {version} was champion already and stays: {event.outcome}."
+    start = OUTCOMES[event.outcome][2].format(version=after if event.outcome == "rolled back" else version)
     if after == before:
         return start + ("; there is no champion." if after is None else f"; version {after} stays champion.")
     if after is None:
-        return f"{start}; version {before} is champion no more, and nobody is."
+        return f"{start}; version {before} is champion no more, and there is no other."
     return start + (", the first one." if before is None else f", in place of version {before}.")
 
 
-def _reigns(rows: Sequence[Mapping[str, Any]], scale: _Scale) -> list[Reign]:
-    changes = [row for row in rows if row["champion_after"] != row["champion_before"]]
-    found = []
+def _reigns(events: Sequence[Event], scale: _Scale) -> list[Reign]:
+    changes = [event for event in events if event.champion_after != event.champion_before]
+    reigns = []
     for begin, end in zip_longest(changes, changes[1:]):
-        version = begin["champion_after"]
+        version = begin.champion_after
         if version is None:
             continue
         miou = scale.miou.get(version)
         left, right = scale.x(_time(begin)), WIDTH - RIGHT if end is None else scale.x(_time(end))
-        found.append(Reign(version, miou, begin, end, left, round(right - left, 1), scale.y(miou)))
-    return found
+        reigns.append(Reign(version, miou, begin, end, left, round(right - left, 1), scale.y(miou)))
+    return reigns
 
 
-def _time(row: Mapping[str, Any]) -> datetime:
-    return datetime.fromisoformat(row["time"])
+def _time(event: Event) -> datetime:
+    return event.entry.time or EPOCH

@@ -5,27 +5,39 @@ import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import cv2
 
 from dbrnet.benchmark.hardware import describe_machine, machine_state
-from dbrnet.benchmark.latency import Ratio
 from dbrnet.benchmark.measurement import Measured, durations, measure, noise, open_baselines, table
 from dbrnet.benchmark.roofline import count_work
 from dbrnet.config import BenchmarkParams
 from dbrnet.data import open_dataset
 from dbrnet.data.dataset import Dataset, Sample
 from dbrnet.data.split import Split, require_trained_on
-from dbrnet.errors import UserError
-from dbrnet.files import atomic_directory, read_json, require_apart, sha256_file, write_atomically, write_json
-from dbrnet.inference.runtimes.base import Model, NotAvailableError
-from dbrnet.inference.runtimes.registry import open_all, open_fitting
+from dbrnet.files import atomic_directory, require_apart, sha256_file, write_atomically
+from dbrnet.inference.runtimes.base import Model
 from dbrnet.models.cost import measure_cost
 from dbrnet.models.saved import load_model
 from dbrnet.provenance import available_cores, collect_provenance
+from dbrnet.records import (
+    AgainstSpeed,
+    BenchmarkRecord,
+    ChampionSpeed,
+    ComparedSpeed,
+    ComplexityFacts,
+    EvaluationRecord,
+    ExportRecord,
+    MachineState,
+    MachineStates,
+    RuntimeParity,
+    RuntimeSpeed,
+    TrainRecord,
+    WorkFacts,
+)
 from dbrnet.registry.model_file import find_model_file
-from dbrnet.reports.latency_plots import latency_plot, speed_accuracy_plot
+from dbrnet.reports.plots import latency_plot, speed_accuracy_plot
+from dbrnet.steps.checks import Champion, open_champion, open_runtimes
 
 log = logging.getLogger(__name__)
 
@@ -46,65 +58,63 @@ def benchmark(
     against: str | None = None,
     out: Path,
 ) -> None:
-    """Measure how fast images are answered on this machine: export.runtimes and PyTorch, in turns.
+    """Measure the latency and throughput of export.runtimes and PyTorch on this machine, in turns.
 
-    The champion, where there is one, takes its turn beside the candidate in the runtime that the line uses.
+    The champion, where there is one, takes its turn beside the candidate in the runtime of production.
 
     Real images of the test split, one after the other: from the image in memory to the answer in memory,
-    and from the encoded file to the encoded mask; then in batches. Each is held against the least time that
-    the machine would allow. Writes benchmark.json, durations.csv (every run), latency.png and, where the
-    evaluate step knows the runtimes' accuracy, speed-accuracy.png under --out.
+    and from the encoded file to the encoded mask; then in batches. Each is compared with the least time that
+    the machine allows. Writes benchmark.json, durations.csv (every run), latency.png and, where the evaluate
+    step knows the runtimes' accuracy, speed-accuracy.png under --out.
     """
     if against:
         require_apart(out, Path(against), "against")
     threads = params.threads or available_cores()
-    accuracy = read_json(evaluated / "metrics.json").get("runtimes", {})
-    data = open_dataset(dataset)
-    require_trained_on(read_json(trained / "train.json"), data, split)
+    accuracy = EvaluationRecord.load(evaluated).runtimes
+    data, export = open_dataset(dataset), ExportRecord.load(exported)
+    require_trained_on(TrainRecord.load(trained), data, split)
     files = _images(data, Split.load(split), params.size)
     network, meta = load_model(trained / "model.pt")
     inner_size = meta.image_size or params.size
     work = count_work(network, *inner_size)
-    export = read_json(exported / "export.json")
-    models, missing = open_all(["pytorch-eager", *export["runtimes"]], trained, exported, threads)
-    deployed = export["runtimes"][0]
-    if deployed in missing:
-        raise UserError(f"{missing[deployed]}; it is the first of export.runtimes, which the line runs")
+    runtimes = open_runtimes(export, trained, exported, threads=threads, beside=["pytorch-eager"])
+    models, deployed = runtimes.models, export.deployed
     baselines, baseline_digest = _open_baselines(against, list(models), threads)
-    holder, holder_facts = _open_champion(champion, deployed, threads)
-    start = machine_state()
+    baseline = open_champion(champion, deployed, threads=threads)
+    rival = {deployed: baseline.model} if baseline and baseline.model else {}
+    start = MachineState.model_validate(machine_state())
     measured = measure(
-        _side_by_side(models, baselines, {deployed: holder} if holder else {}),
+        _side_by_side(models, baselines, rival),
         files,
         dict.fromkeys(models, work),
         seconds=params.seconds,
         in_batches=list(models),
     )
-    compared = {name: _compare(measured, name, AGAINST) for name in baselines}
-    if holder and holder_facts:
-        holder_facts |= _compare(measured, deployed, CHAMPION)
-    figures = {
-        "runtimes": {name: measured[name].to_dict() for name in models},
-        "not_available": missing,
-        "against": {"model": against, "sha256": baseline_digest, "runtimes": compared} if against else None,
-        "champion": holder_facts,
-        "size": list(params.size),
-        "batch": 1,
-        "threads": threads,
-        "images": len(files),
-        "complexity": asdict(measure_cost(network, *inner_size)),
-        "work": asdict(work),
-        "machine": {"start": start, "end": machine_state()},
-        "noise": noise(measured),
-        "model_sha256": export["model_sha256"],
-        "provenance": collect_provenance(),
-    }
+    record = BenchmarkRecord(
+        runtimes={name: _speed(measured[name]) for name in models},
+        not_available=runtimes.missing,
+        against=_against(against, baseline_digest, {name: _compare(measured, name, AGAINST) for name in baselines}),
+        champion=_champion(baseline, _compare(measured, deployed, CHAMPION) if rival else None),
+        size=params.size,
+        batch=1,
+        threads=threads,
+        images=len(files),
+        complexity=ComplexityFacts(**asdict(measure_cost(network, *inner_size))),
+        work=WorkFacts(**asdict(work)),
+        machine=MachineStates(start=start, end=MachineState.model_validate(machine_state())),
+        noise=noise(measured),
+        model_sha256=export.model_sha256,
+        provenance=collect_provenance(),
+    )
     title = f"{params.size[0]}x{params.size[1]}, batch 1, {threads} threads, {describe_machine()}"
     with atomic_directory(out, "benchmark") as folder:
-        write_json(folder / "benchmark.json", figures)
+        record.save(folder)
         write_atomically(folder / "durations.csv", durations(measured))
         _draw(folder, measured, accuracy, title)
-    _tell(measured, figures, title)
+    log.info("%s", title)
+    for line in table([one.row(name) for name, one in measured.items()]).splitlines():
+        log.info("%s", line)
+    _log_comparisons(record)
 
 
 def _open_baselines(against: str | None, runtimes: list[str], threads: int) -> tuple[dict[str, Model], str | None]:
@@ -116,27 +126,14 @@ def _open_baselines(against: str | None, runtimes: list[str], threads: int) -> t
         return open_baselines(file, runtimes, threads), sha256_file(file)
 
 
-def _open_champion(folder: Path, runtime: str, threads: int) -> tuple[Model | None, dict[str, Any] | None]:
-    """The champion's model, and what is said of it; None and None where there is no champion yet."""
-    facts = read_json(folder / "champion.json")
-    if facts["version"] is None:
-        return None, None
-    known = {"version": facts["version"], "sha256": facts["sha256"]}
-    try:
-        model = open_fitting(folder / "model.onnx", runtime, threads)
-    except NotAvailableError as error:
-        return None, known | {"not_compared": str(error)}
-    return model, known | {"runtime": model.runtime}
-
-
 def _side_by_side(models: Mapping[str, Model], *baselines: Mapping[str, Model]) -> dict[str, Model]:
     """Each model followed by its baselines, so that the blocks that are compared are neighbours in time."""
     ordered = {}
     for name, model in models.items():
         ordered[name] = model
-        for suffix, some in zip((AGAINST, CHAMPION), baselines, strict=True):
-            if name in some:
-                ordered[name + suffix] = some[name]
+        for suffix, others in zip((AGAINST, CHAMPION), baselines, strict=True):
+            if name in others:
+                ordered[name + suffix] = others[name]
     return ordered
 
 
@@ -156,36 +153,51 @@ def _at_size(data: Dataset, sample: Sample, size: tuple[int, int]) -> bytes:
     return encoded.tobytes()
 
 
-def _compare(measured: Mapping[str, Measured], name: str, suffix: str) -> dict[str, Any]:
-    """The baseline's figures beside the runtime `name`, and how many times as fast this one is."""
-    other = measured[name + suffix]
-    return other.to_dict() | {"times_as_fast": asdict(measured[name].times_as_fast_as(other))}
+def _speed(measured: Measured) -> RuntimeSpeed:
+    return RuntimeSpeed.model_validate(measured.to_dict())
 
 
-def _draw(
-    folder: Path, measured: Mapping[str, Measured], accuracy: Mapping[str, Mapping[str, float]], title: str
-) -> None:
-    """The plots; runtimes of unknown accuracy are left out of the second, and it where none is known."""
+def _compare(measured: Mapping[str, Measured], name: str, suffix: str) -> ComparedSpeed:
+    """The baseline's speed in the runtime `name`, and how many times as fast the candidate is there."""
+    own, other = measured[name], measured[name + suffix]
+    ratio = own.times_as_fast_as(other)
+    return ComparedSpeed(speed=_speed(other), times_as_fast=ratio, pairs=len(own.series.blocks))
+
+
+def _against(model: str | None, sha256: str | None, runtimes: dict[str, ComparedSpeed]) -> AgainstSpeed | None:
+    return AgainstSpeed(model=model, sha256=sha256, runtimes=runtimes) if model and sha256 else None
+
+
+def _champion(champion: Champion | None, compared: ComparedSpeed | None) -> ChampionSpeed | None:
+    if champion is None:
+        return None
+    return ChampionSpeed(
+        version=champion.version,
+        sha256=champion.sha256,
+        not_compared=champion.not_compared,
+        runtime=champion.model.runtime if champion.model else None,
+        compared=compared,
+    )
+
+
+def _draw(folder: Path, measured: Mapping[str, Measured], accuracy: Mapping[str, RuntimeParity], title: str) -> None:
+    """The plots; the second has the runtimes of known accuracy, and is left out where none is known."""
     times = {name: [1000 * run.predict for run in one.series.runs] for name, one in measured.items()}
     write_atomically(folder / "latency.png", latency_plot(times, title))
-    known = [name for name in measured if name in accuracy]
-    points = {name: (measured[name].series.predict.fps, accuracy[name]["miou"]) for name in known}
+    points = {name: (one.series.predict.fps, accuracy[name].miou) for name, one in measured.items() if name in accuracy}
     if points:
         write_atomically(folder / "speed-accuracy.png", speed_accuracy_plot(points, title))
 
 
-def _tell(measured: Mapping[str, Measured], figures: dict[str, Any], title: str) -> None:
-    log.info("%s", title)
-    for line in table([one.row(name) for name, one in measured.items()]).splitlines():
-        log.info("%s", line)
-    for reason in figures["not_available"].values():
+def _log_comparisons(record: BenchmarkRecord) -> None:
+    for reason in record.not_available.values():
         log.info("left out: %s", reason)
-    against = figures["against"] or {"runtimes": {}}
-    for name, other in against["runtimes"].items():
-        log.info("%s: %s times as fast as %s", name, Ratio(**other["times_as_fast"]), against["model"])
-    holder = figures["champion"]
-    if holder:
-        said = holder.get("not_compared") or f"{Ratio(**holder['times_as_fast'])} times as fast as it"
-        log.info("the champion, version %d: %s", holder["version"], said)
-    if figures["noise"]:
-        log.info("%s", figures["noise"])
+    if against := record.against:
+        for name, compared in against.runtimes.items():
+            log.info("%s: %s times as fast as %s", name, compared.times_as_fast, against.model)
+    if champion := record.champion:
+        ratio = champion.compared.times_as_fast if champion.compared else None
+        text = f"{ratio} times as fast as it" if ratio else champion.not_compared
+        log.info("the champion, version %d: %s", champion.version, text)
+    if record.noise:
+        log.info("%s", record.noise)

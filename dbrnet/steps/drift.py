@@ -5,7 +5,6 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -16,18 +15,20 @@ from dbrnet.data.image_stats import FEATURES, IMAGE_STATS_FILE
 from dbrnet.drift.checks import FALSE_ALARMS, Check, Feature, check_classes, check_count, check_feature
 from dbrnet.drift.new_samples import Images, NewSamples, find_new_samples, open_current, read_image
 from dbrnet.evaluation.predictions import IMAGES_TABLE
-from dbrnet.files import atomic_directory, read_json, write_atomically, write_json
+from dbrnet.files import atomic_directory, write_atomically
 from dbrnet.inference.runtimes.base import Model, NotAvailableError
 from dbrnet.inference.runtimes.registry import open_model
 from dbrnet.progress import progress
 from dbrnet.provenance import collect_provenance
-from dbrnet.reports.drift_plot import Panel, drift_plot
+from dbrnet.records import ChampionRecord, DriftCheck, DriftImages, DriftRecord
+from dbrnet.reports.plots import Panel, drift_plot
+from dbrnet.steps.checks import class_difference
 
 log = logging.getLogger(__name__)
 
-NEEDED = (CARD_FILE, SAMPLES_FILE, IMAGE_STATS_FILE, IMAGES_TABLE)  # of what is kept beside the champion
+NEEDED = (CARD_FILE, SAMPLES_FILE, IMAGE_STATS_FILE, IMAGES_TABLE)  # of the tables beside the champion
 CONFIDENCE = "confidence"
-CONFIDENCE_IMAGES = 500  # of the new ones the network sees so many at most, drawn at random
+CONFIDENCE_IMAGES = 500  # new images for the network at most, drawn at random
 UNITS = FEATURES | {CONFIDENCE: "the network's mean confidence, 0 to 1"}
 
 Sides = tuple[Feature, Feature]  # the champion's images and the new ones
@@ -36,65 +37,70 @@ Sides = tuple[Feature, Feature]  # the champion's images and the new ones
 def drift(params: DriftParams, dataset: Path, champion: Path, *, out: Path) -> None:
     """Answer whether retraining is warranted: yes or no, with each reason, its figure and its threshold.
 
-    Images of DATASET (an ingested dataset, or a plain folder of unlabelled images) that CHAMPION does not
-    know are compared with those that it learned, by the tables that it came with: how many are labelled, the
-    balance of classes, light and texture, and the network's confidence. Yes too where nothing can be
-    compared: no champion, one without tables, other classes. Both answers are exit status 0. Writes
-    drift.json and, where there was a comparison, drift.png (each feature's distributions) under --out.
+    The images of DATASET (an ingested dataset, or a plain folder of unlabelled images) that are new to
+    CHAMPION are compared with those that it was trained on, by the tables that come with it: the number of
+    labelled images, the class balance, light and texture, and the network's confidence. The answer is yes
+    too where nothing can be compared: no champion, one without tables, other classes. Both answers are exit
+    status 0. Writes drift.json and, where there was a comparison, drift.png (each feature's distributions)
+    under --out.
     """
-    now, holder = open_current(dataset), read_json(champion / "champion.json")
-    hindrance = _hindrance(holder, champion, now)
-    found = _Comparison([hindrance]) if hindrance else _compare(params, now, champion)
-    answer = "yes" if found.reasons else "no"
+    present, record = open_current(dataset), ChampionRecord.load(champion)
+    hindrance = _hindrance(record, champion, present)
+    comparison = _Comparison([hindrance]) if hindrance else _compare(params, present, champion)
+    reference = comparison.reference.card if comparison.reference else None
+    drift_record = DriftRecord(
+        answer="yes" if comparison.reasons else "no",
+        reasons=tuple(comparison.reasons),
+        notes=tuple(comparison.notes),
+        checks=tuple(DriftCheck.model_validate(asdict(check)) for check in comparison.checks),
+        images=comparison.images,
+        unusable=comparison.unusable,
+        reference=reference.content_hash if reference else None,
+        reference_name=reference.name if reference else None,
+        current=str(dataset),
+        content_hash=comparison.content_hash,
+        model_name=record.model_name,
+        model_version=record.version,
+        model_sha256=record.sha256,
+        model_metadata=comparison.metadata,
+        params=params.model_dump() | {"false_alarms": FALSE_ALARMS},
+        provenance=collect_provenance(),
+    )
     with atomic_directory(out, "drift") as folder:
-        write_json(
-            folder / "drift.json",
-            {
-                "answer": answer,
-                "reasons": found.reasons,
-                "notes": found.notes,
-                "checks": [asdict(check) for check in found.checks],
-                "images": found.images,
-                "unusable": found.unusable,
-                "reference": found.reference,
-                "current": {"path": str(dataset), "content_hash": found.content_hash},
-                "model": {key: holder[key] for key in ("model_name", "version", "sha256")} | found.model,
-                "params": params.model_dump() | {"false_alarms": FALSE_ALARMS},
-                "provenance": collect_provenance(),
-            },
-        )
-        if found.features:
-            write_atomically(folder / "drift.png", _plot(found.features, found.checks, answer))
-    log.info("is retraining warranted? %s", answer)
-    for reason in found.reasons:
+        drift_record.save(folder)
+        if comparison.features:
+            plot = _plot(comparison.features, comparison.checks, drift_record.answer)
+            write_atomically(folder / "drift.png", plot)
+    log.info("is retraining warranted? %s", drift_record.answer)
+    for reason in comparison.reasons:
         log.info("  YES  %s", reason)
-    for check in found.checks:
+    for check in comparison.checks:
         if not check.warrants:
             log.info("  no   %s", check.text)
-    for note in found.notes:
+    for note in comparison.notes:
         log.info("note: %s", note)
-    if found.features:
+    if comparison.features:
         log.info("the distributions: %s", out / "drift.png")
 
 
 @dataclass(frozen=True)
 class _Comparison:
-    """What speaks for a retraining, and, where there was a comparison, what it rests on."""
+    """The reasons for a retraining, and, where there was a comparison, what they rest on."""
 
     reasons: list[str]
     notes: list[str] = field(default_factory=list)
     checks: list[Check] = field(default_factory=list)
     features: dict[str, Sides] = field(default_factory=dict)
-    images: dict[str, int | None] | None = None
+    images: DriftImages | None = None
     unusable: tuple[str, ...] = ()
     content_hash: str | None = None
-    reference: dict[str, str] | None = None
-    model: dict[str, str] = field(default_factory=dict)
+    reference: Dataset | None = None
+    metadata: dict[str, str] = field(default_factory=dict)  # of the champion's file
 
 
-def _hindrance(holder: Mapping[str, Any], champion: Path, now: Dataset | Path) -> str | None:
-    """Why nothing can be compared, which warrants a retraining: to skip one on no evidence would be worse."""
-    number = holder["version"]
+def _hindrance(record: ChampionRecord, champion: Path, present: Dataset | Path) -> str | None:
+    """Why nothing can be compared, which warrants a retraining: skipping it without evidence would be worse."""
+    number = record.version
     if number is None:
         return "there is no champion yet"
     if missing := [name for name in NEEDED if not (champion / name).exists()]:
@@ -102,18 +108,16 @@ def _hindrance(holder: Mapping[str, Any], champion: Path, now: Dataset | Path) -
             f"the champion, version {number}, was registered without {', '.join(missing)}, which drift "
             "compares with; the next champion will have them"
         )
-    learned = [info.name for info in Card.load(champion).classes]
-    if isinstance(now, Dataset) and (asked := [info.name for info in now.card.classes]) != learned:
-        return (
-            f"the classes are {', '.join(asked)}, and the champion, version {number}, knows "
-            f"{', '.join(learned)}; a network of other classes is trained anew"
-        )
+    if isinstance(present, Dataset):
+        difference = class_difference(Card.load(champion).classes, present.card.classes, "the dataset")
+        if difference:
+            return f"the champion, version {number}, {difference}; a network of other classes is trained anew"
     return None
 
 
-def _compare(params: DriftParams, now: Dataset | Path, champion: Path) -> _Comparison:
+def _compare(params: DriftParams, present: Dataset | Path, champion: Path) -> _Comparison:
     reference = open_dataset(champion)
-    new_samples = find_new_samples(reference, now)
+    new_samples = find_new_samples(reference, present)
     network, notes = _open(champion / "model.onnx")
     features = _features(new_samples, network, champion)
     checks = [
@@ -129,11 +133,18 @@ def _compare(params: DriftParams, now: Dataset | Path, champion: Path) -> _Compa
         notes=notes + _notes(new_samples, checks, params.max_image_drift),
         checks=checks,
         features=features,
-        images=_counts(new_samples),
+        images=DriftImages(
+            reference=len(new_samples.reference),
+            reference_groups=len(set(new_samples.reference.groups)),
+            known=new_samples.known,
+            relabelled=new_samples.relabelled,
+            new=len(new_samples.new),
+            new_groups=len(set(new_samples.new.groups)),
+        ),
         unusable=new_samples.unusable,
         content_hash=new_samples.content_hash,
-        reference={"name": reference.card.name, "content_hash": reference.card.content_hash},
-        model=network.metadata if network else {},
+        reference=reference,
+        metadata=network.metadata if network else {},
     )
 
 
@@ -147,17 +158,17 @@ def _open(model: Path) -> tuple[Model | None, list[str]]:
 
 def _features(new_samples: NewSamples, network: Model | None, champion: Path) -> dict[str, Sides]:
     before, new = new_samples.reference, new_samples.new
-    found = {
+    features = {
         name: (Feature(before.features[:, index], before.groups), Feature(new.features[:, index], new.groups))
         for index, name in enumerate(FEATURES)
     }
     if network and len(new):
-        found[CONFIDENCE] = _tested(champion / IMAGES_TABLE), _confidence(network, new)
-    return found
+        features[CONFIDENCE] = _tested(champion / IMAGES_TABLE), _confidence(network, new)
+    return features
 
 
 def _tested(table: Path) -> Feature:
-    """The champion's confidence in each of its test images, which it had not learned either."""
+    """The champion's confidence in each of its test images, which it was not trained on either."""
     with table.open(newline="") as file:
         rows = list(csv.DictReader(file))
     values = np.array([float(row["confidence"]) for row in rows], np.float64)
@@ -175,29 +186,18 @@ def _confidence(network: Model, images: Images) -> Feature:
 
 
 def _notes(new_samples: NewSamples, checks: Sequence[Check], limit: float) -> list[str]:
-    """What a reader must know to weigh the answer."""
+    """The limitations of the answer."""
     notes = []
-    blunt = max((check.threshold for check in checks if check.name in FEATURES), default=limit)
-    if blunt > limit:
-        notes.append(f"with so few groups of images, a shift of a feature up to {blunt:.2f} may be chance")
+    chance = max((check.threshold for check in checks if check.name in FEATURES), default=limit)
+    if chance > limit:
+        notes.append(f"with so few groups of images, a shift of a feature up to {chance:.2f} may be chance")
     if new_samples.relabelled is None:
-        notes.append("nothing is known of near-copies among images without masks: each counts by itself")
+        notes.append("near-copies among images without masks are not known: each image counts by itself")
     if new_samples.unusable:
         notes.append(f"files left out: {len(new_samples.unusable)}; {new_samples.unusable[0]}")
     if any(check.warrants for check in checks) and not checks[0].figure:
         notes.append("there is nothing new to train on yet: label some of the new images first")
     return notes
-
-
-def _counts(new_samples: NewSamples) -> dict[str, int | None]:
-    return {
-        "reference": len(new_samples.reference),
-        "reference_groups": len(set(new_samples.reference.groups)),
-        "known": new_samples.known,
-        "relabelled": new_samples.relabelled,
-        "new": len(new_samples.new),
-        "new_groups": len(set(new_samples.new.groups)),
-    }
 
 
 def _plot(features: Mapping[str, Sides], checks: Sequence[Check], answer: str) -> bytes:

@@ -4,7 +4,6 @@ import logging
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from dbrnet.config import ExportParams
 from dbrnet.data import open_dataset
@@ -12,13 +11,14 @@ from dbrnet.data.dataset import Dataset, Sample
 from dbrnet.data.split import Split, require_trained_on
 from dbrnet.errors import UserError
 from dbrnet.evaluation.predictions import evaluate
-from dbrnet.files import atomic_directory, read_json, sha256_file, write_json
+from dbrnet.files import atomic_directory, sha256_file
 from dbrnet.inference.export import OPSET, count_batch_norms, export_onnx
 from dbrnet.inference.quantize import TooLossyError, quantize
 from dbrnet.inference.runtimes.base import Model, NotAvailableError
 from dbrnet.inference.runtimes.registry import file_of
 from dbrnet.models.saved import load_model
 from dbrnet.provenance import collect_provenance
+from dbrnet.records import ExportRecord, Int8Facts, TrainRecord, format_value
 
 log = logging.getLogger(__name__)
 
@@ -31,47 +31,44 @@ def export(params: ExportParams, dataset: Path, split: Path, trained: Path, *, o
     as many convolutions in int8 as the budget on the val split allows) and export.json (what each runtime
     takes, digests, what int8 costs, lineage) under --out.
     """
-    data, splits = open_dataset(dataset), Split.load(split)
-    lineage = read_json(trained / "train.json")
-    require_trained_on(lineage, data, split)
+    data, splits, train = open_dataset(dataset), Split.load(split), TrainRecord.load(trained)
+    require_trained_on(train, data, split)
     model, meta = load_model(trained / "model.pt")
     with atomic_directory(out, "export") as folder:
         path = folder / "model.onnx"
-        export_onnx(model, meta, path, metadata=_metadata(lineage))
+        export_onnx(model, meta, path, metadata=_metadata(train))
         log.info("model.onnx: %.1f MB", path.stat().st_size / 1e6)
-        int8 = _quantize(params, data, splits, folder)
+        int8, no_int8 = _quantize(params, data, splits, folder)
         deployed = folder / file_of(params.runtimes[0])
         if not deployed.exists():
             raise UserError(
-                f"{params.runtimes[0]}, the first of export.runtimes, is what the line runs, and there is no "
-                f"file for it: {int8['not_available']}"
+                f"{params.runtimes[0]}, the first of export.runtimes, runs in production, and there is no "
+                f"file for it: {no_int8}"
             )
-        write_json(
-            folder / "export.json",
-            {
-                "runtimes": list(params.runtimes),
-                "model_file": deployed.name,
-                "model_sha256": sha256_file(deployed),
-                "bytes": deployed.stat().st_size,
-                "opset": OPSET,
-                "batch_norms_left": count_batch_norms(path),
-                "int8": int8,
-                "dataset": lineage["dataset"],
-                "split": lineage["split"],
-                "provenance": collect_provenance(),
-            },
-        )
+        ExportRecord(
+            runtimes=params.runtimes,
+            model_file=deployed.name,
+            model_sha256=sha256_file(deployed),
+            bytes=deployed.stat().st_size,
+            opset=OPSET,
+            batch_norms_left=count_batch_norms(path),
+            int8=int8,
+            no_int8=no_int8,
+            dataset=train.dataset,
+            split=train.split,
+            provenance=collect_provenance(),
+        ).save(folder)
 
 
-def _quantize(params: ExportParams, data: Dataset, splits: Split, folder: Path) -> dict[str, Any]:
-    """Write model-int8.onnx; what it costs, or why there is none."""
+def _quantize(params: ExportParams, data: Dataset, splits: Split, folder: Path) -> tuple[Int8Facts | None, str | None]:
+    """Write model-int8.onnx; its facts, or the reason why there is none."""
     if "openvino-int8" not in params.runtimes:
-        return {"not_available": "openvino-int8 is not among export.runtimes"}
+        return None, "openvino-int8 is not among export.runtimes"
     validation = [sample.id for sample in splits.samples(data, "val")]
 
     def score(model: Model, ids: Sequence[str]) -> tuple[float, list[float]]:
-        found = evaluate(model.predict, data, ids, label="validate int8")
-        return found.scores.miou, [image.scores.pixel_accuracy for image in found.images]
+        evaluation = evaluate(model.predict, data, ids, label="validate int8")
+        return evaluation.scores.miou, [image.scores.pixel_accuracy for image in evaluation.images]
 
     chosen = _spread(splits.samples(data, "train"), params.calibration_images)
     try:
@@ -85,15 +82,16 @@ def _quantize(params: ExportParams, data: Dataset, splits: Split, folder: Path) 
         )
     except (NotAvailableError, TooLossyError) as error:
         log.info("no int8: %s", error)
-        return {"not_available": str(error)}
+        return None, str(error)
     log.info(
-        "model-int8.onnx: %d of %d convolutions in int8; mIoU on the val split %+.4f (%+.4f with all)",
+        "model-int8.onnx: %d of %d convolutions in int8; mIoU on the val split %s (%s with all)",
         quantized.convolutions - len(quantized.kept),
         quantized.convolutions,
-        -quantized.loss,
-        -quantized.loss_of_all,
+        format_value(-quantized.loss, "points"),
+        format_value(-quantized.loss_of_all, "points"),
     )
-    return asdict(quantized) | {"max_loss": params.max_int8_loss, "sha256": sha256_file(folder / "model-int8.onnx")}
+    sha256 = sha256_file(folder / "model-int8.onnx")
+    return Int8Facts(**asdict(quantized), max_loss=params.max_int8_loss, sha256=sha256), None
 
 
 def _spread(samples: Sequence[Sample], count: int) -> Sequence[Sample]:
@@ -101,14 +99,14 @@ def _spread(samples: Sequence[Sample], count: int) -> Sequence[Sample]:
     return samples[:: -(-len(samples) // count)]
 
 
-def _metadata(lineage: dict[str, Any]) -> dict[str, str]:
-    """What the file says of its own making, beside its classes and input."""
+def _metadata(train: TrainRecord) -> dict[str, str]:
+    """The file's lineage, beside its classes and input."""
     return {
-        "dataset": str(lineage["dataset"]["name"]),
-        "dataset_content_hash": str(lineage["dataset"]["content_hash"]),
-        "dataset_dvc_hash": str(lineage["dataset"].get("dvc", {}).get("dataset")),
-        "split": str(lineage["split"]["kind"]),
-        "leaks": str(lineage["split"]["leaks"]),
-        "val_miou": f"{lineage['training']['best_val_miou']:.4f}",
-        "code_revision": str(lineage["provenance"]["code_revision"]),
+        "dataset": train.dataset.name,
+        "dataset_content_hash": train.dataset.content_hash,
+        "dataset_dvc_hash": str(train.dataset.dvc.dataset),
+        "split": train.split.kind,
+        "leaks": train.split.leaks,
+        "val_miou": f"{train.training.best_val_miou:.4f}",
+        "code_revision": str(train.provenance.code_revision),
     }

@@ -4,7 +4,9 @@ import logging
 from pathlib import Path
 
 from dbrnet.config import FetchChampionParams
-from dbrnet.files import atomic_directory, read_json, sha256_file, write_json
+from dbrnet.errors import UserError
+from dbrnet.files import atomic_directory, sha256_file
+from dbrnet.records import ChampionRecord, ExportRecord, TrainRecord
 from dbrnet.registry.ledger import Ledger
 from dbrnet.registry.store import open_store, patient
 from dbrnet.registry.versions import LINEAGE, MODEL, TABLES, fetch_files, find_version
@@ -14,9 +16,9 @@ log = logging.getLogger(__name__)
 
 @patient
 def fetch_champion(params: FetchChampionParams, exported: Path | None = None, *, out: Path) -> None:
-    """Fetch the champion, of which a candidate must not fall short on the same images and machine.
+    """Fetch the champion, which a candidate must not fall short of on the same images and machine.
 
-    With --exported, the candidate, where that is the champion already it is the one whose place it took, so
+    With --exported, the candidate, where that is the champion already, the version before it is fetched, so
     that a second run of the pipeline compares the same two. Writes champion.json and, where there is a
     champion, its model.onnx, its lineage.json, and the tables of its split, its dataset and its test images
     (a version that was registered without some lacks them) under --out: enough for `dbrnet drift`, and for
@@ -24,21 +26,31 @@ def fetch_champion(params: FetchChampionParams, exported: Path | None = None, *,
     """
     name, store = params.model_name, open_store(Path.cwd())
     state = Ledger(store, name).state()
-    digest = read_json(exported / "export.json")["model_sha256"] if exported else None
-    number = state.baseline(find_version(store, name, digest) if digest else None)
-    sha256 = since = lineage = None
+    candidate = find_version(store, name, ExportRecord.load(exported).model_sha256) if exported else None
+    number = state.baseline(candidate)
     with atomic_directory(out, "fetch-champion") as folder:
+        sha256 = since = lineage = None
         if number is not None:
             fetch_files(store, name, number, folder, [MODEL, LINEAGE, *TABLES])
-            sha256 = sha256_file(folder / MODEL)  # of a version that others registered no tag may tell it
+            sha256 = sha256_file(folder / MODEL)  # a version that others registered may lack the tag
             since = state.since(number)
-            lineage = read_json(folder / LINEAGE) if (folder / LINEAGE).exists() else None
-        facts = {
-            "model_name": name,
-            "version": number,
-            "sha256": sha256,
-            "since": since and since.isoformat(timespec="seconds"),
-            "lineage": lineage,
-        }
-        write_json(folder / "champion.json", facts)
+            lineage = _lineage(folder / LINEAGE)
+        ChampionRecord(
+            model_name=name,
+            version=number,
+            sha256=sha256,
+            since=since.isoformat(timespec="seconds") if since else None,
+            lineage=lineage,
+        ).save(folder)
     log.info("%s: the champion is %s", name, "none yet" if number is None else f"version {number}")
+
+
+def _lineage(path: Path) -> TrainRecord | None:
+    """The champion's lineage; None where it is missing, or was written by others or by another version."""
+    if not path.exists():
+        return None
+    try:
+        return TrainRecord.read(path)
+    except UserError as error:
+        log.warning("the champion's lineage is not shown: %s", error)
+        return None

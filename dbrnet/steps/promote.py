@@ -1,31 +1,43 @@
 """Step 8: the decision, and what follows from it in MLflow."""
 
-import csv
 import hashlib
 import json
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 from dbrnet.config import PromoteParams
 from dbrnet.data import open_dataset
 from dbrnet.data.dataset import Dataset, Image
 from dbrnet.data.split import Split, require_trained_on
 from dbrnet.errors import UserError
-from dbrnet.files import atomic_directory, read_json, sha256_file, write_atomically, write_json
+from dbrnet.files import atomic_directory, sha256_file, write_atomically
 from dbrnet.provenance import collect_provenance
+from dbrnet.records import (
+    BenchmarkRecord,
+    ChampionRecord,
+    Decision,
+    DecisionRecord,
+    Estimate,
+    EvaluationRecord,
+    ExportRecord,
+    Promotion,
+    TrainRecord,
+    read_history,
+)
 from dbrnet.registry.criteria import Measurements
-from dbrnet.registry.gate import Decision, Figure, decide
-from dbrnet.registry.promotion import Promotion, describe, record
+from dbrnet.registry.gate import decide
+from dbrnet.registry.ledger_state import KeyFigures
+from dbrnet.registry.promotion import describe, record
 from dbrnet.registry.store import Store, open_store, patient
 from dbrnet.registry.tracking import TrackedRun, decision_run, send_missing, start_or_resume_run
 from dbrnet.registry.versions import LINEAGE, TABLES, register
 from dbrnet.reports.decision_facts import Facts
 from dbrnet.reports.decision_page import render_review
-from dbrnet.reports.model_card import model_card
-from dbrnet.reports.summary import outcome_line, render_summary
+from dbrnet.reports.decision_text import model_card, outcome_line, render_summary
+from dbrnet.steps.thresholds import thresholds
 
 log = logging.getLogger(__name__)
 
@@ -53,161 +65,165 @@ def promote(
     rendered, a full disk and a store that takes no files fail before the decision is entered. A step that is
     killed after it is completed by the next run of the same step.
     """
-    files = _Files(trained, exported, champion, evaluated, benchmarked)
-    files.require_one_model()
+    evidence = _Evidence.load(trained, exported, champion, evaluated, benchmarked)
+    evidence.require_one_model()
     data = open_dataset(dataset)
-    require_trained_on(files.lineage, data, split)
-    measured = files.measurements
-    thresholds = measured.thresholds(params.model_dump())
-    decision = decide(measured.figures(params.fps_hardware), thresholds, params.mode)
-    key, name, store = _key(decision, files), files.champion["model_name"], open_store(Path.cwd())
+    require_trained_on(evidence.train, data, split)
+    measurements = evidence.measurements
+    figures = measurements.figures(params.fps_hardware)
+    decision = decide(figures, thresholds(params, measurements), params.mode)
+    key, name, store = evidence.key(decision), evidence.champion.model_name, open_store(Path.cwd())
     run = start_or_resume_run(
-        store,
-        files.lineage["dataset"]["name"],
-        run_id=files.lineage["run_id"],
-        name=name,
-        tags={"answer": decision.answer},
+        store, evidence.train.dataset.name, run_id=evidence.train.run_id, name=name, tags={"answer": decision.answer}
     )
     try:
-        send_missing(run, files.history)
-        run.log_metrics(_metrics(files), step=0)
+        send_missing(run, read_history(trained))
+        run.log_metrics(_metrics(evidence.evaluation, evidence.benchmark), step=0)
         version = register(
             store,
             run,
             name,
-            files.model,
-            files={LINEAGE: trained / "train.json", **_tables(dataset, split, evaluated)},
-            tags=_evidence(files),
+            evidence.model,
+            files={LINEAGE: trained / TrainRecord.FILE, **_tables(dataset, split, evaluated)},
+            tags=evidence.tags,
             example=_example(data, split),
         )
     finally:
         run.finish()  # the training did, whatever becomes of its model
-    with decision_run(store, run, key=key, name=f"decide-v{version}", tags=_evidence(files)) as own:
+    with decision_run(store, run, key=key, name=f"decide-v{version}", tags=evidence.tags) as own:
         enter = partial(
             record,
             store,
             name,
             version,
-            answer=decision.answer,
-            reasons=decision.reasons,
-            compared_with=files.champion["version"],
+            decision,
+            compared_with=evidence.champion.version,
             decision_id=key,
             run_id=own.run_id,
-            figures=_key_figures(measured),
+            figures=_key_figures(measurements),
         )
         with atomic_directory(out, "promote") as folder:
             # First with the expected outcome: an error in the content, on the disk or in the store ends the
             # step here, before anything is decided.
-            facts = _facts(params, decision, enter(dry_run=True), files, store, own, out)
+            links = _links(store, own, name, version, out, evaluated)
+            facts = evidence.facts(params, decision, enter(dry_run=True), links)
             _write(folder, facts, own)
-            for file in files.attachments:
+            for file in evidence.attachments:
                 own.log_artifact(file)
-            promotion = enter()
-            facts = replace(facts, outcome=promotion.to_dict(), time=promotion.time, by=promotion.by)
+            facts = replace(facts, promotion=enter())
             _write(folder, facts, own)
             for file in sorted(folder.glob("[!.]*")):
                 own.log_artifact(file)
-        own.set_tags({"answer": promotion.answer})
+        own.set_tags({"answer": facts.promotion.answer})
         describe(store, name, version, model_card(facts))
-    log.info("%s", outcome_line(facts.outcome))
+    log.info("%s", outcome_line(facts.promotion))
 
 
 @dataclass(frozen=True)
-class _Files:
-    """What the steps before wrote."""
+class _Evidence:
+    """The records of the steps before, and their folders."""
 
-    trained: Path
     exported: Path
-    champion_folder: Path
     evaluated: Path
     benchmarked: Path
+    train: TrainRecord
+    export: ExportRecord
+    champion: ChampionRecord
+    evaluation: EvaluationRecord
+    benchmark: BenchmarkRecord
 
-    @cached_property
-    def lineage(self) -> dict[str, Any]:
-        return read_json(self.trained / "train.json")
-
-    @cached_property
-    def export(self) -> dict[str, Any]:
-        return read_json(self.exported / "export.json")
-
-    @cached_property
-    def champion(self) -> dict[str, Any]:
-        return read_json(self.champion_folder / "champion.json")
-
-    @cached_property
-    def metrics(self) -> dict[str, Any]:
-        return read_json(self.evaluated / "metrics.json")
-
-    @cached_property
-    def benchmark(self) -> dict[str, Any]:
-        return read_json(self.benchmarked / "benchmark.json")
+    @classmethod
+    def load(cls, trained: Path, exported: Path, champion: Path, evaluated: Path, benchmarked: Path) -> "_Evidence":
+        return cls(
+            exported,
+            evaluated,
+            benchmarked,
+            TrainRecord.load(trained),
+            ExportRecord.load(exported),
+            ChampionRecord.load(champion),
+            EvaluationRecord.load(evaluated),
+            BenchmarkRecord.load(benchmarked),
+        )
 
     @property
     def model(self) -> Path:
-        return self.exported / str(self.export["model_file"])
-
-    @property
-    def history(self) -> list[dict[str, float]]:
-        with (self.trained / "history.csv").open(newline="") as file:
-            rows = list(csv.DictReader(file))
-        return [{key: float(value) for key, value in row.items() if value} for row in rows]
+        return self.exported / self.export.model_file
 
     @property
     def measurements(self) -> Measurements:
-        split = self.lineage["split"]
-        return Measurements(self.export, self.champion, self.metrics, self.benchmark, split)
+        return Measurements(self.export, self.champion, self.evaluation, self.benchmark, self.train.split)
 
     @property
     def attachments(self) -> list[Path]:
-        """What the decision rests on, for a reader of its run."""
+        """The files behind the decision, for a reader of its run."""
         return [
             self.evaluated / "report.html",
-            self.evaluated / "metrics.json",
-            self.exported / "export.json",
-            self.benchmarked / "benchmark.json",
+            self.evaluated / EvaluationRecord.FILE,
+            self.exported / ExportRecord.FILE,
+            self.benchmarked / BenchmarkRecord.FILE,
             *sorted(self.benchmarked.glob("*.png")),
         ]
 
+    @property
+    def tags(self) -> dict[str, object]:
+        """What stays on the version for ever."""
+        dataset, split = self.train.dataset, self.train.split
+        return {
+            "dataset": dataset.name,
+            "dataset_hash": dataset.content_hash,
+            "split": split.kind,
+            "leaks": split.leaks,
+            "code_revision": self.train.provenance.code_revision,
+            **{f"dvc_{name}": value for name, value in dataset.dvc.known.items()},
+        }
+
     def require_one_model(self) -> None:
         """Figures of another model, or against another champion, must not decide on this one."""
-        digest, baseline = sha256_file(self.model), self.champion["version"]
-        contents = {"export": self.export, "evaluate": self.metrics, "benchmark": self.benchmark}
-        for step, content in contents.items():
-            if content.get("model_sha256") != digest:
-                raise UserError(f"the {step} figures are of another model than {self.model}; run that step again")
-            if step != "export" and (content["champion"] or {}).get("version") != baseline:
-                raise UserError(f"the {step} figures are against another champion; run that step again")
+        digest = sha256_file(self.model)
+        for measured in (self.export, self.evaluation, self.benchmark):
+            if measured.model_sha256 != digest:
+                raise UserError(
+                    f"the {measured.STEP} figures are of another model than {self.model}; run that step again"
+                )
+        for compared in (self.evaluation, self.benchmark):
+            if (compared.champion and compared.champion.version) != self.champion.version:
+                raise UserError(f"the {compared.STEP} figures are against another champion; run that step again")
 
+    def key(self, decision: Decision) -> str:
+        """The decision's id: the same evidence and the same answer, the same decision."""
+        content = [
+            decision.model_dump(mode="json"),
+            self.export.model_sha256,
+            self.champion.version,
+            self.evaluation.dataset.model_dump(mode="json"),
+        ]
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
-def _key(decision: Decision, files: _Files) -> str:
-    """The decision's id: the same evidence and the same answer, the same decision."""
-    content = [decision.to_dict(), files.export["model_sha256"], files.champion["version"], files.metrics["dataset"]]
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def _evidence(files: _Files) -> dict[str, object]:
-    """What stays on the version for ever."""
-    dataset, split = files.lineage["dataset"], files.lineage["split"]
-    return {
-        "dataset": dataset["name"],
-        "dataset_hash": dataset["content_hash"],
-        "split": split["kind"],
-        "leaks": split["leaks"],
-        "code_revision": files.lineage["provenance"]["code_revision"],
-        **{f"dvc_{name}": value for name, value in dataset.get("dvc", {}).items()},
-    }
+    def facts(self, params: PromoteParams, decision: Decision, promotion: Promotion, links: Mapping[str, str]) -> Facts:
+        return Facts(
+            decision=decision,
+            promotion=promotion,
+            evaluation=self.evaluation,
+            benchmark=self.benchmark,
+            train=self.train,
+            champion=self.champion,
+            settings=params.model_dump(),
+            evaluated=self.evaluated,
+            durations=self.benchmarked / "durations.csv",
+            links=links,
+        )
 
 
 def _tables(*folders: Path) -> dict[str, Path]:
-    """What a later run will want to know of the version, by name, in the folders that the steps wrote."""
-    found = {name: folder / name for name in TABLES for folder in folders if (folder / name).exists()}
-    if missing := [name for name in TABLES if name not in found]:  # an earlier version ingested the dataset
+    """The tables that a later run compares with, by name, in the folders that the steps wrote."""
+    tables = {name: folder / name for name in TABLES for folder in folders if (folder / name).exists()}
+    if missing := [name for name in TABLES if name not in tables]:
         log.warning(
             "the version is registered without %s, and drift will not know what to compare with; "
             "ingest the dataset again",
             ", ".join(missing),
         )
-    return found
+    return tables
 
 
 def _example(data: Dataset, split: Path) -> Image:
@@ -215,65 +231,48 @@ def _example(data: Dataset, split: Path) -> Image:
     return data.image(Split.load(split).samples(data, "test")[0])[None]
 
 
-def _metrics(files: _Files) -> dict[str, float]:
-    """The candidate's figures as MLflow's tables show them beside the training's."""
-    found = {f"test_{name.replace('/', '_')}": one["value"] for name, one in files.metrics["figures"].items()}
-    for name, latency in files.benchmark["runtimes"].items():
-        found |= {f"{name}_{figure}": latency[figure] for figure in ("fps", "p50_ms", "p99_ms")}
-    for name, parity in files.metrics["runtimes"].items():
-        found |= {
-            f"{name}_{figure}": parity[figure] for figure in ("miou_change", "max_logit_difference", "differing_pixels")
+def _metrics(evaluation: EvaluationRecord, benchmark: BenchmarkRecord) -> dict[str, float]:
+    """The candidate's figures in MLflow's tables, beside the training's."""
+    metrics = {f"test_{name.replace('/', '_')}": figure.value for name, figure in evaluation.figures.items()}
+    for name, speed in benchmark.runtimes.items():
+        metrics |= {f"{name}_fps": speed.fps, f"{name}_p50_ms": speed.p50_ms, f"{name}_p99_ms": speed.p99_ms}
+    for name, parity in evaluation.runtimes.items():
+        metrics |= {
+            f"{name}_miou_change": parity.miou_change,
+            f"{name}_max_logit_difference": parity.max_logit_difference,
+            f"{name}_differing_pixels": parity.differing_pixels,
         }
-    return {name: value for name, value in found.items() if value is not None}
+    return {name: value for name, value in metrics.items() if value is not None}
 
 
-def _key_figures(measured: Measurements) -> dict[str, float]:
-    """What the ledger keeps of the decision."""
-    compared = (measured.metrics["champion"] or {}).get("difference", {})
-    figures = {
-        "miou": measured.metrics["figures"]["miou"]["value"],
-        "difference": compared.get("miou", {}).get("value"),
-        "fps": measured.benchmark["runtimes"].get(measured.deployed, {}).get("fps"),
-    }
-    finite = {name: Figure.of(value).value for name, value in figures.items()}
-    return {name: value for name, value in finite.items() if value is not None}
-
-
-def _facts(
-    params: PromoteParams,
-    decision: Decision,
-    promotion: Promotion,
-    files: _Files,
-    store: Store,
-    own: TrackedRun,
-    out: Path,
-) -> Facts:
-    ui = str(store).rstrip("/") if store.is_server else "http://127.0.0.1:5000"
-    page = f"{ui}/#/models/{promotion.model_name}/versions/{promotion.version}"
-    return Facts(
-        decision=decision.to_dict(),
-        outcome=promotion.to_dict(),
-        metrics=files.metrics,
-        benchmark=files.benchmark,
-        lineage=files.lineage,
-        champion=files.champion,
-        params=params.model_dump(),
-        evaluated=files.evaluated,
-        durations=files.benchmarked / "durations.csv",
-        links={
-            "review": str(out / "review.html"),
-            "page": f"{ui}/#/experiments/{own.experiment_id}/runs/{own.run_id}/artifacts/review.html",
-            "report": str(files.evaluated / "report.html"),
-            "MLflow": f"{store}, run {own.run_id}" if store.is_server else f"make ui, then open {page}",
-        },
-        time=promotion.time,
-        by=promotion.by,
+def _key_figures(measurements: Measurements) -> KeyFigures:
+    evaluation, deployed = measurements.evaluation, measurements.export.deployed
+    nothing = Estimate(value=None)
+    difference = evaluation.compared.difference if evaluation.compared else {}
+    speed = measurements.benchmark.runtimes.get(deployed)
+    return KeyFigures(
+        miou=evaluation.figures.get("miou", nothing).value,
+        difference=difference.get("miou", nothing).value,
+        fps=speed.fps if speed else None,
     )
 
 
+def _links(store: Store, own: TrackedRun, name: str, version: int, out: Path, evaluated: Path) -> dict[str, str]:
+    """Label -> where more is found."""
+    ui = str(store).rstrip("/") if store.is_server else "http://127.0.0.1:5000"
+    page = f"{ui}/#/models/{name}/versions/{version}"
+    return {
+        "review": str(out / "review.html"),
+        "page": f"{ui}/#/experiments/{own.experiment_id}/runs/{own.run_id}/artifacts/review.html",
+        "report": str(evaluated / "report.html"),
+        "MLflow": f"{store}, run {own.run_id}" if store.is_server else f"make ui, then open {page}",
+    }
+
+
 def _write(folder: Path, facts: Facts, own: TrackedRun) -> None:
-    content = {**facts.decision, "promotion": facts.outcome, "run_id": own.run_id, "provenance": collect_provenance()}
-    write_json(folder / "decision.json", content)
+    DecisionRecord(
+        **vars(facts.decision), promotion=facts.promotion, run_id=own.run_id, provenance=collect_provenance()
+    ).save(folder)
     write_atomically(folder / "review.html", render_review(facts))
     write_atomically(folder / "model-card.md", model_card(facts))
     write_atomically(folder / "summary.txt", render_summary(facts))

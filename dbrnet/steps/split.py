@@ -1,4 +1,4 @@
-"""Step 2: find the near-duplicates, and divide the samples."""
+"""Step 2: find near-duplicates, and divide the samples."""
 
 import logging
 from pathlib import Path
@@ -15,12 +15,12 @@ log = logging.getLogger(__name__)
 
 
 def split(params: SplitParams, dataset: Path, champion: Path | None = None, *, out: Path) -> None:
-    """Audit the images for copies, then divide them so that every class reaches every split.
+    """Audit the images for near-duplicates, then divide them so that every class reaches every split.
 
     kind `groups` keeps near-duplicates in one split, and in the split where `previous` (or --champion, the folder that
-    `dbrnet fetch-champion` wrote) had them, so that nothing the champion learned is tested on. kind `random` is
-    the papers' random split, for comparison, and says what share leaks. Writes split.csv (id, split, group),
-    split.json, audit.json (groups, leaks, the nearest-neighbour baseline's score, how far labels repeat), links.csv
+    `dbrnet fetch-champion` wrote) had them, so that no image which the champion was trained on is tested on. kind
+    `random` is the papers' random split, for comparison, and records its leak rate. Writes split.csv, split.json,
+    audit.json (groups, leaks, the nearest-neighbour baseline's score, how far labels repeat), links.csv
     (the evidence for each pair) and audit.html under --out.
     """
     previous = Path(params.previous) if params.previous else None
@@ -29,10 +29,10 @@ def split(params: SplitParams, dataset: Path, champion: Path | None = None, *, o
     if champion and (champion / SPLIT_FILE).exists():
         previous = champion
     data = open_dataset(dataset)
-    found = search(data)
+    duplicates = search(data)
     made = split_samples(
         data,
-        found.groups.of,
+        duplicates.groups.of,
         kind=params.kind,
         fractions=params.fractions,
         seed=params.seed,
@@ -40,7 +40,7 @@ def split(params: SplitParams, dataset: Path, champion: Path | None = None, *, o
     )
     if made.leaks == "yes" and params.kind != "random":
         raise UserError(f"{dataset}: the split leaks; ask for split.kind: random where that is meant")
-    audit = audit_splits(found, made.ids)
+    audit = audit_splits(duplicates, made.ids)
     with atomic_directory(out, "split") as folder:
         made.save(folder)
         audit.save(folder)

@@ -1,37 +1,27 @@
 """Step 3: train the network, tracked in MLflow and safe to kill."""
 
-import csv
-import io
 import logging
 import os
-from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from dbrnet.config import TrainParams
 from dbrnet.data import open_dataset
+from dbrnet.data.dataset import Card
 from dbrnet.data.split import SPLIT_TABLE, Split
-from dbrnet.files import (
-    atomic_directory,
-    claim,
-    read_json,
-    remove_own,
-    require_own,
-    sha256_file,
-    write_atomically,
-    write_json,
-)
+from dbrnet.errors import UserError
+from dbrnet.files import atomic_directory, claim, remove_own, require_own, sha256_file
 from dbrnet.models.saved import save_model
 from dbrnet.process_group import process_group
 from dbrnet.provenance import collect_provenance, computing_digest, data_revision
+from dbrnet.records import DatasetFacts, RunNote, SplitFacts, TrainingFacts, TrainRecord, format_value, write_history
 from dbrnet.registry.metric_logger import MetricLogger
 from dbrnet.registry.store import open_store, patient
 from dbrnet.registry.tracking import TrackedRun, start_or_resume_run
 from dbrnet.training.checkpoint import drop_stale, mark_finished
-from dbrnet.training.loop import EpochRow, TrainResult
+from dbrnet.training.loop import EpochRow
 from dbrnet.training.loop import train as run_training
 
 log = logging.getLogger(__name__)
@@ -58,7 +48,7 @@ def train(params: TrainParams, dataset: Path, split: Path, *, out: Path, checkpo
         )
         return
     data, splits = open_dataset(dataset), Split.load(split)
-    train_ids, val_ids = ([sample.id for sample in splits.samples(data, split_name)] for split_name in ("train", "val"))
+    train_ids, val_ids = ([sample.id for sample in splits.samples(data, name)] for name in ("train", "val"))
     card = data.card
     fingerprint = params.fingerprint(card.content_hash, train_ids, val_ids)
     workdir = checkpoints / fingerprint[:16] if checkpoints else out.with_name(f".{out.name}.checkpoint")
@@ -68,60 +58,53 @@ def train(params: TrainParams, dataset: Path, split: Path, *, out: Path, checkpo
         workers=params.workers,
         checkpoint_seconds=params.checkpoint_seconds,
     )
-    if not process_group().first:  # non-zero ranks only compute; the first tracks and writes
+    if not process_group().first:  # non-zero ranks only compute
         train_here()
         return
     require_own(workdir, "train")
-    by = computing_digest() if checkpoints else ""  # now: the source may be edited meanwhile
+    by = computing_digest() if checkpoints else ""  # before training: the source may be edited meanwhile
     if checkpoints:
         drop_stale(checkpoints, workdir, by)
     claim(workdir, "train")
-    lineage: dict[str, Any] = {
-        "dataset": {
-            "name": card.name,
-            "title": card.title,
-            "content_hash": card.content_hash,
-            "images": card.images,
-            "groups": card.groups,
-            "images_by_class": card.images_by_class,
-            "dvc": data_revision(dataset, Path.cwd()) or {},
-        },
-        "split": {
-            "kind": splits.kind,
-            "seed": splits.seed,
-            "leaks": splits.leaks,
-            "leak_rate": splits.leak_rate,
-            "leak_note": splits.leak_note,
-            "sha256": sha256_file(split / SPLIT_TABLE),
-            "counts": {split_name: asdict(counts) for split_name, counts in splits.counts.items()},
-        },
-        "provenance": collect_provenance(),
-    }
     name = f"{card.name} {splits.kind} seed {params.seed} {fingerprint[:8]}"
-    with _tracked(workdir, fingerprint, params, card.name, name) as feed:
-        _describe(feed.run, params, dataset, splits, lineage)
-        result = train_here(on_epoch=lambda row: feed.add(_flat(row)))
+    dataset_facts, split_facts = _dataset_facts(card, dataset), _split_facts(splits, split)
+    provenance = collect_provenance()
+    with _tracked(workdir, fingerprint, params, card.name, name) as logger:
+        _describe(logger.run, params, dataset, dataset_facts, split_facts, provenance.code_revision)
+        result = train_here(on_epoch=lambda row: logger.add(_metrics(row)))
         for row in result.history:  # those of before a kill may not have been sent
-            feed.add(_flat(row))
-    lineage |= {
-        "training": _training(params, result),
-        "run_id": feed.run.run_id,
-        "tracking": {"missing_epochs": feed.missing},
-    }
+            logger.add(_metrics(row))
+    record = TrainRecord(
+        dataset=dataset_facts,
+        split=split_facts,
+        provenance=provenance,
+        training=TrainingFacts(
+            seed=params.seed,
+            epochs=params.epochs,
+            params=params.model_dump(mode="json"),
+            best_epoch=result.best_epoch,
+            best_val_miou=result.best_miou,
+            seconds=result.seconds,
+            device=result.device,
+            processes=result.processes,
+        ),
+        run_id=logger.run.run_id,
+        missing_epochs=tuple(logger.missing),
+    )
     with atomic_directory(out, "train") as folder:
         save_model(folder / "model.pt", result.model, result.meta)
-        write_atomically(folder / "history.csv", _table(result.history))
-        write_json(folder / "train.json", lineage)
-    if checkpoints:  # whoever called may still fail, and call again
+        write_history(folder, [_metrics(row) for row in result.history])
+        record.save(folder)
+    if checkpoints:  # the caller may still fail, and call again
         mark_finished(workdir, by)
     else:
         with suppress(OSError):
             remove_own(workdir)
     log.info(
-        "best epoch %d of %d, validation mIoU %.4f, %.0f s on %s",
+        "best epoch %d of %d, validation mIoU %s, %.0f s on %s",
         result.best_epoch,
         params.epochs,
-        result.best_miou,
+        format_value(result.best_miou, "share"),
         result.seconds,
         result.device,
     )
@@ -129,71 +112,75 @@ def train(params: TrainParams, dataset: Path, split: Path, *, out: Path, checkpo
 
 @patient
 def _tracked(workdir: Path, fingerprint: str, params: TrainParams, experiment: str, name: str) -> MetricLogger:
-    """The way to this training's MLflow run: MLFLOW_RUN_ID's, one begun before a kill, or a new one."""
-    note, given = workdir / "run.json", os.environ.get("MLFLOW_RUN_ID")
-    # MLflow refuses to change a parameter of a run, also one that the weights do not know of.
-    asked = {"fingerprint": fingerprint, "given": given, "params": params.model_dump(mode="json")}
-    begun = read_json(note) if note.exists() else {}
-    # A run that the store did not know has a stand-in since, which the training goes on with.
-    run_id = begun["run_id"] if asked.items() <= begun.items() else given
+    """The logger of this training's MLflow run: MLFLOW_RUN_ID's, one begun before a kill, or a new one."""
+    given = os.environ.get("MLFLOW_RUN_ID")
+    # MLflow refuses to change a parameter of a run, also one that does not affect the weights.
+    note = RunNote(fingerprint=fingerprint, given=given, params=params.model_dump(mode="json"), run_id=given or "")
+    begun = None
+    with suppress(UserError):  # there is none, or a previous version wrote it
+        begun = RunNote.load(workdir)
+    # Where the store did not know the given run, the note names the run that stands in for it.
+    same = begun is not None and begun == note.model_copy(update={"run_id": begun.run_id})
     store = open_store(Path.cwd())
-    run = start_or_resume_run(store, experiment, run_id=run_id, name=name, tags={})
-    write_json(note, {**asked, "run_id": run.run_id})
+    run = start_or_resume_run(store, experiment, run_id=begun.run_id if begun and same else given, name=name, tags={})
+    note.model_copy(update={"run_id": run.run_id}).save(workdir)
     return MetricLogger(run)
 
 
 @patient
-def _describe(run: TrackedRun, params: TrainParams, dataset: Path, splits: Split, lineage: Mapping[str, Any]) -> None:
-    """What the run is a training of: parameters, data, split, code."""
-    known, divided = lineage["dataset"], lineage["split"]
-    revision, code = known["dvc"], lineage["provenance"]["code_revision"]
+def _describe(
+    run: TrackedRun,
+    params: TrainParams,
+    source: Path,
+    dataset: DatasetFacts,
+    split: SplitFacts,
+    code_revision: str | None,
+) -> None:
+    """Log the run's parameters, data, split and code."""
     run.log_params(
         {
             "train": params.model_dump(),
-            "dataset": {key: known[key] for key in ("name", "title", "content_hash")},
-            "split": {key: divided[key] for key in ("kind", "seed", "leaks", "leak_rate", "leak_note")},
+            "dataset": dataset.model_dump(include={"name", "title", "content_hash"}),
+            "split": split.model_dump(include={"kind", "seed", "leaks", "leak_rate", "leak_note"}),
         }
     )
-    run.set_tags({"code_revision": code, "mlflow.source.git.commit": code or "", "leaks": splits.leaks})
-    run.set_tags({f"dvc_{name}": value for name, value in revision.items()})
-    run.log_dataset(
-        known["name"],
-        known["content_hash"],
-        dataset,
-        {
-            context: {
-                "split": f"{splits.kind}, seed {splits.seed}",
-                "images": splits.counts[split_name].images,
-                "groups": splits.counts[split_name].groups,
-            }
-            for split_name, context in CONTEXTS.items()
-        },
+    run.set_tags(
+        {"code_revision": code_revision, "mlflow.source.git.commit": code_revision or "", "leaks": split.leaks}
+    )
+    run.set_tags({f"dvc_{name}": value for name, value in dataset.dvc.known.items()})
+    splits = {
+        context: {"split": split.text, "images": split.counts[name].images, "groups": split.counts[name].groups}
+        for name, context in CONTEXTS.items()
+    }
+    run.log_dataset(dataset.name, dataset.content_hash, source, splits)
+
+
+def _dataset_facts(card: Card, dataset: Path) -> DatasetFacts:
+    return DatasetFacts(
+        name=card.name,
+        title=card.title,
+        content_hash=card.content_hash,
+        images=card.images,
+        groups=card.groups,
+        images_by_class=card.images_by_class,
+        dvc=data_revision(dataset, Path.cwd()),
     )
 
 
-def _training(params: TrainParams, result: TrainResult) -> dict[str, Any]:
-    return {
-        "params": params.model_dump(),
-        "best_epoch": result.best_epoch,
-        "best_val_miou": result.best_miou,
-        "seconds": result.seconds,
-        "device": result.device,
-        "processes": result.processes,
-    }
+def _split_facts(splits: Split, folder: Path) -> SplitFacts:
+    return SplitFacts(
+        kind=splits.kind,
+        seed=splits.seed,
+        leaks=splits.leaks,
+        leak_rate=splits.leak_rate,
+        leak_note=splits.leak_note,
+        sha256=sha256_file(folder / SPLIT_TABLE),
+        counts=splits.counts,
+    )
 
 
-def _flat(row: EpochRow) -> dict[str, float]:
-    """The row as plain figures; an absent class has no IoU and is left out."""
+def _metrics(row: EpochRow) -> dict[str, float]:
+    """The row's figures by name; an absent class has no IoU and is left out."""
     values = asdict(row)
     iou = values.pop("val_iou")
     return values | {f"val_iou_{name}": value for name, value in iou.items() if value is not None}
-
-
-def _table(history: tuple[EpochRow, ...]) -> str:
-    rows = [_flat(row) for row in history]
-    columns = list(dict.fromkeys(column for row in rows for column in row))
-    text = io.StringIO()
-    writer = csv.DictWriter(text, columns, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()

@@ -10,9 +10,10 @@ import torch
 
 from dbrnet.data.dataset import Card, Dataset, Image, Sample
 from dbrnet.data.split import split_samples
-from dbrnet.files import sha256_file, write_json
+from dbrnet.files import sha256_file
 from dbrnet.models.dbrnet import DBRNet
 from dbrnet.models.saved import ModelMeta, save_model
+from tests.reports import examples
 
 
 @pytest.fixture(autouse=True)
@@ -47,15 +48,14 @@ def job(
         folder.mkdir()
     save_model(folders.trained / "model.pt", model, meta)
     (folders.exported / "model.onnx").write_bytes(file.read_bytes())
-    write_json(
-        folders.exported / "export.json",
-        {"model_sha256": sha256_file(file), "runtimes": ["onnxruntime-cpu", "onnxruntime-cuda"]},
-    )
-    write_json(folders.champion / "champion.json", {"version": None, "sha256": None})
-    write_json(folders.evaluated / "metrics.json", {"runtimes": {"onnxruntime-cpu": {"miou": 0.75}}})
+    runtimes = ("onnxruntime-cpu", "onnxruntime-cuda")
+    examples.change(examples.export(runtimes), model_sha256=sha256_file(file)).save(folders.exported)
+    examples.no_champion().save(folders.champion)
+    scored = {"onnxruntime-cpu": examples.parity(miou=0.75)}
+    examples.change(examples.evaluation(), runtimes=scored).save(folders.evaluated)
     _dataset(folders.dataset, folders.split, meta, make_image)
-    lineage = {"dataset": {"content_hash": "ab" * 32}, "split": {"sha256": sha256_file(folders.split / "split.csv")}}
-    write_json(folders.trained / "train.json", lineage)
+    table = sha256_file(folders.split / "split.csv")
+    examples.change(examples.train(), dataset__content_hash="ab" * 32, split__sha256=table).save(folders.trained)
     return folders
 
 

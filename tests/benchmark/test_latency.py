@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from dbrnet.benchmark.latency import NOISY, Latency, Ratio, spread
+from dbrnet.benchmark.latency import NOISY, Latency, spread, times_as_fast
 
 
 def test_a_summary_of_known_durations_is_right() -> None:
@@ -16,15 +16,15 @@ def test_a_summary_of_known_durations_is_right() -> None:
 
 def test_a_drift_cancels_out_of_the_ratio_of_pairs() -> None:
     drift = np.linspace(1, 3, 12)
-    ratio = Ratio.of(own=list(0.010 * drift), other=list(0.025 * drift))
-    assert (ratio.median, ratio.low, ratio.high) == pytest.approx((2.5, 2.5, 2.5))
+    ratio = times_as_fast(own=list(0.010 * drift), other=list(0.025 * drift))
+    assert (ratio.value, ratio.low, ratio.high) == pytest.approx((2.5, 2.5, 2.5))
     assert str(ratio) == "2.50 (2.50 to 2.50)"
 
 
 def test_the_interval_is_that_of_the_sign_test() -> None:
-    ten = Ratio.of(own=[1.0] * 10, other=[float(n) for n in range(1, 11)])
-    assert (ten.low, ten.median, ten.high) == (2, 5.5, 9)  # from the 2nd to the 9th: 97.9 %
-    assert Ratio.of([1.0] * 6, [1.0, 2, 3, 4, 5, 6]).low == 1  # all six: 96.9 %
+    ten = times_as_fast(own=[1.0] * 10, other=[float(n) for n in range(1, 11)])
+    assert (ten.low, ten.value, ten.high) == (2, 5.5, 9)  # from the 2nd to the 9th: 97.9 %
+    assert times_as_fast([1.0] * 6, [1.0, 2, 3, 4, 5, 6]).low == 1  # all six: 96.9 %
 
 
 def test_the_interval_has_its_coverage() -> None:
@@ -32,8 +32,8 @@ def test_the_interval_has_its_coverage() -> None:
     held = 0
     for _ in range(400):
         noise = rng.lognormal(0, 0.3, (2, 12))
-        ratio = Ratio.of(list(noise[0]), list(2 * noise[1]))
-        held += ratio.low <= 2 <= ratio.high
+        ratio = times_as_fast(list(noise[0]), list(2 * noise[1]))
+        held += (ratio.low or 0) <= 2 <= (ratio.high or 0)
     assert held / 400 > 0.93
 
 

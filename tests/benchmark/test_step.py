@@ -1,7 +1,6 @@
 """The whole step on real runtimes, and what it writes."""
 
 import csv
-import json
 import logging
 import shutil
 from dataclasses import replace
@@ -16,9 +15,11 @@ from dbrnet.config import BenchmarkParams
 from dbrnet.data.dataset import Dataset
 from dbrnet.data.split import Split
 from dbrnet.errors import UserError
-from dbrnet.files import MARKER, write_json
+from dbrnet.files import MARKER
+from dbrnet.records import BenchmarkRecord, ComparedSpeed, ExportRecord, RooflineFacts
 from dbrnet.steps.benchmark import benchmark
 from tests.benchmark.conftest import Job
+from tests.reports import examples
 
 QUICK = BenchmarkParams(size=(64, 96), seconds=0.05, threads=1)
 
@@ -35,6 +36,21 @@ def run(job: Job, out: Path, params: BenchmarkParams = QUICK, against: str | Non
     )
 
 
+def champion_of(job: Job, folder: Path) -> Path:
+    """The folder of a champion, version 7, that is the candidate's network."""
+    champion = folder / "champion"
+    champion.mkdir()
+    shutil.copy(job.exported / "model.onnx", champion / "model.onnx")
+    examples.change(examples.champion_record(), version=7, sha256="c" * 64).save(champion)
+    return champion
+
+
+def assert_ordered(compared: ComparedSpeed) -> None:
+    ratio = compared.times_as_fast
+    assert (ratio.low or 0) <= (ratio.value or 0) <= (ratio.high or 0)
+    assert compared.pairs == 10
+
+
 def test_the_step_writes_all_figures_and_their_sources(
     job: Job, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -42,36 +58,34 @@ def test_the_step_writes_all_figures_and_their_sources(
         run(job, tmp_path / "out", against=str(job.exported / "model.onnx"))
     written = {file.name for file in (tmp_path / "out").iterdir()}
     assert written == {MARKER, "benchmark.json", "durations.csv", "latency.png", "speed-accuracy.png"}
-    figures = json.loads((tmp_path / "out/benchmark.json").read_text())
-    assert list(figures["runtimes"]) == ["pytorch-eager", "onnxruntime-cpu"]
-    assert "built for the CPU only" in figures["not_available"]["onnxruntime-cuda"]
-    for one in figures["runtimes"].values():
-        assert one["min_ms"] <= one["p50_ms"] <= one["p90_ms"] <= one["p99_ms"] <= one["max_ms"]
-        assert one["fps"] == pytest.approx(1000 / one["mean_ms"])
-        assert one["end_to_end"]["min_ms"] > one["min_ms"]
-        assert one["end_to_end"]["runs"] == one["runs"] >= 10
-        assert (one["precision"], one["device"], one["threads"], one["batch"]) == ("fp32", "cpu", 1, 1)
-        assert one["offline"]["images_per_second"] == max(one["offline"]["tried"].values())
-        assert 0 < one["roofline"]["share"] == pytest.approx(one["roofline"]["ms"] / one["p50_ms"])
-    assert figures["size"] == [64, 96]
-    assert figures["complexity"]["conv_macs"] == figures["work"]["macs"] > 0
-    assert {"governor", "load_average", "cpu_quota"} <= set(figures["machine"]["start"])
-    assert figures["machine"]["start"].keys() == figures["machine"]["end"].keys()
-    assert {"hardware", "versions"} <= set(figures["provenance"])
+    record = BenchmarkRecord.load(tmp_path / "out")
+    assert list(record.runtimes) == ["pytorch-eager", "onnxruntime-cpu"]
+    assert "built for the CPU only" in record.not_available["onnxruntime-cuda"]
+    for speed in record.runtimes.values():
+        assert speed.min_ms <= speed.p50_ms <= speed.p90_ms <= speed.p99_ms <= speed.max_ms
+        assert speed.fps == pytest.approx(1000 / speed.mean_ms)
+        assert speed.end_to_end.min_ms > speed.min_ms
+        assert speed.end_to_end.runs == speed.runs >= 10
+        assert (speed.precision, speed.device, speed.threads, speed.batch) == ("fp32", "cpu", 1, 1)
+        assert speed.offline is not None
+        assert speed.offline.images_per_second == max(speed.offline.tried.values())
+        assert isinstance(speed.roofline, RooflineFacts)
+        assert 0 < speed.roofline.share == pytest.approx(speed.roofline.ms / speed.p50_ms)
+    assert record.size == (64, 96)
+    assert record.complexity.conv_macs == record.work.macs > 0
     with (tmp_path / "out/durations.csv").open(newline="") as file:
         rows = [row for row in csv.DictReader(file) if row["runtime"] == "onnxruntime-cpu"]
-    own = figures["runtimes"]["onnxruntime-cpu"]
+    own = record.runtimes["onnxruntime-cpu"]
     kept = [float(row["predict_ms"]) for row in rows]
-    assert len(kept) == own["runs"]
-    assert np.percentile(kept, 99) == pytest.approx(own["p99_ms"], rel=1e-3)
+    assert len(kept) == own.runs
+    assert np.percentile(kept, 99) == pytest.approx(own.p99_ms, rel=1e-3)
     assert (np.percentile(kept, 50), {row["block"] for row in rows}) == (
-        pytest.approx(own["p50_ms"], rel=1e-3),
+        pytest.approx(own.p50_ms, rel=1e-3),
         {str(block) for block in range(10)},
     )
-    assert figures["against"]["sha256"] == figures["model_sha256"]
-    ratio = figures["against"]["runtimes"]["onnxruntime-cpu"]["times_as_fast"]
-    assert ratio["low"] <= ratio["median"] <= ratio["high"]
-    assert ratio["pairs"] == 10
+    assert record.against is not None
+    assert record.against.sha256 == record.model_sha256
+    assert_ordered(record.against.runtimes["onnxruntime-cpu"])
     for words in ("| onnxruntime-cpu ", "roofline / p50", "times as fast as", "left out: onnxruntime-cuda"):
         assert words in caplog.text
     for name in ("latency.png", "speed-accuracy.png"):
@@ -80,24 +94,20 @@ def test_the_step_writes_all_figures_and_their_sources(
 
 @pytest.mark.slow
 def test_without_accuracy_no_accuracy_plot_is_drawn(job: Job, tmp_path: Path) -> None:
-    write_json(tmp_path / "evaluated/metrics.json", {"runtimes": {}})
+    examples.change(examples.evaluation(), runtimes={}).save(tmp_path / "evaluated")
     run(replace(job, evaluated=tmp_path / "evaluated"), tmp_path / "out")
-    figures = json.loads((tmp_path / "out/benchmark.json").read_text())
-    assert figures["against"] is None
-    assert figures["champion"] is None
+    record = BenchmarkRecord.load(tmp_path / "out")
+    assert (record.against, record.champion) == (None, None)
     assert not (tmp_path / "out/speed-accuracy.png").exists()
 
 
 def test_the_champion_takes_its_turn_beside_the_candidate(job: Job, tmp_path: Path) -> None:
-    holder = tmp_path / "champion"
-    holder.mkdir()
-    (holder / "model.onnx").write_bytes((job.exported / "model.onnx").read_bytes())
-    write_json(holder / "champion.json", {"version": 7, "sha256": "c" * 64})
-    run(replace(job, champion=holder), tmp_path / "out")
-    found = json.loads((tmp_path / "out/benchmark.json").read_text())["champion"]
-    assert (found["version"], found["sha256"], found["runtime"]) == (7, "c" * 64, "onnxruntime-cpu")
-    assert found["times_as_fast"]["low"] <= found["times_as_fast"]["median"] <= found["times_as_fast"]["high"]
-    assert found["times_as_fast"]["pairs"] == 10
+    run(replace(job, champion=champion_of(job, tmp_path)), tmp_path / "out")
+    champion = BenchmarkRecord.load(tmp_path / "out").champion
+    assert champion is not None
+    assert (champion.version, champion.sha256, champion.runtime) == (7, "c" * 64, "onnxruntime-cpu")
+    assert champion.compared is not None
+    assert_ordered(champion.compared)
     with (tmp_path / "out/durations.csv").open(newline="") as file:
         names = {row["runtime"] for row in csv.DictReader(file)}
     assert names == {"pytorch-eager", "onnxruntime-cpu", "onnxruntime-cpu (champion)"}
@@ -127,13 +137,9 @@ def test_a_missing_baseline_is_one_clear_line(job: Job, tmp_path: Path) -> None:
 
 
 def test_the_deployed_runtime_must_be_available(job: Job, tmp_path: Path) -> None:
-    exported, holder = tmp_path / "exported", tmp_path / "champion"
-    shutil.copytree(job.exported, exported)
-    holder.mkdir()
-    shutil.copy(job.exported / "model.onnx", holder / "model.onnx")
-    write_json(holder / "champion.json", {"version": 7, "sha256": "c" * 64})
-    facts = json.loads((exported / "export.json").read_text())
-    write_json(exported / "export.json", facts | {"runtimes": ["openvino-int8", "onnxruntime-cpu"]})
+    exported = shutil.copytree(job.exported, tmp_path / "exported")
+    export = ExportRecord.load(exported)
+    examples.change(export, runtimes=("openvino-int8", "onnxruntime-cpu")).save(exported)
     with pytest.raises(UserError, match=r"openvino-int8 is not available.*first of export\.runtimes"):
-        run(replace(job, exported=exported, champion=holder), tmp_path / "out")
+        run(replace(job, exported=exported, champion=champion_of(job, tmp_path)), tmp_path / "out")
     assert not (tmp_path / "out").exists()

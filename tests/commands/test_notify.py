@@ -11,6 +11,8 @@ import pytest
 from dbrnet.commands.notify import notify
 from dbrnet.config import FetchChampionParams
 from dbrnet.errors import JobError, UserError
+from dbrnet.records import Decision
+from dbrnet.registry.ledger_state import KeyFigures
 from dbrnet.registry.promotion import record
 from dbrnet.registry.store import open_store
 from tests.http_server import Handler, serving
@@ -59,12 +61,11 @@ def test_sends_the_outcome_and_the_champion(webhook: Webhook, tmp_path: Path) ->
         store,
         PARAMS.model_name,
         1,
-        answer="promoted",
-        reasons=["every criterion is met"],
+        Decision(answer="promoted", mode="automatic", reasons=("every criterion is met",), criteria=()),
         compared_with=None,
         decision_id="d1",
         run_id="r1",
-        figures={},
+        figures=KeyFigures(),
     )
     notify(PARAMS, run="dbrnet-retraining", state="SUCCEEDED")
     [message] = webhook.taken

@@ -14,7 +14,9 @@ from dbrnet.data.dataset import Dataset, Sample
 from dbrnet.data.split import SPLIT_TABLE, SPLITS, Kind, Split, require_trained_on, split_samples
 from dbrnet.errors import UserError
 from dbrnet.files import sha256_file
+from dbrnet.records import TrainRecord
 from tests.data import conftest
+from tests.reports.examples import change, train
 
 NAMES = ("background", "scratch", "patch", "pit")
 FRACTIONS = (0.6, 0.2, 0.2)
@@ -231,12 +233,10 @@ def test_shortened_and_missing_tables_are_errors(tmp_path: Path) -> None:
         Split.load(tmp_path)
 
 
-def lineage(dataset: Dataset, folder: Path) -> dict[str, dict[str, str]]:
-    """What train.json says of a training on the dataset and on the split in `folder`."""
-    return {
-        "dataset": {"content_hash": dataset.card.content_hash},
-        "split": {"sha256": sha256_file(folder / SPLIT_TABLE)},
-    }
+def lineage(dataset: Dataset, split: Path) -> TrainRecord:
+    """The record of a training on this dataset and this split."""
+    table = sha256_file(split / SPLIT_TABLE)
+    return change(train(), dataset__content_hash=dataset.card.content_hash, split__sha256=table)
 
 
 @pytest.mark.parametrize("change", [lambda table: table.replace(",train,", ",test,", 1), lambda table: table + "\n"])

@@ -22,12 +22,14 @@ import psycopg2
 import pytest
 
 from dbrnet.errors import JobError
+from dbrnet.registry.ledger_state import KeyFigures
 from dbrnet.registry.promotion import record
 from dbrnet.registry.store import open_store
 from dbrnet.registry.tracking import start_or_resume_run
 from dbrnet.registry.versions import register
 from tests.conftest import Exported
 from tests.deploy.manifests import DEPLOY, command, environment, overlay, pod
+from tests.registry.acting import decided
 from tests.registry.servers import BINARIES, free_port, postgresql
 from tests.storage.s3_server import BUCKET, S3Server
 
@@ -220,12 +222,11 @@ def test_from_empty_servers_to_a_champion_in_production(
             store,
             model,
             version,
-            answer="promoted",
-            reasons=[],
+            decided("promoted"),
             compared_with=None,
             decision_id="first",
             run_id=run.run_id,
-            figures={},
+            figures=KeyFigures(),
         )
         kept = s3_server.client().list_objects_v2(Bucket=BUCKET, Prefix="mlflow/")["Contents"]
         assert [each["Key"] for each in kept if each["Key"].endswith(".onnx")]

@@ -6,10 +6,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from dbrnet.evaluation.bootstrap import Estimate
 from dbrnet.evaluation.defect_metrics import MatchRules, count_defects
 from dbrnet.evaluation.metrics import IGNORE_INDEX, confusion_matrix
 from dbrnet.evaluation.predictions import Evaluation, ImageResult
+from dbrnet.records import Estimate
 
 Mask = NDArray[np.uint8]
 CLASSES = 4

@@ -5,9 +5,10 @@ import pytest
 from numpy.typing import NDArray
 
 from dbrnet.evaluation import bootstrap
-from dbrnet.evaluation.bootstrap import Estimate, estimate
+from dbrnet.evaluation.bootstrap import estimate
 from dbrnet.evaluation.figures import estimates, figures, group_counts
 from dbrnet.evaluation.predictions import Evaluation
+from dbrnet.records import Estimate
 from tests.evaluation.random_masks import NAMES, evaluation, width
 from tests.evaluation.test_figures import flat
 
@@ -87,7 +88,7 @@ def test_the_interval_widens_with_confidence_and_narrows_with_groups() -> None:
 
 
 def test_one_group_has_a_value_and_no_interval() -> None:
-    assert estimate(np.array([[3, 4]]), share, confidence=0.95)["share"] == Estimate(0.75, None, None)
+    assert estimate(np.array([[3, 4]]), share, confidence=0.95)["share"] == Estimate(value=0.75, unit="share")
     with pytest.raises(ValueError, match="no group"):
         estimate(np.zeros((0, 2), np.int64), share, confidence=0.95)
 
@@ -100,4 +101,4 @@ def test_a_figure_that_too_few_groups_hold_has_no_interval(holding: int, has: bo
     one = estimate(rows, share, confidence=0.95)["share"]
     assert one.value == 0.5
     assert (one.low is not None) == has
-    assert estimate(rows * 0, share, confidence=0.95)["share"] == Estimate(None, None, None)
+    assert estimate(rows * 0, share, confidence=0.95)["share"] == Estimate(value=None, unit="share")

@@ -82,14 +82,14 @@ def test_panels_show_both_models_predictions(dataset: Dataset, predict: Predict,
     candidate, champion = evaluate(predict, dataset, ALL, RULES), evaluate(perfect, dataset, ALL, RULES)
     chosen = choose_disagreements(candidate, champion)
     shown = show_disagreements(chosen, dataset, predict, perfect, tmp_path)
-    assert [one["id"] for one in shown] == ["p2", "p4", "p3", "p1"]
+    assert [one.id for one in shown] == ["p2", "p4", "p3", "p1"]
     first, last = shown[0], shown[-1]
-    assert first["change"] == -12 / (22 * 24)
-    assert (first["group"], first["candidate_iou"], first["champion_iou"]) == ("b", 0.0, 1.0)
-    assert (last["candidate_iou"], last["champion_iou"]) == (0.0, None)  # clean, and flagged
-    assert list(first["panels"]) == ["image", "ground truth", "champion", "candidate"]
-    files = [path for one in shown for path in one["panels"].values()]
+    assert first.change == -12 / (22 * 24)
+    assert (first.group, first.candidate_iou, first.champion_iou) == ("b", 0.0, 1.0)
+    assert (last.candidate_iou, last.champion_iou) == (0.0, None)  # clean, and flagged
+    assert list(first.panels) == ["image", "ground truth", "champion", "candidate"]
+    files = [path for one in shown for path in one.panels.values()]
     assert sorted(files) == sorted(str(file.relative_to(tmp_path)) for file in tmp_path.rglob("*.jpg"))
-    drawn = {name: decode_image((tmp_path / path).read_bytes(), path) for name, path in first["panels"].items()}
+    drawn = {name: decode_image((tmp_path / path).read_bytes(), path) for name, path in first.panels.items()}
     differs = {name: np.abs(image.astype(int) - drawn["image"]).max() > 60 for name, image in drawn.items()}
     assert differs == {"image": False, "ground truth": True, "champion": True, "candidate": False}

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 from dbrnet.evaluation.defect_metrics import SIZES
-from dbrnet.evaluation.figures import defect_counts, describe, estimates, figures, group_counts
+from dbrnet.evaluation.figures import defect_counts, estimates, figures, group_counts
 from dbrnet.evaluation.metrics import Scores
 from dbrnet.evaluation.predictions import Evaluation, ImageResult
+from dbrnet.records import DefectTally
 from tests.evaluation.random_masks import NAMES, Mask, evaluation, image
 
 
@@ -80,14 +81,17 @@ def test_figures_equal_plain_sums_over_the_images_of_any_groups(seed: int) -> No
 
 def test_values_equal_the_scores() -> None:
     whole = evaluation(range(9), groups=3)
-    described = describe(whole, estimates(whole, 0.95), 0.95)
+    found = estimates(whole, 0.95)
     for name in ("miou", "miou_defects", "pixel_accuracy"):
-        assert described["figures"][name]["value"] == pytest.approx(described["scores"][name])
-    assert described["bootstrap"] == {"resamples": 10_000, "confidence": 0.95, "groups": 3, "seed": 0}
-    counts = described["defects"]
+        assert found[name].value == pytest.approx(getattr(whole.scores, name))
+        assert found[name].unit == "share"
+    assert found["false_positives"].unit == "count"
+    counts = defect_counts(whole)
     for what in ("true", "found"):
-        sums = {kind: sum(one[what] for one in rows.values()) for kind, rows in counts.items()}
-        assert sums["by_class"] == sums["by_size"] == sum(getattr(one, f"{what}_defects") for one in whole.images)
+        by_class, by_size = (
+            sum(getattr(tally, what) for tally in tallies.values()) for tallies in (counts.by_class, counts.by_size)
+        )
+        assert by_class == by_size == sum(getattr(one, f"{what}_defects") for one in whole.images)
 
 
 def square(id_: int | None) -> Mask:
@@ -116,4 +120,4 @@ def test_false_positives_are_counted_on_defect_free_images_only() -> None:
     found = estimates(whole, 0.95)
     assert (found["false_positives"].value, found["flagged_share"].value) == (1.0, 0.5)
     assert found["defect_precision"].value == 0.25
-    assert defect_counts(whole)["by_class"]["stain"] == {"true": 0, "found": 0, "predicted": 2, "correct": 0}
+    assert defect_counts(whole).by_class["stain"] == DefectTally(true=0, found=0, predicted=2, correct=0)

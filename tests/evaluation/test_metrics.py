@@ -92,7 +92,7 @@ def test_a_clean_set_predicted_clean_has_no_defect_score() -> None:
     clean = np.zeros((3, 3), np.uint8)
     scores = Scores.from_confusion(confusion_matrix(clean, clean, 4), NAMES)
     assert (scores.miou, scores.miou_defects, scores.pixel_accuracy) == (1.0, None, 1.0)
-    assert json.loads(json.dumps(scores.to_dict(), allow_nan=False))["iou"]["dent"] is None
+    assert json.loads(scores.model_dump_json())["iou"]["dent"] is None
 
 
 def test_confusion_matrices_of_parts_add_up_to_the_sets() -> None:

@@ -5,9 +5,10 @@ from typing import Any
 
 import numpy as np
 
-from dbrnet.registry.gate import Answer
+from dbrnet.records import Answer, Decision, Promotion
 from dbrnet.registry.ledger import Ledger
-from dbrnet.registry.promotion import Promotion, describe, record
+from dbrnet.registry.ledger_state import KeyFigures
+from dbrnet.registry.promotion import describe, record
 from dbrnet.registry.store import Store
 from dbrnet.registry.tracking import TrackedRun, start_or_resume_run
 from dbrnet.registry.versions import register
@@ -18,6 +19,11 @@ EXAMPLE = np.arange(24, dtype=np.uint8).reshape(1, 2, 4, 3)
 
 def start(store: Store, run_id: str | None = None) -> TrackedRun:
     return start_or_resume_run(store, "strip", run_id=run_id, name="train", tags={})
+
+
+def decided(answer: Answer, *reasons: str) -> Decision:
+    """A decision of the gate as far as the registry looks at it."""
+    return Decision(answer=answer, mode="automatic", reasons=reasons, criteria=())
 
 
 def enter(store: Store, run: TrackedRun, model: Path) -> int:
@@ -41,12 +47,11 @@ def carry_out(
         store,
         NAME,
         version,
-        answer=answer,
-        reasons=[why] if why else [],
+        decided(answer, *([why] if why else [])),
         compared_with=against,
         decision_id=id_ or f"{model.name}-{answer}-{against}-{why}",
         run_id=run.run_id,
-        figures={"miou": 0.8},
+        figures=KeyFigures(miou=0.8),
     )
     describe(store, NAME, version, f"# {model.name}: {promotion.answer}")
     return promotion

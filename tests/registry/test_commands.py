@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from dbrnet.cli import main
-from dbrnet.registry.gate import Answer
+from dbrnet.records import Answer, Decision, Promotion
 from dbrnet.registry.ledger import Ledger
-from dbrnet.registry.ledger_state import Entry
-from dbrnet.registry.promotion import Promotion, record
+from dbrnet.registry.ledger_state import Entry, KeyFigures
+from dbrnet.registry.promotion import record
 from dbrnet.registry.store import Store
 
 NAME = "dbrnet-strip"
@@ -34,12 +34,11 @@ def decide(store: Store, monkeypatch: pytest.MonkeyPatch) -> Decide:
             store,
             NAME,
             version,
-            answer=answer,
-            reasons=[why] if why else [],
+            Decision(answer=answer, mode="automatic", reasons=(why,) if why else (), criteria=()),
             compared_with=against,
             decision_id=os.urandom(8).hex(),
             run_id="0" * 32,
-            figures={"miou": 0.7 + version / 100},
+            figures=KeyFigures(miou=0.7 + version / 100),
         )
 
     return run
@@ -58,7 +57,7 @@ def test_the_history_names_everything(decide: Decide, capsys: pytest.CaptureFixt
     shown = registry(capsys, "history", "--html", str(tmp_path / "history.html"))
     assert shown.startswith(f"{NAME}: version 1 is champion, since ")
     assert "version 3 waits for a review" in shown
-    for words in ("mIoU 0.61 is below 0.75", "cannot be told from 0", "the gate", "mIoU 0.7100"):
+    for words in ("mIoU 0.61 is below 0.75", "cannot be told from 0", "the gate", "mIoU 71.0 %"):
         assert words in " ".join(shown.split())
     assert max(len(line) for line in shown.splitlines()) <= 110
     assert "mIoU 0.61 is below 0.75" in (tmp_path / "history.html").read_text()
@@ -151,7 +150,7 @@ def test_two_versions_side_by_side(decide: Decide, store: Store, capsys: pytest.
     (equal,) = (line for line in lines if "mark" in line)
     assert differing.split() == ["*", "dataset_hash", "aa", "bb"]
     (figure,) = (line for line in lines if "test miou" in line)
-    assert figure.split() == ["*", "test", "miou", "-", "0.7200"]
+    assert figure.split() == ["*", "test", "miou", "-", "72.0", "%"]
     assert equal.split() == ["mark", "x", "x"]
 
 
@@ -231,5 +230,4 @@ def test_scripts_read_json(decide: Decide, capsys: pytest.CaptureFixture[str]) -
     assert (shown["version"], shown["role"], shown["revoked"]) == (2, "challenger", None)
     assert shown["events"][0]["why"] == "too close"
     sides = json.loads(registry(capsys, "diff", "1", "2", "--json"))["versions"]
-    assert sides["1"]["test miou"] == "0.7100"
-    assert sides["2"]["test miou"] == "0.7200"
+    assert (sides["1"]["test miou"], sides["2"]["test miou"]) == (0.71, 0.72)

@@ -2,16 +2,17 @@
 
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from dbrnet.cli import main
 from dbrnet.files import MARKER, sha256_file
+from dbrnet.records import ChampionRecord
 from dbrnet.registry.store import Store, open_store
 from dbrnet.registry.versions import LINEAGE, TABLES, register
 from tests.registry.acting import EXAMPLE, NAME, carry_out, start
 from tests.registry.conftest import ModelMaker
+from tests.reports import examples
 
 ROOT = Path(__file__).parents[2]
 
@@ -22,8 +23,9 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     text = (ROOT / "params.yaml").read_text().replace("model_name: dbrnet-steel-strip", f"model_name: {NAME}")
     (tmp_path / "params.yaml").write_text(text)
-    for name in (LINEAGE, *TABLES):
+    for name in TABLES:
         (tmp_path / name).write_text(json.dumps({"name": name}))
+    (tmp_path / LINEAGE).write_text(examples.train().model_dump_json())
     return tmp_path
 
 
@@ -35,15 +37,14 @@ def promoted(store: Store, model: Path, files: tuple[str, ...], against: int | N
     assert carry_out(store, run, model, against=against).champion_after is not None
 
 
-def fetched(*words: str) -> dict[str, Any]:
+def fetched(*words: str) -> ChampionRecord:
     assert main(["fetch-champion", *words, "--out", "champion"]) == 0
-    facts: dict[str, Any] = json.loads(Path("champion/champion.json").read_text())
-    return facts
+    return ChampionRecord.load(Path("champion"))
 
 
 def test_there_is_none_yet(store: Store, project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", store.uri)
-    assert fetched()["version"] is None
+    assert fetched().version is None
     assert {path.name for path in Path("champion").iterdir()} == {MARKER, "champion.json"}
 
 
@@ -52,9 +53,9 @@ def test_the_champion_comes_with_its_tables(
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", store.uri)
     promoted(store, make_model(1), (LINEAGE, *TABLES))
-    facts = fetched()
-    assert (facts["version"], facts["sha256"]) == (1, sha256_file(make_model(1)))
-    assert facts["lineage"] == {"name": LINEAGE}
+    champion = fetched()
+    assert (champion.version, champion.sha256) == (1, sha256_file(make_model(1)))
+    assert champion.lineage == examples.train()
     for name in (LINEAGE, *TABLES):
         assert Path("champion", name).read_bytes() == Path(name).read_bytes()
 
@@ -67,12 +68,12 @@ def test_a_candidate_that_is_champion_is_compared_with_the_one_before(
     promoted(store, make_model(2), (LINEAGE, *TABLES), against=1)
     Path("export").mkdir()
     for mark, baseline in ((2, 1), (3, 2)):
-        Path("export/export.json").write_text(json.dumps({"model_sha256": sha256_file(make_model(mark))}))
-        assert fetched("--exported", "export")["version"] == baseline
+        examples.change(examples.export(), model_sha256=sha256_file(make_model(mark))).save(Path("export"))
+        assert fetched("--exported", "export").version == baseline
         kept = {path.name for path in Path("champion").iterdir()}
         tables = {"split.csv"} if baseline == 1 else set(TABLES)
         assert kept == {MARKER, "champion.json", "model.onnx", LINEAGE, *tables}
-    assert fetched()["version"] == 2
+    assert fetched().version == 2
 
 
 def test_a_champion_that_others_registered_without_tags(
@@ -81,7 +82,22 @@ def test_a_champion_that_others_registered_without_tags(
     monkeypatch.setenv("MLFLOW_TRACKING_URI", store.uri)
     promoted(store, make_model(1), (LINEAGE,))
     store.client.delete_model_version_tag(NAME, "1", "sha256")
-    assert fetched()["sha256"] == sha256_file(make_model(1))
+    assert fetched().sha256 == sha256_file(make_model(1))
+
+
+def test_a_lineage_of_another_version_is_left_out(
+    store: Store,
+    project: Path,
+    make_model: ModelMaker,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", store.uri)
+    Path(LINEAGE).write_text("{}")
+    promoted(store, make_model(1), (LINEAGE,))
+    champion = fetched()
+    assert (champion.version, champion.lineage) == (1, None)
+    assert "lineage.json has schema version None" in caplog.text
 
 
 @pytest.mark.slow
@@ -90,6 +106,6 @@ def test_from_a_server(
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", mlflow_server)
     promoted(open_store(project), make_model(1), (LINEAGE, "card.json", "image_stats.csv"))
-    assert fetched()["version"] == 1
+    assert fetched().version == 1
     kept = {path.name for path in Path("champion").iterdir()}
     assert kept == {MARKER, "champion.json", "model.onnx", LINEAGE, "card.json", "image_stats.csv"}

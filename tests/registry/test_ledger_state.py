@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dbrnet.registry.gate import Answer
+from dbrnet.records import Answer
 from dbrnet.registry.ledger_state import Entry, Kind, State, replay
 
 

@@ -6,7 +6,6 @@ import os
 import shutil
 import signal
 from contextlib import nullcontext
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,10 +14,12 @@ import onnx
 import pytest
 
 from dbrnet.errors import JobError, UserError
+from dbrnet.records import Decision
 from dbrnet.registry.ledger import Ledger
+from dbrnet.registry.ledger_state import KeyFigures
 from dbrnet.registry.promotion import approve, record, reject, rollback
 from dbrnet.registry.store import Store, open_store
-from dbrnet.reports.summary import outcome_line
+from dbrnet.reports.decision_text import outcome_line
 from tests.registry import acting
 from tests.registry.acting import NAME, carry_out, enter, registry_state, start
 from tests.registry.conftest import ModelMaker
@@ -68,8 +69,8 @@ def test_the_same_decision_again_is_the_same_decision(store: Store, make_model: 
     assert registry_state(store) == state
     carry_out(store, run, make_model(2), against=1)
     again = carry_out(store, run, make_model(1))  # its outcome, and nothing moves
-    assert again == replace(first, champion_now=2)
-    assert outcome_line(again.to_dict()) == (
+    assert again == first.model_copy(update={"champion_now": 2})
+    assert outcome_line(again) == (
         "promoted before, and not again: dbrnet version 1 is champion no more (version 2 is champion now)"
     )
     assert registry_state(store)["aliases"] == {"champion": 2}
@@ -87,19 +88,18 @@ def test_a_dry_run_foretells_the_outcome_and_writes_nothing(
         store,
         NAME,
         version,
-        answer="promoted",
-        reasons=[],
+        Decision(answer="promoted", mode="automatic", reasons=(), criteria=()),
         compared_with=against,
         decision_id="second",
         run_id=run.run_id,
-        figures={},
+        figures=KeyFigures(),
     )
     before = registry_state(store)
     expected = decide(dry_run=True)
     assert registry_state(store) == before
     recorded = decide()
     assert recorded.answer == answer
-    assert replace(expected, time=recorded.time) == recorded
+    assert expected.model_copy(update={"time": recorded.time}) == recorded
     assert decide(dry_run=True) == recorded  # it is there already
 
 
@@ -118,7 +118,7 @@ def test_a_champion_that_fails_stays_and_everything_says_so(store: Store, make_m
     review = carry_out(store, run, make_model(1), "needs review", None, "promote.mode is review")
     tags = registry_state(store)["1"]["tags"]
     assert (tags["decision"], tags["recheck"]) == ("promoted", "needs review: promote.mode is review")
-    assert "approve" not in outcome_line(review.to_dict())
+    assert "approve" not in outcome_line(review)
 
 
 def test_the_tags_of_every_version_are_what_the_ledger_says(

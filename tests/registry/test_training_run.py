@@ -1,6 +1,5 @@
 """A real training of seconds, and what MLflow has of it when its server is killed, hangs or never returns."""
 
-import csv
 import getpass
 import itertools
 import logging
@@ -23,7 +22,7 @@ from dbrnet.data.dataset import Dataset
 from dbrnet.data.split import split_samples
 from dbrnet.data.synthetic import generate
 from dbrnet.errors import JobError, UserError
-from dbrnet.files import read_json
+from dbrnet.records import DataRevision, TrainRecord, read_history
 from dbrnet.registry.store import Store, open_store
 from dbrnet.registry.tracking import TrackedRun, send_missing, start_or_resume_run
 from dbrnet.steps.ingest import ingest
@@ -91,7 +90,7 @@ class Project:
 
         self.monkeypatch.setattr("dbrnet.steps.train.run_training", run)
 
-    def train(self, epochs: int = EPOCHS, checkpoints: Path | None = None, workers: int = 0) -> dict[str, Any]:
+    def train(self, epochs: int = EPOCHS, checkpoints: Path | None = None, workers: int = 0) -> TrainRecord:
         """Train, and return train.json."""
         small = {"epochs": epochs, "crop": (32, 32), "image_size": (32, 64), "batch_size": 8, "seed": 7}
         params = load_params(PARAMS).train.model_copy(update=small | {"workers": workers})
@@ -102,7 +101,7 @@ class Project:
             out=self.folder / "train",
             checkpoints=checkpoints,
         )
-        return read_json(self.folder / "train" / "train.json")
+        return TrainRecord.load(self.folder / "train")
 
     @property
     def store(self) -> Store:
@@ -110,8 +109,7 @@ class Project:
 
     @property
     def history(self) -> list[dict[str, float]]:
-        with (self.folder / "train" / "history.csv").open(newline="") as file:
-            return [{key: float(value) for key, value in row.items() if value} for row in csv.DictReader(file)]
+        return read_history(self.folder / "train")
 
     def steps(self, run_id: str, key: str = "loss") -> list[int]:
         """The steps that MLflow has, doubles and all."""
@@ -126,8 +124,8 @@ class Project:
         while epoch not in self.steps(run.info.run_id) and time.monotonic() < deadline:
             time.sleep(0.1)
 
-    def joined(self, lineage: dict[str, Any]) -> TrackedRun:
-        return start_or_resume_run(self.store, "steel-strip", run_id=lineage["run_id"], name="", tags={})
+    def joined(self, lineage: TrainRecord) -> TrackedRun:
+        return start_or_resume_run(self.store, "steel-strip", run_id=lineage.run_id, name="", tags={})
 
 
 @pytest.fixture
@@ -162,14 +160,14 @@ def test_a_users_folder_in_the_checkpoints_place_is_kept(project: Project, check
 def test_a_training_as_mlflow_shows_it(filed: Project) -> None:
     filed.monkeypatch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "0.2")
     lineage = filed.train(epochs=3)
-    client, run_id = filed.store.client, lineage["run_id"]
+    client, run_id = filed.store.client, lineage.run_id
     run = client.get_run(run_id)
     assert client.get_experiment(run.info.experiment_id).name == "steel-strip"
     assert run.info.status == "FINISHED"
     assert run.info.run_name.startswith("steel-strip random seed 7 ")
     assert run.data.tags["mlflow.user"] == getpass.getuser()
     assert run.data.tags["mlflow.source.name"] == sys.argv[0]
-    assert run.data.tags["mlflow.source.git.commit"] == (lineage["provenance"]["code_revision"] or "")
+    assert run.data.tags["mlflow.source.git.commit"] == (lineage.provenance.code_revision or "")
     assert run.data.params["train.crop"] == "[32, 32]"
     assert run.data.params["split.kind"] == "random"
     assert not [name for name in run.data.params if "counts" in name]
@@ -185,10 +183,10 @@ def test_a_training_as_mlflow_shows_it(filed: Project) -> None:
     assert {one.dataset.digest for one in inputs.values()} == {card.content_hash[:36]}
     assert {tag.key: tag.value for tag in inputs["training"].tags}["images"] == "16"
     assert filed.steps(run_id, "system/cpu_utilization_percentage")[:2] == [0, 1]
-    assert lineage["dataset"]["images"] == 32
-    assert lineage["dataset"]["images_by_class"] == card.images_by_class
-    assert lineage["split"]["counts"]["test"]["images"] == 8
-    assert lineage["tracking"] == {"missing_epochs": []}
+    assert lineage.dataset.images == 32
+    assert lineage.dataset.images_by_class == card.images_by_class
+    assert lineage.split.counts["test"].images == 8
+    assert lineage.missing_epochs == ()
 
 
 def test_a_training_joins_the_run_it_is_given_without_system_metrics_if_told(filed: Project) -> None:
@@ -196,20 +194,21 @@ def test_a_training_joins_the_run_it_is_given_without_system_metrics_if_told(fil
     filed.monkeypatch.setenv("MLFLOW_RUN_ID", given.run_id)
     filed.monkeypatch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "0.02")
     filed.monkeypatch.setenv("MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING", "false")
-    assert filed.train(epochs=1)["run_id"] == given.run_id
+    assert filed.train(epochs=1).run_id == given.run_id
     run = filed.store.client.get_run(given.run_id)
     assert run.info.run_name == "its name"
     assert not [name for name in run.data.metrics if name.startswith("system/")]
     assert filed.steps(given.run_id) == [1]
 
 
-def test_the_run_says_where_its_data_come_from(filed: Project) -> None:
-    found = {"source": "https://store.example/raw.zip", "source_revision": "https://git.example/data@0123abc"}
-    filed.monkeypatch.setattr("dbrnet.steps.train.data_revision", lambda *_: found)
+def test_the_datas_revision_is_tagged(filed: Project) -> None:
+    revision = DataRevision(source="https://store.example/raw.zip", source_revision="https://git.example/data@0123abc")
+    filed.monkeypatch.setattr("dbrnet.steps.train.data_revision", lambda *_: revision)
     lineage = filed.train(epochs=1)
-    assert lineage["dataset"]["dvc"] == found
-    tags = filed.store.client.get_run(lineage["run_id"]).data.tags
-    assert {name: tags[f"dvc_{name}"] for name in found} == found
+    assert lineage.dataset.dvc == revision
+    tags = filed.store.client.get_run(lineage.run_id).data.tags
+    assert {name: tags[f"dvc_{name}"] for name in revision.known} == revision.known
+    assert "dvc_dataset" not in tags
 
 
 @pytest.mark.slow
@@ -232,9 +231,9 @@ def test_a_training_that_goes_on_has_every_epoch_once(filed: Project, *, sent: b
     [begun] = filed.store.client.search_runs([filed.store.client.get_experiment_by_name("steel-strip").experiment_id])
     assert begun.info.status == "FAILED"
     lineage = filed.train(epochs=3)
-    assert lineage["run_id"] == begun.info.run_id
-    assert sorted(filed.steps(lineage["run_id"])) == [1, 2, 3]
-    assert filed.store.client.get_run(lineage["run_id"]).info.status == "FINISHED"
+    assert lineage.run_id == begun.info.run_id
+    assert sorted(filed.steps(lineage.run_id)) == [1, 2, 3]
+    assert filed.store.client.get_run(lineage.run_id).info.status == "FINISHED"
 
 
 def test_a_finished_training_whose_task_is_tried_again_is_not_done_again(filed: Project) -> None:
@@ -247,13 +246,13 @@ def test_a_finished_training_whose_task_is_tried_again_is_not_done_again(filed: 
     again = filed.train(epochs=2, checkpoints=kept)
     assert not trained
     assert (filed.folder / "train/model.pt").read_bytes() == weights
-    assert again["run_id"] == first["run_id"]
-    assert again["training"] | {"seconds": 0} == first["training"] | {"seconds": 0}
-    assert filed.steps(first["run_id"]) == [1, 2]
+    assert again.run_id == first.run_id
+    assert again.training == first.training.model_copy(update={"seconds": again.training.seconds})
+    assert filed.steps(first.run_id) == [1, 2]
     others = filed.train(epochs=2, checkpoints=kept, workers=1)  # which MLflow does not take in the same run
     assert not trained
-    assert others["run_id"] != first["run_id"]
-    assert filed.steps(others["run_id"]) == [1, 2]
+    assert others.run_id != first.run_id
+    assert filed.steps(others.run_id) == [1, 2]
     filed.monkeypatch.setattr("dbrnet.steps.train.computing_digest", lambda: "of other code")
     filed.train(epochs=2, checkpoints=kept)
     assert trained == [1, 2]
@@ -295,9 +294,9 @@ def test_a_server_killed_and_started_again_has_every_epoch_once(
     during: list[bool] = []
     project.after_epoch(trouble)
     lineage = project.train()
-    assert project.steps(lineage["run_id"]) == list(range(1, EPOCHS + 1))
-    assert project.store.client.get_run(lineage["run_id"]).info.status == "FINISHED"
-    assert lineage["tracking"] == {"missing_epochs": []}
+    assert project.steps(lineage.run_id) == list(range(1, EPOCHS + 1))
+    assert project.store.client.get_run(lineage.run_id).info.status == "FINISHED"
+    assert lineage.missing_epochs == ()
     assert caplog.text.count("cannot be reached") == 1
     assert during == [True, True]
 
@@ -318,14 +317,14 @@ def test_a_server_that_never_comes_back_costs_the_training_nothing(
     project.after_epoch(trouble)
     lineage = project.train()
     assert (project.folder / "train" / "model.pt").exists()
-    assert lineage["tracking"] == {"missing_epochs": [4, 5, 6]}
+    assert lineage.missing_epochs == (4, 5, 6)
     assert "lacks the epochs 4, 5, 6" in caplog.text
     server.start()
-    assert project.steps(lineage["run_id"]) == [1, 2, 3]
+    assert project.steps(lineage.run_id) == [1, 2, 3]
     assert send_missing(project.joined(lineage), project.history) == 3
     assert send_missing(project.joined(lineage), project.history) == 0
     for key in ("loss", "val_miou", "learning_rate"):
-        found = project.store.client.get_metric_history(lineage["run_id"], key)
+        found = project.store.client.get_metric_history(lineage.run_id, key)
         assert [(one.step, one.value) for one in found] == [(row["epoch"], row[key]) for row in project.history]
 
 
@@ -345,12 +344,12 @@ def test_a_server_that_hangs_does_not_hold_training_up(project: Project, server:
     project.after_epoch(trouble)
     lineage = project.train()
     print("seconds between epochs", [round(b - a, 2) for a, b in itertools.pairwise(times)])
-    assert lineage["tracking"] == {"missing_epochs": [3, 4, 5, 6]}
+    assert lineage.missing_epochs == (3, 4, 5, 6)
     server.signal(signal.SIGCONT)
     send_missing(project.joined(lineage), project.history)
     time.sleep(3)  # what it was sent while it hung is taken in
-    assert sorted(set(project.steps(lineage["run_id"]))) == list(range(1, EPOCHS + 1))
-    assert project.steps(lineage["run_id"]) == list(range(1, EPOCHS + 1))
+    assert sorted(set(project.steps(lineage.run_id))) == list(range(1, EPOCHS + 1))
+    assert project.steps(lineage.run_id) == list(range(1, EPOCHS + 1))
 
 
 @pytest.mark.slow

@@ -11,6 +11,7 @@ from dbrnet.errors import JobError
 from dbrnet.reports.decision_facts import Facts
 from dbrnet.reports.decision_page import render_review
 from tests.reports import examples
+from tests.reports.examples import change, figure
 from tests.reports.test_evaluation_page import Page
 
 CASES: list[Callable[[Facts], Facts]] = [
@@ -20,7 +21,6 @@ CASES: list[Callable[[Facts], Facts]] = [
     examples.barely_measured,
     examples.hostile,
 ]
-NO_CHANGE = {"value": 0.0, "low": 0.0, "high": 0.0}
 
 
 def text_of(facts: Facts) -> str:
@@ -45,29 +45,32 @@ def test_the_verdict_comes_first_with_its_reason_and_who_decided(facts: Facts) -
         ({"champion_before": None}, "there was no champion before."),
         ({"champion_now": 5}, "it takes the place of version 5. Champion now: version 5."),
         (
-            {"answer": "rejected", "champion_now": 6, "reasons": ["version 6 had become champion"]},
+            {"answer": "rejected", "champion_now": 6, "reasons": ("version 6 had become champion",)},
             "Not promoted, though it passed All 14 criteria are met, but: version 6 had become champion. "
             "Champion now: version 6.",
         ),
         (
-            {"answer": "needs review", "champion_now": 5, "reasons": ["speed cannot be told from 0.9"]},
+            {"answer": "needs review", "champion_now": 5, "reasons": ("speed cannot be told from 0.9",)},
             "A person decides: speed cannot be told from 0.9. Champion now: version 5. "
             "Decide with dbrnet registry approve 7",
         ),
     ],
 )
 def test_each_outcome_says_what_became_of_the_candidate(facts: Facts, outcome: dict[str, object], said: str) -> None:
-    assert said in text_of(replace(facts, outcome={**facts.outcome, **outcome}))
+    assert said in text_of(replace(facts, promotion=change(facts.promotion, **outcome)))
 
 
-def test_a_rejection_says_why_and_lists_what_is_in_the_way_first(facts: Facts) -> None:
+def test_a_rejection_says_why_and_lists_what_is_not_met_first(facts: Facts) -> None:
     text = text_of(examples.rejected(facts))
-    assert "Rejected 3 of 14 criteria are not met: mIoU fell; test images leak; and 1 more." in text
+    assert (
+        "Rejected 3 of 14 criteria are not met: mIoU against the champion −2.10 points (−3.40 to −1.03) is below "
+        "−1.00 points; leaking test images 96.4 % is above 0.0 %; and 1 more."
+    ) in text
     assert "LEAKS: 96.4 % of the test images" in text[: text.index("Worst regression")]
-    in_the_way = text[text.index("In the way") : text.index("frames per second 84.66")]
-    assert "✗ failed mIoU against the champion −0.021 (−0.034 to −0.0103); at least −0.01 is required" in in_the_way
-    assert "? not measured p99, ms no figure; at most 40 is required" in in_the_way
-    assert "≈ inconclusive times as fast as the champion" in in_the_way
+    not_met = text[text.index("Not met") : text.index("frames per second 84.7; at least")]
+    assert "✗ failed mIoU against the champion −2.10 points (−3.40 to −1.03); at least −1.00 points is" in not_met
+    assert "? not measured p99, ms no figure; at most 40.0 is required" in not_met
+    assert "≈ inconclusive times as fast as the champion" in not_met
 
 
 def test_both_sides_stand_in_each_table_with_their_difference(facts: Facts) -> None:
@@ -76,25 +79,25 @@ def test_both_sides_stand_in_each_table_with_their_difference(facts: Facts) -> N
     assert "scratches 68.8 % 67.0 to 70.6 70.5 % 69.3 to 71.7 −1.7 −2.8 to −0.6 ▼ worse" in text
     assert "small 257 of 420 found 61.2 %" in text
     assert "0.13 0.10 to 0.16 0.18 0.17 to 0.20 −0.05 −0.07 to −0.03 ▲ better" in text  # fewer false positives
-    assert "▼ worse clean images flagged +2.1 , IoU of scratches −1.7" in text
+    assert "▼ worse defect-free images flagged +2.1 , IoU of scratches −1.7" in text
 
 
 def test_an_equal_candidate_is_said_to_be_the_same(facts: Facts) -> None:
-    champion = facts.metrics["champion"]
-    champion |= {"figures": facts.metrics["figures"], "difference": dict.fromkeys(examples.DIFFERENCES, NO_CHANGE)}
-    text = text_of(facts)
+    unchanged = {name: figure(0.0, 0.0, own.unit) for name, own in examples.DIFFERENCE_FIGURES.items()}
+    compared = change(facts.compared, figures=examples.FIGURES, difference=unchanged)
+    text = text_of(replace(facts, evaluation=change(facts.evaluation, champion__compared=compared)))
     assert "mIoU 75.7 % 74.5 to 76.9 75.7 % 74.5 to 76.9 0.0 0.0 to 0.0 = the same" in text
     assert "unclear" not in text
 
 
 def test_regressions_come_first_and_the_worst_of_them_leads(facts: Facts) -> None:
-    shuffled = list(reversed(facts.metrics["disagreements"]))
-    html = render_review(replace(facts, metrics={**facts.metrics, "disagreements": shuffled}))
+    shuffled = tuple(reversed(facts.evaluation.disagreements))
+    html = render_review(replace(facts, evaluation=change(facts.evaluation, disagreements=shuffled)))
     order = [html.index(f"<strong>{id_}</strong>") for id_ in ("test-000437", "training-003831", "training-001467")]
     assert order == sorted(order)
     worst = html[html.index('id="regression-1"') : html.index('id="regression-2"')]
     assert "test-000437" in worst
-    assert "13.12 % of the image more than the champion" in worst
+    assert "13.1 % of the image more than the champion" in worst
     assert re.findall(r"<figcaption>(.*?)</figcaption>", worst) == list(examples.CAPTIONS)
     assert "candidate 83.0 %, champion –" in html
     assert '<span class="swatch" style="background:#e69f00"></span>inclusion' in html
@@ -157,6 +160,7 @@ def test_a_champion_that_could_not_be_compared_is_said_with_the_reason(facts: Fa
 
 
 def test_a_panel_outside_the_folder_is_refused(facts: Facts) -> None:
-    facts.metrics["disagreements"][0]["panels"]["image"] = "../../etc/secret.png"
+    image, *others = facts.evaluation.disagreements
+    outside = change(image, panels={**image.panels, "image": "../../etc/secret.png"})
     with pytest.raises(JobError, match="no image in"):
-        render_review(facts)
+        render_review(replace(facts, evaluation=change(facts.evaluation, disagreements=(outside, *others))))

@@ -1,9 +1,11 @@
 """The ledger's page."""
 
 import re
+from dataclasses import replace
 
 import pytest
 
+from dbrnet.registry.ledger_state import KeyFigures
 from dbrnet.reports.ledger_page import render_history
 from tests.reports import examples
 from tests.reports.test_evaluation_page import Page
@@ -28,7 +30,7 @@ def test_every_entry_is_a_sentence_with_why_and_who_the_newest_first() -> None:
         "The decision on version 9 has no effect; version 8 stays champion. version 8 had become",
         "Version 7 was approved and became champion, in place of version 3.",
         "Rolled back: version 3 is champion again, in place of version 5. version 5 misses scratches",
-        "Version 4 was rejected; version 3 stays champion. frames per second 21.4 is below 30",
+        "Version 4 was rejected; version 3 stays champion. frames per second 21.4 is below 30.0",
         "Version 1 became champion, the first one.",
     ]
     entries = text[text.index("the newest first") :]
@@ -39,9 +41,9 @@ def test_every_entry_is_a_sentence_with_why_and_who_the_newest_first() -> None:
 def test_the_table_tells_from_when_to_when_each_was_champion() -> None:
     text = text_of(render_history("dbrnet-neu-seg", examples.year()))
     reigns = text[text.index("Who was champion when") :]
-    assert "12 2026-10-05 now – 75.7 entry 15, promoted pipeline" in reigns
-    assert "3 2026-04-09 2026-06-02 53 72.8 entry 6, rolled back ann" in reigns
-    assert "5 2026-03-30 2026-04-09 10 73.9 entry 5, promoted pipeline" in reigns
+    assert "12 2026-10-05 now – 75.7 % entry 15, promoted pipeline" in reigns
+    assert "3 2026-04-09 2026-06-02 53 72.8 % entry 6, rolled back ann" in reigns
+    assert "5 2026-03-30 2026-04-09 10 73.9 % entry 5, promoted pipeline" in reigns
 
 
 def test_a_mark_lies_higher_for_a_better_miou_and_hides_no_other() -> None:
@@ -61,19 +63,20 @@ def test_a_young_ledger_has_a_page(count: int) -> None:
     assert ("Champion: version 1" in text) == (count > 0)
 
 
-def test_a_version_confirmed_and_a_champion_withdrawn_are_said_as_such() -> None:
-    rows = examples.year()[:1]
-    rows.append({**rows[0], "number": 2, "champion_before": 1, "figures": {}})
-    rows.append({**rows[0], "number": 3, "outcome": "revoked", "champion_before": 1, "champion_after": None})
-    text = text_of(render_history("x", rows))
+def test_a_version_confirmed_and_a_champion_revoked_are_said_as_such() -> None:
+    first = examples.year()[0]
+    second = replace(first, entry=replace(first.entry, number=2, figures=KeyFigures()), champion_before=1)
+    third = replace(second, entry=replace(first.entry, number=3), outcome="revoked", champion_after=None)
+    text = text_of(render_history("x", [first, second, third]))
     assert "Version 1 was champion already and stays: promoted." in text
-    assert "Version 1 was revoked; version 1 is champion no more, and nobody is." in text
+    assert "Version 1 was revoked; version 1 is champion no more, and there is no other." in text
     assert "No champion" in text
 
 
 def test_nothing_that_others_wrote_becomes_markup() -> None:
-    row = {**examples.year()[0], "why": examples.HOSTILE, "by": examples.HOSTILE}
-    html = render_history(examples.HOSTILE, [row])
+    first = examples.year()[0]
+    event = replace(first, entry=replace(first.entry, reasons=(examples.HOSTILE,), by=examples.HOSTILE))
+    html = render_history(examples.HOSTILE, [event])
     page = Page(html)
     assert "<script" not in html
     assert all((value or "").startswith("#") for _, name, value in page.attributes if name in ("src", "href"))

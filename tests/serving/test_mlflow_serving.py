@@ -18,10 +18,12 @@ from dbrnet.data.dataset import Image
 from dbrnet.inference.runtimes.registry import open_model
 from dbrnet.models.dbrnet import DBRNet
 from dbrnet.models.saved import ModelMeta
+from dbrnet.registry.ledger_state import KeyFigures
 from dbrnet.registry.promotion import record
 from dbrnet.registry.store import open_store
 from dbrnet.registry.tracking import start_or_resume_run
 from dbrnet.registry.versions import register
+from tests.registry.acting import decided
 from tests.serving.service import png, running, serve, wait_until
 
 Exported = tuple[Path, DBRNet, ModelMeta]
@@ -39,12 +41,11 @@ def test_mlflow_serves_the_champion(
             store,
             "dbrnet",
             version,
-            answer="promoted",
-            reasons=[],
+            decided("promoted"),
             compared_with=None,
             decision_id="first",
             run_id=run.run_id,
-            figures={},
+            figures=KeyFigures(),
         )
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

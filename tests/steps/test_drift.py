@@ -1,12 +1,10 @@
 """`dbrnet drift`: yes or no, with the reasons, on real small datasets and on MT's exposures."""
 
-import json
 import re
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
@@ -24,12 +22,14 @@ from dbrnet.data.writer import build_dataset
 from dbrnet.drift.checks import compare_classes, compare_values, group_weights
 from dbrnet.drift.new_samples import Images, find_new_samples
 from dbrnet.evaluation.predictions import evaluate
-from dbrnet.files import MARKER, sha256_file, write_json
+from dbrnet.files import MARKER, sha256_file
 from dbrnet.inference.export import PRODUCER, export_onnx
 from dbrnet.inference.runtimes.registry import open_model
 from dbrnet.models.dbrnet import DBRNet
 from dbrnet.models.saved import ModelMeta
+from dbrnet.records import ChampionRecord, DriftCheck, DriftImages, DriftRecord
 from dbrnet.steps.drift import drift
+from tests.reports.examples import no_champion
 from tests.sections import PARAMS
 
 ROOT = Path(__file__).parents[2]
@@ -98,8 +98,7 @@ def champion_of(dataset: Dataset, model: Path, table: str, folder: Path) -> Path
     for name in ("card.json", "samples.csv", "image_stats.csv"):
         shutil.copy(dataset.root / name, folder / name)
     (folder / "images.csv").write_text(table)
-    known = {"model_name": "strip", "version": 3, "sha256": sha256_file(model)}
-    write_json(folder / "champion.json", {**known, "since": None, "lineage": None})
+    ChampionRecord(model_name="strip", version=3, sha256=sha256_file(model), since=None, lineage=None).save(folder)
     return folder
 
 
@@ -144,31 +143,35 @@ def write_images(dataset: Dataset, folder: Path, change: Callable[[Image], Image
     return folder
 
 
-def answer(current: Path, champion: Path, out: Path, params: DriftParams = DEFAULTS) -> Any:
+def answer(current: Path, champion: Path, out: Path, params: DriftParams = DEFAULTS) -> DriftRecord:
     drift(params, current, champion, out=out)
-    found = json.loads((out / "drift.json").read_text())
-    if found["checks"]:
+    record = DriftRecord.load(out)
+    if record.checks:
         assert (out / "drift.png").read_bytes().startswith(b"\x89PNG")
-    return found
+    return record
 
 
-def reasons(found: dict[str, Any]) -> set[str]:
-    return {check["name"] for check in found["checks"] if check["warrants"]}
+def reasons(record: DriftRecord) -> set[str]:
+    return {check.name for check in record.checks if check.warrants}
+
+
+def counts(record: DriftRecord) -> DriftImages:
+    assert record.images is not None
+    return record.images
+
+
+def check(record: DriftRecord, name: str) -> DriftCheck:
+    return next(check for check in record.checks if check.name == name)
 
 
 def test_the_same_data_warrant_nothing(strips: Dataset, champion: Path, tmp_path: Path) -> None:
     found = answer(strips.root, champion, tmp_path / "out")
-    assert (found["answer"], found["reasons"]) == ("no", [])
-    assert found["images"] == {
-        "reference": 200,
-        "reference_groups": strips.card.groups,
-        "known": 200,
-        "relabelled": 0,
-        "new": 0,
-        "new_groups": 0,
-    }
-    assert found["reference"] == {"name": "steel-strip", "content_hash": strips.card.content_hash}
-    assert found["model"].items() >= {"model_name": "strip", "version": 3, "code_revision": "abc"}.items()
+    assert (found.answer, found.reasons) == ("no", ())
+    assert found.images == DriftImages(
+        reference=200, reference_groups=strips.card.groups, known=200, relabelled=0, new=0, new_groups=0
+    )
+    assert (found.reference_name, found.reference) == ("steel-strip", strips.card.content_hash)
+    assert (found.model_name, found.model_version, found.model_metadata["code_revision"]) == ("strip", 3, "abc")
 
 
 Learned = Callable[[Dataset], Path]
@@ -182,9 +185,9 @@ def test_enough_new_labels_warrant_it(
     reference = subset(strips, lambda sample: sample.id in old, tmp_path / "reference")
     champion = learned(reference)
     found = answer(strips.root, champion, tmp_path / "out", DEFAULTS.model_copy(update={"min_new_images": enough}))
-    assert found["answer"] == expected
+    assert found.answer == expected
     assert reasons(found) == ({"new labelled images"} if expected == "yes" else set())
-    assert (found["images"]["known"], found["images"]["new"]) == (100, 100)
+    assert (counts(found).known, counts(found).new) == (100, 100)
 
 
 def test_a_new_mask_on_a_known_image_is_a_new_label_and_no_new_image(
@@ -194,7 +197,7 @@ def test_a_new_mask_on_a_known_image_is_a_new_label_and_no_new_image(
     changed = Dataset(strips.root, strips.card, (replace(first, id="renamed", sha256="other mask"), *others))
     current = subset(changed, lambda _: True, tmp_path / "current")
     found = answer(current.root, champion, tmp_path / "out", DEFAULTS.model_copy(update={"min_new_images": 1}))
-    assert (found["images"]["relabelled"], found["images"]["new"]) == (1, 0)
+    assert (counts(found).relabelled, counts(found).new) == (1, 0)
     assert reasons(found) == {"new labelled images"}
 
 
@@ -202,10 +205,12 @@ def test_another_balance_of_classes_is_named(strips: Dataset, learned: Learned, 
     champion = learned(subset(strips, lambda sample: 1 not in sample.classes, tmp_path / "reference"))
     found = answer(strips.root, champion, tmp_path / "out", DEFAULTS.model_copy(update={"min_new_images": 1000}))
     assert "class balance" in reasons(found)
-    balance = next(check for check in found["checks"] if check["name"] == "class balance")
+    balance = check(found, "class balance")
     name = strips.card.classes[1].name
-    assert f"most of all {name}, from 0.0% to" in balance["text"]
-    assert balance["before"][name] == 0 < 0.5 < balance["now"][name]
+    assert f"most of all {name}, from 0.0% to" in balance.text
+    assert isinstance(balance.before, dict)
+    assert isinstance(balance.now, dict)
+    assert balance.before[name] == 0 < 0.5 < balance.now[name]
 
 
 def darker(image: Image) -> Image:
@@ -225,12 +230,11 @@ def test_unlabelled_images_that_look_otherwise(
 ) -> None:
     folder = write_images(strips, tmp_path / "line", change)
     found = answer(folder, champion, tmp_path / "out")
-    assert found["answer"] == "yes"
+    assert found.answer == "yes"
     assert expected <= reasons(found) <= expected | {"direction"}
-    measured = {check["name"]: check["figure"] for check in found["checks"]}
-    assert (measured["new labelled images"], measured["class balance"]) == (None, None)
-    assert found["images"]["relabelled"] is None
-    assert any("label some of the new images first" in note for note in found["notes"])
+    assert (check(found, "new labelled images").figure, check(found, "class balance").figure) == (None, None)
+    assert counts(found).relabelled is None
+    assert any("label some of the new images first" in note for note in found.notes)
 
 
 def test_known_images_in_a_plain_folder_are_known_and_broken_ones_listed(
@@ -244,11 +248,11 @@ def test_known_images_in_a_plain_folder_are_known_and_broken_ones_listed(
     assert cv2.imwrite(str(folder / "a tiny.png"), np.zeros((31, 90), np.uint8))
     (folder / "notes.txt").write_text("not looked at")
     found = answer(folder, champion, tmp_path / "out")
-    assert found["answer"] == "no"
-    assert (found["images"]["known"], found["images"]["new"]) == (200, 1)
-    assert [line[:9].strip(": i") for line in found["unusable"]] == ["a cut.png", "a text.jp", "a tiny.pn"]
-    assert not any(str(tmp_path) in line for line in found["unusable"])
-    assert any(note.startswith("files left out: 3; a cut.png") for note in found["notes"])
+    assert found.answer == "no"
+    assert (counts(found).known, counts(found).new) == (200, 1)
+    assert [line[:9].strip(": i") for line in found.unusable] == ["a cut.png", "a text.jp", "a tiny.pn"]
+    assert not any(str(tmp_path) in line for line in found.unusable)
+    assert any(note.startswith("files left out: 3; a cut.png") for note in found.notes)
 
 
 @pytest.fixture(scope="module")
@@ -289,13 +293,13 @@ def test_the_networks_confidence_is_held_against_that_in_its_test_images(
     write_image_stats(few, {})
     folder = write_images(few, tmp_path / "line", darker)
     found = answer(folder, champion_of(few, network, table, tmp_path / "champion"), tmp_path / "out")
-    check = next(check for check in found["checks"] if check["name"] == "confidence")
+    confidence = check(found, "confidence")
     before = np.array([runtime.predict(few.image(sample)[None])[1].mean() for sample in tested])
     now = np.array([runtime.predict(darker(few.image(sample))[None])[1].mean() for sample in few.samples])
-    assert check["before"] == pytest.approx(before @ group_weights([sample.group for sample in tested]))
-    assert check["now"] == pytest.approx(now.mean())  # nothing is known of groups in a plain folder
+    assert confidence.before == pytest.approx(before @ group_weights([sample.group for sample in tested]))
+    assert confidence.now == pytest.approx(now.mean())  # nothing is known of groups in a plain folder
     assert before.mean() != now.mean()
-    assert found["model"]["dataset_content_hash"] == few.card.content_hash
+    assert found.model_metadata["dataset_content_hash"] == few.card.content_hash
 
 
 @pytest.mark.slow
@@ -304,10 +308,10 @@ def test_the_network_sees_no_more_than_some_of_many_images(
 ) -> None:
     monkeypatch.setattr("dbrnet.steps.drift.CONFIDENCE_IMAGES", 30)
     found = answer(write_images(strips, tmp_path / "line", darker), champion, tmp_path / "out")
-    groups = {check["name"]: check["shift"]["groups"] for check in found["checks"] if check["shift"]}
+    groups = {check.name: check.shift.groups for check in found.checks if check.shift}
     tested = {sample.group for sample in strips.samples[::3]}
-    assert groups["confidence"] == [len(tested), 30]
-    assert groups["brightness"] == [strips.card.groups, 200]
+    assert groups["confidence"] == (len(tested), 30)
+    assert groups["brightness"] == (strips.card.groups, 200)
 
 
 def test_what_is_known_is_not_opened(strips: Dataset, learned: Learned, tmp_path: Path) -> None:
@@ -318,7 +322,7 @@ def test_what_is_known_is_not_opened(strips: Dataset, learned: Learned, tmp_path
     for id_ in old:
         (current.root / current.by_id[id_].image).write_bytes(b"")
     found = answer(current.root, champion, tmp_path / "out", DEFAULTS.model_copy(update={"min_new_images": 51}))
-    assert (found["answer"], found["images"]["known"], found["images"]["new"]) == ("no", 150, 50)
+    assert (found.answer, counts(found).known, counts(found).new) == ("no", 150, 50)
 
 
 def test_the_current_datasets_own_table_is_believed(strips: Dataset, learned: Learned, tmp_path: Path) -> None:
@@ -329,17 +333,15 @@ def test_the_current_datasets_own_table_is_believed(strips: Dataset, learned: Le
     changed = [",".join([row.split(",")[0], "7.25", *row.split(",")[2:]]) for row in rows[1:]]
     (current.root / "image_stats.csv").write_text("\n".join([rows[0], *changed, ""]))
     found = answer(current.root, champion, tmp_path / "out", DEFAULTS.model_copy(update={"min_new_images": 1000}))
-    brightness = next(check for check in found["checks"] if check["name"] == "brightness")
-    assert (brightness["now"], reasons(found)) == (pytest.approx(7.25), {"brightness"})
+    assert (check(found, "brightness").now, reasons(found)) == (pytest.approx(7.25), {"brightness"})
 
 
 def test_without_a_champion_the_first_is_to_be_trained(strips: Dataset, tmp_path: Path) -> None:
     (tmp_path / "champion").mkdir()
-    nobody = dict.fromkeys(("version", "sha256", "since", "lineage"))
-    write_json(tmp_path / "champion/champion.json", {"model_name": "strip", **nobody})
+    no_champion().save(tmp_path / "champion")
     found = answer(strips.root, tmp_path / "champion", tmp_path / "out")
-    assert (found["answer"], found["reasons"]) == ("yes", ["there is no champion yet"])
-    assert (found["checks"], found["images"], found["model"]["version"]) == ([], None, None)
+    assert (found.answer, found.reasons) == ("yes", ("there is no champion yet",))
+    assert (found.checks, found.images, found.model_version) == ((), None, None)
     assert not (tmp_path / "out/drift.png").exists()
 
 
@@ -350,8 +352,8 @@ def test_a_champion_from_before_there_were_tables_is_to_be_replaced(
     old = shutil.copytree(champion, tmp_path / "old")
     (old / missing).unlink()
     found = answer(strips.root, old, tmp_path / "out")
-    assert (found["answer"], len(found["reasons"])) == ("yes", 1)
-    assert f"version 3, was registered without {missing}" in found["reasons"][0]
+    assert (found.answer, len(found.reasons)) == ("yes", 1)
+    assert f"version 3, was registered without {missing}" in found.reasons[0]
 
 
 def test_other_classes_are_a_reason(strips: Dataset, champion: Path, tmp_path: Path) -> None:
@@ -359,9 +361,9 @@ def test_other_classes_are_a_reason(strips: Dataset, champion: Path, tmp_path: P
     card = current / "card.json"
     card.write_text(card.read_text().replace('"scratch"', '"groove"'))
     found = answer(current, champion, tmp_path / "out")
-    assert found["answer"] == "yes"
-    assert "the classes are background, groove" in found["reasons"][0]
-    assert "version 3, knows background, scratch" in found["reasons"][0]
+    assert found.answer == "yes"
+    assert "and the dataset has background, groove" in found.reasons[0]
+    assert "version 3, knows the classes background, scratch" in found.reasons[0]
 
 
 @pytest.mark.slow

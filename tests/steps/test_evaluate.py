@@ -15,22 +15,24 @@ import pytest
 
 from dbrnet.config import load_params
 from dbrnet.data.dataset import Card, Dataset, Image, Sample
-from dbrnet.data.split import Split, SplitCounts
+from dbrnet.data.split import Split
 from dbrnet.errors import UserError
 from dbrnet.evaluation.metrics import confusion_matrix
-from dbrnet.files import sha256_file, write_json
+from dbrnet.files import sha256_file
 from dbrnet.inference.runtimes.registry import open_model
 from dbrnet.models.saved import save_model
+from dbrnet.records import AuditRecord, Bootstrap, ChampionScores, EvaluationRecord, SplitCounts, TrainRecord
 from dbrnet.steps.benchmark import benchmark
 from dbrnet.steps.evaluate import evaluate
 from dbrnet.steps.export import export
 from dbrnet.steps.promote import promote
 from tests.conftest import CLASSES, Exported
+from tests.reports import examples
+from tests.reports.examples import change
 from tests.sections import PARAMS
 
 ONE_EACH = PARAMS.evaluate.model_copy(update={"gallery": 1})
 ASKED = load_params(Path(__file__).parents[2] / "params.yaml")
-ORIGIN = {"hardware": {"cpu": "x", "cores": 2, "gpus": []}, "versions": {}, "code_revision": None}
 SPLITS = {"train": ("p0", "p1"), "val": ("p2",), "test": ("p3", "p4", "p5", "p6", "p7")}
 
 
@@ -47,7 +49,10 @@ def folders(
         folder.mkdir()
     dataset = _dataset(folders["dataset"], file, make_image)
     groups = {sample.id: sample.group for sample in dataset.samples}
-    counts = {split_name: SplitCounts(len(ids), len(ids), {}) for split_name, ids in SPLITS.items()}
+    counts = {
+        split_name: SplitCounts(images=len(ids), groups=len(ids), images_by_class={})
+        for split_name, ids in SPLITS.items()
+    }
     Split(
         kind="groups",
         seed=0,
@@ -60,18 +65,32 @@ def folders(
         leak_note="",
         content_hash="ab",
     ).save(folders["split"])
-    write_json(folders["split"] / "audit.json", {"nn_baseline": {"miou": 0.3}})
+    _audit().save(folders["split"])
     save_model(folders["train"] / "model.pt", model, meta)
     (folders["train"] / "history.csv").write_text("epoch,loss,val_miou,learning_rate\n1,0.5,0.4,0.1\n")
-    training = {"params": {"seed": 0, "epochs": 1}, "best_epoch": 1, "seconds": 60, "device": "cpu"}
-    divided = {"kind": "groups", "seed": 0, "sha256": sha256_file(folders["split"] / "split.csv")}
-    about = {"dataset": {"title": "Tiny", "content_hash": "ab"}, "split": divided}
-    write_json(folders["train"] / "train.json", {**about, "provenance": ORIGIN, "training": training})
+    table = sha256_file(folders["split"] / "split.csv")
+    train = change(examples.train(), dataset__title="Tiny", dataset__content_hash="ab", split__sha256=table)
+    train.save(folders["train"])
     shutil.copy(file, folders["export"] / "model.onnx")
-    int8 = {"kept": ["stem.weight"], "convolutions": 62, "loss": 0.0008, "max_loss": 0.005}
-    info = {"runtimes": ["onnxruntime-cpu"], "model_sha256": sha256_file(file), "int8": int8}
-    write_json(folders["export"] / "export.json", info)
+    change(examples.export(("onnxruntime-cpu",)), model_sha256=sha256_file(file)).save(folders["export"])
     return folders
+
+
+def _audit() -> AuditRecord:
+    return AuditRecord(
+        content_hash="ab",
+        images=8,
+        groups=8,
+        groups_by_name=8,
+        group_sizes={1: 8},
+        links={},
+        repeatability=None,
+        leaking={"val": 0, "test": 0},
+        splits={name: len(ids) for name, ids in SPLITS.items()},
+        nn_baseline=examples.scores(miou=0.3),
+        method="by hand",
+        labelled_differently=0,
+    )
 
 
 def _dataset(root: Path, file: Path, make_image: Callable[..., Image]) -> Dataset:
@@ -97,22 +116,21 @@ def _dataset(root: Path, file: Path, make_image: Callable[..., Image]) -> Datase
 def champion(folder: Path, model: Path | None, train: tuple[str, ...] | None = None) -> Path:
     """The folder that step champion writes; `train` are the images that it was trained on, where known."""
     folder.mkdir()
-    facts: dict[str, object] = {"model_name": "m", "version": None, "sha256": None, "since": None, "lineage": None}
+    record = examples.no_champion()
     if model:
         shutil.copy(model, folder / "model.onnx")
-        facts |= {"version": 3, "sha256": sha256_file(model)}
+        record = change(record, version=3, sha256=sha256_file(model))
     if train is not None:
         rows = [f"{id_},{'train' if id_ in train else 'val'},g" for id_ in ("p0", "p3", "p4", "p5", "p9")]
         (folder / "split.csv").write_text("\n".join(["id,split,group", *rows, ""]))
-    write_json(folder / "champion.json", facts)
+    record.save(folder)
     return folder
 
 
-def run(folders: dict[str, Path], baseline: Path, out: Path) -> dict[str, Any]:
+def run(folders: dict[str, Path], baseline: Path, out: Path) -> EvaluationRecord:
     paths = [folders[name] for name in ("dataset", "split", "train", "export")]
     evaluate(ONE_EACH, *paths, baseline, out=out)  # type: ignore[misc]
-    found: dict[str, Any] = json.loads((out / "metrics.json").read_text())
-    return found
+    return EvaluationRecord.load(out)
 
 
 def changed(model: Path, path: Path, change: Callable[[onnx.ModelProto], None]) -> Path:
@@ -140,27 +158,30 @@ def other_classes(model: onnx.ModelProto) -> None:
 
 def test_both_are_scored_on_the_same_images(folders: dict[str, Path], exported: Exported, tmp_path: Path) -> None:
     model = changed(exported[0], tmp_path / "other.onnx", other_weights)
-    metrics = run(folders, champion(tmp_path / "champion", model, ("p0", "p3", "p5", "p9")), tmp_path / "out")
-    holder = metrics["champion"]
-    assert (holder["version"], holder["sha256"]) == (3, sha256_file(model))
-    assert (holder["runtime"], holder["seen"]) == ("onnxruntime-cpu", 0.4)
+    record = run(folders, champion(tmp_path / "champion", model, ("p0", "p3", "p5", "p9")), tmp_path / "out")
+    assert record.champion is not None
+    assert (record.champion.version, record.champion.sha256) == (3, sha256_file(model))
+    compared = record.compared
+    assert compared is not None
+    assert (compared.runtime, compared.seen) == ("onnxruntime-cpu", 0.4)
     expected = _miou_by_hand(folders["dataset"], model)
-    assert holder["scores"]["miou"] == pytest.approx(expected)
-    assert metrics["scores"]["miou"] > expected
-    difference = holder["difference"]["miou"]
-    assert difference["value"] == pytest.approx(metrics["scores"]["miou"] - expected)
-    assert difference["low"] <= difference["value"] <= difference["high"]
-    assert holder["figures"].keys() == metrics["figures"].keys() == holder["difference"].keys()
-    assert metrics["bootstrap"] == {"resamples": 10_000, "confidence": 0.95, "groups": 5, "seed": 0}
-    changes = [one["change"] for one in metrics["disagreements"]]
+    assert compared.scores.miou == pytest.approx(expected)
+    assert record.scores.miou > expected
+    difference = compared.difference["miou"]
+    assert difference.value == pytest.approx(record.scores.miou - expected)
+    assert (difference.low or 0) <= (difference.value or 0) <= (difference.high or 0)
+    assert (difference.unit, compared.difference["false_positives"].unit) == ("points", "difference")
+    assert compared.figures.keys() == record.figures.keys() == compared.difference.keys()
+    assert record.bootstrap == Bootstrap(resamples=10_000, confidence=0.95, groups=5, seed=0)
+    changes = [image.change for image in record.disagreements]
     assert 0 < len(changes) <= 5
     assert changes == sorted(changes)
-    for one in metrics["disagreements"]:
-        assert all((tmp_path / "out" / path).is_file() for path in one["panels"].values())
+    for image in record.disagreements:
+        assert all((tmp_path / "out" / path).is_file() for path in image.panels.values())
     with (tmp_path / "out/images.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
-    counts = metrics["defects"]["by_class"].values()
-    assert sum(int(row["true_defects"]) for row in rows) == sum(one["true"] for one in counts) > 5
+    tallies = record.defects.by_class.values()
+    assert sum(int(row["true_defects"]) for row in rows) == sum(tally.true for tally in tallies) > 5
     report = (tmp_path / "out/report.html").read_text()
     assert "Defects" in report
     assert "61 of 62 convolutions" in report
@@ -180,38 +201,41 @@ def _miou_by_hand(root: Path, file: Path) -> float:
 def test_a_champion_that_is_the_candidate_differs_in_nothing(
     folders: dict[str, Path], exported: Exported, tmp_path: Path
 ) -> None:
-    metrics = run(folders, champion(tmp_path / "champion", exported[0]), tmp_path / "out")
-    holder = metrics["champion"]
-    assert holder["seen"] is None
-    assert holder["figures"] == metrics["figures"]
-    assert holder["defects"] == metrics["defects"]
-    assert {value for one in holder["difference"].values() for value in one.values()} <= {0.0, None}
-    assert metrics["disagreements"] == []
+    record = run(folders, champion(tmp_path / "champion", exported[0]), tmp_path / "out")
+    compared = record.compared
+    assert compared is not None
+    assert compared.seen is None
+    assert compared.figures == record.figures
+    assert compared.defects == record.defects
+    ends = {end for figure in compared.difference.values() for end in (figure.value, figure.low, figure.high)}
+    assert ends <= {0.0, None}
+    assert record.disagreements == ()
 
 
 def test_without_a_champion_there_is_no_comparison(folders: dict[str, Path], tmp_path: Path) -> None:
-    metrics = run(folders, champion(tmp_path / "champion", None), tmp_path / "out")
-    assert (metrics["champion"], metrics["disagreements"]) == (None, [])
-    assert metrics["figures"]["miou"]["value"] == pytest.approx(metrics["scores"]["miou"])
+    record = run(folders, champion(tmp_path / "champion", None), tmp_path / "out")
+    assert (record.champion, record.disagreements) == (None, ())
+    assert record.figures["miou"].value == pytest.approx(record.scores.miou)
+    assert (record.nn_miou, record.split, record.dataset.content_hash) == (
+        0.3,
+        TrainRecord.load(folders["train"]).split,
+        "ab",
+    )
 
 
 def test_a_champion_of_other_classes_is_not_compared(
     folders: dict[str, Path], exported: Exported, tmp_path: Path
 ) -> None:
     model = changed(exported[0], tmp_path / "other.onnx", other_classes)
-    metrics = run(folders, champion(tmp_path / "champion", model), tmp_path / "out")
-    assert metrics["champion"] == {
-        "version": 3,
-        "sha256": sha256_file(model),
-        "not_compared": "it knows the classes background, pit, crack, scratch, and the dataset has "
-        "background, crack, pit, scratch",
-    }
-    assert metrics["disagreements"] == []
+    record = run(folders, champion(tmp_path / "champion", model), tmp_path / "out")
+    reason = "it knows the classes background, pit, crack, scratch, and the dataset has background, crack, pit, scratch"
+    assert record.champion == ChampionScores(version=3, sha256=sha256_file(model), not_compared=reason)
+    assert record.disagreements == ()
 
 
 MEASURING: dict[str, tuple[Callable[..., None], Any, int, int]] = {  # its parameters, and how many folders
     "export": (export, ASKED.export, 3, 0),
-    "evaluate": (evaluate, PARAMS, 4, 1),
+    "evaluate": (evaluate, ONE_EACH, 4, 1),
     "benchmark": (benchmark, ASKED.benchmark, 4, 2),
     "promote": (promote, ASKED.promote, 4, 3),
 }
@@ -223,13 +247,10 @@ def test_no_step_takes_another_split_or_dataset_than_the_training_s(
 ) -> None:
     """Of which an image that was learned from may be in the test split."""
     measure, params, first, others = MEASURING[step]
-    holder = champion(tmp_path / "champion", None)
-    known = {"champion": None, "model_sha256": sha256_file(folders["export"] / "model.onnx")}
-    write_json(holder / "metrics.json", known)
-    write_json(holder / "benchmark.json", known)
-    export_info = json.loads((folders["export"] / "export.json").read_text())
-    exported = shutil.copytree(folders["export"], tmp_path / "export")
-    write_json(exported / "export.json", export_info | {"model_file": "model.onnx"})
+    no_champion = champion(tmp_path / "champion", None)
+    digest = sha256_file(folders["export"] / "model.onnx")
+    change(examples.evaluation(), champion=None, model_sha256=digest).save(no_champion)
+    change(examples.benchmark(), champion=None, model_sha256=digest).save(no_champion)
     split, dataset = tmp_path / "split", tmp_path / "dataset"
     moved = SPLITS | {"train": ("p3", "p1"), "test": ("p0", *SPLITS["test"][1:])}
     shutil.copytree(folders["split"], split)
@@ -241,9 +262,9 @@ def test_no_step_takes_another_split_or_dataset_than_the_training_s(
         ((folders["dataset"], split), r"split\.csv \(SHA-256 \w+\) is not the split"),
         ((dataset, folders["split"]), r"dataset holds other images \(content cd\)"),
     ):
-        words = [*changed_data, folders["train"], exported]
+        words = [*changed_data, folders["train"], folders["export"]]
         with pytest.raises(UserError, match=message):
-            measure(params, *words[:first], *[holder] * others, out=tmp_path / "out")
+            measure(params, *words[:first], *[no_champion] * others, out=tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 

@@ -27,8 +27,9 @@ from dbrnet.registry.tracking import TrackedRun
 from dbrnet.steps.promote import promote
 from tests.registry.acting import NAME, carry_out, registry_state, start
 from tests.registry.conftest import ModelMaker
-from tests.registry.test_criteria import ASKED, SAME
 from tests.reports import examples
+from tests.reports.examples import change
+from tests.steps.test_thresholds import SETTINGS
 
 PAGES = {"decision.json", "review.html", "model-card.md", "summary.txt"}
 
@@ -79,29 +80,24 @@ def candidate(
     folder = tmp_path / "steps"
     folder.mkdir()
     shutil.copyfile(make_model(2), folder / "model.onnx")
-    digest = {"model_sha256": sha256_file(folder / "model.onnx")}
     facts = examples.facts(folder)
-    lineage: Any = facts.lineage
-    dataset = lineage["dataset"] | {"name": "strip", "content_hash": Dataset.load(data).card.content_hash}
-    split = lineage["split"] | {"sha256": sha256_file(data / "split.csv")}
-    parity = {**SAME, "miou": 0.7568, "iou_change": dict.fromkeys(facts.metrics["scores"]["iou"], 0.0)}
-    for name, content in {
-        "train": {**lineage, "run_id": run.run_id, "dataset": dataset, "split": split},
-        "export": {**digest, "runtimes": ["onnxruntime-cpu"], "model_file": "model.onnx"},
-        "champion": {**facts.champion, "model_name": NAME, "version": 1},
-        "metrics": {
-            **facts.metrics,
-            **digest,
-            "dataset": "aa",
-            "runtimes": {"onnxruntime-cpu": parity},
-            "champion": {**facts.metrics["champion"], "version": 1},
-        },
-        "benchmark": {**facts.benchmark, **digest, "champion": {**facts.benchmark["champion"], "version": 1}},
-    }.items():
-        (folder / f"{name}.json").write_text(json.dumps(content))
+    digest = sha256_file(folder / "model.onnx")
+    content, table = Dataset.load(data).card.content_hash, sha256_file(data / "split.csv")
+    lineage = change(
+        facts.train, run_id=run.run_id, dataset__name="strip", dataset__content_hash=content, split__sha256=table
+    )
+    parity = {"onnxruntime-cpu": examples.parity()}
+    for record in (
+        lineage,
+        change(examples.export(("onnxruntime-cpu",)), model_sha256=digest),
+        change(facts.champion, model_name=NAME, version=1),
+        change(facts.evaluation, model_sha256=digest, runtimes=parity, champion__version=1),
+        change(facts.benchmark, model_sha256=digest, champion__version=1),
+    ):
+        record.save(folder)
     (folder / "history.csv").write_text("epoch,loss\n1,0.5\n")
     (folder / "report.html").write_text("<p>the report</p>")
-    return Candidate(folder, data, run.run_id, PromoteParams.model_validate(ASKED))
+    return Candidate(folder, data, run.run_id, PromoteParams.model_validate(SETTINGS))
 
 
 def artifacts_of(store: Store, run_id: str) -> set[str]:
@@ -158,10 +154,11 @@ def fill_disk(candidate: Candidate, patch: pytest.MonkeyPatch) -> None:
 
 FAULTS: dict[str, tuple[type[Exception], Callable[[Candidate, pytest.MonkeyPatch], object]]] = {
     "decision.json": (ValueError, ask_for_infinity),
-    "the page": (ValueError, lambda one, _: one.change("train", "dataset", "images", to="many")),
+    "a record": (UserError, lambda one, _: one.change("train", "dataset", "images", to="many")),
+    "the page": (NameError, lambda _, patch: patch.delattr("dbrnet.reports.decision_page._lineage")),
     "an image of the page": (OSError, lambda one, _: shutil.rmtree(one.folder / "disagreements")),
-    "the model card": (NameError, lambda _, patch: patch.delattr("dbrnet.reports.model_card._lineage")),
-    "the summary": (ValueError, lambda one, _: one.change("metrics", "scores", "iou", "patches", to="high")),
+    "the model card": (NameError, lambda _, patch: patch.delattr("dbrnet.reports.decision_text._nn_baseline")),
+    "the summary": (NameError, lambda _, patch: patch.delattr("dbrnet.reports.decision_text._comparison")),
     "the disk": (OSError, fill_disk),
     "the report": (JobError, lambda one, _: (one.folder / "report.html").unlink()),
     "the folder": (UserError, lambda one, _: (one.folder / "promote").write_text("a file")),
@@ -180,15 +177,16 @@ def test_a_failure_to_render_write_or_send_leaves_ledger_and_aliases_unchanged(
             candidate.promote()
     after = registry_state(store)
     assert (after["ledger"], after["aliases"]) == (before["ledger"], before["aliases"])
-    assert "decision" not in after["2"]["tags"]
+    assert "2" not in after or "decision" not in after["2"]["tags"]
     assert not list(candidate.folder.glob(".promote*"))
 
 
-def test_the_ledger_keeps_finite_figures_only(candidate: Candidate, store: Store) -> None:
-    candidate.change("metrics", "figures", "miou", to={"value": math.nan, "low": None, "high": None})
+def test_the_ledger_keeps_measured_figures_only(candidate: Candidate, store: Store) -> None:
+    nothing = {"value": None, "low": None, "high": None, "unit": "share"}
+    candidate.change("metrics", "figures", "miou", to=nothing)
     candidate.promote()
     entry = Ledger(store, NAME).entries()[-1]
-    assert (entry.answer, set(entry.figures)) == ("rejected", {"difference", "fps"})
+    assert (entry.answer, set(entry.figures.estimates)) == ("rejected", {"difference", "fps"})
 
 
 AFTER_THE_ENTRY = {

@@ -2,14 +2,14 @@
 
 import re
 from collections.abc import Callable
-from copy import deepcopy
 from dataclasses import replace
 
 import pytest
 
 from dbrnet.reports.decision_facts import Facts
-from dbrnet.reports.model_card import LONGEST, model_card
+from dbrnet.reports.decision_text import LONGEST, model_card, render_summary
 from tests.reports import examples
+from tests.reports.examples import change
 from tests.reports.test_decision_page import CASES
 
 
@@ -27,28 +27,29 @@ def test_says_what_a_user_must_know(facts: Facts) -> None:
         "content hash f4f433fa",
     ):
         assert line in card
-    assert "| mIoU                              | 75.7 (74.5 to 76.9) | 75.1 (73.9 to 76.3) |" in card
+    assert "| mIoU                                  | 75.7 (74.5 to 76.9) | 75.1 (73.9 to 76.3) |" in card
 
 
 def test_limits_follow_from_the_facts(facts: Facts) -> None:
     card = model_card(facts)
     assert "902 images of NEU-Seg, hot-rolled steel strip in 214 groups" in card
-    assert "overlooks 30 % of inclusion, 39 % of small defects" in card
-    metrics = {**facts.metrics, "defect_free": 0, "bootstrap": {**facts.metrics["bootstrap"], "groups": 12}}
-    lineage = deepcopy(dict(facts.lineage))
-    lineage["split"]["counts"]["train"]["images_by_class"]["scratches"] = 7
-    poor = model_card(replace(examples.rejected(facts), metrics=metrics))
+    assert "overlooks 29.9 % of inclusion, 38.8 % of small defects" in card
+    evaluation = change(facts.evaluation, defect_free=0, bootstrap__groups=12)
+    counts = facts.train.split.counts
+    rare = change(counts["train"], images_by_class={**counts["train"].images_by_class, "scratches": 7})
+    poor = model_card(replace(examples.rejected(facts), evaluation=evaluation))
     assert "false positives on good steel are not known" in poor
-    assert "only 12 different things" in poor
+    assert "only 12 groups" in poor
     assert "- LEAKS: 96.4 % of the test images" in poor
-    assert "scratches (7)" in model_card(replace(facts, lineage=lineage))
+    few = change(facts.train, split__counts={**counts, "train": rare})
+    assert "scratches (7)" in model_card(replace(facts, train=few))
 
 
 def test_a_rejection_says_what_was_in_the_way(facts: Facts) -> None:
     card = model_card(examples.rejected(facts))
     assert "10 of 14 criteria passed." in card
     assert card.index("**LEAKS: 96.4 % of the test images") < card.index("## Intended use")
-    for reason in ("- mIoU fell", "- test images leak", "- p99: not measured", "- speed unclear"):
+    for reason in ("- mIoU against", "- leaking test images 96.4 %", "- p99, ms: not measured", "- times as fast"):
         assert reason in card
 
 
@@ -64,10 +65,28 @@ def test_is_short_and_cannot_be_broken_out_of(facts: Facts, case: Callable[[Fact
 
 
 def test_many_classes_and_long_names_still_fit(facts: Facts) -> None:
-    metrics = deepcopy(dict(facts.metrics))
-    metrics["scores"]["iou"] |= {f"{'long' * 9}{number}": 0.5 for number in range(250)}
-    criteria = [{**examples.CRITERIA[0], "verdict": "failed", "text": "why " * 200}] * 250
-    card = model_card(replace(facts, metrics=metrics, decision={**facts.decision, "criteria": criteria}))
+    iou = {**facts.evaluation.scores.iou, **{f"{'long' * 9}{number}": 0.5 for number in range(250)}}
+    failed = change(examples.criteria()[0], verdict="failed", text="why " * 200)
+    card = model_card(
+        replace(
+            facts,
+            evaluation=change(facts.evaluation, scores__iou=iou),
+            decision=change(facts.decision, criteria=(failed,) * 250),
+        )
+    )
     assert len(card) <= LONGEST
     assert card.endswith("Shortened: the review has everything.\n")
     assert "… and 238 more in the review." in card
+
+
+def test_summary_is_aligned_and_in_percent(facts: Facts) -> None:
+    lines = render_summary(facts).splitlines()
+    assert "mIoU  75.7 % (74.5 to 76.9) with background, 69.0 % (67.5 to 70.5) over defects" in lines[1]
+    assert "inclusion 55.8 %, patches 82.3 %" in lines[4]
+    assert "champion  mIoU +0.6 points (−0.3 to +1.5) against version 5, 1.02 (0.98 to 1.06) times as fast" in lines[6]
+    assert "LEAKS 96.4 %" in render_summary(examples.rejected(facts))
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.__name__)
+def test_summary_exists_whatever_is_missing(facts: Facts, case: Callable[[Facts], Facts]) -> None:
+    assert render_summary(case(facts)).count("\n") >= 10

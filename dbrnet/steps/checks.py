@@ -1,0 +1,66 @@
+"""What several steps check or open in the same way: the runtimes, the champion and the classes."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from dbrnet.data.dataset import ClassInfo
+from dbrnet.errors import UserError
+from dbrnet.inference.runtimes.base import Model, NotAvailableError
+from dbrnet.inference.runtimes.registry import open_all, open_fitting
+from dbrnet.records import ChampionRecord, ExportRecord
+
+
+@dataclass(frozen=True)
+class Runtimes:
+    """The candidate in the runtimes that this machine has, and for each of the others the reason why not."""
+
+    models: dict[str, Model]
+    missing: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Champion:
+    """The champion's model, or the reason why this machine does not run it."""
+
+    version: int
+    sha256: str
+    model: Model | None
+    not_compared: str | None = None
+
+
+def open_runtimes(
+    export: ExportRecord, trained: Path, exported: Path, *, threads: int | None = None, beside: Sequence[str] = ()
+) -> Runtimes:
+    """Open export.runtimes, after those `beside`; raises `UserError` where the deployed one is missing."""
+    models, missing = open_all([*beside, *export.runtimes], trained, exported, threads)
+    if export.deployed in missing:
+        reason = missing[export.deployed]
+        raise UserError(f"{reason}; it is the first of export.runtimes, which runs in production")
+    return Runtimes(models, missing)
+
+
+def open_champion(
+    folder: Path, runtime: str, *, threads: int | None = None, classes: Sequence[ClassInfo] | None = None
+) -> Champion | None:
+    """The champion in `runtime`, or where that does not take its file in another; None: there is none yet.
+
+    A champion of other classes than `classes` is not compared.
+    """
+    record = ChampionRecord.load(folder)
+    if record.version is None or record.sha256 is None:
+        return None
+    try:
+        model = open_fitting(folder / "model.onnx", runtime, threads)
+    except NotAvailableError as error:
+        return Champion(record.version, record.sha256, None, str(error))
+    difference = None if classes is None else class_difference(model.classes, classes, "the dataset")
+    if difference:
+        return Champion(record.version, record.sha256, None, f"it {difference}")
+    return Champion(record.version, record.sha256, model)
+
+
+def class_difference(known: Sequence[ClassInfo], present: Sequence[ClassInfo], place: str) -> str | None:
+    """Such as "knows the classes a, b, and PLACE has a, c"; None where the names are the same."""
+    own, others = ([info.name for info in classes] for classes in (known, present))
+    return None if own == others else f"knows the classes {', '.join(own)}, and {place} has {', '.join(others)}"
