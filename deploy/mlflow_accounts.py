@@ -1,11 +1,11 @@
-"""Make MLflow's accounts, the model with its ledger, and say who may do what. May be run again.
+"""Create MLflow's accounts, the model and its ledger, and set their permissions. May be run again.
 
     python deploy/mlflow_accounts.py http://localhost:5000 MODEL EXPERIMENT
 
 MODEL is fetch_champion.model_name of params.yaml, EXPERIMENT the name of its dataset. The environment holds the
-passwords: ADMIN_PASSWORD, and TRAINER_PASSWORD, PROMOTER_PASSWORD, LINE_PASSWORD, which the accounts get
-also where they are there already. Everybody may read; `trainer` may write to the experiment, `promoter` to
-the models too, and `line`, which fetches the champion, nowhere. Needs the standard library alone.
+passwords: ADMIN_PASSWORD, and TRAINER_PASSWORD, PROMOTER_PASSWORD, LINE_PASSWORD, which existing accounts get
+too. All accounts may read. `trainer` may write to the experiment, `promoter` also to the models, and `line`,
+which fetches the champion, to nothing. Needs only the standard library.
 """
 
 import base64
@@ -22,14 +22,14 @@ SECONDS = 30
 
 
 class MLflow:
-    """MLflow's REST interface, asked as its administrator."""
+    """MLflow's REST API, used as its administrator."""
 
     def __init__(self, address: str, password: str) -> None:
         self._address = address.rstrip("/")
         self._login = "Basic " + base64.b64encode(f"admin:{password}".encode()).decode()
 
-    def ask(self, path: str, *, method: str = "POST", **values: str) -> Any:
-        """The answer to a call of `path` below /api/; raises `HTTPError` as urllib does."""
+    def call(self, path: str, *, method: str = "POST", **values: str) -> Any:
+        """The response to a request to `path` below /api/; raises `HTTPError` as urllib does."""
         query = f"?{urlencode(values)}" if method == "GET" else ""
         body = None if method == "GET" else json.dumps(values).encode()
         request = Request(f"{self._address}/api/{path}{query}", body, method=method)
@@ -38,10 +38,10 @@ class MLflow:
         with urlopen(request, timeout=SECONDS) as reply:
             return json.loads(reply.read() or b"{}")
 
-    def make(self, path: str, **values: str) -> bool:
-        """Whether it had to be made: False where it is there already."""
+    def create(self, path: str, **values: str) -> bool:
+        """Create an object; returns False where it exists already."""
         try:
-            self.ask(path, **values)
+            self.call(path, **values)
         except HTTPError as error:
             if error.code != 400 or json.load(error)["error_code"] != "RESOURCE_ALREADY_EXISTS":
                 raise  # a refused login is answered in plain text
@@ -50,20 +50,20 @@ class MLflow:
 
 
 def set_up(mlflow: MLflow, model: str, experiment: str, passwords: dict[str, str]) -> None:
-    """Accounts, models and experiment as they should be, whatever of them is there."""
+    """Create the accounts, models and experiment that are missing, and set passwords and permissions."""
     for name, password in passwords.items():
-        if not mlflow.make("2.0/mlflow/users/create", username=name, password=password):
-            mlflow.ask("2.0/mlflow/users/update-password", method="PATCH", username=name, password=password)
-    mlflow.make("2.0/mlflow/experiments/create", name=experiment)
-    found = mlflow.ask("2.0/mlflow/experiments/get-by-name", method="GET", experiment_name=experiment)
-    number = found["experiment"]["experiment_id"]
+        if not mlflow.create("2.0/mlflow/users/create", username=name, password=password):
+            mlflow.call("2.0/mlflow/users/update-password", method="PATCH", username=name, password=password)
+    mlflow.create("2.0/mlflow/experiments/create", name=experiment)
+    response = mlflow.call("2.0/mlflow/experiments/get-by-name", method="GET", experiment_name=experiment)
+    number = response["experiment"]["experiment_id"]
     grants = [(name, "experiment", number) for name in ("trainer", "promoter")]
     for name in (model, f"{model}.ledger"):
-        mlflow.make("2.0/mlflow/registered-models/create", name=name)
+        mlflow.create("2.0/mlflow/registered-models/create", name=name)
         grants.append(("promoter", "registered_model", name))
-    for name, kind, what in grants:
-        mlflow.make(
-            "3.0/mlflow/users/permissions/grant", username=name, resource_type=kind, resource_id=what, permission="EDIT"
+    for name, kind, id_ in grants:
+        mlflow.create(
+            "3.0/mlflow/users/permissions/grant", username=name, resource_type=kind, resource_id=id_, permission="EDIT"
         )
 
 

@@ -1,17 +1,15 @@
-"""What ends a task ends it with one line that a person on call understands, and with nothing half-written."""
+"""A task that fails prints one clear line and leaves nothing half-written."""
 
 import os
 import re
 import subprocess
 import sys
-import threading
-from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 
 from dbrnet.cli import main
+from tests.http_server import Handler, serving
 from tests.storage.s3_server import S3Server
 from tests.workspace import Workspace, tasks_run
 
@@ -36,42 +34,28 @@ def space(tmp_path: Path) -> Workspace:
     return made
 
 
-def words_of(output: str, task: str) -> list[str]:
-    """What the last try of the task itself said, without Kubeflow's own words."""
-    tried = re.split(r"Executing task .*?'[\w-]+'", output)[-1]
-    assert f"Inner task failed: '{task}'" in tried
-    found = re.search(r"^    (?:error|failed): .*$", tried, re.M)
-    assert found, tried
-    return [line.strip() for line in tried[found.start() :].split("\n\n")[0].splitlines() if line.strip()]
+def failure_lines(output: str, task: str) -> list[str]:
+    """What the last try of the task printed, without Kubeflow's own lines."""
+    last_try = re.split(r"Executing task .*?'[\w-]+'", output)[-1]
+    assert f"Inner task failed: '{task}'" in last_try
+    found = re.search(r"^    (?:error|failed): .*$", last_try, re.M)
+    assert found, last_try
+    return [line.strip() for line in last_try[found.start() :].split("\n\n")[0].splitlines() if line.strip()]
 
 
-class Expired(BaseHTTPRequestHandler):
-    """S3 with credentials that were good once."""
+class Expired(Handler):
+    """S3 with credentials that have expired."""
 
-    def do_GET(self) -> None:
-        body = b"<Error><Code>ExpiredToken</Code><Message>key s3cret</Message></Error>"
-        self.send_response(400)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *_: object) -> None:
-        pass
+    def answer(self) -> None:
+        self.respond(400, b"<Error><Code>ExpiredToken</Code><Message>key s3cret</Message></Error>")
 
 
-@pytest.fixture
-def expired() -> Iterator[int]:
-    with ThreadingHTTPServer(("127.0.0.1", 0), Expired) as server:
-        threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
-        yield server.server_port
-        server.shutdown()
-
-
-def test_an_expired_credential(space: Workspace, expired: int) -> None:
+def test_expired_credentials_are_one_line(space: Workspace) -> None:
     space.set_params({"source: data/steel-strip": "source: s3://steel/line3/"})
-    output = space.run(*COMMAND, status=1, **S3Server(expired).environment())
+    with serving(Expired) as server:
+        output = space.run(*COMMAND, status=1, **S3Server(server.server_port).environment())
     assert tasks_run(output) == ["revision"] * 3
-    [line] = words_of(output, "revision")
+    [line] = failure_lines(output, "revision")
     assert line.startswith("error: s3://steel/line3/: the credentials have expired (ExpiredToken); put new")
     assert output.rstrip().endswith(FAILED.format("revision"))
     assert "s3cret" not in output
@@ -82,7 +66,7 @@ def test_an_expired_credential(space: Workspace, expired: int) -> None:
     and subprocess.run(["unshare", "-rm", "true"], capture_output=True).returncode != 0,
     reason="needs unprivileged user namespaces: enable them, or run in CI's container",
 )
-def test_a_full_disk(space: Workspace) -> None:
+def test_a_full_disk_is_one_line(space: Workspace) -> None:
     script = (
         "mkdir -p artifacts/kubeflow && mount -t tmpfs -o size=400k tmpfs artifacts/kubeflow && "
         f"{sys.executable} -m pipelines run --local; code=$?; "
@@ -92,15 +76,15 @@ def test_a_full_disk(space: Workspace) -> None:
     assert tasks_run(output) == ["revision", *["ingest"] * 3]
     assert "left: " not in output
     assert FAILED.format("ingest") in output
-    [line] = words_of(output, "ingest")
+    [line] = failure_lines(output, "ingest")
     assert line.startswith("error: No space left on device: ")
 
 
-def test_a_parameter_of_the_wrong_type(space: Workspace) -> None:
-    """As a person gives it who begins a run by hand; `submit` and `run` look at params.yaml before."""
+def test_a_parameter_of_the_wrong_type_is_one_line(space: Workspace) -> None:
+    """As in a run started by hand; `submit` and `run` check params.yaml first."""
     output = space.run("python", "-c", WRONG, status=1)
     assert tasks_run(output) == ["revision", "ingest", "split", *["train"] * 4]
-    assert words_of(output, "train") == [
+    assert failure_lines(output, "train") == [
         "error: the parameter train: epochs: input should be a valid integer, unable to parse string as an "
         "integer, got 'many'"
     ]

@@ -45,7 +45,9 @@ def mlflow(tmp_path: Path) -> Iterator[Server]:
         server.kill()
 
 
-def test_a_minute_is_survived(tmp_path: Path, s3_here: S3Server, mlflow: Server, stack: ExitStack) -> None:
+def test_commands_outlast_a_minute_without_s3_and_mlflow(
+    tmp_path: Path, s3_here: S3Server, mlflow: Server, stack: ExitStack
+) -> None:
     space = Workspace(tmp_path / "clone")
     space.set_params({"source: data/steel-strip": f"source: s3://{BUCKET}/line3/"})
     environment = s3_here.environment() | {"MLFLOW_TRACKING_URI": mlflow.address}

@@ -1,8 +1,8 @@
 """Write the champion's version into a Deployment's pod template, so that Kubernetes rolls it out.
 
-Runs in the cluster, every few minutes, with the standard library alone. Where there is no champion yet, or
-the version is the one that stands there, nothing changes. Exit status 1 and one line where MLflow or the API
-server refuses or is away: the next run tries again.
+Runs in the cluster every few minutes, with the standard library alone. Nothing changes where there is no
+champion yet or its version is deployed already. Where MLflow or the API server refuses or is unavailable, the
+exit status is 1 after one line; the next run tries again.
 """
 
 import base64
@@ -22,23 +22,21 @@ SECONDS = 30
 
 
 def find_champion(model: str) -> str | None:
-    """The number of the version that models:/MODEL@champion means; None: there is none yet."""
+    """The version of models:/MODEL@champion, or None."""
     user, password = os.environ["MLFLOW_TRACKING_USERNAME"], os.environ["MLFLOW_TRACKING_PASSWORD"]
-    asked = urlencode({"name": model, "alias": "champion"})
-    request = Request(f"{os.environ['MLFLOW_TRACKING_URI']}/api/2.0/mlflow/registered-models/alias?{asked}")
+    query = urlencode({"name": model, "alias": "champion"})
+    request = Request(f"{os.environ['MLFLOW_TRACKING_URI']}/api/2.0/mlflow/registered-models/alias?{query}")
     request.add_header("Authorization", "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode())
     try:
-        answer = _ask(request)
+        response = _send(request)
     except HTTPError as error:
         if error.code not in {400, 404}:  # a refused login is answered in plain text
             raise
-        if json.load(error)["error_code"] in {
-            "RESOURCE_DOES_NOT_EXIST",
-            "INVALID_PARAMETER_VALUE",
-        }:  # no such model; no such alias
+        code = json.load(error)["error_code"]
+        if code in {"RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"}:  # no such model; no such alias
             return None
         raise
-    return str(answer["model_version"]["version"])
+    return str(response["model_version"]["version"])
 
 
 def roll_out(deployment: str, champion: str, account: Path = ACCOUNT) -> None:
@@ -49,10 +47,10 @@ def roll_out(deployment: str, champion: str, account: Path = ACCOUNT) -> None:
     request = Request(f"https://{host}:{port}{path}", json.dumps(patch).encode(), method="PATCH")
     request.add_header("Content-Type", "application/strategic-merge-patch+json")
     request.add_header("Authorization", f"Bearer {(account / 'token').read_text()}")
-    _ask(request, ssl.create_default_context(cafile=account / "ca.crt"))
+    _send(request, ssl.create_default_context(cafile=account / "ca.crt"))
 
 
-def _ask(request: Request, context: ssl.SSLContext | None = None) -> Any:
+def _send(request: Request, context: ssl.SSLContext | None = None) -> Any:
     with urlopen(request, timeout=SECONDS, context=context) as reply:
         return json.load(reply)
 
@@ -71,7 +69,7 @@ def main(model: str, deployment: str) -> int:
     except (URLError, OSError) as error:
         print(f"failed: {getattr(error, 'reason', error)}", file=sys.stderr)
         return 1
-    print(f"the line runs {model} version {version}")
+    print(f"production runs {model} version {version}")
     return 0
 
 

@@ -32,13 +32,13 @@ def complete(stub: Stub) -> None:
     stub.end("Complete", "AllJobsCompleted")(stub.jobs[NAME])
 
 
-def test_outside_of_a_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_outside_of_a_cluster_is_a_user_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
     with pytest.raises(UserError, match=r"must run inside a pod of it; run the pipeline there, or set train\.nodes"):
         Cluster()
 
 
-def test_the_second_of_a_name_is_not_made(cluster: Cluster, stub: Stub) -> None:
+def test_a_second_job_of_a_name_is_not_created(cluster: Cluster, stub: Stub) -> None:
     assert not cluster.create(job())
     assert cluster.job(NAME) == stub.jobs[NAME]
     cluster.delete(NAME)
@@ -47,14 +47,14 @@ def test_the_second_of_a_name_is_not_made(cluster: Cluster, stub: Stub) -> None:
 
 
 @pytest.mark.parametrize("statuses", [[500, 503, 429], [0, 0], [502, 0, 500]])
-def test_an_api_that_fails_for_a_while(cluster: Cluster, stub: Stub, statuses: list[int]) -> None:
+def test_retries_while_the_api_fails(cluster: Cluster, stub: Stub, statuses: list[int]) -> None:
     stub.refusals += [(status, "etcd leader changed") for status in statuses]
     complete(stub)
     follow(cluster, NAME)
     assert stub.refusals == []
 
 
-def test_an_api_that_is_away_for_a_while(away: Stub, caplog: pytest.LogCaptureFixture) -> None:
+def test_retries_while_the_api_is_unreachable(away: Stub, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO", "dbrnet")
     away.on_create = away.end("Complete")
     cluster = Cluster()
@@ -74,7 +74,7 @@ def test_an_api_that_is_away_for_a_while(away: Stub, caplog: pytest.LogCaptureFi
     assert done.is_set()
 
 
-def test_an_api_that_stays_away(stub: Stub, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_api_that_stays_unavailable_is_one_line(stub: Stub, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(KUBERNETES, "seconds", 0.05)
     stub.refusals += [(503, "")] * 1000
     with pytest.raises(JobError, match=r"Kubernetes API is unavailable .it answers 503.; run it again"):
@@ -90,9 +90,7 @@ def test_an_api_that_stays_away(stub: Stub, monkeypatch: pytest.MonkeyPatch) -> 
         (422, "spec.x: Invalid", UserError, r"refuses to create trainjobs \(422\): .*spec\.x"),
     ],
 )
-def test_a_refusal_is_not_tried_again(
-    stub: Stub, status: int, message: str, kind: type[Exception], expected: str
-) -> None:
+def test_a_refusal_is_not_retried(stub: Stub, status: int, message: str, kind: type[Exception], expected: str) -> None:
     stub.refusals.append((status, message))
     with pytest.raises(kind, match=expected) as caught:
         Cluster().create(job())
@@ -100,7 +98,7 @@ def test_a_refusal_is_not_tried_again(
     assert "\n" not in str(caught.value)
 
 
-def test_a_token_that_is_not_accepted(stub: Stub) -> None:
+def test_a_refused_token_is_a_user_error(stub: Stub) -> None:
     (stub.folder / "token").write_text("expired")
     with pytest.raises(UserError, match="does not accept the service account's token; restart the pod"):
         Cluster().job(NAME)
@@ -120,7 +118,7 @@ def test_a_token_that_is_not_accepted(stub: Stub) -> None:
         ),
     ],
 )
-def test_an_image_or_a_secret_that_is_missing(
+def test_a_missing_image_or_secret_ends_the_job(
     cluster: Cluster, stub: Stub, state: Json, expected: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("dbrnet.cluster.following.MISSING_SECONDS", 0.1)
@@ -130,7 +128,7 @@ def test_an_image_or_a_secret_that_is_missing(
     assert stub.jobs == {}  # it holds no place
 
 
-def test_what_is_missing_for_a_moment_is_waited_for(
+def test_an_image_missing_for_a_moment_is_waited_for(
     cluster: Cluster, stub: Stub, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO", "dbrnet")
@@ -165,7 +163,7 @@ def no_room(stub: Stub, why: str) -> None:
         ("nodes", "no node has room for its pods: .*Insufficient nvidia.com/gpu"),
     ],
 )
-def test_a_cluster_without_room(
+def test_a_job_without_room_is_given_up(
     cluster: Cluster, stub: Stub, why: str, expected: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("dbrnet.cluster.following.ROOM_SECONDS", 0.1)
@@ -184,7 +182,9 @@ def test_a_cluster_without_room(
         ("JobsFailed", {"exitCode": 3}, "abcde ended with exit status 3"),
     ],
 )
-def test_a_job_that_fails(cluster: Cluster, stub: Stub, reason: str, ended: Json | None, expected: str) -> None:
+def test_a_failed_job_reports_its_reason(
+    cluster: Cluster, stub: Stub, reason: str, ended: Json | None, expected: str
+) -> None:
     if ended:
         stub.container({"terminated": ended})
     stub.end("Failed", reason, "1 job failed")(stub.jobs[NAME])
@@ -193,7 +193,7 @@ def test_a_job_that_fails(cluster: Cluster, stub: Stub, reason: str, ended: Json
     assert NAME in stub.jobs  # for whoever looks for the reason
 
 
-def test_a_job_that_someone_deletes(cluster: Cluster, stub: Stub) -> None:
+def test_a_deleted_job_is_reported(cluster: Cluster, stub: Stub) -> None:
     stub.jobs.clear()
     with pytest.raises(JobError, match="was deleted while it ran"):
         follow(cluster, NAME)

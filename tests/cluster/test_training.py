@@ -76,7 +76,7 @@ def working(stub: Stub, tmp_path: Path) -> Callable[[Json], None]:
     return work
 
 
-def test_the_job_gets_what_it_needs_and_gives_back_what_it_wrote(
+def test_a_job_receives_its_inputs_and_returns_its_outputs(
     pod: Stub, dataset: Dataset, split: Path, tmp_path: Path
 ) -> None:
     jobs: list[Json] = []
@@ -98,7 +98,7 @@ def test_the_job_gets_what_it_needs_and_gives_back_what_it_wrote(
     assert pod.jobs == {}  # done with
 
 
-def test_run_again_it_joins_the_job_that_runs(
+def test_a_second_call_joins_the_running_job(
     pod: Stub, dataset: Dataset, split: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO", "dbrnet")
@@ -120,7 +120,7 @@ def test_run_again_it_joins_the_job_that_runs(
     assert caplog.text.count("submitted the train job") == 1
 
 
-def test_one_that_failed_makes_place_for_another(pod: Stub, dataset: Dataset, split: Path, tmp_path: Path) -> None:
+def test_a_failed_job_is_replaced(pod: Stub, dataset: Dataset, split: Path, tmp_path: Path) -> None:
     pod.on_create = pod.end("Failed", "JobsFailed", "1 job failed")
     with pytest.raises(JobError, match="failed: JobsFailed: 1 job failed"):
         train(TWO_NODES, dataset.root, split, out=tmp_path / "out")
@@ -131,9 +131,7 @@ def test_one_that_failed_makes_place_for_another(pod: Stub, dataset: Dataset, sp
     assert (tmp_path / "out/model.pt").exists()
 
 
-def test_a_place_that_is_not_free_at_once_is_waited_for(
-    pod: Stub, dataset: Dataset, split: Path, tmp_path: Path
-) -> None:
+def test_waits_until_the_failed_job_is_deleted(pod: Stub, dataset: Dataset, split: Path, tmp_path: Path) -> None:
     pod.on_create = pod.end("Failed", "JobsFailed", "1 job failed")
     with pytest.raises(JobError):
         train(TWO_NODES, dataset.root, split, out=tmp_path / "out")
@@ -144,9 +142,7 @@ def test_a_place_that_is_not_free_at_once_is_waited_for(
     assert sum(one.startswith("DELETE") for one in pod.asked) == 2  # the previous, and this one when done
 
 
-def test_a_result_that_is_there_is_taken_without_a_job(
-    pod: Stub, dataset: Dataset, split: Path, tmp_path: Path
-) -> None:
+def test_an_existing_result_needs_no_job(pod: Stub, dataset: Dataset, split: Path, tmp_path: Path) -> None:
     """As where the pod of the component was killed after it had fetched it, and is tried again."""
     pod.on_create = working(pod, tmp_path)
     for out in ("first", "second"):
@@ -155,9 +151,7 @@ def test_a_result_that_is_there_is_taken_without_a_job(
     assert pod.asked.count(f"POST {JOBS}") == 1
 
 
-def test_a_job_that_another_has_taken_the_result_of_and_removed(
-    pod: Stub, dataset: Dataset, split: Path, tmp_path: Path
-) -> None:
+def test_a_finished_job_that_another_call_removed(pod: Stub, dataset: Dataset, split: Path, tmp_path: Path) -> None:
     work = working(pod, tmp_path)
 
     def take(job: Json) -> None:
@@ -169,7 +163,7 @@ def test_a_job_that_another_has_taken_the_result_of_and_removed(
     assert (tmp_path / "out/model.pt").read_bytes() == b"weights"
 
 
-def test_another_image_is_another_job(
+def test_another_image_makes_another_job(
     pod: Stub, dataset: Dataset, split: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pod.on_create = pod.end("Failed", "JobsFailed")
@@ -187,7 +181,7 @@ def test_another_image_is_another_job(
         ("DBRNET_STAGING", "", "set DBRNET_STAGING to an s3:// prefix"),
     ],
 )
-def test_what_the_pod_lacks(
+def test_missing_settings_are_named(
     pod: Stub,
     dataset: Dataset,
     split: Path,
@@ -229,7 +223,7 @@ def nodes_of(job: Json, folder: Path) -> None:
 
 
 @pytest.mark.slow
-def test_two_nodes_train_for_real(
+def test_two_nodes_train(
     pod: Stub, dataset: Dataset, split: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
@@ -250,9 +244,7 @@ def test_two_nodes_train_for_real(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("workers", [0, 1])
-def test_a_process_fetches_its_share_and_no_other_images(
-    s3: S3Server, dataset: Dataset, tmp_path: Path, workers: int
-) -> None:
+def test_each_process_fetches_only_its_share(s3: S3Server, dataset: Dataset, tmp_path: Path, workers: int) -> None:
     """The first one also those by which it measures how to normalise, here all of the training split."""
     address = f"s3://{BUCKET}/shares/"
     send_dataset(dataset, address)

@@ -19,7 +19,7 @@ def rendered(nodes: Nodes = GPU) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("nodes", [GPU, Nodes(2, 1, IMAGE)])
-def test_the_schema_takes_it(nodes: Nodes) -> None:
+def test_the_job_fits_the_schema(nodes: Nodes) -> None:
     strictly(rendered(nodes))
 
 
@@ -35,7 +35,7 @@ def test_the_schema_takes_it(nodes: Nodes) -> None:
         ".volumes.1.emptyDir",
     ],
 )
-def test_an_unknown_field_is_seen(path: str) -> None:
+def test_the_check_finds_unknown_fields(path: str) -> None:
     job = copy.deepcopy(rendered())
     place: Any = job
     for key in path.split("."):
@@ -45,7 +45,7 @@ def test_an_unknown_field_is_seen(path: str) -> None:
         strictly(job)
 
 
-def test_an_ill_typed_field_is_seen() -> None:
+def test_the_check_finds_ill_typed_fields() -> None:
     job = rendered()
     job["spec"]["trainer"]["numNodes"] = "3"
     with pytest.raises(ValidationError, match="numNodes"):
@@ -71,7 +71,7 @@ POD = f"{PATCH}.trainingRuntimeSpec.template.spec.replicatedJobs.0.template.spec
         (f"{POD}.containers.0", "env", [{"name": "A", "value": "b"}]),
     ],
 )
-def test_what_an_api_server_would_refuse_is_seen(path: str, key: str, value: Any) -> None:
+def test_the_check_finds_what_an_api_server_refuses(path: str, key: str, value: Any) -> None:
     job = rendered()
     place: Any = job
     for split_name in path.split("."):
@@ -81,7 +81,7 @@ def test_what_an_api_server_would_refuse_is_seen(path: str, key: str, value: Any
         strictly(job)
 
 
-def test_what_the_nodes_run() -> None:
+def test_command_and_resources_of_the_nodes() -> None:
     spec = rendered()["spec"]
     trainer = spec["trainer"]
     assert spec["runtimeRef"]["name"] == "torch-distributed"
@@ -99,7 +99,7 @@ def test_what_the_nodes_run() -> None:
     assert "nvidia.com/gpu" not in rendered(Nodes(2, 1, IMAGE))["spec"]["trainer"]["resourcesPerNode"]["limits"]
 
 
-def test_what_the_runtime_calls_them() -> None:
+def test_names_of_the_runtimes_job_and_container() -> None:
     """Its job and container are named node; a patch of another name would be refused."""
     patch = rendered()["spec"]["runtimePatches"][0]["trainingRuntimeSpec"]["template"]["spec"]
     (job,) = patch["replicatedJobs"]
@@ -109,7 +109,7 @@ def test_what_the_runtime_calls_them() -> None:
     assert {one["name"] for one in container["volumeMounts"]} == {one["name"] for one in pod["volumes"]}
 
 
-def test_credentials_go_by_reference_and_the_launchers_variables_are_left_alone() -> None:
+def test_credentials_are_references_and_launcher_variables_are_free() -> None:
     entries = {entry["name"]: entry for entry in rendered()["spec"]["trainer"]["env"]}
     assert [name for name, entry in entries.items() if "value" in entry] == ["MLFLOW_RUN_ID"]
     secret = entries["AWS_SECRET_ACCESS_KEY"]["valueFrom"]["secretKeyRef"]

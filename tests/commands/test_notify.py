@@ -1,10 +1,9 @@
-"""How a run ended, told to a real HTTP server that plays the webhook."""
+"""Messages about a run's end, sent to a real HTTP server that plays the webhook."""
 
 import json
 import logging
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
@@ -16,41 +15,32 @@ from dbrnet.records import Decision
 from dbrnet.registry.ledger_state import KeyFigures
 from dbrnet.registry.promotion import record
 from dbrnet.registry.store import open_store
+from tests.http_server import Handler, serving
 from tests.retrying import retry_at_once
 
 PARAMS = FetchChampionParams(model_name="dbrnet-line3")
 SECRET = "T0K3N-of-the-channel"
 
 
-class Webhook(ThreadingHTTPServer):
-    """Answers with the statuses in `answers`, then with 200; keeps what it took."""
+@dataclass
+class Webhook:
+    """Responds with the statuses in `answers`, then with 200; keeps the messages that it took."""
 
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.answers: list[int] = []
-        self.taken: list[dict[str, str]] = []
-        self.asked = 0
-
-    @property
-    def address(self) -> str:
-        return f"http://127.0.0.1:{self.server_port}/hooks/{SECRET}"
+    answers: list[int] = field(default_factory=list)
+    taken: list[dict[str, str]] = field(default_factory=list)
+    requests: int = 0
 
 
-class Handler(BaseHTTPRequestHandler):
-    server: Webhook
-
-    def do_POST(self) -> None:
-        self.server.asked += 1
+class Hook(Handler):
+    def answer(self) -> None:
+        webhook: Webhook = self.server.state
+        webhook.requests += 1
         body = self.rfile.read(int(self.headers["Content-Length"]))
-        status = self.server.answers.pop(0) if self.server.answers else 200
+        status = webhook.answers.pop(0) if webhook.answers else 200
         if status == 200:
             assert self.headers["Content-Type"] == "application/json"
-            self.server.taken.append(json.loads(body))
-        self.send_response(status)
-        self.end_headers()
-
-    def log_message(self, *_: object) -> None:
-        pass
+            webhook.taken.append(json.loads(body))
+        self.respond(status)
 
 
 @pytest.fixture
@@ -58,14 +48,12 @@ def webhook(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Webhook
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     retry_at_once(monkeypatch, "WEBHOOK", attempts=4)
-    with Webhook() as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        monkeypatch.setenv("DBRNET_NOTIFY_URL", server.address)
-        yield server
-        server.shutdown()
+    with serving(Hook, Webhook()) as server:
+        monkeypatch.setenv("DBRNET_NOTIFY_URL", f"{server.address}/hooks/{SECRET}")
+        yield server.state
 
 
-def test_it_tells_how_it_ended_and_who_is_champion(webhook: Webhook, tmp_path: Path) -> None:
+def test_sends_the_outcome_and_the_champion(webhook: Webhook, tmp_path: Path) -> None:
     store = open_store(tmp_path)
     store.client.create_registered_model(PARAMS.model_name)
     store.client.create_model_version(PARAMS.model_name, source=str(tmp_path))
@@ -87,7 +75,7 @@ def test_it_tells_how_it_ended_and_who_is_champion(webhook: Webhook, tmp_path: P
     assert second.endswith("version 1 promoted: every criterion is met")
 
 
-def test_a_failure_comes_with_its_error_and_a_registry_that_is_away_is_said(
+def test_sends_the_error_and_an_unavailable_registry(
     webhook: Webhook, monkeypatch: pytest.MonkeyPatch, away_address: str
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://{away_address}")
@@ -99,25 +87,23 @@ def test_a_failure_comes_with_its_error_and_a_registry_that_is_away_is_said(
     assert "cannot be reached" in second
 
 
-def test_a_webhook_that_stumbles_is_asked_again(webhook: Webhook) -> None:
+def test_retries_a_failing_webhook(webhook: Webhook) -> None:
     webhook.answers = [503, 500]
     notify(PARAMS, run="nightly", state="SUCCEEDED")
     assert len(webhook.taken) == 1
     assert "no model was ever decided on" in webhook.taken[0]["text"]
 
 
-def test_a_webhook_that_refuses_is_an_error_without_its_address(
-    webhook: Webhook, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_refusing_webhook_is_an_error_without_its_address(webhook: Webhook, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
     webhook.answers = [403] * 9
     with pytest.raises(JobError, match="did not take the message: it answers 403 Forbidden") as caught:
         notify(PARAMS, run="nightly", state="SUCCEEDED")
-    assert webhook.asked == 4
+    assert webhook.requests == 4
     assert SECRET not in str(caught.value) + caplog.text
 
 
-def test_without_a_webhook_the_log_has_it(
+def test_without_a_webhook_the_text_is_logged(
     webhook: Webhook, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
@@ -125,7 +111,7 @@ def test_without_a_webhook_the_log_has_it(
     notify(PARAMS, run="nightly", state="SUCCEEDED")
     assert "nightly: succeeded" in caplog.text
     assert "names no webhook" in caplog.text
-    assert not webhook.asked
+    assert not webhook.requests
     monkeypatch.setenv("DBRNET_NOTIFY_URL", f"file:///{SECRET}")
     with pytest.raises(UserError, match="must be an http") as caught:
         notify(PARAMS, run="nightly", state="SUCCEEDED")

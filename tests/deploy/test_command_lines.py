@@ -26,7 +26,7 @@ def words_and_environment(name: str, owner: str) -> tuple[list[str], dict[str, s
 
 
 @pytest.mark.parametrize("name", OVERLAYS)
-def test_mlflow_understands_its_command(name: str) -> None:
+def test_mlflow_accepts_its_command_line(name: str) -> None:
     from mlflow.cli import server  # seconds, which whoever collects the tests need not wait
 
     words, values = words_and_environment(name, "mlflow")
@@ -44,7 +44,7 @@ def test_mlflow_understands_its_command(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", OVERLAYS)
-def test_serve_understands_its_command(name: str) -> None:
+def test_serve_accepts_its_command_line(name: str) -> None:
     words, values = words_and_environment(name, "inference")
     assert words[:2] == ["dbrnet", "serve"]
     given = app.parse_args(words[1:])[1].arguments
@@ -64,7 +64,7 @@ def test_the_demo_serves_the_model_that_params_name() -> None:
     assert settings["AWS_ENDPOINT_URL"] == f"http://objects.dbrnet.svc:{service}"
 
 
-def test_mlflows_image_installs_what_is_pinned() -> None:
+def test_mlflows_image_installs_pinned_versions() -> None:
     """Its server is the one that the tests run, and it has what the command asks for."""
     text = (DEPLOY / "mlflow" / "Dockerfile").read_text()
     (line,) = re.findall(r"^RUN pip install .* -c \S+ (.+)$", text, re.MULTILINE)

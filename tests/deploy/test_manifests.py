@@ -65,14 +65,14 @@ def test_every_container_is_bounded_and_unprivileged(name: str, owner: str) -> N
 
 
 @pytest.mark.parametrize(("name", "owner"), CASES)
-def test_a_token_only_where_the_api_is_asked(name: str, owner: str) -> None:
+def test_only_pods_that_use_the_api_have_a_token(name: str, owner: str) -> None:
     of = pod(overlay(name), owner)
     assert of.spec.get("automountServiceAccountToken", True) is ("serviceAccountName" in of.spec)
     assert ("serviceAccountName" in of.spec) is (owner == "champion")
 
 
 @pytest.mark.parametrize(("name", "owner"), CASES)
-def test_what_serves_has_its_probes_on_its_ports(name: str, owner: str) -> None:
+def test_probes_use_the_containers_ports(name: str, owner: str) -> None:
     container = pod(overlay(name), owner).container
     ports = {port["name"]: port["containerPort"] for port in container.get("ports", [])}
     kinds = ("startupProbe", "readinessProbe", "livenessProbe")
@@ -83,7 +83,7 @@ def test_what_serves_has_its_probes_on_its_ports(name: str, owner: str) -> None:
 
 
 @pytest.mark.parametrize("name", OVERLAYS)
-def test_services_lead_to_ports_of_pods(name: str) -> None:
+def test_services_target_ports_of_pods(name: str) -> None:
     services = [each for each in overlay(name) if each["kind"] == "Service"]
     assert services
     for service in services:
@@ -108,7 +108,7 @@ def references(node: Any) -> Iterator[tuple[str, str]]:
 
 
 @pytest.mark.parametrize(("name", "owner"), CASES)
-def test_what_a_pod_refers_to_is_there_or_the_page_says_how_to_make_it(name: str, owner: str) -> None:
+def test_references_of_pods_exist_or_are_documented(name: str, owner: str) -> None:
     of = pod(overlay(name), owner)
     there = {
         (each["kind"], each["metadata"]["name"])
@@ -122,12 +122,12 @@ def test_what_a_pod_refers_to_is_there_or_the_page_says_how_to_make_it(name: str
             assert (kind, what) in there
 
 
-def test_no_secret_is_written_down() -> None:
+def test_manifests_hold_no_secrets() -> None:
     for name in OVERLAYS:
         assert "Secret" not in {each["kind"] for each in overlay(name)}
 
 
-def test_the_page_makes_the_secrets_of_the_pipelines() -> None:
+def test_the_docs_create_the_pipelines_secrets() -> None:
     for secret in ("dbrnet-s3", "dbrnet-trainer", "dbrnet-promoter", "dbrnet-notify"):
         assert re.search(rf'-n "?\$PROFILE"? create secret generic {secret} ', PAGE), secret
 
@@ -170,7 +170,7 @@ def test_policies_name_pods_that_exist(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", OVERLAYS)
-def test_who_reaches_whom(name: str) -> None:
+def test_network_policies_allow_only_the_needed_connections(name: str) -> None:
     def by_name(peer: Object) -> str:
         labels = {
             label: value
@@ -196,7 +196,7 @@ def test_who_reaches_whom(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", OVERLAYS)
-def test_a_trainings_nodes_reach_each_other_and_nobody_else_a_task(name: str) -> None:
+def test_only_a_trainings_nodes_reach_each_other(name: str) -> None:
     denial = named(overlay(name), "NetworkPolicy", "dbrnet-tasks", "factory")["spec"]
     task = {"app.kubernetes.io/part-of": "dbrnet"}
     assert denial == {"podSelector": {"matchLabels": task}, "policyTypes": ["Ingress"]}
@@ -225,7 +225,7 @@ def test_the_profiles_namespace_is_written_once(tmp_path: Path) -> None:
         assert "PROFILE" not in text
 
 
-def test_the_follower_may_patch_one_deployment() -> None:
+def test_the_roll_out_may_patch_one_deployment() -> None:
     role = named(overlay("demo"), "Role", "champion")
     assert role["rules"] == [
         {"apiGroups": ["apps"], "resources": ["deployments"], "resourceNames": ["inference"], "verbs": ["patch"]}

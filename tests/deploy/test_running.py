@@ -171,7 +171,7 @@ def database() -> Iterator[int]:
         yield port
 
 
-def test_from_empty_servers_to_a_champion_on_the_line(
+def test_from_empty_servers_to_a_champion_in_production(
     database: int, s3_server: S3Server, exported: Exported, api: Api, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ports = {"postgres": database, "s3": s3_server.port, "mlflow": free_port(), "inference": free_port()}
@@ -237,7 +237,7 @@ def test_from_empty_servers_to_a_champion_on_the_line(
         ):
             assert json.load(reply)["name"] == f"models:/{model}@champion"
         follow = follower(address, model, login, api)
-        assert (follow.returncode, follow.stdout) == (0, f"the line runs {model} version 1\n")
+        assert (follow.returncode, follow.stdout) == (0, f"production runs {model} version 1\n")
         ((path, kind, token, body),) = api.patches
         assert path == "/apis/apps/v1/namespaces/dbrnet/deployments/inference"
         assert (kind, token) == ("application/strategic-merge-patch+json", "Bearer a-token")

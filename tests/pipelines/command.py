@@ -10,7 +10,7 @@ PARAMS = Path(__file__).parents[2] / "params.yaml"
 
 
 @dataclass(frozen=True)
-class Result:
+class Outcome:
     """What a command left."""
 
     status: int
@@ -18,7 +18,7 @@ class Result:
     error: str
 
 
-Command = Callable[..., Result]
+Command = Callable[..., Outcome]
 
 
 @dsl.component(base_image="registry.example/dbrnet@sha256:" + "1" * 64, install_kfp_package=False)

@@ -8,7 +8,7 @@ import pytest
 from kfp import compiler
 
 from pipelines import __main__
-from tests.pipelines.command import PARAMS, Command, Result, small
+from tests.pipelines.command import PARAMS, Command, Outcome, small
 from tests.pipelines.kfp_server import KfpServer, kfp_server
 from tests.retrying import retry_at_once
 
@@ -45,12 +45,12 @@ def _registries(monkeypatch: pytest.MonkeyPatch) -> None:
 def command(cluster: KfpServer, package: Path, capsys: pytest.CaptureFixture[str]) -> Command:
     """Runs `python -m pipelines WORDS --host ...`; PACKAGE among the words is the small pipeline."""
 
-    def run(*words: str, host: str = cluster.address) -> Result:
+    def run(*words: str, host: str = cluster.address) -> Outcome:
         given = [str(package) if word == "PACKAGE" else word for word in words]
         if "PACKAGE" in words and "--params" not in words:
             given += ["--params", str(PARAMS)]
         status = __main__.main([*given, "--host", host])
-        result = capsys.readouterr()
-        return Result(status, result.out, result.err)
+        outcome = capsys.readouterr()
+        return Outcome(status, outcome.out, outcome.err)
 
     return run

@@ -36,14 +36,14 @@ def test_a_wrong_digest_is_one_line(verb: str, cluster: KfpServer, command: Comm
     with image_registry(tmp_path) as address:
         image = push(address)
         wrong = image[:-64] + 64 * "a"
-        result = command(*words, "--image", wrong)
-        assert result.status == 2
-        assert result.error == (f"error: its registry has no image {wrong}: is the digest right, and was it pushed?\n")
+        outcome = command(*words, "--image", wrong)
+        assert outcome.status == 2
+        assert outcome.error == (f"error: its registry has no image {wrong}: is the digest right, and was it pushed?\n")
         assert not cluster.requests
         assert command(*words, "--image", image.replace("dbrnet", "other")).status == 2
-        result = command(*words, "--image", image)
-        assert result.status == 0, result.error
-        assert not result.error
+        outcome = command(*words, "--image", image)
+        assert outcome.status == 0, outcome.error
+        assert not outcome.error
     assert len(cluster.runs) + len(cluster.schedules) == 1
 
 
@@ -51,9 +51,9 @@ def test_a_compiled_files_image_is_asked_for_too(cluster: KfpServer, command: Co
     with image_registry(tmp_path) as address:
         wrong = f"{address}/line/dbrnet@sha256:{64 * 'a'}"
         compile_pipeline("training", gpu=False, image=wrong, path=tmp_path / "ours.yaml")
-        result = command("submit", str(tmp_path / "ours.yaml"), "--params", str(PARAMS))
-    assert result.status == 2
-    assert f"its registry has no image {wrong}" in result.error
+        outcome = command("submit", str(tmp_path / "ours.yaml"), "--params", str(PARAMS))
+    assert outcome.status == 2
+    assert f"its registry has no image {wrong}" in outcome.error
     assert not cluster.requests
 
 
@@ -64,18 +64,18 @@ def test_a_registry_that_wants_a_password(cluster: KfpServer, command: Command, 
         name, _, digest = image.partition("@")
         name = f"{address}/{name.partition('/')[2]}"
         words = ("submit", "training", "--params", str(PARAMS), "--image")
-        result = command(*words, f"{name}@{digest}")
-        assert result.status == 0
-        assert result.error == f"note: the registry of {name}@{digest} does not say here whether it has it\n"
+        outcome = command(*words, f"{name}@{digest}")
+        assert outcome.status == 0
+        assert outcome.error == f"note: the registry of {name}@{digest} does not say here whether it has it\n"
         (tmp_path / ".docker/config.json").write_text(json.dumps({"auths": {address: LOGIN}}))
-        result = command(*words, f"{name}@{digest}")
-        assert (result.status, result.error) == (0, "")
-        result = command(*words, f"{name}@sha256:{64 * 'a'}")
-        assert result.status == 2
-        assert "its registry has no image" in result.error
-    result = command(*words, f"{name}@{digest}")  # nobody listens there any more
-    assert result.status == 0
-    assert result.error.startswith("note: ")
+        outcome = command(*words, f"{name}@{digest}")
+        assert (outcome.status, outcome.error) == (0, "")
+        outcome = command(*words, f"{name}@sha256:{64 * 'a'}")
+        assert outcome.status == 2
+        assert "its registry has no image" in outcome.error
+    outcome = command(*words, f"{name}@{digest}")  # nobody listens there any more
+    assert outcome.status == 0
+    assert outcome.error.startswith("note: ")
 
 
 class TokenRegistry(BaseHTTPRequestHandler):
@@ -121,8 +121,8 @@ def test_a_registry_that_gives_tokens(
         if logged_in:
             (tmp_path / ".docker/config.json").write_text(json.dumps({"auths": {address: LOGIN}}))
         image = f"{address}/line/dbrnet@sha256:{64 * digest}"
-        result = command("submit", "training", "--params", str(PARAMS), "--image", image)
+        outcome = command("submit", "training", "--params", str(PARAMS), "--image", image)
         server.shutdown()
-    assert result.error.startswith(line)
-    assert len(result.error.splitlines()) == bool(line)
-    assert result.status == (2 if line.startswith("error") else 0)
+    assert outcome.error.startswith(line)
+    assert len(outcome.error.splitlines()) == bool(line)
+    assert outcome.status == (2 if line.startswith("error") else 0)

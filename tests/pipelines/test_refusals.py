@@ -11,31 +11,31 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from pipelines import client
-from tests.pipelines.command import Command, Result
+from tests.pipelines.command import Command, Outcome
 from tests.pipelines.kfp_server import Fault, KfpServer, kfp_server
 
 SECRET = "eyJhbGciOi.secret"
 
 
-def one_line(result: Result, status: int, words: str) -> None:
-    assert result.status == status, result
-    assert result.error.startswith("error: " if status == 2 else "failed: ")
-    assert words in result.error
-    assert len(result.error.splitlines()) == 1
-    assert SECRET not in result.error + result.out
-    assert "Traceback" not in result.error
+def one_line(outcome: Outcome, status: int, words: str) -> None:
+    assert outcome.status == status, outcome
+    assert outcome.error.startswith("error: " if status == 2 else "failed: ")
+    assert words in outcome.error
+    assert len(outcome.error.splitlines()) == 1
+    assert SECRET not in outcome.error + outcome.out
+    assert "Traceback" not in outcome.error
 
 
-def test_nobody_listens(command: Command) -> None:
+def test_a_closed_port_is_one_line(command: Command) -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    result = command("list", host=f"http://127.0.0.1:{port}")
-    one_line(result, 1, f"http://127.0.0.1:{port} cannot be reached: ")
-    assert "Connection refused" in result.error
+    outcome = command("list", host=f"http://127.0.0.1:{port}")
+    one_line(outcome, 1, f"http://127.0.0.1:{port} cannot be reached: ")
+    assert "Connection refused" in outcome.error
 
 
-def test_there_is_no_such_host(command: Command) -> None:
+def test_an_unknown_host_is_one_line(command: Command) -> None:
     one_line(command("list", host="https://kubeflow.invalid/pipeline"), 1, "cannot be reached: ")
 
 
@@ -43,7 +43,7 @@ def test_a_host_needs_its_protocol(command: Command) -> None:
     one_line(command("list", host="kubeflow.example"), 2, "must begin with http:// or https://")
 
 
-def test_no_answer_in_time(cluster: KfpServer, command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_hanging_server_times_out(cluster: KfpServer, command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(client, "READ_SECONDS", 0.1)
     cluster.faults.append(Fault("hang"))
     one_line(command("list"), 1, "did not answer in 0.1 s")
@@ -63,7 +63,7 @@ def test_a_failing_server_is_retried_with_a_line_each_time(
     one_line(command("list"), 1, f"answers {status} and does not recover: made to fail")
 
 
-def test_a_run_is_not_asked_for_again(cluster: KfpServer, command: Command) -> None:
+def test_starting_a_run_is_not_retried(cluster: KfpServer, command: Command) -> None:
     cluster.faults.append(Fault(503, "POST", ".*/runs"))
     one_line(command("submit", "PACKAGE"), 1, "answers 503 and does not recover")
     assert cluster.requests.count("POST /apis/v2beta1/runs") == 1
@@ -84,7 +84,7 @@ def test_tokens(cluster: KfpServer, command: Command, monkeypatch: pytest.Monkey
     assert command("list").status == 0
 
 
-def test_a_token_that_expires_while_we_wait(
+def test_a_token_that_expires_during_wait(
     cluster: KfpServer, command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("KF_PIPELINES_TOKEN", SECRET)
@@ -94,13 +94,13 @@ def test_a_token_that_expires_while_we_wait(
         cluster.tokens = {SECRET: not request.startswith("POST /apis/v2beta1/runs")}
 
     cluster.on_request = expire
-    result = command("submit", "PACKAGE", "--wait")
-    one_line(result, 2, "the token has expired")
-    assert result.error.endswith("; the run itself goes on\n")
-    assert "/#/runs/details/" in result.out
+    outcome = command("submit", "PACKAGE", "--wait")
+    one_line(outcome, 2, "the token has expired")
+    assert outcome.error.endswith("; the run itself goes on\n")
+    assert "/#/runs/details/" in outcome.out
 
 
-def test_a_token_file_is_read_anew(
+def test_a_token_file_is_read_for_each_request(
     cluster: KfpServer, command: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """As kubelet renews it, during a command."""
@@ -119,32 +119,32 @@ def test_a_token_file_is_read_anew(
     assert len(cluster.runs) == 1
 
 
-def test_a_session_of_the_browser(cluster: KfpServer, command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_browser_session_is_accepted(cluster: KfpServer, command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     cluster.tokens, cluster.cookie = {}, "authservice_session=abc"
     monkeypatch.setenv("KF_PIPELINES_COOKIES", "authservice_session=abc")
     assert command("list").status == 0
 
 
-def test_a_page_to_log_in(cluster: KfpServer, command: Command) -> None:
+def test_a_redirect_to_a_login_page_is_a_refusal(cluster: KfpServer, command: Command) -> None:
     cluster.faults.append(Fault("login"))
     one_line(command("list"), 2, "refuses us (302): the token has expired or may not do this; log in again")
 
 
-def test_another_server(cluster: KfpServer, command: Command) -> None:
-    result = command("list", host=f"{cluster.address}/elsewhere")
-    one_line(result, 2, "is not the API of Kubeflow Pipelines: 404 page not found; give the address before /apis")
+def test_another_kind_of_server_is_recognised(cluster: KfpServer, command: Command) -> None:
+    outcome = command("list", host=f"{cluster.address}/elsewhere")
+    one_line(outcome, 2, "is not the API of Kubeflow Pipelines: 404 page not found; give the address before /apis")
     cluster.faults.append(Fault("page"))
     one_line(command("list"), 2, "is not the API of Kubeflow Pipelines: it answers with a page")
 
 
-def test_a_slash_at_the_end(cluster: KfpServer, command: Command) -> None:
+def test_a_trailing_slash_of_the_host_is_ignored(cluster: KfpServer, command: Command) -> None:
     assert f"{cluster.address}/#/runs/" in command("submit", "PACKAGE", host=f"{cluster.address}/").out
 
 
-def test_what_the_server_refuses_is_in_its_words(cluster: KfpServer, command: Command) -> None:
+def test_a_refusal_quotes_the_server(cluster: KfpServer, command: Command) -> None:
     cluster.faults.append(Fault(400, "POST", ".*/recurringruns"))
-    result = command("schedule", "nightly", "PACKAGE", "--cron", "0 0 2 * * *")
-    one_line(result, 2, "refuses the request (400): made to fail")
+    outcome = command("schedule", "nightly", "PACKAGE", "--cron", "0 0 2 * * *")
+    one_line(outcome, 2, "refuses the request (400): made to fail")
 
 
 def test_certificates(cluster: KfpServer, command: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

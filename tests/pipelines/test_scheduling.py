@@ -19,9 +19,9 @@ NIGHTLY = ("--cron", "0 30 2 * * *")
 VALUES = {"train": "{}", "drift": "{}"}
 
 
-def test_a_schedule_stands_as_it_was_asked_for(cluster: KfpServer, command: Command) -> None:
-    told = command("schedule", "nightly", "PACKAGE", *NIGHTLY, "--timezone", "Asia/Tokyo")
-    assert (told.status, told.error) == (0, "")
+def test_schedule_creates_the_requested_schedule(cluster: KfpServer, command: Command) -> None:
+    outcome = command("schedule", "nightly", "PACKAGE", *NIGHTLY, "--timezone", "Asia/Tokyo")
+    assert (outcome.status, outcome.error) == (0, "")
     (made,) = cluster.schedules.values()
     assert made["display_name"] == "nightly"
     assert made["trigger"] == {"cron_schedule": {"cron": "0 30 2 * * *"}}
@@ -29,7 +29,7 @@ def test_a_schedule_stands_as_it_was_asked_for(cluster: KfpServer, command: Comm
     assert made["description"] == "cron in Asia/Tokyo"
     assert set(made["runtime_config"]["parameters"]) == {"train", "drift"}
     assert made["pipeline_spec"]["pipeline_spec"]["pipelineInfo"]["name"] == "small"
-    first, *more = told.out.splitlines()
+    first, *more = outcome.out.splitlines()
     assert "02:30 Asia/Tokyo (" in first
     assert "17:30 UTC)" in first  # Japan has no summer time
     assert [line.count("02:30 Asia/Tokyo") for line in more] == [1, 1, 0, 0]
@@ -39,13 +39,13 @@ def test_a_schedule_stands_as_it_was_asked_for(cluster: KfpServer, command: Comm
     ]
 
 
-def test_another_of_the_name_is_replaced_and_its_run_goes_on(cluster: KfpServer, command: Command) -> None:
+def test_schedule_replaces_one_of_its_name_and_its_run_goes_on(cluster: KfpServer, command: Command) -> None:
     command("schedule", "nightly", "PACKAGE", *NIGHTLY)
     command("schedule", "Nightly", "PACKAGE", *NIGHTLY)  # another name, though not to the database
     (old,) = cluster.enabled("nightly")
     run = cluster.add_run(old)
-    told = command("schedule", "nightly", "PACKAGE", "--cron", "0 0 4 * * SUN")
-    assert "nightly: scheduled, in the place of the previous one" in told.out
+    outcome = command("schedule", "nightly", "PACKAGE", "--cron", "0 0 4 * * SUN")
+    assert "nightly: scheduled, in the place of the previous one" in outcome.out
     (new,) = cluster.enabled("nightly")
     assert new["trigger"]["cron_schedule"]["cron"] == "0 0 4 * * SUN"
     assert len(cluster.schedules) == 2
@@ -54,12 +54,12 @@ def test_another_of_the_name_is_replaced_and_its_run_goes_on(cluster: KfpServer,
     assert run["state"] == "RUNNING"
 
 
-def test_what_is_taken_away_may_be_away(cluster: KfpServer, command: Command) -> None:
+def test_unschedule_twice_succeeds(cluster: KfpServer, command: Command) -> None:
     command("schedule", "nightly", "PACKAGE", *NIGHTLY)
     assert command("unschedule", "nightly").out == "nightly: removed\n"
     assert not cluster.schedules
-    told = command("unschedule", "nightly")
-    assert (told.status, told.out) == (0, "nightly: there is no such schedule\n")
+    outcome = command("unschedule", "nightly")
+    assert (outcome.status, outcome.out) == (0, "nightly: there is no such schedule\n")
 
 
 @pytest.mark.parametrize(
@@ -72,17 +72,17 @@ def test_what_is_taken_away_may_be_away(cluster: KfpServer, command: Command) ->
         ((*NIGHTLY, "--timezone", "../UTC"), "there is no time zone '../UTC'"),
     ],
 )
-def test_a_wrong_time_is_one_line_before_anything_is_sent(
+def test_a_wrong_time_is_one_line_and_nothing_is_sent(
     words: tuple[str, ...], line: str, cluster: KfpServer, command: Command
 ) -> None:
-    told = command("schedule", "nightly", "PACKAGE", *words)
-    assert told.status == 2
-    assert line in told.error
-    assert len(told.error.splitlines()) == 1
+    outcome = command("schedule", "nightly", "PACKAGE", *words)
+    assert outcome.status == 2
+    assert line in outcome.error
+    assert len(outcome.error.splitlines()) == 1
     assert not cluster.requests
 
 
-def test_many_pages_of_schedules(cluster: KfpServer, command: Command) -> None:
+def test_list_reads_all_pages(cluster: KfpServer, command: Command) -> None:
     for name in ("a", "b", "c", "d", "e"):
         command("schedule", name, "PACKAGE", *NIGHTLY)
     cluster.page = 2
@@ -106,7 +106,7 @@ def test_list_shows_the_next_run_and_the_last_result(cluster: KfpServer, command
     assert second.split() == ["weekly", "0", "0", "4", "*", "*", "SUN", "UTC", "no", "-", "-", "-", "-"]
 
 
-def test_list_shows_what_others_made(cluster: KfpServer, command: Command) -> None:
+def test_list_shows_schedules_of_other_programs(cluster: KfpServer, command: Command) -> None:
     """By the page or another program: without a zone of ours, with a cron we do not read, or with none."""
     command("schedule", "nightly", "PACKAGE", *NIGHTLY)
     (made,) = cluster.enabled("nightly")
@@ -117,19 +117,19 @@ def test_list_shows_what_others_made(cluster: KfpServer, command: Command) -> No
     third["trigger"] = {"periodic_schedule": {"interval_second": "60"}}
     for one in (other, third):
         cluster.schedules[one["recurring_run_id"]] = one
-    told = command("list")
-    assert told.status == 0
-    rows = [line.split() for line in told.out.splitlines()[1:]]
+    outcome = command("list")
+    assert outcome.status == 0
+    rows = [line.split() for line in outcome.out.splitlines()[1:]]
     assert rows[0] == ["hourly", "30", "2", "*", "*", "*", "UTC", "yes", "-", "-", "-", "-"]
     assert rows[1] == ["nightly", "0", "30", "2", "*", "*", "*", "-", "yes", "-", "-", "-", "-"]
     assert rows[2] == ["often", "-", "-", "yes", "-", "-", "-", "-"]
 
 
-def test_each_profile_has_its_own(cluster: KfpServer, command: Command) -> None:
+def test_each_profile_has_its_own_schedules(cluster: KfpServer, command: Command) -> None:
     cluster.multi_user = True
-    told = command("list")
-    assert told.status == 2
-    assert "name your profile's namespace with --namespace" in told.error
+    outcome = command("list")
+    assert outcome.status == 2
+    assert "name your profile's namespace with --namespace" in outcome.error
     for profile in ("north", "south"):
         assert command("schedule", "nightly", "PACKAGE", *NIGHTLY, "--namespace", profile).status == 0
     assert len(cluster.enabled("nightly")) == 2
@@ -139,7 +139,7 @@ def test_each_profile_has_its_own(cluster: KfpServer, command: Command) -> None:
     assert len(cluster.enabled("nightly")) == 1
 
 
-def test_a_lost_answer_to_making_leaves_nothing_enabled_twice(cluster: KfpServer, command: Command) -> None:
+def test_a_lost_response_leaves_no_two_enabled(cluster: KfpServer, command: Command) -> None:
     """A new one whose answer was lost stays behind, not enabled, until the command is run again."""
     command("schedule", "nightly", "PACKAGE", *NIGHTLY)
     cluster.faults.append(Fault("lost", "POST", ".*/recurringruns", times=1))
@@ -151,7 +151,7 @@ def test_a_lost_answer_to_making_leaves_nothing_enabled_twice(cluster: KfpServer
 
 
 @pytest.mark.parametrize("path", ["GET .*/recurringruns", "DELETE .*", "POST .*:enable"])
-def test_a_short_outage_is_survived(path: str, cluster: KfpServer, command: Command) -> None:
+def test_retries_outlast_a_short_outage(path: str, cluster: KfpServer, command: Command) -> None:
     command("schedule", "nightly", "PACKAGE", *NIGHTLY)
     method, where = path.split()
     cluster.faults += [Fault(503, method, where, times=1), Fault("lost", method, where, times=2)]
@@ -161,7 +161,7 @@ def test_a_short_outage_is_survived(path: str, cluster: KfpServer, command: Comm
 
 
 @pytest.mark.parametrize("requests", range(9))
-def test_killed_after_any_request_never_two_and_mended_by_running_again(
+def test_a_kill_after_any_request_leaves_at_most_one_enabled(
     requests: int, cluster: KfpServer, command: Command
 ) -> None:
     command("schedule", "nightly", "PACKAGE", *NIGHTLY)
@@ -184,7 +184,7 @@ def orders(each: int) -> Iterator[str]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seconds", [0, 1])  # whether the two are made in the same second
-def test_two_at_once_in_every_order(
+def test_two_processes_in_every_order_leave_one_enabled(
     seconds: int, cluster: KfpServer, package: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     cluster.tick *= seconds

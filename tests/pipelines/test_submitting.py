@@ -13,12 +13,12 @@ from tests.pipelines.command import PARAMS, Command
 from tests.pipelines.kfp_server import Fault, KfpServer
 
 
-def test_a_run_has_the_pipeline_and_its_sections(cluster: KfpServer, command: Command) -> None:
-    result = command("submit", "PACKAGE")
+def test_submit_sends_the_pipeline_and_its_sections(cluster: KfpServer, command: Command) -> None:
+    outcome = command("submit", "PACKAGE")
     (run,) = cluster.runs.values()
     (experiment,) = cluster.experiments.values()
-    assert (result.status, result.error) == (0, "")
-    assert result.out == f"{cluster.address}/#/runs/details/{run['run_id']}\n"
+    assert (outcome.status, outcome.error) == (0, "")
+    assert outcome.out == f"{cluster.address}/#/runs/details/{run['run_id']}\n"
     assert experiment["display_name"] == "dbrnet"
     assert run["experiment_id"] == experiment["experiment_id"]
     assert run["display_name"].startswith("small ")
@@ -31,14 +31,14 @@ def test_a_run_has_the_pipeline_and_its_sections(cluster: KfpServer, command: Co
     assert json.loads(values["drift"]) == params.drift.model_dump(mode="json")
 
 
-def test_the_experiment_is_made_once(cluster: KfpServer, command: Command) -> None:
+def test_the_experiment_is_created_once(cluster: KfpServer, command: Command) -> None:
     for _ in range(2):
         assert command("submit", "PACKAGE", "--experiment", "strip").status == 0
     assert [one["display_name"] for one in cluster.experiments.values()] == ["strip"]
     assert len({one["experiment_id"] for one in cluster.runs.values()}) == 1
 
 
-def test_an_experiment_that_another_makes_meanwhile(cluster: KfpServer, command: Command) -> None:
+def test_an_experiment_created_meanwhile_is_used(cluster: KfpServer, command: Command) -> None:
     made = cluster.stamp("experiment_id") | {"display_name": "dbrnet"}
 
     def meanwhile(request: str) -> None:
@@ -59,7 +59,7 @@ def test_an_experiment_that_another_makes_meanwhile(cluster: KfpServer, command:
         ("SKIPPED", 1, "the run ended SKIPPED"),
     ],
 )
-def test_wait_ends_as_the_run_does(
+def test_wait_ends_with_the_runs_status(
     state: str, status: int, words: str, cluster: KfpServer, command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(commands, "SECONDS", 0.01)
@@ -75,14 +75,14 @@ def test_wait_ends_as_the_run_does(
             run |= {"error": {"code": 2, "message": "it diverged"}, "run_details": {"task_details": tasks}}
 
     cluster.on_request = go_on
-    result = command("submit", "PACKAGE", "--wait")
-    assert result.status == status
-    assert words in result.out + result.error
-    assert len(result.error.splitlines()) == (status != 0)
+    outcome = command("submit", "PACKAGE", "--wait")
+    assert outcome.status == status
+    assert words in outcome.out + outcome.error
+    assert len(outcome.error.splitlines()) == (status != 0)
     assert next(states, None) is None
 
 
-def test_a_server_that_goes_away_while_we_wait(
+def test_waiting_outlasts_a_short_outage_only(
     cluster: KfpServer, command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A short outage is survived; a long one ends the waiting, not the run."""
@@ -96,16 +96,16 @@ def test_a_server_that_goes_away_while_we_wait(
     cluster.on_request = end
     assert command("submit", "PACKAGE", "--wait").status == 0
     cluster.faults.append(Fault("drop", "GET", ".*/runs/.*"))
-    result = command("submit", "PACKAGE", "--wait")
-    assert result.status == 1
-    assert result.error.endswith("; the run itself goes on\n")
+    outcome = command("submit", "PACKAGE", "--wait")
+    assert outcome.status == 1
+    assert outcome.error.endswith("; the run itself goes on\n")
 
 
 def test_a_run_is_never_started_twice(cluster: KfpServer, command: Command) -> None:
     """The answer was lost, so nobody knows: it is said, and not tried again."""
     cluster.faults.append(Fault("lost", "POST", ".*/runs"))
-    result = command("submit", "PACKAGE")
-    assert result.status == 1
+    outcome = command("submit", "PACKAGE")
+    assert outcome.status == 1
     assert len(cluster.runs) == 1
 
 
@@ -119,46 +119,46 @@ def test_a_run_is_never_started_twice(cluster: KfpServer, command: Command) -> N
         (("submit", str(PARAMS)), "is not a compiled pipeline"),
     ],
 )
-def test_wrong_input_is_one_line_before_anything_is_sent(
+def test_wrong_input_is_one_line_and_nothing_is_sent(
     words: tuple[str, ...], line: str, cluster: KfpServer, command: Command
 ) -> None:
-    result = command(*words)
-    assert result.status == 2
-    assert line in result.error
-    assert len(result.error.splitlines()) == 1
+    outcome = command(*words)
+    assert outcome.status == 2
+    assert line in outcome.error
+    assert len(outcome.error.splitlines()) == 1
     assert not cluster.requests
 
 
 def test_a_wrong_parameter_is_one_line(cluster: KfpServer, command: Command, tmp_path: Path) -> None:
     wrong = tmp_path / "params.yaml"
     wrong.write_text(PARAMS.read_text().replace("epochs: 22", "epochs: many"))
-    result = command("submit", "PACKAGE", "--params", str(wrong))
-    assert result.status == 2
-    assert "train.epochs: input should be a valid integer" in result.error
+    outcome = command("submit", "PACKAGE", "--params", str(wrong))
+    assert outcome.status == 2
+    assert "train.epochs: input should be a valid integer" in outcome.error
     assert not cluster.requests
 
 
-def test_a_parameter_that_params_does_not_have(
+def test_a_parameter_missing_in_params_is_named(
     command: Command, package: Path, tmp_path: Path, cluster: KfpServer
 ) -> None:
     other = tmp_path / "other.yaml"
     other.write_text(package.read_text().replace("drift", "season"))
-    result = command("submit", str(other), "--params", str(PARAMS))
-    assert result.status == 2
-    assert "other.yaml asks for season" in result.error
+    outcome = command("submit", str(other), "--params", str(PARAMS))
+    assert outcome.status == 2
+    assert "other.yaml asks for season" in outcome.error
     assert not cluster.requests
 
 
 @pytest.mark.parametrize("name", ["training", "retraining"])
 @pytest.mark.parametrize("gpu", [False, True])
 @pytest.mark.parametrize("verb", ["submit", "schedule"])
-def test_a_pipeline_arrives_whole_compiled_for_the_image(
+def test_a_pipeline_is_compiled_for_the_image(
     name: str, gpu: bool, verb: str, cluster: KfpServer, command: Command
 ) -> None:
     image = "registry.example/line@sha256:" + "1" * 64
     words = (verb, name) if verb == "submit" else (verb, "nightly", name, "--cron", "0 30 2 * * *")
-    result = command(*words, *(["--gpu"] if gpu else []), "--image", image, "--params", str(PARAMS))
-    assert result.status == 0, result.error
+    outcome = command(*words, *(["--gpu"] if gpu else []), "--image", image, "--params", str(PARAMS))
+    assert outcome.status == 0, outcome.error
     (sent,) = [*cluster.runs.values(), *cluster.schedules.values()]
     committed = Path(__file__).parents[2] / f"pipelines/compiled/{name}-{'gpu' if gpu else 'cpu'}.yaml"
     text = committed.read_text().replace(IMAGE, image)

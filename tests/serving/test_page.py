@@ -129,7 +129,7 @@ def test_focusing_or_pointing_at_a_defect_marks_it(
         page.locator("#mark").wait_for(state="hidden")
 
 
-def test_a_broken_image_is_told_in_words_and_the_next_is_shown(page: Page, make_image: Callable[..., Image]) -> None:
+def test_a_broken_image_shows_an_error_and_the_next_one_works(page: Page, make_image: Callable[..., Image]) -> None:
     drop(page, "broken.png", "image/png", b"nonsense")
     page.locator("#error").wait_for(state="visible")
     said = page.inner_text("#error")
@@ -144,7 +144,7 @@ def test_a_broken_image_is_told_in_words_and_the_next_is_shown(page: Page, make_
     assert page.locator("#shots button").all_inner_texts()[0].split("\n")[-1] == "not read"
 
 
-def test_by_keyboard_alone_several_images_in_turn(page: Page, make_image: Callable[..., Image]) -> None:
+def test_the_page_works_by_keyboard_alone(page: Page, make_image: Callable[..., Image]) -> None:
     page.keyboard.press("Tab")
     assert page.evaluate("document.activeElement.id") == "files"
     with page.expect_file_chooser() as chooser:

@@ -73,7 +73,7 @@ def one_in_the_model(service: Service) -> Iterator[Waiting]:
     wait_until(lambda: service.metric("dbrnet_queue_length") == 0)
 
 
-def test_a_full_queue_refuses_at_once_and_answers_all_that_waited(service: Service) -> None:
+def test_a_full_queue_refuses_and_answers_the_waiting(service: Service) -> None:
     with one_in_the_model(service):
         others = [Waiting(service, side) for side in (41, 42, 43)]
         refused = [service.predict(square(44)) for _ in range(3)]
@@ -89,7 +89,7 @@ def test_a_full_queue_refuses_at_once_and_answers_all_that_waited(service: Servi
 
 
 @pytest.mark.parametrize("before", [0, 1], ids=["decoded already", "not yet decoded"])
-def test_a_client_that_went_away_costs_no_inference(service: Service, before: int) -> None:
+def test_a_disconnected_client_costs_no_inference(service: Service, before: int) -> None:
     gone = 'dbrnet_requests_total{status="499"}'
     counted = service.metric(gone)
     with one_in_the_model(service):
@@ -109,7 +109,7 @@ def test_a_client_that_went_away_costs_no_inference(service: Service, before: in
     assert [asked(service) for _ in expected] == expected
 
 
-def test_a_model_that_fails_is_500_and_the_next_image_is_answered(service: Service) -> None:
+def test_a_failing_model_is_500_and_the_next_image_is_answered(service: Service) -> None:
     tell(service, "fail", "go")
     failed = service.predict(square(40))
     assert failed.status == 500
@@ -121,7 +121,7 @@ def test_a_model_that_fails_is_500_and_the_next_image_is_answered(service: Servi
     assert [asked(service), asked(service)] == ["asked 40x40", "asked 41x41"]
 
 
-def test_slow_and_silent_clients_hold_no_place_and_are_sent_away() -> None:
+def test_slow_and_silent_clients_are_disconnected() -> None:
     with running(GATED, "1", "UPLOAD_SECONDS=1.5", "HEADER_SECONDS=1.5", "TOGETHER=1") as service:
         silent = socket.create_connection(("127.0.0.1", service.port), timeout=60)
         half = socket.create_connection(("127.0.0.1", service.port), timeout=60)
@@ -139,7 +139,7 @@ def test_slow_and_silent_clients_hold_no_place_and_are_sent_away() -> None:
             connection.close()
 
 
-def test_uploads_together_hold_no_more_memory_than_is_meant_for_them() -> None:
+def test_the_memory_of_all_uploads_is_bounded() -> None:
     with running(GATED, "1", "TOGETHER=1") as service:
         first = send_head(service, 700_000)
         first.sendall(b"x" * 600_000)
@@ -154,7 +154,7 @@ def test_uploads_together_hold_no_more_memory_than_is_meant_for_them() -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_told_to_stop_it_answers_what_is_queued(number: signal.Signals) -> None:
+def test_stopping_answers_the_queued_images(number: signal.Signals) -> None:
     with running(GATED, "4") as service:
         kept = socket.create_connection(("127.0.0.1", service.port), timeout=60)
         waiting = [Waiting(service, 40)]

@@ -29,7 +29,7 @@ FORM = b'--b\r\nContent-Disposition: form-data; name="file"; filename="a.png"\r\
 FORM_TYPE = "multipart/form-data; boundary=b"
 
 
-def test_an_image_is_answered_as_the_model_answers(
+def test_the_response_equals_the_models_answer(
     service: Service, exported: Exported, make_image: Callable[..., Image]
 ) -> None:
     model, data = open_model(exported[0]), png(make_image(90, 130))
@@ -53,7 +53,7 @@ def test_an_image_is_answered_as_the_model_answers(
     assert alone.body == base64.b64decode(said["mask"])
 
 
-def test_the_answer_is_what_the_schema_says(service: Service, make_image: Callable[..., Image]) -> None:
+def test_responses_match_the_schema(service: Service, make_image: Callable[..., Image]) -> None:
     schemas = service.ask("/openapi.json").json["components"]["schemas"]
     said = service.predict(png(make_image(64, 64))).json
     assert set(said) == set(schemas["Prediction"]["properties"])
@@ -154,7 +154,7 @@ def test_every_kind_of_image_is_answered_or_refused_in_one_line(service: Service
     assert service.ask("/health/ready").status == 200
 
 
-def test_which_of_them_must_be_refused(service: Service) -> None:
+def test_some_images_are_refused_and_some_answered(service: Service) -> None:
     """So that the test above cannot pass by refusing, or answering, all."""
     for name in ("zero bytes", "text", "truncated jpeg", "truncated png", "100 megapixels", "too small"):
         assert service.predict(IMAGES[name]).status == 400, name
@@ -175,7 +175,7 @@ def test_which_of_them_must_be_refused(service: Service) -> None:
         (FORM_TYPE, FORM % (b"x" * 2**20), 413, "larger than 1 MiB"),
     ],
 )
-def test_requests_that_are_none(service: Service, kind: str, body: bytes, status: int, message: str) -> None:
+def test_malformed_requests_are_refused(service: Service, kind: str, body: bytes, status: int, message: str) -> None:
     reply = service.predict(body, kind)
     assert reply.status == status
     assert message in reply.json["error"]
@@ -201,7 +201,7 @@ def test_an_undeclared_size_is_refused_while_reading(service: Service) -> None:
     connection.close()
 
 
-def test_the_depth_of_16_bit_images(service: Service) -> None:
+def test_bit_depth_of_16_bit_images(service: Service) -> None:
     twelve = cv2.imencode(".png", np.full((64, 64), 3000, np.uint16))[1].tobytes()
     assert "12 of 16 bits" in service.predict(twelve).json["error"]
     assert service.predict(twelve, path="/predict?bit_depth=12").status == 200
@@ -210,7 +210,7 @@ def test_the_depth_of_16_bit_images(service: Service) -> None:
         assert (reply.status, reply.json["error"].split(":")[0]) == (422, "bit_depth")
 
 
-def test_other_addresses_hosts_and_headers(service: Service) -> None:
+def test_other_paths_hosts_and_headers(service: Service) -> None:
     assert service.ask("/predict").json == {"error": "/predict: Method Not Allowed"}
     for path in ("/docs", "/redoc", "/nothing", "/../../etc/passwd", "/%2e%2e/%2e%2e/etc/passwd", "//x"):
         assert service.ask(path).status == 404, path
@@ -230,7 +230,7 @@ def test_the_page_loads_nothing_from_elsewhere(service: Service) -> None:
         assert loading not in text
 
 
-def test_a_port_that_is_taken_and_a_file_that_is_none(
+def test_a_taken_port_and_a_wrong_file_are_user_errors(
     service: Service, exported: Exported, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for options, message in (
@@ -245,7 +245,7 @@ def test_a_port_that_is_taken_and_a_file_that_is_none(
 
 
 @pytest.mark.slow
-def test_many_idle_connections_do_not_keep_images_out(exported: Exported, make_image: Callable[..., Image]) -> None:
+def test_many_idle_connections_do_not_block_images(exported: Exported, make_image: Callable[..., Image]) -> None:
     with running(*serve(exported[0])) as service:
         data = png(make_image(64, 64))
         idle = [socket.create_connection(("127.0.0.1", service.port)) for _ in range(600)]

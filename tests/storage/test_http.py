@@ -1,81 +1,64 @@
 """Sources behind http(s) addresses, from a real HTTP server on this machine."""
 
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from dbrnet.errors import JobError, UserError
 from dbrnet.storage.http import download, is_url, url_revision
+from tests.http_server import Handler, Server, serving
 
 CONTENT = b"steel" * 100_000
 
 
-class Server(ThreadingHTTPServer):
-    """Answers a request by its path's first word; the first `failures` requests fail."""
+@dataclass
+class State:
+    """Of the server: its first `failures` requests fail."""
 
-    failures = 0
-    requests = 0
-
-    @property
-    def address(self) -> str:
-        return f"http://127.0.0.1:{self.server_port}"
+    failures: int = 0
+    requests: int = 0
 
 
-class Handler(BaseHTTPRequestHandler):
-    server: Server
+class Files(Handler):
+    """Responds by the first word of the path."""
 
-    def do_GET(self) -> None:
-        self.server.requests += 1
-        if self.path.startswith("/private") and self.headers.get("Authorization") != "Basic YW5uOnNlc2FtZQ==":
-            self.send_error(401)
-            return
-        if self.path.startswith("/moved"):
-            self.send_response(302)
-            self.send_header("Location", f"http://localhost:{self.server.server_port}/private.zip")
-            self.end_headers()
-            return
+    def answer(self) -> None:
+        state: State = self.server.state
+        state.requests += 1
         word = self.path.strip("/").partition(".")[0]
-        fails = self.server.requests <= self.server.failures
-        status = {"missing": 404, "sick": 503}.get(word, 200)
-        if fails and word == "slow":
-            status = 503
-        if fails and word == "hung":
-            return
-        self.send_response(status)
-        self.send_header("Content-Length", str(1 << 50 if word == "huge" else len(CONTENT)))
-        self.end_headers()
-        is_cut = word == "cut" or (word == "torn" and fails)
-        self.wfile.write(CONTENT[: 1000 if is_cut else None])
-
-    do_HEAD = do_GET  # noqa: N815
-
-    def log_message(self, *_: object) -> None:
-        pass
+        fails = state.requests <= state.failures
+        if word == "private" and self.headers.get("Authorization") != "Basic YW5uOnNlc2FtZQ==":
+            self.respond(401)
+        elif word == "moved":
+            self.respond(302, Location=f"http://localhost:{self.server.server_port}/private.zip")
+        elif word in {"missing", "sick"} or (word == "slow" and fails):
+            self.respond(404 if word == "missing" else 503)
+        elif not (word == "hung" and fails):
+            is_cut = word == "cut" or (word == "torn" and fails)
+            size = 1 << 50 if word == "huge" else len(CONTENT)
+            self.respond(200, CONTENT[: 1000 if is_cut else None], Content_Length=str(size))
 
 
 @pytest.fixture
 def server() -> Iterator[Server]:
-    with Server(("127.0.0.1", 0), Handler) as http:
-        threading.Thread(target=http.serve_forever, args=(0.05,), daemon=True).start()
-        yield http
-        http.shutdown()
+    with serving(Files, State()) as started:
+        yield started
 
 
-def test_the_file_comes_whole_under_its_own_name(server: Server, tmp_path: Path) -> None:
+def test_downloads_a_file_under_its_own_name(server: Server, tmp_path: Path) -> None:
     file = download(f"{server.address}/steel.zip?version=2", tmp_path)
     assert file == tmp_path / "steel.zip"
     assert file.read_bytes() == CONTENT
 
 
 @pytest.mark.parametrize("word", ["slow", "hung", "torn"])
-def test_a_short_outage_is_waited_for(
+def test_retries_after_a_short_outage(
     server: Server, tmp_path: Path, word: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO", "dbrnet")
-    server.failures = 1
+    server.state.failures = 1
     assert download(f"{server.address}/{word}.zip", tmp_path).read_bytes() == CONTENT
     [line] = [record.message for record in caplog.records]
     assert line.startswith(f"{server.address}/{word}.zip: ")
@@ -97,7 +80,7 @@ def test_each_failure_is_one_line(
 ) -> None:
     with pytest.raises(kind, match=expected):
         download(server.address + path, tmp_path)
-    assert server.requests == requests
+    assert server.state.requests == requests
 
 
 def test_a_password_comes_from_netrc_for_its_host_alone(

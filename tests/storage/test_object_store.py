@@ -26,7 +26,7 @@ def files_below(folder: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.usefixtures("s3")
-def test_what_is_sent_is_received(folder: Path, tmp_path: Path) -> None:
+def test_a_folder_is_sent_and_received(folder: Path, tmp_path: Path) -> None:
     address = f"s3://{BUCKET}/folders/round"
     send_folder(folder, address)
     S3Folder(address).write("stranger", b"not listed")
@@ -45,7 +45,7 @@ def test_what_is_sent_is_received(folder: Path, tmp_path: Path) -> None:
         (MANIFEST, b"{", r"manifest\.json is garbled"),
     ],
 )
-def test_half_a_folder_is_refused_and_what_was_there_stays(
+def test_an_incomplete_folder_is_refused_and_the_previous_one_stays(
     s3: S3Server, folder: Path, tmp_path: Path, name: str, content: bytes | None, expected: str
 ) -> None:
     address = f"s3://{BUCKET}/folders/half"
@@ -63,7 +63,7 @@ def test_half_a_folder_is_refused_and_what_was_there_stays(
 
 
 @pytest.mark.usefixtures("s3")
-def test_a_manifest_that_leaves_the_folder(tmp_path: Path) -> None:
+def test_a_manifest_with_a_path_outside_is_refused(tmp_path: Path) -> None:
     address = f"s3://{BUCKET}/folders/evil"
     S3Folder(address).write(MANIFEST, b'{"files": {"../x": "4d5e"}}')
     with pytest.raises(UserError, match=r"'\.\./x' would leave the folder"):

@@ -1,11 +1,8 @@
 """Sources in S3, from a real server, and from one that lies."""
 
 import os
-import threading
-from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import pytest
 
@@ -14,6 +11,7 @@ from dbrnet.errors import JobError, UserError
 from dbrnet.steps.ingest import ingest
 from dbrnet.storage.s3 import fetch_s3
 from dbrnet.storage.source import revision
+from tests.http_server import Handler, serving
 from tests.retrying import retry_at_once
 from tests.sections import PARAMS
 from tests.storage.s3_server import BUCKET, S3Server, breaking_way
@@ -47,25 +45,25 @@ def files_below(folder: Path) -> dict[str, bytes]:
 
 @pytest.mark.parametrize("prefix", ["line3/steel/", "line3/steel"])
 @pytest.mark.usefixtures("s3")
-def test_a_prefix_comes_as_a_folder(stored: str, prefix: str, tmp_path: Path) -> None:
-    told: list[tuple[int, str]] = []
+def test_a_prefix_is_fetched_as_a_folder(stored: str, prefix: str, tmp_path: Path) -> None:
+    bars: list[tuple[int, str]] = []
 
     def progress(items: Any, total: int, label: str) -> Any:
-        told.append((total, label))
+        bars.append((total, label))
         return items
 
     folder = fetch_s3(f"{stored}/{prefix}", tmp_path / "here", progress=progress)
     assert files_below(folder) == FILES
-    assert told == [(4, "fetch")]
+    assert bars == [(4, "fetch")]
 
 
 @pytest.mark.usefixtures("s3")
-def test_an_object_comes_as_a_file(stored: str, tmp_path: Path) -> None:
+def test_an_object_is_fetched_as_a_file(stored: str, tmp_path: Path) -> None:
     assert fetch_s3(f"{stored}/sets/large.zip", tmp_path / "here").read_bytes() == LARGE
 
 
 @pytest.mark.usefixtures("s3")
-def test_a_whole_bucket(s3_server: S3Server, tmp_path: Path) -> None:
+def test_a_whole_bucket_is_fetched(s3_server: S3Server, tmp_path: Path) -> None:
     s3_server.client().create_bucket(Bucket="small")
     s3_server.client().put_object(Bucket="small", Key="train.csv", Body=b"all")
     for source in ("s3://small", "s3://small/"):
@@ -88,7 +86,7 @@ def test_a_whole_bucket(s3_server: S3Server, tmp_path: Path) -> None:
         ("line3/", {"AWS_PROFILE": "away"}, "check AWS_ENDPOINT_URL and AWS_PROFILE"),
     ],
 )
-def test_what_the_user_did_wrong_is_one_line_without_a_secret(
+def test_a_user_error_is_one_line_without_a_secret(
     stored: str,
     source: str,
     settings: dict[str, str | None],
@@ -108,13 +106,13 @@ def test_what_the_user_did_wrong_is_one_line_without_a_secret(
 
 
 @pytest.mark.parametrize("source", ["s3://", "s3:///key", "s3://key:s3cret@bucket/line3/"])
-def test_an_address_without_a_bucket_or_with_a_password(source: str, tmp_path: Path) -> None:
+def test_an_address_without_a_bucket_or_with_a_password_is_refused(source: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="credentials go into the environment") as caught:
         fetch_s3(source, tmp_path / "here")
     assert "s3cret" not in str(caught.value)
 
 
-def test_a_reader_may_fetch(stored: str, s3: S3Server, tmp_path: Path, monkeypatch: Any) -> None:
+def test_read_rights_are_enough_to_fetch(stored: str, s3: S3Server, tmp_path: Path, monkeypatch: Any) -> None:
     for name, value in s3.environment("reader").items():
         monkeypatch.setenv(name, value)
     assert files_below(fetch_s3(f"{stored}/line3/steel/", tmp_path / "here")) == FILES
@@ -122,14 +120,16 @@ def test_a_reader_may_fetch(stored: str, s3: S3Server, tmp_path: Path, monkeypat
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("s3")
-def test_a_server_that_is_away(stored: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unreachable_server_is_one_line_without_a_password(
+    stored: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://me:s3cret@127.0.0.1:9")
     with pytest.raises(JobError, match=r"127\.0\.0\.1:9 cannot be reached") as caught:
         fetch_s3(f"{stored}/line3/", tmp_path / "here")
     assert "s3cret" not in str(caught.value)
 
 
-def test_a_connection_that_breaks_off_once(
+def test_retries_a_connection_that_breaks_off(
     stored: str, s3: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with breaking_way(s3.port, after=1 << 20, times=6) as port:
@@ -138,7 +138,7 @@ def test_a_connection_that_breaks_off_once(
     assert (tmp_path / "here").read_bytes() == LARGE
 
 
-def test_a_connection_that_breaks_off(
+def test_a_connection_that_keeps_breaking_off_is_one_line(
     stored: str, s3: S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with breaking_way(s3.port, after=1 << 20) as port:
@@ -148,12 +148,12 @@ def test_a_connection_that_breaks_off(
 
 
 @pytest.mark.usefixtures("s3")
-def test_a_name_that_is_a_folder_too(stored: str, tmp_path: Path) -> None:
+def test_a_name_that_is_object_and_folder_is_refused(stored: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="is both an object and a folder; rename one"):
         fetch_s3(f"{stored}/odd/", tmp_path / "here")
 
 
-def test_ingestion_from_s3_is_ingestion_from_the_folder(
+def test_ingesting_from_s3_equals_ingesting_the_folder(
     s3: S3Server, severstal_source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def params(dataset: str, source: str) -> IngestParams:
@@ -181,49 +181,29 @@ def test_ingestion_from_s3_is_ingestion_from_the_folder(
 REFUSALS = {"AccessDenied": 403, "ExpiredToken": 400, "InternalError": 500, "SlowDown": 503}
 
 
-class Liar(BaseHTTPRequestHandler):
-    """Lists what the bucket's name says; every object holds four bytes."""
+LISTS = {
+    "leaves": ["set/../../evil"],
+    "twice": ["set/x/a", "set/x//a"],
+    "short": ["set/a"],
+    "long": ["set/" + "x" * 300],
+}
 
-    asked: ClassVar[list[str]] = []
 
-    def do_GET(self) -> None:
+class Liar(Handler):
+    """Lists what the bucket's name says; every object holds four bytes. The state counts refusals."""
+
+    def answer(self) -> None:
         bucket = self.path.split("/")[1].split("?")[0]
-        status, body = 200, b"four"
-        if "list-type=2" in self.path:
-            keys = {
-                "leaves": ["set/../../evil"],
-                "twice": ["set/x/a", "set/x//a"],
-                "short": ["set/a"],
-                "long": ["set/" + "x" * 300],
-            }
-            items = "".join(
-                f"<Contents><Key>{key}</Key><Size>5</Size><ETag>x</ETag></Contents>" for key in keys.get(bucket, [])
-            )
-            body = f"<ListBucketResult><IsTruncated>false</IsTruncated>{items}</ListBucketResult>".encode()
         if bucket in REFUSALS:
-            self.asked.append(bucket)
-            status = REFUSALS[bucket]
-            body = f"<Error><Code>{bucket}</Code><Message>key s3cret</Message></Error>".encode()
-        self.send_response(status)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def do_HEAD(self) -> None:
-        self.send_response(200)
-        self.send_header("Content-Length", "4")
-        self.end_headers()
-
-    def log_message(self, *_: object) -> None:
-        pass
-
-
-@pytest.fixture(scope="module")
-def liar() -> Iterator[str]:
-    with ThreadingHTTPServer(("127.0.0.1", 0), Liar) as http:
-        threading.Thread(target=http.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{http.server_port}"
-        http.shutdown()
+            self.server.state.append(bucket)
+            body = f"<Error><Code>{bucket}</Code><Message>key s3cret</Message></Error>"
+            self.respond(REFUSALS[bucket], body.encode())
+        elif "list-type=2" in self.path:
+            items = [f"<Contents><Key>{key}</Key><Size>5</Size><ETag>x</ETag></Contents>" for key in LISTS[bucket]]
+            list_ = f"<ListBucketResult><IsTruncated>false</IsTruncated>{''.join(items)}</ListBucketResult>"
+            self.respond(200, list_.encode())
+        else:
+            self.respond(200, b"four")
 
 
 @pytest.mark.parametrize(
@@ -239,24 +219,23 @@ def liar() -> Iterator[str]:
         ("SlowDown", JobError, r"failed to answer \(SlowDown\); run it again"),
     ],
 )
-def test_a_server_that_lies_or_refuses(
-    liar: str, bucket: str, kind: type[Exception], expected: str, tmp_path: Path, monkeypatch: Any
+def test_wrong_lists_and_refusals_are_one_line(
+    bucket: str, kind: type[Exception], expected: str, tmp_path: Path, monkeypatch: Any
 ) -> None:
     for name, value in S3Server(0).environment().items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setenv("AWS_ENDPOINT_URL", liar)
     retry_at_once(monkeypatch, "S3")
-    Liar.asked.clear()
-    with pytest.raises(kind, match=expected) as caught:
+    with serving(Liar, list[str]()) as liar, pytest.raises(kind, match=expected) as caught:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", liar.address)
         fetch_s3(f"s3://{bucket}/set/", tmp_path / "inner" / "here")
     assert "s3cret" not in str(caught.value)
     assert [path.name for path in tmp_path.rglob("*") if path.is_file()] in ([], ["a"])
-    if bucket in REFUSALS:  # boto3 asks three times each time; what waiting does not mend is asked once
-        assert len(Liar.asked) == (9 if kind is JobError else 1)
+    if bucket in REFUSALS:  # boto3 makes three requests for each try; what waiting does not mend is tried once
+        assert len(liar.state) == (9 if kind is JobError else 1)
 
 
 @pytest.mark.usefixtures("s3")
-def test_a_revision_changes_with_the_content_alone(s3_server: S3Server) -> None:
+def test_a_revision_changes_only_with_the_content(s3_server: S3Server) -> None:
     client, address = s3_server.client(), f"s3://{BUCKET}/revisions/"
     client.put_object(Bucket=BUCKET, Key="revisions/a.jpg", Body=b"one")
     first = revision(address)

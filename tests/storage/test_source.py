@@ -1,8 +1,5 @@
 """Whether a source has changed: folders, files and addresses."""
 
-import threading
-from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -10,34 +7,18 @@ import pytest
 from dbrnet.cli import main
 from dbrnet.errors import JobError, UserError
 from dbrnet.storage.source import revision
+from tests.http_server import Handler, serving
 
 
-class Server(ThreadingHTTPServer):
-    etag: str | None = '"1"'
+class Versions(Handler):
+    """The server's state is the ETag, or None."""
+
+    def answer(self) -> None:
+        etag = {"ETag": self.server.state} if self.server.state else {}
+        self.respond(404 if self.path == "/missing.zip" else 200, **etag)
 
 
-class Handler(BaseHTTPRequestHandler):
-    server: Server
-
-    def do_HEAD(self) -> None:
-        self.send_response(404 if self.path == "/missing.zip" else 200)
-        if self.server.etag:
-            self.send_header("ETag", self.server.etag)
-        self.end_headers()
-
-    def log_message(self, *_: object) -> None:
-        pass
-
-
-@pytest.fixture
-def server() -> Iterator[Server]:
-    with Server(("127.0.0.1", 0), Handler) as http:
-        threading.Thread(target=http.serve_forever, daemon=True).start()
-        yield http
-        http.shutdown()
-
-
-def test_a_folder_and_a_file(tmp_path: Path) -> None:
+def test_revision_of_a_folder_and_a_file(tmp_path: Path) -> None:
     (tmp_path / "line3/images").mkdir(parents=True)
     (tmp_path / "line3/images/a.jpg").write_bytes(b"one")
     seen = [revision(str(tmp_path / "line3"))]
@@ -54,21 +35,22 @@ def test_a_folder_and_a_file(tmp_path: Path) -> None:
         revision(str(tmp_path / "line4"))
 
 
-def test_an_address_by_what_its_server_says(server: Server, away_address: str) -> None:
-    address = f"http://127.0.0.1:{server.server_port}/steel.zip"
-    first = revision(address)
-    assert revision(address) == first
-    server.etag = '"2"'
-    assert revision(address) != first
-    server.etag = None  # nothing is known: it may have changed
-    assert revision(address) != revision(address)
-    with pytest.raises(UserError, match="answers 404"):
-        revision(f"http://127.0.0.1:{server.server_port}/missing.zip")
+def test_revision_of_an_address(away_address: str) -> None:
+    with serving(Versions, '"1"') as server:
+        address = f"{server.address}/steel.zip"
+        first = revision(address)
+        assert revision(address) == first
+        server.state = '"2"'
+        assert revision(address) != first
+        server.state = None  # nothing is known: it may have changed
+        assert revision(address) != revision(address)
+        with pytest.raises(UserError, match="answers 404"):
+            revision(f"{server.address}/missing.zip")
     with pytest.raises(JobError, match="cannot be reached"):
         revision(f"http://{away_address}/steel.zip")
 
 
-def test_the_command_prints_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_prints_the_revision(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "images").mkdir()
     text = (Path(__file__).parents[2] / "params.yaml").read_text()
     path = tmp_path / "params.yaml"
