@@ -1,4 +1,4 @@
-"""What is said of measured durations: their distribution, how steady they were, and how two compare."""
+"""Statistics of measured durations: their distribution, their steadiness, and the ratio of two series."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -9,12 +9,12 @@ from scipy.stats import binom
 
 from dbrnet.records import Estimate
 
-NOISY = 0.10  # a spread between blocks above it is said
+NOISY = 0.10  # a spread of the blocks above it is a warning
 
 
 @dataclass(frozen=True)
 class Latency:
-    """The time of one image over `runs` runs, in milliseconds."""
+    """The time of one image in milliseconds, over `runs` runs."""
 
     runs: int
     mean_ms: float
@@ -42,11 +42,11 @@ class Latency:
 
 
 def times_as_fast(own: Sequence[float], other: Sequence[float]) -> Estimate:
-    """How many times as fast one is as another, from the median durations of blocks measured side by side.
+    """How many times as fast `own` is as `other`, from the median durations of blocks measured side by side.
 
-    Each pair of blocks gives one ratio of their medians; the value is the median of these. The interval
-    holds it with a confidence of 95 % or more: order statistics of the ratios, by the sign test, which
-    assumes nothing about their distribution. Below 6 pairs the interval is all there is.
+    Each pair of blocks gives one ratio of their medians, and the value is the median of these ratios. The interval
+    covers it with a confidence of 95 % or more: its ends are order statistics of the ratios, by the sign test, which
+    assumes nothing about their distribution. Below 6 pairs it is the whole range of the ratios.
     """
     ratios = sorted(theirs / ours for ours, theirs in zip(own, other, strict=True))
     rank = max(int(binom.ppf(0.025, len(ratios), 0.5)), 1)  # from either end
@@ -54,6 +54,6 @@ def times_as_fast(own: Sequence[float], other: Sequence[float]) -> Estimate:
 
 
 def spread(blocks: Sequence[float]) -> float:
-    """How far apart the blocks' durations lie: from their 10th to their 90th percentile, over the median."""
+    """The relative spread of the blocks' durations: from the 10th to the 90th percentile, over the median."""
     low, middle, high = np.percentile(blocks, [10, 50, 90])
     return float((high - low) / middle)

@@ -1,9 +1,9 @@
-"""How far a figure would vary with other images: intervals from resampling whole groups of them.
+"""Confidence intervals of figures, from resampling whole groups of images.
 
-Images of one group show the same thing, so that they are no independent evidence; pixels are even less.
-Groups are drawn with replacement, as many as there are, and the figure is computed anew from what was drawn
-(Efron and Tibshirani 1993, "An Introduction to the Bootstrap": percentile intervals). Two models are compared
-in one call, with the counts of both in each group's row: both are then scored on the same draws.
+Images of one group are near-duplicates, so they are no independent evidence, and pixels are even less so. Groups are
+drawn with replacement, as many as there are, and each figure is computed from every draw (percentile intervals; Efron
+and Tibshirani 1993, "An Introduction to the Bootstrap"). Two models are compared in one call, with the counts of both
+in each group's row: both are then scored on the same draws.
 """
 
 from collections.abc import Callable, Mapping
@@ -18,8 +18,8 @@ Statistic = Callable[[NDArray[np.float64]], Mapping[str, NDArray[np.float64]]]
 
 RESAMPLES = 10_000
 SEED = 0
-MIN_DEFINED = 0.9  # an interval needs its figure in this share of the resamples
-CHUNK = 1_000_000  # draws at a time: some 40 MB
+MIN_DEFINED = 0.9  # share of the resamples in which a figure must be defined to have an interval
+CHUNK = 1_000_000  # draws at a time, which take about 40 MB
 
 
 def share_of(name: str) -> Unit:
@@ -36,12 +36,14 @@ def estimate(
     seed: int = SEED,
     unit_of: Callable[[str], Unit] = share_of,
 ) -> dict[str, Estimate]:
-    """Each figure of `statistic` with its interval, from `counts` [G, K], a row a group.
+    """Each figure of `statistic` with its interval, from `counts` [G, K], one row per group.
 
-    The value is that of all groups together. The interval holds the middle `confidence` of those resamples
-    in which the figure is defined; there is none where that is fewer than 90 % of them (a class that only a
-    few groups hold), and none for a single group. The same seed gives the same bits, whatever the machine's
-    number of cores: sums of whole numbers are exact in any order. Raises ValueError where there is no group.
+    The value is that of all groups together. The interval is the middle `confidence` of those resamples in which the
+    figure is defined. A figure that is defined in fewer than 90 % of them, such as that of a class which only a few
+    groups hold, has no interval; nor has any figure of a single group.
+
+    The same seed gives the same bits on any number of cores: sums of whole numbers are exact in any order. Raises
+    ValueError where there is no group.
     """
     if len(counts) == 0:
         raise ValueError("no group to resample")

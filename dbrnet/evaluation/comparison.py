@@ -1,4 +1,4 @@
-"""Candidate and champion on the same images: what differs, how surely, and where it can be seen."""
+"""Candidate and champion on the same images: the differences of their figures, and the images that show them."""
 
 from dataclasses import dataclass
 
@@ -23,10 +23,10 @@ class Comparison:
 
 
 def compare(candidate: Evaluation, champion: Evaluation, confidence: float) -> Comparison:
-    """Compare two models that answered the same images.
+    """Compare two models that were evaluated on the same images.
 
-    Both are scored on the same draws of groups, so that what makes an image hard for both cancels out of
-    the difference. Raises ValueError where the images are not the same ones.
+    Both are scored on the same draws of groups, so that the difficulty of an image cancels out of the difference.
+    Raises ValueError where the images or classes are not the same.
     """
     _require_same_images(candidate, champion)
     classes, counts = candidate.classes, group_counts(candidate)
@@ -59,30 +59,31 @@ class Disagreement:
 
     @property
     def change(self) -> float:
-        """Wrong pixels of the champion minus the candidate's, as a share of those that count; < 0: worse."""
+        """Wrong pixels of the champion minus those of the candidate, as a share of the counted ones; below 0: worse."""
         return (self.champion.wrong_pixels - self.candidate.wrong_pixels) / int(self.candidate.confusion.sum())
 
 
 def choose_disagreements(candidate: Evaluation, champion: Evaluation, count: int = SHOWN) -> list[Disagreement]:
-    """The up to `count` images with the largest changes, one a group at most; the worst regression first.
+    """Up to `count` images with the largest changes, at most one per group; the worst regression first.
 
-    Half of the places are kept for regressions, where there are so many: however much better a candidate is,
-    what it does worse is seen.
+    Half of the places are kept for regressions, where there are so many, so that they are seen however much better
+    the candidate is.
     """
     _require_same_images(candidate, champion)
     pairs = zip(candidate.images, champion.images, strict=True)
-    changed = [one for one in (Disagreement(*pair) for pair in pairs) if one.change]
-    regressions = sorted((one for one in changed if one.change < 0), key=lambda one: (one.change, one.candidate.id))
-    largest = sorted(changed, key=lambda one: (-abs(one.change), one.candidate.id))
+    changed = [image for image in (Disagreement(*pair) for pair in pairs) if image.change]
+    worst_first = sorted(changed, key=lambda image: (image.change, image.candidate.id))
+    regressions = [image for image in worst_first if image.change < 0]
+    largest = sorted(changed, key=lambda image: (-abs(image.change), image.candidate.id))
     chosen: dict[str, Disagreement] = {}
-    for limit, some in ((count // 2, regressions), (count, largest)):
-        for one in some:
+    for limit, images in ((count // 2, regressions), (count, largest)):
+        for image in images:
             if len(chosen) < limit:
-                chosen.setdefault(one.candidate.group, one)
-    return sorted(chosen.values(), key=lambda one: (one.change, one.candidate.id))
+                chosen.setdefault(image.candidate.group, image)
+    return sorted(chosen.values(), key=lambda image: (image.change, image.candidate.id))
 
 
-def _require_same_images(one: Evaluation, other: Evaluation) -> None:
-    images = [[(image.id, image.group) for image in side.images] for side in (one, other)]
-    if images[0] != images[1] or one.classes != other.classes:
+def _require_same_images(candidate: Evaluation, champion: Evaluation) -> None:
+    own, other = ([(image.id, image.group) for image in model.images] for model in (candidate, champion))
+    if own != other or candidate.classes != champion.classes:
         raise ValueError("the two models were not evaluated on the same images and classes")

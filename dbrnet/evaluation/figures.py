@@ -1,4 +1,4 @@
-"""Every figure of an evaluation as a ratio of sums of counts, so that any weighting of groups gives it."""
+"""The figures of an evaluation, each a ratio of sums of counts, so that it follows from any draw of groups."""
 
 from collections.abc import Sequence
 from math import prod
@@ -16,7 +16,7 @@ Floats = NDArray[np.float64]
 
 
 def group_counts(evaluation: Evaluation) -> NDArray[np.int64]:
-    """The counts of each group's images added up, [G, K]; groups in the order of their names."""
+    """The counts of each group, [G, K], added up over its images; groups in the order of their names."""
     rows: dict[str, NDArray[np.int64]] = {}
     for image in evaluation.images:
         rows[image.group] = rows.get(image.group, 0) + _row(image)
@@ -24,31 +24,31 @@ def group_counts(evaluation: Evaluation) -> NDArray[np.int64]:
 
 
 def figures(sums: Floats, classes: Sequence[str]) -> dict[str, Floats]:
-    """Figures by name, each [R], from sums of `group_counts` [R, K]; NaN where there is nothing to divide by.
+    """Figures by name, each [R], from sums of `group_counts` [R, K]; NaN where the divisor is 0.
 
     The rules for absent classes are those of `metrics`: no figure, and left out of every mean.
     """
-    of = _by_name(sums, len(classes))
-    hits = np.diagonal(of["confusion"], axis1=1, axis2=2)
-    true, predicted = of["confusion"].sum(axis=2), of["confusion"].sum(axis=1)
+    counts = _by_name(sums, len(classes))
+    hits = np.diagonal(counts["confusion"], axis1=1, axis2=2)
+    true, predicted = counts["confusion"].sum(axis=2), counts["confusion"].sum(axis=1)
     iou = _ratio(hits, true + predicted - hits)
-    boundary = _f1(*(of[f"{name}_boundary"] for name in ("correct", "predicted", "met", "true")))
-    recall = _ratio(of["found"].sum(axis=2), of["true"].sum(axis=2))
-    by_size = _ratio(of["found"].sum(axis=1), of["true"].sum(axis=1))
-    precision = _ratio(of["correct"], of["predicted"])
+    boundary = _f1(*(counts[f"{name}_boundary"] for name in ("correct", "predicted", "met", "true")))
+    recall = _ratio(counts["found"].sum(axis=2), counts["true"].sum(axis=2))
+    by_size = _ratio(counts["found"].sum(axis=1), counts["true"].sum(axis=1))
+    precision = _ratio(counts["correct"], counts["predicted"])
     defects = classes[1:]
     return {
         "miou": _mean(iou),
         "miou_defects": _mean(iou[:, 1:]),
         "pixel_accuracy": _ratio(hits.sum(axis=1), true.sum(axis=1)),
         **_named("iou", classes, iou),
-        "defect_recall": _ratio(of["found"].sum(axis=(1, 2)), of["true"].sum(axis=(1, 2))),
-        "defect_precision": _ratio(of["correct"].sum(axis=1), of["predicted"].sum(axis=1)),
+        "defect_recall": _ratio(counts["found"].sum(axis=(1, 2)), counts["true"].sum(axis=(1, 2))),
+        "defect_precision": _ratio(counts["correct"].sum(axis=1), counts["predicted"].sum(axis=1)),
         **_named("defect_recall/class", defects, recall),
         **_named("defect_recall/size", SIZES, by_size),
         **_named("defect_precision/class", defects, precision),
-        "false_positives": _ratio(of["alarms"], of["defect_free"]),
-        "flagged_share": _ratio(of["flagged"], of["defect_free"]),
+        "false_positives": _ratio(counts["alarms"], counts["defect_free"]),
+        "flagged_share": _ratio(counts["flagged"], counts["defect_free"]),
         "boundary_f1": _mean(boundary),
         **_named("boundary_f1", defects, boundary),
     }
@@ -69,23 +69,23 @@ def unit_of(name: str) -> Unit:
 
 def defect_counts(evaluation: Evaluation) -> DefectTable:
     """Defects by class and by size."""
-    of = _by_name(group_counts(evaluation).sum(axis=0)[None], len(evaluation.classes))
-    true, found = of["true"][0], of["found"][0]
+    counts = _by_name(group_counts(evaluation).sum(axis=0)[None], len(evaluation.classes))
+    true, found = counts["true"][0], counts["found"][0]
     by_size = {"true": true.sum(axis=0), "found": found.sum(axis=0)}
     by_class = {"true": true.sum(axis=1), "found": found.sum(axis=1)}
-    by_class |= {name: of[name][0] for name in ("predicted", "correct")}
+    by_class |= {name: counts[name][0] for name in ("predicted", "correct")}
     return DefectTable(by_class=_rows(evaluation.classes[1:], by_class), by_size=_rows(SIZES, by_size))
 
 
 def _rows(names: Sequence[str], columns: dict[str, NDArray[np.int64]]) -> dict[str, DefectTally]:
     return {
-        name: DefectTally(**{what: int(counts[index]) for what, counts in columns.items()})
+        name: DefectTally(**{what: int(values[index]) for what, values in columns.items()})
         for index, name in enumerate(names)
     }
 
 
 def _shapes(classes: int) -> dict[str, tuple[int, ...]]:
-    """What is counted, in the order of a row's columns, and in which shape."""
+    """The counts by name and their shapes, in the order of a row's columns."""
     defects = classes - 1
     outlines = ("true_boundary", "met_boundary", "predicted_boundary", "correct_boundary")
     return {
@@ -97,7 +97,7 @@ def _shapes(classes: int) -> dict[str, tuple[int, ...]]:
 
 
 def _row(image: ImageResult) -> NDArray[np.int64]:
-    """All that is counted of one image, [K]."""
+    """All counts of one image, [K]."""
     defect_free = image.defect_pixels == 0
     alarms = image.predicted_defects if defect_free else 0
     clean = {"defect_free": defect_free, "alarms": alarms, "flagged": alarms > 0}
@@ -106,7 +106,7 @@ def _row(image: ImageResult) -> NDArray[np.int64]:
 
 
 def _by_name(sums: NDArray[Any], classes: int) -> dict[str, NDArray[Any]]:
-    """The columns of `sums` [R, K] by what they count, each [R, *shape]."""
+    """The columns of `sums` [R, K] by the name of the count, each [R, *shape]."""
     shapes = _shapes(classes)
     ends = np.cumsum([prod(shape) for shape in shapes.values()])
     parts = np.split(sums, ends[:-1], axis=1)

@@ -1,9 +1,9 @@
-"""Scores of a segmentation, all of them from one confusion matrix counted over a whole set of images.
+"""Scores of a segmentation, all from one confusion matrix over a whole set of images.
 
-The rule for absent classes: a class with no pixel in the ground truth and none in the predictions, over the
-whole set, has no IoU. It is listed under `absent` and left out of every mean. A class that is present but
-never found, or predicted but never present, has IoU 0 and counts. (The released DBRNet code counts absent
-classes as 0, which lowers its mean on sets that lack a class.)
+A class that is absent, with no pixel in the ground truth and none in the predictions of the whole set, has no IoU. It
+is listed under `absent` and left out of every mean. A class that is present but never predicted, or predicted but
+never present, has IoU 0 and counts. (The released DBRNet code counts absent classes as 0, which lowers its mean on
+sets that lack a class.)
 """
 
 from collections.abc import Sequence
@@ -26,7 +26,7 @@ def confusion_matrix(prediction: NDArray[np.uint8], target: NDArray[np.uint8], c
     """Count pixels by true class (row) and predicted class (column): int64 [classes, classes].
 
     `prediction` and `target` hold class ids in arrays of one shape, whatever it is ([H, W], [N, H, W]).
-    Pixels whose target is `IGNORE_INDEX` are left out. Matrices of parts of a set add up to the set's.
+    Pixels whose target is `IGNORE_INDEX` are left out. The matrices of disjoint images add up.
     Raises `ValueError` for unequal shapes and for ids outside 0..classes-1.
     """
     if prediction.shape != target.shape:
