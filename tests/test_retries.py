@@ -42,6 +42,11 @@ def test_retries_only_while_store_is_unreachable(
         assert (caught.value, service.calls) == (error, calls)
 
 
+def test_the_logged_cause_is_redacted() -> None:
+    error = UnavailableError("https://ann:s3cret@data.invalid/a.zip?key=s3cret: away", "start it")
+    assert error.cause == "https://data.invalid/a.zip: away"
+
+
 def test_a_busy_database_is_retried_without_a_line(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
