@@ -68,7 +68,7 @@ format: $(VENV)/.dev
 
 ## docs: the documentation site, in site/
 docs: $(VENV)/.docs
-	mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 mkdocs build --strict --quiet
 
 # PyTorch on its own line: the constraints file leaves it out, so that a machine's own build of it is taken.
 $(VENV)/.demo: constraints.txt pyproject.toml

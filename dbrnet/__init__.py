@@ -1,12 +1,18 @@
 """DBRNet: a training pipeline for real-time segmentation of metal-surface defects.
 
-The rooms (README: what is where) use each other downwards only, by the rules of tests/test_architecture.py;
-`steps` is where parameters, files and tracking meet; `cli` is the door.
+The rooms import each other downwards only (docs/architecture.md; tests/test_architecture.py has the order).
+The public Python API is `open_dataset`, `load_model` and `read_image`.
 """
 
 import os
+from typing import TYPE_CHECKING, Any
 
-# Set before any library is imported, and only where the user has not: none of them phones home, and OpenMP's
+if TYPE_CHECKING:
+    from dbrnet.api import load_model, open_dataset, read_image
+
+__all__ = ["__version__", "load_model", "open_dataset", "read_image"]
+
+# Set before any library is imported, and only where the user has not: telemetry is disabled, and OpenMP's
 # waiting threads spin for a moment only. (Spinning long, they take a shared machine's cores from those that
 # work: training ran up to ten times as slow. Not spinning at all costs a quarter on a quiet one.)
 for _switch, _value in {
@@ -25,3 +31,12 @@ for _switch, _value in {
     os.environ.setdefault(_switch, _value)
 
 __version__ = "0.2.0"
+
+
+def __getattr__(name: str) -> Any:
+    """The public API, imported at first use: `import dbrnet` itself loads no library."""
+    if name in __all__:
+        from dbrnet import api
+
+        return getattr(api, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

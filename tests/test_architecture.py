@@ -35,6 +35,7 @@ ORDER = [  # each imports only what stands before it
     "inference",
     "benchmark",
     "registry",
+    "api",
     "cluster",
     "reports",
     "serving",

@@ -5,13 +5,13 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
+from dbrnet.api import load_model
 from dbrnet.commands import USE, Json, app, print_json
 from dbrnet.errors import UserError, install_hint
 from dbrnet.files import atomic_directory, require_apart, write_atomically
 
 if TYPE_CHECKING:
     from dbrnet.inference.predict import Format
-    from dbrnet.inference.runtimes.base import Model
 
 log = logging.getLogger(__name__)
 
@@ -84,8 +84,6 @@ def predict(
     """
     from dbrnet.inference.images import find_sources
     from dbrnet.inference.predict import FORMATS, MASKS, OVERLAYS, predict_sources
-    from dbrnet.inference.runtimes.registry import open_model
-    from dbrnet.registry.model_file import find_model_file
 
     chosen = [word.strip() for word in formats.split(",")]
     for word in chosen:
@@ -98,7 +96,7 @@ def predict(
     for word in [*sources, model]:
         require_apart(out, Path(word), "the input", may_lie_inside=True)
     with tempfile.TemporaryDirectory() as scratch:
-        network = open_model(find_model_file(model, Path(scratch)), runtime)
+        network = load_model(model, runtime)
         found = find_sources(sources, Path(scratch) / "sources", leave_out=[out / MASKS, out / OVERLAYS])
         kinds = frozenset(cast("list[Format]", chosen))
         count = predict_sources(network, found, out, formats=kinds, batch=batch, bit_depth=bit_depth)
@@ -146,7 +144,7 @@ def serve(
     except ImportError as error:
         raise UserError(f"{error.name} is not installed; {install_hint('serve')}") from None
     listener = bind(host, port)
-    worker = Worker(lambda: _open(model, runtime, threads or None), queue)
+    worker = Worker(lambda: load_model(model, runtime, threads or None), queue)
     service = create_app(
         worker,
         model_name=model if model.startswith("models:/") else Path(model).name,
@@ -154,13 +152,3 @@ def serve(
         hosts=own_hosts(listener.getsockname()[0]),
     )
     run(service, worker, listener)
-
-
-def _open(model: str, runtime: str | None, threads: int | None) -> "Model":
-    from dbrnet.inference.runtimes.registry import open_model
-    from dbrnet.registry.model_file import find_model_file
-
-    if not model.startswith("models:/"):
-        return open_model(Path(model), runtime, threads)  # nothing is written to the disk
-    with tempfile.TemporaryDirectory() as scratch:
-        return open_model(find_model_file(model, Path(scratch)), runtime, threads)
