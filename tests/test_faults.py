@@ -19,10 +19,10 @@ COMMAND = ("python", "-m", "pipelines", "run", "--local")
 WRONG = """
 from pathlib import Path
 from dbrnet.config import load_params
-from pipelines import local
-given = local.sections
-local.sections = lambda *words: given(*words) | {"train": '{"epochs": "many"}'}
-local.run_local("training", load_params(Path("params.yaml")), Path("artifacts/kubeflow"))
+from pipelines import compiling
+given = compiling.sections
+compiling.sections = lambda *words: given(*words) | {"train": '{"epochs": "many"}'}
+compiling.run_local("training", load_params(Path("params.yaml")), Path("artifacts/kubeflow"))
 """
 FAILED = "failed: Pipeline 'dbrnet-training' finished with status FAILURE. Inner task failed: '{}'."
 

@@ -27,10 +27,10 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
 NAME = "dbrnet-steel-strip"
 COMMAND = ("python", "-m", "pipelines", "run", "--local")
-ASKED = ["revision", "champion", "ingest", "drift"]  # in either order, the first three
-AGAIN = ["split", "train", "export", "champion-2", "evaluate", "benchmark", "promote"]
+DRIFT_TASKS = ["revision", "fetch-champion", "ingest", "drift"]  # the first three in any order
+TRAINING_TASKS = ["split", "train", "export", "fetch-champion-2", "evaluate", "benchmark", "promote"]
 EPOCHS = 22
-SETTINGS = {  # on those of the workspace: a training that learns, and a gate that asks for it
+SETTINGS = {  # overrides of the workspace's: long enough to learn, and a gate that requires it
     "source: data/steel-strip": f"source: s3://{BUCKET}/line3/",
     "min_new_images: 50": "min_new_images: 30",
     "epochs: 2 #": f"epochs: {EPOCHS} #",
@@ -138,7 +138,7 @@ def test_the_life_of_a_line(tmp_path: Path, s3_server: S3Server, channel: Channe
 
     # The schedule finds nothing new, and ends with the reason.
     output = line.run("--retraining")
-    assert sorted(tasks_run(output)) == sorted([*ASKED, "notify"])
+    assert sorted(tasks_run(output)) == sorted([*DRIFT_TASKS, "notify"])
     assert "is retraining warranted? no" in output
     reasons = line.space.artifact("drift/reasons").read_text()
     assert "0 new labelled images" in reasons
@@ -157,14 +157,14 @@ def test_the_life_of_a_line(tmp_path: Path, s3_server: S3Server, channel: Channe
     assert tasks_run(output).count("train") == 2
     assert output.count(f"epoch 1 of {EPOCHS}: loss") == 1
     assert "going on from epoch 2" in output
-    tried_twice = [*AGAIN, "notify"]
-    tried_twice.insert(AGAIN.index("train"), "train")
-    assert [one for one in tasks_run(output) if one not in ASKED] == tried_twice
+    tried_twice = [*TRAINING_TASKS, "notify"]
+    tried_twice.insert(TRAINING_TASKS.index("train"), "train")
+    assert [one for one in tasks_run(output) if one not in DRIFT_TASKS] == tried_twice
     assert "is retraining warranted? yes" in output
     assert any(check["warrants"] for check in drift_checks(line) if check["name"] == "brightness")
     metrics = read_json(line.space.artifact("evaluate/evaluated") / "metrics.json")
     assert metrics["champion"]["version"] == 1
-    assert metrics["champion"]["compared"]["seen"] == 0  # what it learned is tested on by nobody
+    assert metrics["champion"]["compared"]["seen"] == 0  # no test image was in the champion's training split
     criteria = {one["name"]: one for one in decision(line)["criteria"]}
     assert criteria["champion/miou"]["verdict"] == "passed"  # by its whole interval
     assert line.champion == 2
@@ -173,7 +173,7 @@ def test_the_life_of_a_line(tmp_path: Path, s3_server: S3Server, channel: Channe
     # A bad batch: whoever labelled it took one class for the next. It is trained on, and rejected.
     line.batch(300, mistaken=True)
     output = line.run("--retraining")
-    assert [one for one in tasks_run(output) if one not in ASKED] == [*AGAIN, "notify"]
+    assert [one for one in tasks_run(output) if one not in DRIFT_TASKS] == [*TRAINING_TASKS, "notify"]
     assert "is retraining warranted? yes" in output
     rejected = decision(line)
     assert rejected["answer"] == "rejected"
@@ -187,7 +187,7 @@ def test_the_life_of_a_line(tmp_path: Path, s3_server: S3Server, channel: Channe
     key = f"line3/{whole.relative_to(tmp_path / 'source')}"
     s3_server.client().put_object(Bucket=BUCKET, Key=key, Body=whole.read_bytes()[:2000])
     output = line.run("--retraining", status=1)
-    assert set(tasks_run(output)) - {"champion"} == {"revision", "ingest", "notify"}
+    assert set(tasks_run(output)) - {"fetch-champion"} == {"revision", "ingest", "notify"}
     assert f"error: s3://{BUCKET}/line3/" in output
     assert whole.name in output
     assert "Traceback" not in output

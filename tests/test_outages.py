@@ -66,7 +66,7 @@ def test_commands_outlast_a_minute_without_s3_and_mlflow(
     commands = {
         "revision": (),
         "ingest": ("--out", "again/dataset"),
-        "champion": ("--exported", "artifacts/export", "--out", "again/champion"),
+        "fetch-champion": ("--exported", "artifacts/export", "--out", "again/champion"),
         "train": (*data, "--out", "again/train"),
         "promote": (*data, *made, "--out", "again/promote"),
         "notify": ("--run", "nightly", "--state", "SUCCEEDED"),
