@@ -1,4 +1,4 @@
-"""Addresses as they are shown and recorded: without what opens a door."""
+"""Addresses as they are shown and recorded: without credentials."""
 
 import io
 import logging

@@ -1,4 +1,4 @@
-"""Bounds that several rooms share, as types that pydantic checks.
+"""Bounds that several packages share, as types that pydantic checks.
 
 Every number that a user sets has a lower and an upper bound. Both also refuse infinity and NaN.
 """

@@ -103,7 +103,7 @@ def _report(function: Callable[[], object]) -> int:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(RedactingFormatter(logging.Formatter("%(message)s")))
     logging.basicConfig(handlers=[handler])
-    # Ours alone: the exporter tells of every node. And of several processes the first speaks.
+    # Only our own loggers: PyTorch's exporter logs every node. Of several processes, rank 0 logs.
     logging.getLogger("dbrnet").setLevel(logging.INFO if process_group().first else logging.CRITICAL)
     try:
         function()
@@ -125,7 +125,7 @@ def _report(function: Callable[[], object]) -> int:
 
 
 def unforeseen() -> str:
-    """The traceback of what is being handled, a bug of ours, without what a library's words give away."""
+    """The traceback of the exception being handled, which is a bug of ours, with credentials redacted."""
     return redact(traceback.format_exc()).rstrip()
 
 

@@ -642,7 +642,7 @@ class Promotion(Part):
     version: int
     champion_before: int | None
     champion_after: int | None
-    champion_now: int | None  # another than after it, where the decision is an old one, told again
+    champion_now: int | None  # differs from champion_after where an earlier decision is reported again
     challenger: int | None
     reasons: tuple[str, ...]
     entry: int  # its number in the ledger

@@ -1,6 +1,6 @@
 """Retries: what is tried again, for how long, and one log line before each new try.
 
-The rooms turn what their libraries raise into `UnavailableError` where waiting can help, and into another
+The packages turn what their libraries raise into `UnavailableError` where waiting can help, and into another
 error where it cannot. Only the first is tried again.
 """
 

@@ -88,10 +88,10 @@ def run(
         python -m pipelines run --local --retraining
 
     Args:
-        local: on this machine; it has to be said
+        local: on this machine; required, since no other place is supported
         retraining: ask first whether the data warrants it
         params: the parameters' file
-        root: where the artifacts come to lie
+        root: the folder for the artifacts
     """
     from dbrnet.config import load_params
     from pipelines.compiling import run_local

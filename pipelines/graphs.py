@@ -72,7 +72,7 @@ def _read_data(place: Place, parameters: Parameters) -> PipelineChannel:
 
 
 def _make_candidate(place: Place, parameters: Parameters, folders: dict[str, PipelineChannel]) -> None:
-    """The tasks from the split to the decision; `folders`, by what they hold, grow by what each step writes."""
+    """The tasks from the split to the decision. Adds to `folders` (artifact name -> channel) what each step writes."""
     for step in STAGES[1:]:
         inputs = {name: folders[name] for name in (*step.inputs, *step.optional_inputs) if name in folders}
         if step.name == "train":

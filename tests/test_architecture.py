@@ -1,4 +1,4 @@
-"""The rules of the house: imports run down only, and each library has one door."""
+"""Layering: a package imports only lower ones, and each library is imported in one place."""
 
 import ast
 import inspect
@@ -45,7 +45,7 @@ ORDER = [  # each imports only what stands before it
     "cli",
     "__main__",
 ]
-DOORS = {
+ALLOWED_IMPORTERS = {
     "mlflow": ["registry/"],
     "albumentations": ["training/augmentation.py"],
     "PIL": ["data/image_decoding.py"],
@@ -70,8 +70,8 @@ def imports(file: Path) -> Iterator[str]:
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
-def room_of(module: str) -> str:
-    """`dbrnet.data.split` is in the room `data`, `dbrnet.files` in a room of its own."""
+def package_of(module: str) -> str:
+    """`dbrnet.data.split` is in `data`; a module such as `dbrnet.files` stands for itself."""
     return module.split(".")[1]
 
 
@@ -80,19 +80,21 @@ FILES = sorted(file for file in PACKAGE.rglob("*.py") if file != PACKAGE / "__in
 
 @pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(PACKAGE)))
 def test_imports_run_down_only(file: Path) -> None:
-    room = file.relative_to(PACKAGE).parts[0].removesuffix(".py")
+    package = file.relative_to(PACKAGE).parts[0].removesuffix(".py")
     for name in imports(file):
-        if name.startswith("dbrnet.") and room_of(name) in ORDER and room_of(name) != room:
-            assert ORDER.index(room_of(name)) < ORDER.index(room), f"{file.relative_to(ROOT)} reaches up to {name}"
+        if name.startswith("dbrnet.") and package_of(name) in ORDER and package_of(name) != package:
+            assert ORDER.index(package_of(name)) < ORDER.index(package), (
+                f"{file.relative_to(ROOT)} imports the higher {name}"
+            )
 
 
-@pytest.mark.parametrize("library", DOORS)
+@pytest.mark.parametrize("library", ALLOWED_IMPORTERS)
 def test_each_library_is_imported_in_one_place(library: str) -> None:
     users = {
         str(file.relative_to(PACKAGE)) for file in FILES for name in imports(file) if name.split(".")[0] == library
     }
-    strangers = {user for user in users if not any(user.startswith(door) for door in DOORS[library])}
-    assert not strangers, f"{library} is imported by {strangers}"
+    violations = {user for user in users if not any(user.startswith(door) for door in ALLOWED_IMPORTERS[library])}
+    assert not violations, f"{library} is imported by {violations}"
 
 
 def test_steps_are_the_sections_the_stages_and_the_modules() -> None:

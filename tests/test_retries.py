@@ -7,7 +7,7 @@ import pytest
 
 from dbrnet import retries
 from dbrnet.errors import JobError
-from dbrnet.registry.store import patient, repeatable
+from dbrnet.registry.store import repeatable, retry_while_unavailable
 from dbrnet.retries import BusyError, RetryPolicy, UnavailableError
 from tests.retrying import retry_at_once
 
@@ -33,12 +33,12 @@ def test_retries_only_while_store_is_unreachable(
 ) -> None:
     caplog.set_level("INFO", "dbrnet")
     retry_at_once(monkeypatch, "MLFLOW")
-    assert patient(Service(AWAY, AWAY).ask)() == "here"
+    assert retry_while_unavailable(Service(AWAY, AWAY).ask)() == "here"
     assert [record.message for record in caplog.records] == ["the store is away; trying again in 0 s"] * 2
     for error, calls in ((JobError("refused"), 1), (BusyError("locked"), 1), (AWAY, 3)):
         service = Service(*[error] * 9)
         with pytest.raises(type(error)) as caught:
-            patient(service.ask)()
+            retry_while_unavailable(service.ask)()
         assert (caught.value, service.calls) == (error, calls)
 
 
@@ -64,7 +64,7 @@ def test_no_new_try_after_the_time_limit(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(retries.MLFLOW, "seconds", 0.0)
     service = Service(AWAY, AWAY)
     with pytest.raises(UnavailableError, match="the store is away; start it"):
-        patient(service.ask)()
+        retry_while_unavailable(service.ask)()
     assert service.calls == 1
 
 

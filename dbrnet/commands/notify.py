@@ -12,7 +12,7 @@ from dbrnet.addresses import redact
 from dbrnet.config import FetchChampionParams
 from dbrnet.errors import JobError, UserError
 from dbrnet.registry.ledger import Ledger
-from dbrnet.registry.store import open_store, patient
+from dbrnet.registry.store import open_store, retry_while_unavailable
 from dbrnet.retries import WEBHOOK, UnavailableError
 
 log = logging.getLogger(__name__)
@@ -42,7 +42,7 @@ def _registry_line(params: FetchChampionParams) -> str:
     """The champion and the latest decision, or that the registry is unavailable: this may be why the run failed."""
     store = open_store(Path.cwd())
     try:
-        registry = patient(Ledger(store, params.model_name).state)()
+        registry = retry_while_unavailable(Ledger(store, params.model_name).state)()
     except JobError as error:
         return str(error)
     if not registry.events:

@@ -1,6 +1,6 @@
 """Datasets: readers into one canonical form, run-length masks, splitting, loading, and generated data.
 
-`open_dataset` is the door: it opens a dataset on this machine, or one whose images lie in S3.
+`open_dataset` is the entry point: it opens a dataset on this machine, or one whose images lie in S3.
 """
 
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The gate: measured figures and thresholds in, a decision with every criterion out. It knows no MLflow.
+"""The gate: measured figures and thresholds in, a decision with every criterion out. Independent of MLflow.
 
 What was not measured rejects: the gate never passes by default. Where the measurement is too coarse to tell,
 with an interval on both sides of its threshold, a person decides.

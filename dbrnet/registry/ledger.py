@@ -45,7 +45,7 @@ class Ledger:
         The versions' tags show whether the newest is missing. They are read first, so that they name no
         entry that is appended afterwards.
         """
-        with self.store.asked() as client:
+        with self.store.client_session() as client:
             tagged = [version.tags.get(ENTRY_TAG, "") for version in _versions(client, self.model_name)]
             entries = sorted(_versions(client, self.log_name), key=lambda version: int(version.version))
         numbers = [int(version.version) for version in entries]
@@ -97,7 +97,7 @@ class Ledger:
 
     def aliases(self) -> dict[str, int]:
         """The aliases as MLflow has them now."""
-        with self.store.asked() as client:
+        with self.store.client_session() as client:
             try:
                 aliases = client.get_registered_model(self.model_name).aliases
             except MlflowException as error:
@@ -117,7 +117,7 @@ class Ledger:
                 now[CHAMPION],
                 state.champion,
             )
-        with self.store.asked() as client:
+        with self.store.client_session() as client:
             for alias, number in ((CHAMPION, state.champion), (CHALLENGER, state.challenger)):
                 if number is not None and now.get(alias) != number:
                     self._set_alias(client, alias, number)
@@ -133,7 +133,7 @@ class Ledger:
             log.warning("%s version %d should have the alias %s, and was deleted", self.model_name, number, alias)
 
     def _set_tags(self, state: State) -> None:
-        with self.store.asked() as client:
+        with self.store.client_session() as client:
             for version in _versions(client, self.model_name):
                 for key, value in _tags(state, int(version.version)).items():
                     if value is None and key in version.tags:
@@ -149,7 +149,7 @@ class Ledger:
 
     def _write(self, entry: Entry) -> None:
         content = _ENTRY.dump_json(entry, exclude={"number", "time"}).decode()
-        with self.store.asked() as client:
+        with self.store.client_session() as client:
             ensure_registered(client, self.log_name)
             client.create_model_version(
                 self.log_name,

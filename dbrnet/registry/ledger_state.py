@@ -1,4 +1,4 @@
-"""Who was champion when, and why: what follows from the ledger's entries in order. It knows no MLflow."""
+"""Who was champion when, and why: what follows from the ledger's entries in order. Independent of MLflow."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
@@ -225,7 +225,7 @@ _RULES: dict[Kind, Callable[[State, Entry], State]] = {
 
 
 def _next(state: State, entry: Entry, outcome: Outcome, text: str) -> State:
-    """The state with one more event, which moves nobody."""
+    """The state with one more event, which leaves champion and challenger unchanged."""
     event = Event(entry, outcome, text, state.champion, state.champion, state.challenger)
     return replace(state, events=(*state.events, event))
 

@@ -82,7 +82,7 @@ def record(
 @repeatable
 def describe(store: Store, model_name: str, version: int, text: str) -> None:
     """Make `text` (Markdown) the version's description."""
-    with store.asked() as client:
+    with store.client_session() as client:
         if client.get_model_version(model_name, str(version)).description != text:
             client.update_model_version(model_name, str(version), text)
 

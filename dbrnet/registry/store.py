@@ -23,8 +23,10 @@ _BUSY = re.compile(  # what a database says while another process writes
     r"locked|unique constraint|duplicate key|integrity ?error|could not serialize|deadlock|stale ?data", re.I
 )
 
-patient = MLFLOW.retried  # for functions that may be repeated without harm: waits for a store that is away
-repeatable = DATABASE.retried  # for such functions too: tries again while another process writes the same rows
+retry_while_unavailable = (
+    MLFLOW.retried
+)  # for functions that may be repeated without harm: waits for a store that is away
+repeatable = DATABASE.retried  # likewise: tries again while another process writes the same rows
 
 # An unavailable server is reported in seconds, no progress bars are drawn, and a training's machine is measured.
 # The user's own settings take precedence.
@@ -97,7 +99,7 @@ class Store:
             raise self._failure("cannot be written", str(error)) from None
 
     @contextmanager
-    def asked(self) -> Iterator[MlflowClient]:
+    def client_session(self) -> Iterator[MlflowClient]:
         """Yield the client; a failure of the store inside the block becomes a one-line `JobError`."""
         try:
             yield self.client

@@ -49,7 +49,7 @@ class TrackedRun:
         """Log parameters; nested sections are flattened to `section.key`, other values are JSON."""
         texts = {key: value if isinstance(value, str) else json.dumps(value) for key, value in flatten(params).items()}
         flat = [Param(key, text) for key, text in texts.items()]
-        with self.store.asked() as client:
+        with self.store.client_session() as client:
             client.log_batch(self.run_id, params=flat)
 
     def log_dataset(
@@ -64,7 +64,7 @@ class TrackedRun:
             dataset = Dataset(f"{name} {context}", content_hash[:_DIGEST], "local", json.dumps({"uri": str(source)}))
             tags = {"mlflow.data.context": context, **facts}
             inputs.append(DatasetInput(dataset, [InputTag(key, str(value)) for key, value in tags.items()]))
-        with self.store.asked() as client:
+        with self.store.client_session() as client:
             client.log_inputs(self.run_id, inputs)
 
     def log_metrics(self, values: Mapping[str, float], step: int) -> None:
@@ -86,7 +86,7 @@ class TrackedRun:
             if len(calls[-1]) + len(metrics) > _METRICS:
                 calls.append([])
             calls[-1].extend(metrics)
-        with self.store.asked() as client:
+        with self.store.client_session() as client:
             for call in filter(None, calls):
                 client.log_batch(self.run_id, metrics=call)
 
@@ -101,7 +101,7 @@ class TrackedRun:
 
     def steps(self, key: str) -> set[int]:
         """The steps for which the run has the metric `key`."""
-        with self.store.asked() as client:
+        with self.store.client_session() as client:
             return {metric.step for metric in client.get_metric_history(self.run_id, key)}
 
     def _steps_once(self, key: str) -> set[int]:
@@ -111,13 +111,13 @@ class TrackedRun:
 
     def log_artifact(self, path: Path, into: str | None = None) -> None:
         """Copy a file or a folder, under its own name, to the run's artifacts (into the folder `into`)."""
-        with self.store.asked() as client:
+        with self.store.client_session() as client:
             client.log_artifact(self.run_id, str(path), into)
 
     def set_tags(self, tags: Mapping[str, object]) -> None:
         """Set tags; a tag that was there is replaced."""
         entries = [RunTag(key, str(value)) for key, value in tags.items()]
-        with self.store.asked() as client:
+        with self.store.client_session() as client:
             client.log_batch(self.run_id, tags=entries)
 
     def finish(self) -> None:
@@ -129,7 +129,7 @@ class TrackedRun:
         self._end("FAILED")
 
     def _end(self, status: str) -> None:
-        with self.store.asked() as client:
+        with self.store.client_session() as client:
             client.set_terminated(self.run_id, status)
 
 
@@ -152,7 +152,7 @@ def decision_run(store: Store, parent: TrackedRun, *, key: str, name: str, tags:
 
     `key` holds letters and digits. Raises `JobError` when the store cannot be reached.
     """
-    with store.asked() as client:
+    with store.client_session() as client:
         found = client.search_runs(
             [parent.experiment_id], f"tags.decision = '{key}'", order_by=["start_time ASC"], max_results=1
         )
@@ -181,7 +181,7 @@ def metrics_of(values: Mapping[str, float], step: int, when: int) -> list[Metric
 
 def _continued(store: Store, run_id: str, tags: Mapping[str, object]) -> TrackedRun | None:
     """The run, resumed; None when the store does not know it or has deleted it."""
-    with store.asked() as client:
+    with store.client_session() as client:
         try:
             info = client.get_run(run_id).info
         except MlflowException as error:
@@ -199,12 +199,12 @@ def _continued(store: Store, run_id: str, tags: Mapping[str, object]) -> Tracked
 def _fresh(store: Store, experiment_id: str, name: str, tags: Mapping[str, object]) -> TrackedRun:
     # User and source, as in MLflow's own runs. The code's revision is the caller's to set.
     texts = resolve_tags({key: str(value) for key, value in tags.items()}, ignore=[GitRunContext])
-    with store.asked() as client:
+    with store.client_session() as client:
         return TrackedRun(store, client.create_run(experiment_id, run_name=name, tags=texts).info, resumed=False)
 
 
 def _experiment(store: Store, name: str) -> str:
-    with store.asked() as client:
+    with store.client_session() as client:
         if experiment := client.get_experiment_by_name(name):
             return str(experiment.experiment_id)
         try:

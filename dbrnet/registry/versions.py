@@ -57,7 +57,7 @@ def register(
     """
     digest, proto = _read_model(model)
     tags = {NETWORK_TAG: network_digest(proto), **tags}
-    with store.asked() as client:
+    with store.client_session() as client:
         number = _find(client, model_name, digest)
         if number is None:
             uploaded = _upload(client, run, model_name, model, proto, digest, files, example)
@@ -78,14 +78,14 @@ def registered_models(store: Store) -> list[str]:
     """The names of the models in the store, without their ledgers; a store that is not there has none."""
     if not store.is_begun:
         return []
-    with store.asked() as client:
+    with store.client_session() as client:
         names = {model.name for model in client.search_registered_models(max_results=1000)}
     return sorted(name for name in names if name.removesuffix(".ledger") not in names - {name})
 
 
 def find_version(store: Store, model_name: str, digest: str) -> int | None:
     """The version whose model file has the SHA-256 `digest`, or None."""
-    with store.asked() as client:
+    with store.client_session() as client:
         return _find(client, model_name, digest)
 
 
@@ -98,7 +98,7 @@ def fetch_model(uri: str, destination: Path, *, store: Store) -> Path:
     match = _URI.fullmatch(uri)
     if match is None:
         raise UserError(f"{uri!r} is not a registered model; write models:/NAME@ALIAS or models:/NAME/VERSION")
-    with store.asked() as client:
+    with store.client_session() as client:
         version = _resolve(client, match, store)
     fetch_files(store, version.name, int(version.version), destination, [MODEL])
     return destination / MODEL
@@ -114,7 +114,7 @@ def fetch_files(
     destination.mkdir(parents=True, exist_ok=True)
     with (
         tempfile.TemporaryDirectory(dir=destination, prefix=".fetch.", suffix=".partial") as partial,
-        store.asked() as client,
+        store.client_session() as client,
     ):
         version = client.get_model_version(model_name, str(number))
         location = client.get_model_version_download_uri(model_name, str(number))
@@ -140,7 +140,7 @@ def fetch_files(
 
 def describe_version(store: Store, model_name: str, number: int) -> dict[str, str]:
     """A version's tags and its training's run. Raises `UserError` where there is no such version."""
-    with store.asked() as client:
+    with store.client_session() as client:
         version = _get(client, store, model_name, number)
     made = datetime.fromtimestamp(version.creation_timestamp / 1000, UTC)
     return {
@@ -152,7 +152,7 @@ def describe_version(store: Store, model_name: str, number: int) -> dict[str, st
 
 def network_of(store: Store, model_name: str, number: int) -> str | None:
     """The digest of a version's network, if it was registered with one. Raises `UserError` as `describe_version`."""
-    with store.asked() as client:
+    with store.client_session() as client:
         return _get(client, store, model_name, number).tags.get(NETWORK_TAG)
 
 
@@ -192,7 +192,7 @@ def _upload(
     files: Mapping[str, Path],
     example: NDArray[np.uint8],
 ) -> Any:
-    """The files in MLflow's store, as a logged model of the run; an upload a kill cut short is taken up."""
+    """The files in MLflow's store, as a logged model of the run. Resumes an interrupted upload."""
     uploads = client.search_logged_models([run.experiment_id], f"tags.sha256 = '{digest}'")
     logged = next((model for model in uploads if model.source_run_id == run.run_id), None)
     if logged is None:
@@ -218,7 +218,7 @@ def _upload(
 
 
 def _create(client: MlflowClient, run: TrackedRun, name: str, uploaded: Any, digest: str) -> int:
-    """A version, tagged with its digest from its first moment; one that another process made goes first."""
+    """A version, tagged with its digest. Returns another process's version where that registered the file first."""
     ensure_registered(client, name)
     created = client.create_model_version(
         name, uploaded.artifact_location, run_id=run.run_id, tags={"sha256": digest}, model_id=uploaded.model_id

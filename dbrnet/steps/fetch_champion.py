@@ -8,13 +8,13 @@ from dbrnet.errors import UserError
 from dbrnet.files import atomic_directory, sha256_file
 from dbrnet.records import ChampionRecord, ExportRecord, TrainRecord
 from dbrnet.registry.ledger import Ledger
-from dbrnet.registry.store import open_store, patient
+from dbrnet.registry.store import open_store, retry_while_unavailable
 from dbrnet.registry.versions import LINEAGE, MODEL, TABLES, fetch_files, find_version
 
 log = logging.getLogger(__name__)
 
 
-@patient
+@retry_while_unavailable
 def fetch_champion(params: FetchChampionParams, exported: Path | None = None, *, out: Path) -> None:
     """Fetch the champion, which a candidate must not fall short of on the same images and machine.
 

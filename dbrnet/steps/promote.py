@@ -31,7 +31,7 @@ from dbrnet.registry.criteria import Measurements
 from dbrnet.registry.gate import decide
 from dbrnet.registry.ledger_state import KeyFigures
 from dbrnet.registry.promotion import describe, record
-from dbrnet.registry.store import Store, open_store, patient
+from dbrnet.registry.store import Store, open_store, retry_while_unavailable
 from dbrnet.registry.tracking import TrackedRun, decision_run, send_missing, start_or_resume_run
 from dbrnet.registry.versions import LINEAGE, TABLES, register
 from dbrnet.reports.decision_facts import Facts
@@ -42,7 +42,7 @@ from dbrnet.steps.thresholds import thresholds
 log = logging.getLogger(__name__)
 
 
-@patient
+@retry_while_unavailable
 def promote(
     params: PromoteParams,
     dataset: Path,

@@ -18,7 +18,7 @@ from dbrnet.process_group import process_group
 from dbrnet.provenance import collect_provenance, computing_digest, data_revision
 from dbrnet.records import DatasetFacts, RunNote, SplitFacts, TrainingFacts, TrainRecord, format_value, write_history
 from dbrnet.registry.metric_logger import MetricLogger
-from dbrnet.registry.store import open_store, patient
+from dbrnet.registry.store import open_store, retry_while_unavailable
 from dbrnet.registry.tracking import TrackedRun, start_or_resume_run
 from dbrnet.training.checkpoint import drop_stale, mark_finished
 from dbrnet.training.loop import EpochRow
@@ -35,7 +35,7 @@ def train(params: TrainParams, dataset: Path, split: Path, *, out: Path, checkpo
     Runs on the GPU if there is one, and under torchrun on all those that it starts processes for, of one
     machine or more. Killed at any moment and started again, it goes on from its last checkpoint and, on the
     CPU, ends in the same weights. A finished one stays in --checkpoints, and its result is taken from there
-    if code, libraries and GPUs are the same; what was left alone there for two weeks is removed. Writes
+    if code, libraries and GPUs are the same; checkpoints not modified for two weeks are deleted. Writes
     model.pt, history.csv and train.json (the lineage that later steps carry on) under --out.
 
     Where train.nodes is above 1 it does all this in a TrainJob on a Kubernetes cluster, and waits for it.
@@ -62,9 +62,9 @@ def train(params: TrainParams, dataset: Path, split: Path, *, out: Path, checkpo
         train_here()
         return
     require_own(workdir, "train")
-    by = computing_digest() if checkpoints else ""  # before training: the source may be edited meanwhile
+    environment = computing_digest() if checkpoints else ""  # before training: the source may be edited meanwhile
     if checkpoints:
-        drop_stale(checkpoints, workdir, by)
+        drop_stale(checkpoints, workdir, environment)
     claim(workdir, "train")
     name = f"{card.name} {splits.kind} seed {params.seed} {fingerprint[:8]}"
     dataset_facts, split_facts = _dataset_facts(card, dataset), _split_facts(splits, split)
@@ -96,7 +96,7 @@ def train(params: TrainParams, dataset: Path, split: Path, *, out: Path, checkpo
         write_history(folder, [_metrics(row) for row in result.history])
         record.save(folder)
     if checkpoints:  # the caller may still fail, and call again
-        mark_finished(workdir, by)
+        mark_finished(workdir, environment)
     else:
         with suppress(OSError):
             remove_own(workdir)
@@ -110,7 +110,7 @@ def train(params: TrainParams, dataset: Path, split: Path, *, out: Path, checkpo
     )
 
 
-@patient
+@retry_while_unavailable
 def _tracked(workdir: Path, fingerprint: str, params: TrainParams, experiment: str, name: str) -> MetricLogger:
     """The logger of this training's MLflow run: MLFLOW_RUN_ID's, one begun before a kill, or a new one."""
     given = os.environ.get("MLFLOW_RUN_ID")
@@ -127,7 +127,7 @@ def _tracked(workdir: Path, fingerprint: str, params: TrainParams, experiment: s
     return MetricLogger(run)
 
 
-@patient
+@retry_while_unavailable
 def _describe(
     run: TrackedRun,
     params: TrainParams,

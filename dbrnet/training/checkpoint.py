@@ -53,24 +53,25 @@ def load_checkpoint(workdir: Path, fingerprint: str) -> dict[str, Any] | None:
     return dict(state)
 
 
-def mark_finished(workdir: Path, by: str) -> None:
-    """Note that the training in `workdir` is finished, and `by` which code, libraries and accelerators."""
-    write_json(workdir / FINISHED_FILE, {"by": by})
+def mark_finished(workdir: Path, environment: str) -> None:
+    """Note that the training in `workdir` is finished, with the digest of its code, libraries and accelerators."""
+    write_json(workdir / FINISHED_FILE, {"environment": environment})
 
 
-def drop_stale(checkpoints: Path, workdir: Path, by: str) -> None:
+def drop_stale(checkpoints: Path, workdir: Path, environment: str) -> None:
     """Remove checkpoints that must not be resumed.
 
-    These are a training in `workdir` that was finished by another `by`, and trainings in `checkpoints` that were
-    left alone for `KEPT_DAYS`. Of the latter only folders of ours, named by 16 hex digits, are removed.
+    These are a training in `workdir` that was finished in another `environment` (code, libraries, accelerators),
+    and trainings in `checkpoints` that nothing has written to for `KEPT_DAYS`. Of the latter only our own folders,
+    named by 16 hex digits, are removed.
     """
     finished = workdir / FINISHED_FILE
     if finished.exists():
         try:
-            finished_by = read_json(finished).get("by")
+            finished_in = read_json(finished).get("environment")
         except UserError:
-            finished_by = None
-        if finished_by != by:
+            finished_in = None
+        if finished_in != environment:
             (workdir / CHECKPOINT_FILE).unlink(missing_ok=True)  # first, in case this process is killed here
             finished.unlink()
             with suppress(OSError):
