@@ -121,7 +121,7 @@ def test_a_killed_worker_ends_the_job_which_goes_on_to_the_same_bits(
     assert len(project.told(out)) <= 1  # by the survivor, if it lived to see it
     assert not (project.folder / out).exists()
     assert project.run(out) == 0, project.said(out)
-    assert [line for line in project.said(out) if line.startswith("going on from epoch")]
+    assert [line for line in project.said(out) if line.startswith("resuming at epoch")]
     expected, found = project.weights(uninterrupted), project.weights(out)
     assert all(torch.equal(value, expected[name]) for name, value in found.items())
     losses = [[row["loss"] for row in project.history(name)] for name in (out, uninterrupted)]
