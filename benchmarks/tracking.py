@@ -98,7 +98,7 @@ def measure(folder: Path, epochs: int) -> Spent:
         *((TrackedRun, name, spent.blocking) for name in ("log_params", "set_tags", "log_dataset")),
         *((MetricLogger, name, spent.blocking) for name in ("__init__", "__enter__", "__exit__")),
         (MetricLogger, "add", spent.handing_over),
-        *((MetricLogger, name, spent.running) for name in ("_send_on", "_watch")),
+        *((MetricLogger, name, spent.running) for name in ("_run", "_watch_system")),
     ]
     for owner, name, wrap in places:
         kept.append((owner, name, getattr(owner, name)))

@@ -6,7 +6,7 @@ can hold keys.
 """
 
 import errno
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -103,23 +103,16 @@ class Bucket:
         self._server = urlsplit(self._client.meta.endpoint_url).netloc.rpartition("@")[2]
 
     def list(self, prefix: str, *, first_only: bool = False) -> list[StoredObject]:
-        """The objects whose keys begin with `prefix`, in the order of their keys; at most MAX_MEMBERS."""
+        """The objects whose keys begin with `prefix`, in the order of their keys."""
         limit = {"MaxItems": 1, "PageSize": 1} if first_only else {}
 
-        def pages() -> Iterator[StoredObject]:
-            paginator = self._client.get_paginator("list_objects_v2")
-            for page in paginator.paginate(Bucket=self.name, Prefix=prefix, PaginationConfig=limit):
-                for item in page.get("Contents", []):  # not every server has ETags
-                    yield StoredObject(item["Key"], item["Size"], str(item.get("ETag", item.get("LastModified"))))
-
         def read() -> list[StoredObject]:
-            found, size = [], 0
-            for item in pages():
-                found.append(item)
-                size += item.size
-                if len(found) > MAX_MEMBERS or size > MAX_BYTES:
-                    raise UserError(f"{self._at(prefix)} holds more than {MAX_MEMBERS} objects or {MAX_BYTES} bytes")
-            return found
+            paginator = self._client.get_paginator("list_objects_v2")
+            return [
+                StoredObject(item["Key"], item["Size"], str(item.get("ETag", item.get("LastModified"))))
+                for page in paginator.paginate(Bucket=self.name, Prefix=prefix, PaginationConfig=limit)
+                for item in page.get("Contents", [])  # not every server has ETags
+            ]
 
         return self._call(prefix, read)
 
@@ -239,6 +232,8 @@ def _find(bucket: Bucket, source: str) -> tuple[str, list[StoredObject]]:
             return key, first
         key += "/"
     objects = [item for item in bucket.list(key) if not item.key.endswith("/")]  # consoles' markers of folders
+    if len(objects) > MAX_MEMBERS or sum(item.size for item in objects) > MAX_BYTES:
+        raise UserError(f"{source} holds more than {MAX_MEMBERS} objects or {MAX_BYTES} bytes")
     if not objects:
         raise UserError(f"{source}: there is nothing there; check the spelling of the address")
     return key, objects

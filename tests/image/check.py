@@ -170,12 +170,13 @@ def run_demo(folder: Path) -> None:
 
 def kubeflow_command(folder: Path, name: str, made: dict[str, str]) -> list[str]:
     """The compiled component's command with its inputs; where its outputs will lie is added to `made`."""
-    spec = YAML(typ="safe").load(ROOT / f"components/compiled/{name}.yaml")
+    identifier = name.replace("-", "_")
+    spec = YAML(typ="safe").load(ROOT / f"components/compiled/{identifier}.yaml")
     container = spec["deploymentSpec"]["executors"][f"exec-{name}"]["container"]
     definitions = spec["components"][f"comp-{name}"]
     asked, promised = (definitions.get(key, {}) for key in ("inputDefinitions", "outputDefinitions"))
     sections = YAML(typ="safe").load(folder / "params.yaml")
-    section = {"revision": "ingest", "notify": "fetch_champion"}.get(name, name)
+    section = {"revision": "ingest", "notify": "fetch_champion"}.get(name, identifier)
     values = {
         "params": json.dumps(sections[section]),
         "revision": "r1",

@@ -1,0 +1,1 @@
+"""Where sources and datasets lie: local files, archives, HTTP and S3."""
