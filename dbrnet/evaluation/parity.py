@@ -6,7 +6,6 @@ It is measured on the deployed file, on every image of a split.
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import isfinite
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +13,7 @@ from numpy.typing import NDArray
 from dbrnet.data.dataset import Dataset
 from dbrnet.evaluation.metrics import Confusion, Scores, confusion_matrix
 from dbrnet.progress import progress
+from dbrnet.records import RuntimeParity
 
 ClassIds = NDArray[np.uint8]  # [N, H, W]
 Logits = NDArray[np.float32]  # [N, C, H, W]
@@ -35,20 +35,20 @@ class Parity:
     scores: Scores
     images: int
 
-    def to_dict(self) -> dict[str, Any]:
-        """For JSON; scores beside the differences."""
+    def record(self, precision: str) -> RuntimeParity:
+        """What metrics.json keeps. A NaN becomes None, which reads as not measured and which the gate rejects."""
         logits = self.max_logit_difference
-        return {
-            "miou": self.scores.miou,
-            "miou_defects": self.scores.miou_defects,
-            "iou": self.scores.iou,
-            "miou_change": self.miou_change,
-            "iou_change": self.iou_change,
-            # NaN is no JSON; None reads as not measured, which the gate rejects.
-            "max_logit_difference": logits if isfinite(logits) else None,
-            "differing_pixels": self.differing_pixels,
-            "images": self.images,
-        }
+        return RuntimeParity(
+            precision=precision,
+            images=self.images,
+            miou=self.scores.miou,
+            miou_defects=self.scores.miou_defects,
+            iou=self.scores.iou,
+            miou_change=self.miou_change,
+            iou_change=self.iou_change,
+            max_logit_difference=logits if isfinite(logits) else None,
+            differing_pixels=self.differing_pixels,
+        )
 
 
 def measure_parity(

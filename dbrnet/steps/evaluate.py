@@ -3,7 +3,6 @@
 import csv
 import logging
 from collections.abc import Sequence
-from math import isfinite
 from pathlib import Path
 
 from dbrnet.config import EvaluateParams
@@ -15,11 +14,10 @@ from dbrnet.evaluation.bootstrap import RESAMPLES, SEED
 from dbrnet.evaluation.comparison import choose_disagreements, compare
 from dbrnet.evaluation.defect_metrics import MatchRules
 from dbrnet.evaluation.figures import defect_counts, estimates
-from dbrnet.evaluation.parity import Parity, measure_parity
+from dbrnet.evaluation.parity import measure_parity
 from dbrnet.evaluation.predictions import IMAGES_TABLE, Evaluation
 from dbrnet.evaluation.predictions import evaluate as run_evaluation
 from dbrnet.files import atomic_directory, write_atomically
-from dbrnet.inference.runtimes.base import Model
 from dbrnet.inference.runtimes.registry import open_model
 from dbrnet.provenance import collect_provenance
 from dbrnet.records import (
@@ -125,22 +123,7 @@ def _measure_parity(trained: Path, runtimes: Runtimes, data: Dataset, ids: Seque
     measured = measure_parity(
         reference, {name: model.predict_with_logits for name, model in runtimes.models.items()}, data, ids
     )
-    return {name: _parity(runtimes.models[name], parity) for name, parity in measured.items()}
-
-
-def _parity(model: Model, parity: Parity) -> RuntimeParity:
-    logits = parity.max_logit_difference
-    return RuntimeParity(
-        precision=model.precision,
-        images=parity.images,
-        miou=parity.scores.miou,
-        miou_defects=parity.scores.miou_defects,
-        iou=parity.scores.iou,
-        miou_change=parity.miou_change,
-        iou_change=parity.iou_change,
-        max_logit_difference=logits if isfinite(logits) else None,  # the gate rejects what was not measured
-        differing_pixels=parity.differing_pixels,
-    )
+    return {name: parity.record(runtimes.models[name].precision) for name, parity in measured.items()}
 
 
 def _compare(

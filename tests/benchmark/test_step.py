@@ -47,7 +47,10 @@ def champion_of(job: Job, folder: Path) -> Path:
 
 def assert_ordered(compared: ComparedSpeed) -> None:
     ratio = compared.times_as_fast
-    assert (ratio.low or 0) <= (ratio.value or 0) <= (ratio.high or 0)
+    assert ratio.low is not None
+    assert ratio.value is not None
+    assert ratio.high is not None
+    assert ratio.low <= ratio.value <= ratio.high
     assert compared.pairs == 10
 
 

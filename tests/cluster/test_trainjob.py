@@ -74,8 +74,8 @@ POD = f"{PATCH}.trainingRuntimeSpec.template.spec.replicatedJobs.0.template.spec
 def test_the_check_finds_what_an_api_server_refuses(path: str, key: str, value: Any) -> None:
     job = rendered()
     place: Any = job
-    for split_name in path.split("."):
-        place = place[int(split_name) if split_name.isdigit() else split_name]
+    for key in path.split("."):
+        place = place[int(key) if key.isdigit() else key]
     place[key] = value
     with pytest.raises(AssertionError):
         strictly(job)

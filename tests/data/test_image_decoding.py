@@ -130,9 +130,9 @@ def test_other_modes_come_out_as_rgb(tmp_path: Path, mode: str) -> None:
 @pytest.mark.parametrize("kept", [0.0, 0.02, 0.5, 0.9, 0.99])
 def test_truncated_file_of_any_format_is_refused(tmp_path: Path, suffix: str, kept: float) -> None:
     content = encoded(PIXELS, suffix)
-    path = tmp_path / "image"
+    path = tmp_path / "strip"
     path.write_bytes(content[: int(len(content) * kept)])
-    with pytest.raises(UserError, match="image"):
+    with pytest.raises(UserError, match="strip"):
         read_any(path, 16)
 
 
@@ -155,9 +155,9 @@ def test_several_pages_are_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("content", [b"", b"GIF89a", b"BM", b"II*\0", b"II*\0" + b"\xff" * 99, b"BM" + b"\xff" * 99])
 def test_file_that_is_no_image_is_refused(tmp_path: Path, content: bytes) -> None:
-    (tmp_path / "image").write_bytes(content)
-    with pytest.raises(UserError, match="image"):
-        read_any(tmp_path / "image", 16)
+    (tmp_path / "strip").write_bytes(content)
+    with pytest.raises(UserError, match="strip"):
+        read_any(tmp_path / "strip", 16)
 
 
 def png_that_declares(height: int, width: int) -> bytes:

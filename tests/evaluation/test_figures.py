@@ -13,8 +13,8 @@ from dbrnet.records import DefectTally
 from tests.evaluation.random_masks import NAMES, Mask, evaluation, image
 
 
-def ratio(split_name: int, whole: int) -> float | None:
-    return split_name / whole if whole else None
+def ratio(part: int, whole: int) -> float | None:
+    return part / whole if whole else None
 
 
 def mean(values: Sequence[float | None]) -> float | None:
@@ -48,9 +48,7 @@ def plain_figures(images: Sequence[ImageResult]) -> dict[str, float | None]:
             found[f"boundary_f1/{name}"] = 2 * (precision or 0) * (recall or 0) / both if both else 0.0
     for place, size in enumerate(SIZES):
         of_size = [(one.found[:, place].sum(), one.true[:, place].sum()) for one in seen]
-        found[f"defect_recall/size/{size}"] = ratio(
-            *(int(sum(split_name)) for split_name in zip(*of_size, strict=True))
-        )
+        found[f"defect_recall/size/{size}"] = ratio(*(int(sum(counts)) for counts in zip(*of_size, strict=True)))
     found["boundary_f1"] = mean([found[f"boundary_f1/{name}"] for name in NAMES[1:]])
     found["defect_recall"] = ratio(total("found"), total("true"))
     found["defect_precision"] = ratio(total("correct"), total("predicted"))
