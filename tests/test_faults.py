@@ -17,11 +17,18 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 COMMAND = ("python", "-m", "pipelines", "run", "--local")
 WRONG = """
+import json
 from pathlib import Path
 from dbrnet.config import load_params
 from pipelines import compiling
+
 given = compiling.sections
-compiling.sections = lambda *words: given(*words) | {"train": '{"epochs": "many"}'}
+
+def sections(*words):
+    values = given(*words)
+    return values | {"train": json.dumps(json.loads(values["train"]) | {"epochs": "many"})}
+
+compiling.sections = sections
 compiling.run_local("training", load_params(Path("params.yaml")), Path("artifacts/kubeflow"))
 """
 FAILED = "failed: Pipeline 'dbrnet-training' finished with status FAILURE. Inner task failed: '{}'."
