@@ -66,8 +66,8 @@ def history(
     for event in state.events:
         _print(*_lines(event))
     if at is None and state.events and moved != state.champion:
-        holder = "nobody" if moved is None else f"version {moved}"
-        _print("", f"The alias {CHAMPION} points to {holder}: it was moved by hand, or somebody's decision")
+        champion = "nobody" if moved is None else f"version {moved}"
+        _print("", f"The alias {CHAMPION} points to {champion}: it was moved by hand, or somebody's decision")
         _print("was cut off. The ledger decides, and the next decision, or the last one again, puts it right.")
 
 

@@ -81,10 +81,10 @@ def benchmark(
     models, deployed = runtimes.models, export.deployed
     baselines, baseline_digest = _open_baselines(against, list(models), threads)
     baseline = open_champion(champion, deployed, threads=threads)
-    rival = {deployed: baseline.model} if baseline and baseline.model else {}
+    champions = {deployed: baseline.model} if baseline and baseline.model else {}
     start = MachineState.model_validate(machine_state())
     measured = measure(
-        _side_by_side(models, baselines, rival),
+        _side_by_side(models, baselines, champions),
         files,
         dict.fromkeys(models, work),
         seconds=params.seconds,
@@ -94,7 +94,7 @@ def benchmark(
         runtimes={name: _speed(measured[name]) for name in models},
         not_available=runtimes.missing,
         against=_against(against, baseline_digest, {name: _compare(measured, name, AGAINST) for name in baselines}),
-        champion=_champion(baseline, _compare(measured, deployed, CHAMPION) if rival else None),
+        champion=_champion(baseline, _compare(measured, deployed, CHAMPION) if champions else None),
         size=params.size,
         batch=1,
         threads=threads,
