@@ -1,4 +1,4 @@
-"""The intervals of figures and differences: against a plain loop and known truths, and for what must not change them."""
+"""Intervals of figures and differences: against a plain loop and known truths, and for what must not change them."""
 
 from typing import Any
 
