@@ -10,17 +10,10 @@ import pytest
 from dbrnet.errors import JobError
 from dbrnet.reports.decision_facts import Facts
 from dbrnet.reports.decision_page import render_review
-from tests.reports import examples
+from tests.reports import cases, examples
+from tests.reports.cases import CASES
 from tests.reports.examples import change, figure
 from tests.reports.test_evaluation_page import Page
-
-CASES: list[Callable[[Facts], Facts]] = [
-    examples.rejected,
-    examples.first,
-    examples.not_compared,
-    examples.barely_measured,
-    examples.hostile,
-]
 
 
 def text_of(facts: Facts) -> str:
@@ -61,7 +54,7 @@ def test_each_outcome_says_what_became_of_the_candidate(facts: Facts, outcome: d
 
 
 def test_a_rejection_says_why_and_lists_what_is_not_met_first(facts: Facts) -> None:
-    text = text_of(examples.rejected(facts))
+    text = text_of(cases.rejected(facts))
     assert (
         "Rejected 3 of 14 criteria are not met: mIoU against the champion −2.10 points (−3.40 to −1.03) is below "
         "−1.00 points; leaking test images 96.4 % is above 0.0 %; and 1 more."
@@ -98,7 +91,7 @@ def test_regressions_come_first_and_the_worst_of_them_leads(facts: Facts) -> Non
     worst = html[html.index('id="regression-1"') : html.index('id="regression-2"')]
     assert "test-000437" in worst
     assert "13.1 % of the image more than the champion" in worst
-    assert re.findall(r"<figcaption>(.*?)</figcaption>", worst) == list(examples.CAPTIONS)
+    assert re.findall(r"<figcaption>(.*?)</figcaption>", worst) == list(cases.CAPTIONS)
     assert "candidate 83.0 %, champion –" in html
     assert '<span class="swatch" style="background:#e69f00"></span>inclusion' in html
 
@@ -143,7 +136,7 @@ def test_the_latencies_of_both_sides_are_drawn(facts: Facts) -> None:
 
 
 def test_without_a_champion_nothing_is_compared(facts: Facts) -> None:
-    text = text_of(examples.first(facts))
+    text = text_of(cases.first(facts))
     assert "There was no champion to compare with" in text
     assert "There is no champion's answer" in text
     assert "Worst regression" not in text
@@ -153,7 +146,7 @@ def test_without_a_champion_nothing_is_compared(facts: Facts) -> None:
 
 
 def test_a_champion_that_could_not_be_compared_is_said_with_the_reason(facts: Facts) -> None:
-    text = text_of(examples.not_compared(facts))
+    text = text_of(cases.not_compared(facts))
     assert "Version 5 was not compared: its classes are others: crack." in text
     assert "The champion was not timed: it cannot run in onnxruntime-cpu." in text
     assert "images 4,512 – not known" in text

@@ -8,9 +8,9 @@ import pytest
 
 from dbrnet.reports.decision_facts import Facts
 from dbrnet.reports.decision_text import LONGEST, model_card, render_summary
-from tests.reports import examples
+from tests.reports import cases, examples
+from tests.reports.cases import CASES
 from tests.reports.examples import change
-from tests.reports.test_decision_page import CASES
 
 
 def test_says_what_a_user_must_know(facts: Facts) -> None:
@@ -37,7 +37,7 @@ def test_limits_follow_from_the_facts(facts: Facts) -> None:
     evaluation = change(facts.evaluation, defect_free=0, bootstrap__groups=12)
     counts = facts.train.split.counts
     rare = change(counts["train"], images_by_class={**counts["train"].images_by_class, "scratches": 7})
-    poor = model_card(replace(examples.rejected(facts), evaluation=evaluation))
+    poor = model_card(replace(cases.rejected(facts), evaluation=evaluation))
     assert "false positives on good steel are not known" in poor
     assert "only 12 groups" in poor
     assert "- LEAKS: 96.4 % of the test images" in poor
@@ -46,7 +46,7 @@ def test_limits_follow_from_the_facts(facts: Facts) -> None:
 
 
 def test_a_rejection_says_what_was_in_the_way(facts: Facts) -> None:
-    card = model_card(examples.rejected(facts))
+    card = model_card(cases.rejected(facts))
     assert "10 of 14 criteria passed." in card
     assert card.index("**LEAKS: 96.4 % of the test images") < card.index("## Intended use")
     for reason in ("- mIoU against", "- leaking test images 96.4 %", "- p99, ms: not measured", "- times as fast"):
@@ -84,7 +84,7 @@ def test_summary_is_aligned_and_in_percent(facts: Facts) -> None:
     assert "mIoU  75.7 % (74.5 to 76.9) with background, 69.0 % (67.5 to 70.5) over defects" in lines[1]
     assert "inclusion 55.8 %, patches 82.3 %" in lines[4]
     assert "champion  mIoU +0.6 points (−0.3 to +1.5) against version 5, 1.02 (0.98 to 1.06) times as fast" in lines[6]
-    assert "LEAKS 96.4 %" in render_summary(examples.rejected(facts))
+    assert "LEAKS 96.4 %" in render_summary(cases.rejected(facts))
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.__name__)
