@@ -8,21 +8,25 @@ import pytest
 from dbrnet.registry.ledger_state import KeyFigures
 from dbrnet.reports.ledger_page import render_history
 from tests.reports import cases
-from tests.reports.test_evaluation_page import Page
+from tests.reports.conftest import Page, require_offline
 
 
-def text_of(html: str) -> str:
-    return " ".join(Page(html).text.split())
+@pytest.fixture(scope="module")
+def html() -> str:
+    return render_history("dbrnet-neu-seg", cases.year())
 
 
-def test_says_who_is_champion_and_since_when() -> None:
-    text = text_of(render_history("dbrnet-neu-seg", cases.year()))
+@pytest.fixture(scope="module")
+def text(html: str) -> str:
+    return require_offline(html).text
+
+
+def test_says_who_is_champion_and_since_when(text: str) -> None:
     assert "Champion: version 12 Since 2026-10-05, mIoU 75.7 %: every criterion passed Decided by pipeline." in text
     assert "15 entries, from 2025-12-08 to 2026-10-05" in text
 
 
-def test_every_entry_is_a_sentence_with_why_and_who_the_newest_first() -> None:
-    text = text_of(render_history("dbrnet-neu-seg", cases.year()))
+def test_every_entry_is_a_sentence_with_why_and_who_the_newest_first(text: str) -> None:
     told = [
         "Version 12 became champion, in place of version 8. every criterion passed Entry 15, by pipeline",
         "Version 11 was revoked; version 8 stays champion. the labels of September's",
@@ -38,16 +42,14 @@ def test_every_entry_is_a_sentence_with_why_and_who_the_newest_first() -> None:
     assert places == sorted(places)
 
 
-def test_the_table_tells_from_when_to_when_each_was_champion() -> None:
-    text = text_of(render_history("dbrnet-neu-seg", cases.year()))
+def test_the_table_tells_from_when_to_when_each_was_champion(text: str) -> None:
     reigns = text[text.index("Who was champion when") :]
     assert "12 2026-10-05 now – 75.7 % entry 15, promoted pipeline" in reigns
     assert "3 2026-04-09 2026-06-02 53 72.8 % entry 6, rolled back ann" in reigns
     assert "5 2026-03-30 2026-04-09 10 73.9 % entry 5, promoted pipeline" in reigns
 
 
-def test_a_mark_lies_higher_for_a_better_miou_and_hides_no_other() -> None:
-    html = render_history("dbrnet-neu-seg", cases.year())
+def test_a_mark_lies_higher_for_a_better_miou_and_hides_no_other(html: str) -> None:
     marks = [tuple(map(float, found)) for found in re.findall(r"translate\(([\d.]+) ([\d.]+)\)", html)]
     assert len(marks) == 15
     assert marks[0][1] > marks[2][1] > marks[14][1]  # 71.2, 72.8 and 75.7 %
@@ -59,7 +61,7 @@ def test_a_mark_lies_higher_for_a_better_miou_and_hides_no_other() -> None:
 
 @pytest.mark.parametrize("count", [0, 1, 2])
 def test_a_young_ledger_has_a_page(count: int) -> None:
-    text = text_of(render_history("x", cases.year()[:count]))
+    text = Page(render_history("x", cases.year()[:count])).text
     assert ("Champion: version 1" in text) == (count > 0)
 
 
@@ -67,7 +69,7 @@ def test_a_version_confirmed_and_a_champion_revoked_are_said_as_such() -> None:
     first = cases.year()[0]
     second = replace(first, entry=replace(first.entry, number=2, figures=KeyFigures()), champion_before=1)
     third = replace(second, entry=replace(first.entry, number=3), outcome="revoked", champion_after=None)
-    text = text_of(render_history("x", [first, second, third]))
+    text = Page(render_history("x", [first, second, third])).text
     assert "Version 1 was champion already and stays: promoted." in text
     assert "Version 1 was revoked; version 1 is champion no more, and there is no other." in text
     assert "No champion" in text
@@ -76,7 +78,4 @@ def test_a_version_confirmed_and_a_champion_revoked_are_said_as_such() -> None:
 def test_nothing_that_others_wrote_becomes_markup() -> None:
     first = cases.year()[0]
     event = replace(first, entry=replace(first.entry, reasons=(cases.HOSTILE,), by=cases.HOSTILE))
-    html = render_history(cases.HOSTILE, [event])
-    page = Page(html)
-    assert "<script" not in html
-    assert all((value or "").startswith("#") for _, name, value in page.attributes if name in ("src", "href"))
+    require_offline(render_history(cases.HOSTILE, [event]))
