@@ -67,11 +67,6 @@ class Facts:
         return self.evaluation.compared
 
     @property
-    def not_compared(self) -> str | None:
-        """Why there is no comparison though there is a champion."""
-        return self.evaluation.champion.not_compared if self.evaluation.champion else None
-
-    @property
     def machine(self) -> str:
         """The machine of the benchmark, its images and its threads."""
         benchmark = self.benchmark

@@ -86,6 +86,7 @@ def render_review(facts: Facts) -> str:
     }
     rows = [row for table in tables.values() for row in table]
     ranked = sorted(facts.evaluation.disagreements, key=lambda image: image.change)
+    lineage = facts.champion.lineage
     return render(
         "decision.html",
         facts=facts,
@@ -99,8 +100,11 @@ def render_review(facts: Facts) -> str:
         improvements=[_disagreement(facts.evaluated, image) for image in reversed(ranked) if image.change > 0],
         speed=_speed(facts),
         latency=_latency(facts),
-        data=_both(_sizes(facts.train), _sizes(facts.champion.lineage)),
-        balance=_balance(facts),
+        data=_both(_sizes(facts.train), _sizes(lineage) if lineage else None),
+        # A class that one side does not know is 0 there.
+        balance=_both(
+            facts.train.dataset.images_by_class, lineage.dataset.images_by_class if lineage else None, missing=0
+        ),
         leak=leak_statement(facts.train.split),
         seen=seen_statement(facts),
         limitations=limitations(facts),
@@ -190,23 +194,13 @@ def _latency(facts: Facts) -> str | None:
     return data_uri(latency_plot(times, f"{runtime}, {facts.machine}"), "png") if times else None
 
 
-def _sizes(train: TrainRecord | None) -> dict[str, object]:
+def _sizes(train: TrainRecord) -> dict[str, int]:
     """How much data a side has."""
-    if train is None:
-        return {}
-    sizes: dict[str, object] = {"images": train.dataset.images, "groups": train.dataset.groups}
+    sizes = {"images": train.dataset.images, "groups": train.dataset.groups}
     for name in SPLITS:
         held = train.split.counts[name]
         sizes |= {f"{name}: images": held.images, f"{name}: groups": held.groups}
     return sizes
-
-
-def _balance(facts: Facts) -> list[Both]:
-    """The number of images by class; a class that one side does not know is 0 there."""
-    own, lineage = facts.train.dataset.images_by_class, facts.champion.lineage
-    other = lineage.dataset.images_by_class if lineage else None
-    names = dict.fromkeys([*own, *(other or ())])
-    return [Both(name, own.get(name, 0), None if other is None else other.get(name, 0)) for name in names]
 
 
 def _lineage(facts: Facts) -> list[Both]:
@@ -216,15 +210,13 @@ def _lineage(facts: Facts) -> list[Both]:
         Both("version", facts.promotion.version, champion.version),
         Both("model, SHA-256", facts.evaluation.model_sha256, champion.sha256),
         Both("champion since", None, champion.since and moment(champion.since)),
-        *_both(_origin(facts.train), _origin(champion.lineage)),
+        *_both(_origin(facts.train), _origin(champion.lineage) if champion.lineage else None),
     ]
     return [row for row in rows if (row.candidate, row.champion) != (None, None)]
 
 
-def _origin(train: TrainRecord | None) -> dict[str, object]:
+def _origin(train: TrainRecord) -> dict[str, object]:
     """What a side was made of."""
-    if train is None:
-        return {}
     dataset, training = train.dataset, train.training
     epochs = f"best epoch {training.best_epoch} of {training.epochs}"
     return {
@@ -242,5 +234,10 @@ def _origin(train: TrainRecord | None) -> dict[str, object]:
     }
 
 
-def _both(candidate: Mapping[str, object], champion: Mapping[str, object]) -> list[Both]:
-    return [Both(label, value, champion.get(label)) for label, value in candidate.items()]
+def _both(candidate: Mapping[str, object], champion: Mapping[str, object] | None, missing: object = None) -> list[Both]:
+    """A row for each label of either side; `missing` stands where one of two sides has no such label."""
+    labels = dict.fromkeys([*candidate, *(champion or ())])
+    return [
+        Both(label, candidate.get(label, missing), None if champion is None else champion.get(label, missing))
+        for label in labels
+    ]

@@ -28,6 +28,10 @@ def _sections(facts: Facts) -> Iterator[str]:
     evaluation, dataset, split = facts.evaluation, facts.train.dataset, facts.train.split
     outcome, decided = verdict(facts), facts.promotion
     leaking, leak = leak_statement(split)
+    nn_baseline = "The nearest-neighbour baseline was not measured."
+    if evaluation.nn_miou is not None:
+        miou = format_value(evaluation.nn_miou, "share")
+        nn_baseline = f"Copying the nearest training image's mask scores {miou} mIoU."
     note = [f"The dataset's card says: {_text(split.leak_note)}"] if split.leak_note else []
     yield f"# {_text(facts.name)}"
     yield _text(f"{outcome.word} on {decided.time[:10]} by {decided.by}. {outcome.why} {outcome.now}")
@@ -40,7 +44,7 @@ def _sections(facts: Facts) -> Iterator[str]:
     )
     yield _section("Decision", *_criteria(facts.decision.criteria))
     yield _section("Limitations", *(f"- {_text(sentence)}" for sentence in limitations(facts)))
-    yield _section("Leaks", "\n\n".join([_text(leak), *note, _nn_baseline(facts)]))
+    yield _section("Leaks", "\n\n".join([_text(leak), *note, nn_baseline]))
     yield _section(
         "Accuracy",
         f"{evaluation.images} test images, in % with {round(100 * evaluation.bootstrap.confidence)} % intervals.",
@@ -68,13 +72,6 @@ def _sections(facts: Facts) -> Iterator[str]:
 
 def _section(heading: str, *lines: str) -> str:
     return "\n".join([f"## {heading}", "", *lines])
-
-
-def _nn_baseline(facts: Facts) -> str:
-    miou = facts.evaluation.nn_miou
-    if miou is None:
-        return "The nearest-neighbour baseline was not measured."
-    return f"Copying the nearest training image's mask scores {format_value(miou, 'share')} mIoU."
 
 
 def _accuracy(facts: Facts, rows: Sequence[Comparison]) -> list[str]:
