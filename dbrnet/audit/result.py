@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from dbrnet.audit.fingerprint import Fingerprints, take_fingerprints
 from dbrnet.audit.grouping import Groups, Link, find_groups
-from dbrnet.audit.matching import Candidate, align, nearest
+from dbrnet.audit.matching import align, nearest
 from dbrnet.data.dataset import Dataset
 from dbrnet.data.loading import resize_mask
 from dbrnet.evaluation.metrics import IGNORE_INDEX, Scores, confusion_matrix
@@ -164,15 +164,15 @@ def nn_baseline(
     queries, among = (np.array([index_of[id_] for id_ in ids], np.intp) for ids in (test, train))
     confusion = np.zeros((len(names), len(names)), np.int64)
     neighbours = nearest(fingerprints, queries, among, count=1, least=-1.0)
-    for query, neighbour, symmetry, score in progress(neighbours, len(queries), "nearest neighbours"):
-        target, mask = dataset.mask(samples[query]), dataset.mask(samples[neighbour])
+    for pair in progress(neighbours, len(queries), "nearest neighbours"):
+        query, neighbour = samples[pair.first], samples[pair.second]
+        target, mask = dataset.mask(query), dataset.mask(neighbour)
         shape = target.shape[0], target.shape[1]
-        if groups.of[samples[query].id] == groups.of[samples[neighbour].id]:
-            alignment = align(fingerprints, Candidate(query, neighbour, symmetry, score))
-            copied = alignment.lay(mask, shape)
+        if groups.of[query.id] == groups.of[neighbour.id]:
+            copied = align(fingerprints, pair).lay(mask, shape)
             copied[copied == IGNORE_INDEX] = 0  # where the neighbour does not reach
         else:
-            copied = resize_mask(np.ascontiguousarray(symmetry.apply(mask)), shape)
+            copied = resize_mask(np.ascontiguousarray(pair.symmetry.apply(mask)), shape)
         confusion += confusion_matrix(copied, target, len(names))
     return Scores.from_confusion(confusion, names)
 

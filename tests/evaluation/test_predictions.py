@@ -12,7 +12,7 @@ from dbrnet.evaluation.predictions import Predict, evaluate
 from tests.evaluation.conftest import IDS, RULES
 
 
-def test_every_error_is_counted_where_it_was_made(dataset: Dataset, predict: Predict) -> None:
+def test_errors_are_counted_by_class_and_image(dataset: Dataset, predict: Predict) -> None:
     evaluation = evaluate(predict, dataset, IDS, RULES)
     pixels = sum(sample.height * sample.width for sample in dataset.samples)
     # Scratch: 36 true, 12 missed in p2, 3 in p3. Dent: 16 true, 8 called scratch. Background: 2 flagged.

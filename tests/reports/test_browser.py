@@ -80,7 +80,7 @@ def test_the_worst_regression_is_a_click_away(facts: Facts, opened: Open, size: 
 
 
 @pytest.mark.parametrize("size", [PHONE, DESKTOP], ids=["phone", "desktop"])
-def test_the_first_screen_tells_what_was_decided_and_why(facts: Facts, opened: Open, size: tuple[int, int]) -> None:
+def test_the_first_screen_shows_decision_and_reasons(facts: Facts, opened: Open, size: tuple[int, int]) -> None:
     page = opened(render_review(cases.rejected(facts)), size)
     for said in ("Rejected", "3 of 14 criteria are not met", "Champion now: version 5", "LEAKS: 96.4 %"):
         place = page.get_by_text(said).first.bounding_box()
@@ -103,7 +103,7 @@ def test_on_a_phone_nothing_is_cut_off_and_headings_are_in_order(
     assert all(after <= before + 1 for before, after in pairwise(levels))
 
 
-def test_the_keyboard_reaches_everything_and_shows_where_it_is(facts: Facts, opened: Open) -> None:
+def test_every_control_is_reached_by_keyboard_with_visible_focus(facts: Facts, opened: Open) -> None:
     page = opened(render_review(facts), PHONE)
     places = tab_through(page)
     assert len(places) == page.evaluate(FOCUSABLE)
@@ -131,7 +131,7 @@ def tab_through(page: Page) -> list[str]:
 
 
 @pytest.mark.parametrize("size", [PHONE, DESKTOP], ids=["phone", "desktop"])
-def test_a_mark_of_the_timeline_leads_to_its_entry(opened: Open, size: tuple[int, int]) -> None:
+def test_a_timeline_mark_links_to_its_entry(opened: Open, size: tuple[int, int]) -> None:
     page = opened(render_history("dbrnet-neu-seg", cases.year()), size)
     assert page.evaluate("document.documentElement.scrollWidth") <= size[0]
     assert len(tab_through(page)) == page.evaluate(FOCUSABLE) == 15 + 2 + 7

@@ -26,7 +26,7 @@ def promoted(tmp_path_factory: pytest.TempPathFactory) -> str:
     return text_of(cases.facts(tmp_path_factory.mktemp("facts")))
 
 
-def test_the_verdict_comes_first_with_its_reason_and_who_decided(promoted: str) -> None:
+def test_the_verdict_comes_first_with_reason_and_author(promoted: str) -> None:
     assert "Compared with version 5, on the same 902 images" in promoted
     assert "Decided on 2026-11-23 08:05 UTC by ann" in promoted
     assert "Promoted All 14 criteria are met; it takes the place of version 5. Champion now: version 7." in promoted
@@ -54,11 +54,11 @@ def test_the_verdict_comes_first_with_its_reason_and_who_decided(promoted: str) 
         ),
     ],
 )
-def test_each_outcome_says_what_became_of_the_candidate(facts: Facts, outcome: dict[str, object], said: str) -> None:
+def test_each_outcome_is_explained(facts: Facts, outcome: dict[str, object], said: str) -> None:
     assert said in text_of(replace(facts, promotion=change(facts.promotion, **outcome)))
 
 
-def test_a_rejection_says_why_and_lists_what_is_not_met_first(facts: Facts) -> None:
+def test_a_rejection_lists_the_unmet_criteria_first(facts: Facts) -> None:
     text = text_of(cases.rejected(facts))
     assert (
         "Rejected 3 of 14 criteria are not met: mIoU against the champion −2.10 points (−3.40 to −1.03) is below "
@@ -71,7 +71,7 @@ def test_a_rejection_says_why_and_lists_what_is_not_met_first(facts: Facts) -> N
     assert "≈ inconclusive times as fast as the champion" in not_met
 
 
-def test_both_sides_stand_in_each_table_with_their_difference(promoted: str) -> None:
+def test_tables_show_both_models_and_their_difference(promoted: str) -> None:
     assert "mIoU 75.7 % 74.5 to 76.9 75.1 % 73.9 to 76.3 +0.6 −0.3 to +1.5 ≈ unclear" in promoted
     assert "scratches 68.8 % 67.0 to 70.6 70.5 % 69.3 to 71.7 −1.7 −2.8 to −0.6 ▼ worse" in promoted
     assert "small 257 of 420 found 61.2 %" in promoted
@@ -79,7 +79,7 @@ def test_both_sides_stand_in_each_table_with_their_difference(promoted: str) -> 
     assert "▼ worse defect-free images flagged +2.1 , IoU of scratches −1.7" in promoted
 
 
-def test_an_equal_candidate_is_said_to_be_the_same(facts: Facts) -> None:
+def test_an_equal_candidate_reads_as_the_same(facts: Facts) -> None:
     unchanged = {name: figure(0.0, 0.0, own.unit) for name, own in examples.DIFFERENCE_FIGURES.items()}
     compared = change(facts.compared, figures=examples.FIGURES, difference=unchanged)
     text = text_of(replace(facts, evaluation=change(facts.evaluation, champion__compared=compared)))
@@ -87,7 +87,7 @@ def test_an_equal_candidate_is_said_to_be_the_same(facts: Facts) -> None:
     assert "unclear" not in text
 
 
-def test_regressions_come_first_and_the_worst_of_them_leads(facts: Facts) -> None:
+def test_regressions_come_first_the_worst_of_them_ahead(facts: Facts) -> None:
     shuffled = tuple(reversed(facts.evaluation.disagreements))
     html = render_review(replace(facts, evaluation=change(facts.evaluation, disagreements=shuffled)))
     order = [html.index(f"<strong>{id_}</strong>") for id_ in ("test-000437", "training-003831", "training-001467")]
@@ -100,7 +100,7 @@ def test_regressions_come_first_and_the_worst_of_them_leads(facts: Facts) -> Non
     assert '<span class="swatch" style="background:#e69f00"></span>inclusion' in html
 
 
-def test_data_speed_leaks_and_lineage_are_said(promoted: str) -> None:
+def test_data_speed_leaks_and_lineage_are_shown(promoted: str) -> None:
     assert "images 4,512 4,224 +288" in promoted
     assert "scratches 990 742 +248" in promoted
     assert "inclusion 1,450 1,450 the same" in promoted
@@ -113,7 +113,9 @@ def test_data_speed_leaks_and_lineage_are_said(promoted: str) -> None:
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.__name__)
-def test_whatever_is_missing_there_is_a_page_which_opens_offline(facts: Facts, case: Callable[[Facts], Facts]) -> None:
+def test_the_page_opens_offline_with_missing_values_and_hostile_text(
+    facts: Facts, case: Callable[[Facts], Facts]
+) -> None:
     require_offline(render_review(case(facts)))
 
 
@@ -138,7 +140,7 @@ def test_without_a_champion_nothing_is_compared(facts: Facts) -> None:
     assert "unclear" not in text
 
 
-def test_a_champion_that_could_not_be_compared_is_said_with_the_reason(facts: Facts) -> None:
+def test_the_reason_for_no_comparison_is_shown(facts: Facts) -> None:
     text = text_of(cases.not_compared(facts))
     assert "Version 5 was not compared: its classes are others: crack." in text
     assert "The champion was not timed: it cannot run in onnxruntime-cpu." in text

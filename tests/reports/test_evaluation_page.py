@@ -81,7 +81,7 @@ def page(html: str) -> Page:
     return require_offline(html)
 
 
-def test_says_what_each_runtime_answers(page: Page) -> None:
+def test_the_parity_of_each_runtime_is_shown(page: Page) -> None:
     assert "onnxruntime-cpu, scored here fp32 75.0 0.0 none 0.042 1.2e−05" in page.text
     assert "openvino-int8 int8 75.0 −1.2 scratch −3.4 20.0 –" in page.text
 

@@ -36,7 +36,7 @@ def test_worst_median_and_best_by_defect_iou() -> None:
     assert ids == {"worst": ["p0", "p1"], "median": ["p3", "p4"], "best": ["p8", "p7"]}
 
 
-def test_no_two_images_of_one_group_and_ties_by_wrong_pixels() -> None:
+def test_one_image_per_group_and_ties_by_wrong_pixels() -> None:
     images = (
         result("a", "1", 0, 5),
         result("b", "1", 0, 4),
@@ -49,7 +49,7 @@ def test_no_two_images_of_one_group_and_ties_by_wrong_pixels() -> None:
     assert len(shown) == len(set(shown)) == 6
 
 
-def test_few_images_are_shared_out_and_none_repeats() -> None:
+def test_few_images_are_shown_once_each() -> None:
     images = tuple(result(f"p{n}", f"g{n}", n, 5) for n in range(2))
     chosen = choose(Evaluation(("background", "dent"), images), 4)
     assert [[one.id for one in results] for results in chosen.values()] == [["p0"], [], ["p1"]]
