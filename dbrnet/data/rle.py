@@ -32,20 +32,13 @@ class RleError(UserError):
 
 
 class Row(NamedTuple):
-    """The runs of one class in one image."""
+    """The runs of one class in one image, or a row that cannot be used."""
 
-    image: str  # file name
-    class_id: int
-    runs: str
     place: str  # file and row, for messages
-
-
-class BadRow(NamedTuple):
-    """A row that cannot be used."""
-
     image: str  # file name; empty where the row does not say
-    place: str
-    reason: str
+    class_id: int = 0
+    runs: str = ""
+    fault: str = ""  # why the row cannot be used; empty: it can
 
 
 def encode(mask: NDArray[np.bool_]) -> str:
@@ -79,7 +72,7 @@ def decode(runs: str, height: int, width: int) -> NDArray[np.bool_]:
     return pixels.reshape(width, height).T
 
 
-def read_table(path: Path, labels: Mapping[str, int]) -> Iterator[Row | BadRow]:
+def read_table(path: Path, labels: Mapping[str, int]) -> Iterator[Row]:
     """The rows that hold a defect, and those that are wrong. `labels` maps a class in the file to its id.
 
     Raises `UserError` where the file as a whole cannot be read.
@@ -89,23 +82,19 @@ def read_table(path: Path, labels: Mapping[str, int]) -> Iterator[Row | BadRow]:
         reader = csv.reader(io.StringIO(path.read_text("utf-8-sig"), newline=""), strict=True)
         header = next(reader, [])
         if header not in (COLUMNS, OLD_COLUMNS):
-            raise UserError(
-                f"{path}: the columns are {','.join(header)[:80]!r}; they must be "
-                f"{','.join(COLUMNS)} or {','.join(OLD_COLUMNS)}"
-            )
-        for cells in reader:
+            given, new, old = (",".join(columns) for columns in (header, COLUMNS, OLD_COLUMNS))
+            raise UserError(f"{path}: the columns are {given[:80]!r}; they must be {new} or {old}")
+        for cells in filter(None, reader):  # without empty lines
             place = f"{path} row {reader.line_num}"
-            if not cells:  # an empty line
-                continue
             if len(cells) != len(header):
                 image = cells[0] if header == COLUMNS else ""
-                yield BadRow(image, place, f"has {len(cells)} cells and not {len(header)}")
+                yield Row(place, image, fault=f"has {len(cells)} cells and not {len(header)}")
                 continue
             image, label = cells[:2] if header == COLUMNS else _split_cell(cells[0], longest_first)
             if label not in labels:
-                yield BadRow(image, place, f"class {label[:20]!r} is not one of {', '.join(labels)}")
+                yield Row(place, image, fault=f"class {label[:20]!r} is not one of {', '.join(labels)}")
             elif cells[-1].strip():
-                yield Row(image, labels[label], cells[-1], place)
+                yield Row(place, image, labels[label], cells[-1])
     except (csv.Error, UnicodeDecodeError) as error:
         raise UserError(f"{path} is not a readable csv file ({error})") from None
 

@@ -9,8 +9,7 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
-from dbrnet.data.readers import READERS
-from dbrnet.data.readers.reader import find_layout
+from dbrnet.data.readers import READERS, find_layout
 from dbrnet.storage.archive import unpack
 from tests.data.conftest import build
 from tests.data.dvc_project import ROOT, Project, dvc_hash

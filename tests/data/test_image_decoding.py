@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from dbrnet.data.dataset import decode_image
-from dbrnet.data.image_decoding import read_any, read_as_it_is, read_class_ids, read_marked, read_whole
+from dbrnet.data.image_decoding import read_any, read_class_ids, read_marked, read_whole
 from dbrnet.errors import UserError
 from tests.data.conftest import encoded
 
@@ -176,7 +176,7 @@ def test_image_that_declares_too_many_pixels_is_refused_before_decoding(
     path = tmp_path / "bomb.png"
     path.write_bytes(png_that_declares(height, width))
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    for read in (lambda: read_any(path, 16), lambda: read_as_it_is(path), lambda: read_class_ids(path)):
+    for read in (lambda: read_any(path, 16), lambda: read_class_ids(path)):
         with pytest.raises(UserError, match=r"bomb\.png"):
             read()
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 50_000  # KiB

@@ -32,7 +32,7 @@ def dataset(tmp_path: Path) -> Dataset:
         mask = rng.integers(0, 3, (height, width), dtype=np.uint8)
         cv2.imwrite(str(tmp_path / f"{name}.png"), cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
         cv2.imwrite(str(tmp_path / f"{name}-mask.png"), mask)
-        samples.append(Sample(name, f"{name}.png", f"{name}-mask.png", height, width, (1, 2), name, name))
+        samples.append(Sample(name, f"{name}.png", f"{name}-mask.png", height, width, (1, 2), name, name, name))
     return make_dataset(tmp_path, tuple(samples), ("background", "a", "b"))
 
 

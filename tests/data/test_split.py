@@ -25,7 +25,7 @@ Images = list[tuple[str, tuple[int, ...]]]  # group and classes of each
 
 def make_dataset(images: Images, leak_note: str = "") -> Dataset:
     samples = (
-        Sample(f"p{index:05}", "", "", 8, 8, classes, group, "") for index, (group, classes) in enumerate(images)
+        Sample(f"p{index:05}", "", "", 8, 8, classes, group, "", "") for index, (group, classes) in enumerate(images)
     )
     return conftest.make_dataset(Path("made-up"), tuple(samples), NAMES, leak_note)
 

@@ -1,4 +1,5 @@
 import json
+import re
 import shutil
 import tarfile
 import zipfile
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 from dbrnet.data.dataset import Dataset
 from dbrnet.data.writer import count_classes
 from dbrnet.errors import UserError
-from tests.data.conftest import build, file_contents
+from tests.data.conftest import build, file_contents, make_neu_source
 
 TOP = "NEU_Seg-main"
 
@@ -28,6 +29,13 @@ def assert_refused(source: Path, tmp_path: Path, *parts: str) -> None:
     assert all(part in message for part in (source.name, *parts)), message
     assert "\n" not in message
     assert ".unpacked" not in message
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A dataset, only to be read."""
+    folder = tmp_path_factory.mktemp("written")
+    return build("neu-seg", make_neu_source(folder), folder / "dataset").root
 
 
 def test_written_dataset_loads_unchanged_and_is_right(neu_source: Path, tmp_path: Path) -> None:
@@ -91,6 +99,43 @@ def test_progress_counts_every_sample(neu_source: Path, tmp_path: Path, monkeypa
     assert seen == [(done, 5) for done in range(1, 6)]
 
 
+@pytest.mark.parametrize(
+    ("name", "old", "new", "reason"),
+    [
+        ("samples.csv", r",\w+,train\n", ",,train\n", "2.image_sha256: String should have at least 1 character"),
+        ("samples.csv", "image_sha256", "image_md5", "0.image_sha256: Field required"),
+        ("samples.csv", ",40,50,", ",40,wide,", "0.width: Input should be a valid integer"),
+        ("samples.csv", ",40,50,", ",40,", "0."),
+        ("samples.csv", ",40,50,", ",40,50,60,", "0."),
+        ("samples.csv", "training", "\udcff", "codec can't decode"),
+        ("card.json", '"notes"', '"note"', "notes: Field required"),
+        ("card.json", r"213,\s+94,", "213,", "classes.1.color.2: Field required"),
+    ],
+)
+def test_tables_of_another_version_are_refused(
+    written: Path, tmp_path: Path, name: str, old: str, new: str, reason: str
+) -> None:
+    shutil.copytree(written, tmp_path / "broken")
+    table = tmp_path / "broken" / name
+    text = re.sub(old, new, table.read_text(), count=3)
+    assert text != table.read_text()
+    table.write_text(text, errors="surrogateescape")
+    with pytest.raises(UserError) as caught:
+        Dataset.load(table.parent)
+    message = str(caught.value)
+    assert message.startswith(f"{table.parent} is not a dataset this version reads ({name}: ")
+    assert reason in message
+    assert message.endswith("; ingest it again")
+
+
+def test_missing_tables_are_named(written: Path, tmp_path: Path) -> None:
+    shutil.copy(written / "card.json", tmp_path)
+    with pytest.raises(UserError, match=r"samples\.csv does not exist; run `dbrnet ingest` again"):
+        Dataset.load(tmp_path)
+    with pytest.raises(UserError, match=r"nowhere/card\.json does not exist"):
+        Dataset.load(tmp_path / "nowhere")
+
+
 def test_card_names_its_source(severstal_source: Path, tmp_path: Path) -> None:
     build("severstal", severstal_source, tmp_path / "out")
     card = json.loads((tmp_path / "out/card.json").read_text())
@@ -101,7 +146,7 @@ def test_card_names_its_source(severstal_source: Path, tmp_path: Path) -> None:
 
 
 def test_unknown_dataset_is_an_error_that_lists_the_known(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="unknown dataset 'neu'; known are steel-strip, neu-seg,"):
+    with pytest.raises(UserError, match="unknown dataset 'neu'; known are neu-seg, magnetic-tile,"):
         build("neu", tmp_path, tmp_path / "out")
 
 

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from dbrnet.data.readers.magnetic_tile import find_tiles
+from dbrnet.data.readers.public import find_tiles
 from dbrnet.errors import UserError
 from tests.data.conftest import build
 

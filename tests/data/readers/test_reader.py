@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from dbrnet.data.readers.reader import find_layout, pair_by_stem
+from dbrnet.data.readers import find_layout, pair_by_stem
 from dbrnet.errors import UserError
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from dbrnet.data.readers.severstal import Severstal, git_blob
+from dbrnet.data.readers.public import Severstal, git_blob
 from dbrnet.errors import UserError
 from tests.data.conftest import build
 
