@@ -60,21 +60,21 @@ class Sample:
     published: str = ""  # the split in which it was published, train or test; empty: none
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class DatasetInfo:
     """What is known of a dataset before it is read."""
 
     name: str
     title: str
     classes: tuple[ClassInfo, ...]
-    homepage: str
-    citation: str
+    homepage: str = ""
+    citation: str = ""
     licence: str
-    group_rule: str  # how the reader found groups, in words; empty: each image is a group of its own
-    leak_note: str  # known near-duplicates that the groups do not cover; empty: none are known
+    group_rule: str = ""  # how the reader found groups, in words; empty: each image is a group of its own
+    leak_note: str = ""  # known near-duplicates that the groups do not cover; empty: none are known
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Card(DatasetInfo):
     """card.json: what a dataset holds, and what must be known before a score on it is trusted."""
 

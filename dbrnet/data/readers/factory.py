@@ -199,11 +199,7 @@ def dataset_info(classes: Sequence[str]) -> DatasetInfo:
         name=NAME,
         title="Own data",
         classes=with_background({name: colors[index % len(colors)] for index, name in enumerate(classes)}),
-        homepage="",
-        citation="",
         licence="the user's own",
-        group_rule="",
-        leak_note="",
     )
 
 
