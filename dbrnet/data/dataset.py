@@ -9,6 +9,7 @@ masks/<id>.png  single-channel 8-bit class ids; 0 is the background
 import csv
 import hashlib
 import io
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property
@@ -58,6 +59,11 @@ class Sample:
     sha256: Text  # of the decoded pixels of image and mask
     image_sha256: Text  # of the image's decoded pixels alone
     published: str = ""  # the split in which it was published, train or test; empty: none
+
+    @property
+    def strata(self) -> tuple[int, ...]:
+        """The classes that the image counts for; a defect-free one counts for the background."""
+        return self.classes or (0,)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -182,6 +188,12 @@ def decode_pixels(data: bytes, name: Path | str, flags: int) -> NDArray[Any]:
     if pixels is None:
         raise UserError(f"{name}: not a readable image (truncated or not an image at all)")
     return pixels
+
+
+def count_by_class(samples: Sequence[Sample], classes: Sequence[ClassInfo]) -> dict[str, int]:
+    """How many of the images hold each class; the background's are the defect-free ones."""
+    held = Counter(label for sample in samples for label in sample.strata)
+    return {info.name: held[label] for label, info in enumerate(classes)}
 
 
 def content_hash(samples: Iterable[Sample]) -> str:

@@ -16,7 +16,7 @@ from typing import Literal, Self
 import numpy as np
 from pydantic import TypeAdapter
 
-from dbrnet.data.dataset import ClassInfo, Dataset, Sample, describe_fault, write_table
+from dbrnet.data.dataset import ClassInfo, Dataset, Sample, count_by_class, describe_fault, write_table
 from dbrnet.errors import UserError
 from dbrnet.files import read_json, sha256_file, write_json
 from dbrnet.records import SplitCounts, TrainRecord
@@ -110,19 +110,25 @@ def split_samples(
     """
     samples = sorted(dataset.regrouped(groups).samples, key=lambda sample: sample.id)
     classes = dataset.card.classes
-    _require_enough(samples, classes, kind)
+    if len(samples) < len(SPLITS):
+        raise UserError(f"the dataset has {len(samples)} images, and a split needs at least {len(SPLITS)}")
     if kind == "groups":
         split_of_group = _assign_groups(samples, fractions, seed, _kept_from(previous, samples))
         assigned = [split_of_group[sample.group] for sample in samples]
     else:
         assigned = _assign_at_random(len(samples), fractions, seed)
-    held = {
-        name: [sample for sample, index in zip(samples, assigned, strict=True) if SPLITS[index] == name]
+    held: dict[str, list[Sample]] = {name: [] for name in SPLITS}
+    for sample, index in zip(samples, assigned, strict=True):
+        held[SPLITS[index]].append(sample)
+    counts = {
+        name: SplitCounts(
+            images=len(held[name]),
+            groups=len({sample.group for sample in held[name]}),
+            images_by_class=count_by_class(held[name], classes),
+        )
         for name in SPLITS
     }
-    counts = {name: _count(held[name], classes) for name in SPLITS}
-    if kind == "groups":
-        _require_reach(counts, classes)
+    _require_reach(samples, counts, classes, kind)
     trained = {sample.group for sample in held["train"]}
     leak_rate = {name: sum(sample.group in trained for sample in held[name]) / len(held[name]) for name in SPLITS[1:]}
     return Split(
@@ -163,22 +169,22 @@ def require_trained_on(lineage: TrainRecord, dataset: Dataset, split: Path) -> N
         )
 
 
-def _strata(sample: Sample) -> tuple[int, ...]:
-    """The classes that an image counts for; a defect-free one counts for the background."""
-    return sample.classes or (0,)
-
-
-def _require_enough(samples: list[Sample], classes: tuple[ClassInfo, ...], kind: Kind) -> None:
-    if len(samples) < len(SPLITS):
-        raise UserError(f"the dataset has {len(samples)} images, and a split needs at least {len(SPLITS)}")
-    unit = "groups" if kind == "groups" else "images"
+def _require_reach(
+    samples: list[Sample], counts: Mapping[str, SplitCounts], classes: tuple[ClassInfo, ...], kind: Kind
+) -> None:
     for label, info in enumerate(classes[1:], start=1):
         held = {sample.group if kind == "groups" else sample.id for sample in samples if label in sample.classes}
         if len(held) < len(SPLITS):
             raise UserError(
-                f"class {info.name!r} has {len(held)} {unit}, and needs {len(SPLITS)} to reach train, val and test; "
-                "add images of it or drop the class"
+                f"class {info.name!r} has {len(held)} {'groups' if kind == 'groups' else 'images'}, and "
+                f"needs {len(SPLITS)} to reach train, val and test; add images of it or drop the class"
             )
+        for name in SPLITS if kind == "groups" else ():
+            if not counts[name].images_by_class[info.name]:
+                raise UserError(
+                    f"class {info.name!r} does not reach {name} with this seed, since its groups hold "
+                    "other rare classes too; choose another split.seed or add images of it"
+                )
 
 
 def _kept_from(previous: Split | None, samples: list[Sample]) -> dict[str, int]:
@@ -208,7 +214,7 @@ def _assign_groups(
     sizes = Counter(sample.group for sample in samples)
     strata: dict[str, Counter[int]] = {group: Counter() for group in sizes}
     for sample in samples:
-        strata[sample.group].update(_strata(sample))
+        strata[sample.group].update(sample.strata)
     names = sorted(sizes)
     order = [names[index] for index in np.random.default_rng(seed).permutation(len(names))]
     order.sort(key=lambda group: -sizes[group])
@@ -252,16 +258,6 @@ def _splits_in_need(held: Iterable[int], groups_left: Counter[int], unreached: d
     return sorted(allowed)
 
 
-def _require_reach(counts: Mapping[str, SplitCounts], classes: tuple[ClassInfo, ...]) -> None:
-    for info in classes[1:]:
-        for name in SPLITS:
-            if not counts[name].images_by_class[info.name]:
-                raise UserError(
-                    f"class {info.name!r} does not reach {name} with this seed, since its groups hold "
-                    "other rare classes too; choose another split.seed or add images of it"
-                )
-
-
 def _assign_at_random(images: int, fractions: tuple[float, ...], seed: int) -> list[int]:
     bounds = [round(images * share) for share in accumulate(fractions)][:-1]
     ranks = np.random.default_rng(seed).permutation(images)
@@ -270,10 +266,3 @@ def _assign_at_random(images: int, fractions: tuple[float, ...], seed: int) -> l
         if index not in assigned:
             raise UserError(f"{images} images are too few to give {name} a share of {fractions[index]:g}")
     return assigned
-
-
-def _count(samples: list[Sample], classes: tuple[ClassInfo, ...]) -> SplitCounts:
-    present = Counter(label for sample in samples for label in _strata(sample))
-    by_class = {info.name: present[label] for label, info in enumerate(classes)}
-    groups = len({sample.group for sample in samples})
-    return SplitCounts(images=len(samples), groups=groups, images_by_class=by_class)

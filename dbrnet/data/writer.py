@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from dbrnet.data.dataset import Card, Dataset, DatasetInfo, Mask, Sample, content_hash, pixel_hashes
+from dbrnet.data.dataset import Card, Dataset, DatasetInfo, Mask, Sample, content_hash, count_by_class, pixel_hashes
 from dbrnet.data.image_decoding import read_any
 from dbrnet.data.readers import READERS, Measured, RawSample, find_layout
 from dbrnet.errors import UserError
@@ -141,16 +141,13 @@ def count_classes(mask: Mask, classes: int, name: Path | str) -> NDArray[np.int6
 
 def make_card(info: DatasetInfo, samples: Sequence[Sample], pixels: NDArray[np.int64], notes: tuple[str, ...]) -> Card:
     """The card of `samples`, whose masks hold `pixels` [C] of each class in all."""
-    names = [class_info.name for class_info in info.classes]
     return Card(
         **vars(info),
         notes=notes,
         images=len(samples),
         groups=len({sample.group for sample in samples}),
-        images_by_class={
-            name: sum(label in (sample.classes or (0,)) for sample in samples) for label, name in enumerate(names)
-        },
-        pixel_shares=dict(zip(names, (pixels / pixels.sum()).tolist(), strict=True)),
+        images_by_class=count_by_class(samples, info.classes),
+        pixel_shares=dict(zip((kind.name for kind in info.classes), (pixels / pixels.sum()).tolist(), strict=True)),
         content_hash=content_hash(samples),
     )
 
