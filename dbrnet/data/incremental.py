@@ -150,7 +150,9 @@ class _Merge:
             self.changes.relabelled.append(previous.id)
             self.pixels += measured.pixels - self._count(previous)
         else:
-            sample = converted.renamed(self._free_id(sample))
+            # Where another image has the id, the image's hash follows it.
+            ids = (sample.id, f"{sample.id}-{sample.image_sha256[:8]}", f"{sample.id}-{sample.image_sha256}")
+            sample = converted.renamed(next(id_ for id_ in ids if id_.casefold() not in self._taken))
             if factory.is_named(self._withdrawn, sample.id, Path(sample.image).name):
                 self._reject(raw, f"is listed in {factory.WITHDRAWN} as {sample.id}", counts=False)
             else:
@@ -161,11 +163,6 @@ class _Merge:
                 self.pixels += measured.pixels
         self.overlaps += [measured.overlap] if measured.overlap else []
         self.brightest += [converted.brightest] if converted.brightest is not None else []
-
-    def _free_id(self, sample: Sample) -> str:
-        """The sample's id, followed by the image's hash where another image has that id."""
-        ids = (sample.id, f"{sample.id}-{sample.image_sha256[:8]}", f"{sample.id}-{sample.image_sha256}")
-        return next(id_ for id_ in ids if id_.casefold() not in self._taken)
 
     def _reject(self, raw: RawSample, reason: str, *, counts: bool = True) -> None:
         image, *masks = (path.relative_to(self._root).as_posix() for path in (raw.image, *raw.mask_files))
