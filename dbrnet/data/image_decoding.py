@@ -128,15 +128,6 @@ def read_png(path: Path) -> bytes:
     return data
 
 
-def read_whole(path: Path) -> bytes:
-    """The bytes of a JPEG or PNG file, checked to be complete; raises `UserError` that names the file."""
-    data = path.read_bytes()
-    if not data.startswith((_JPEG, _PNG)):
-        raise UserError(f"{path} is not a JPEG or PNG file; replace it or remove it")
-    _require_whole(data, path)
-    return data
-
-
 def _require_whole(data: bytes, name: Path | str) -> None:
     """The decoder fills what is missing of a JPEG with grey, silently, so its end is looked for here."""
     whole = _jpeg_has_end(data) if data.startswith(_JPEG) else b"IEND\xaeB`\x82" in data[-64:]

@@ -10,7 +10,7 @@ from typing import ClassVar
 import numpy as np
 
 from dbrnet.data.dataset import DatasetInfo, decode_grey
-from dbrnet.data.image_decoding import read_whole
+from dbrnet.data.image_decoding import read_class_ids, read_png
 from dbrnet.data.readers import (
     GREEN,
     ORANGE,
@@ -219,11 +219,11 @@ def _existing(place: Path, folder: Path) -> Path:
 
 
 def _read_ids(path: Path, height: int, width: int) -> RawMask:
-    return RawMask(decode_grey(read_whole(path), path))
+    return RawMask(read_class_ids(path))
 
 
 def _read_grey(path: Path, class_id: int, threshold: int, height: int, width: int) -> RawMask:
-    levels = decode_grey(read_whole(path), path)
+    levels = decode_grey(read_png(path), path)
     marked = levels > threshold
     if not class_id and marked.any():
         raise UserError(f"{path} marks a defect in an image of MT_{FREE}; correct it or remove the image")
