@@ -10,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dbrnet.data import open_dataset
-from dbrnet.data.dataset import CARD_FILE, Dataset, Image, Sample, decode_image, image_hash
-from dbrnet.data.image_decoding import read_whole
+from dbrnet.data.dataset import CARD_FILE, Dataset, Image, Sample, image_hash
+from dbrnet.data.image_decoding import read_any
 from dbrnet.data.image_stats import FEATURES, Features, measure_image_stats, read_image_stats
-from dbrnet.data.readers.reader import IMAGE_SUFFIXES, image_files
+from dbrnet.data.readers import IMAGE_SUFFIXES, image_files
 from dbrnet.errors import UserError
 from dbrnet.parallel import ordered_map
 from dbrnet.progress import progress
@@ -88,7 +88,7 @@ def find_new_samples(reference: Dataset, current: Dataset | Path) -> NewSamples:
 def read_image(path: Path) -> Image:
     """The image as RGB, [H, W, 3]; raises `UserError` where it cannot be read."""
     try:
-        return decode_image(read_whole(path), path)
+        return read_any(path, bit_depth=16).pixels
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from None
 

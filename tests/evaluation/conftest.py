@@ -61,7 +61,7 @@ def tiny_dataset(folder: Path) -> Dataset:
         cv2.imwrite(str(folder / image), np.full((height, width, 3), 10 * number, np.uint8))
         cv2.imwrite(str(folder / name), mask)
         present = tuple(int(value) for value in np.unique(mask) if value)
-        samples.append(Sample(f"p{number}", image, name, height, width, present, group, "0" * 64))
+        samples.append(Sample(f"p{number}", image, name, height, width, present, group, "0" * 64, "0" * 64))
     Dataset(folder, CARD, tuple(samples)).save_tables()
     return Dataset.load(folder)
 

@@ -105,7 +105,9 @@ def _dataset(root: Path, file: Path, make_image: Callable[..., Image]) -> Datase
         cv2.imwrite(str(root / f"images/{name}.png"), cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
         cv2.imwrite(str(root / f"masks/{name}.png"), truth)
         present = tuple(int(value) for value in np.unique(truth) if value)
-        samples.append(Sample(name, f"images/{name}.png", f"masks/{name}.png", 64, 96, present, name, "0" * 64))
+        samples.append(
+            Sample(name, f"images/{name}.png", f"masks/{name}.png", 64, 96, present, name, "0" * 64, "0" * 64)
+        )
     about = ("tiny", "Tiny", CLASSES, "", "", "", "", "")
     card = Card(*about, notes=(), images=8, groups=8, images_by_class={}, pixel_shares={}, content_hash="ab")
     dataset = Dataset(root, card, tuple(samples))

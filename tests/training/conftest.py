@@ -76,7 +76,7 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
             (root / folder).mkdir(parents=True, exist_ok=True)
             cv2.imwrite(str(root / folder / f"{name}.png"), pixels)
         files = f"images/{name}.png", f"masks/{name}.png"
-        samples.append(Sample(name, *files, height, width, (kind,), name, name))
+        samples.append(Sample(name, *files, height, width, (kind,), name, name, name))
     colors = ((0, 0, 0), (255, 0, 0), (0, 255, 0))
     card = Card(
         name="squares",

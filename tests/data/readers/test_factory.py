@@ -1,11 +1,13 @@
 """The factory's reader: which files it pairs and which it rejects, by their names."""
 
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from dbrnet.data.readers.factory import Listing, dataset_info, identify, is_named, list_source
+from dbrnet.data.readers import RawMask, RawSample
+from dbrnet.data.readers.factory import LabelForm, Listing, Source, dataset_info, identify, is_named, list_source
 from dbrnet.errors import UserError
 from tests.data.conftest import square, texture, write_image
 
@@ -137,13 +139,37 @@ def test_accent_of_two_characters_equals_that_of_one(batch: Path) -> None:
     assert ids(list_source(batch, CLASSES)) == ["Prüfung_ü_1"]
 
 
+def test_new_form_of_labels_needs_only_a_class(batch: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(LabelForm, "FORMS", list(LabelForm.FORMS))
+
+    class Everything(LabelForm):
+        description = "all is a scratch"
+
+        def find(self, source: Source) -> list[Path]:
+            return sorted(source.folder.glob("*.all"))
+
+        def pair(self, source: Source, files: Sequence[Path]) -> Iterator[RawSample]:
+            for (image,) in source.images.values():
+                yield RawSample(image.stem, image, "", lambda *size: RawMask(np.ones(size, np.uint8)))
+
+    (batch / "line3.all").touch()
+    listing = list_source(batch, CLASSES)
+    assert (listing.labels, ids(listing), listing.rejected) == (Everything.description, ["a", "b", "c"], ())
+    (batch / "labels.csv").touch()
+    with pytest.raises(UserError, match=r"has labels\.csv and line3\.all; give the labels in one form"):
+        list_source(batch, CLASSES)
+
+
 @pytest.mark.parametrize(
     ("files", "message"),
     [
         ((), "has images/ but no labels"),
-        (("masks/a.png", "labels.csv"), "has labels.csv and masks; give the labels in one"),
+        (("masks/a.png", "labels.csv"), "has masks/a.png and labels.csv; give the labels in one form"),
         (("one.csv", "two.csv"), "has one.csv and two.csv; give"),
-        (("masks/a.png", "masks/scratch/a.png"), "holds files (a.png) and folders (scratch)"),
+        (
+            ("masks/a.png", "masks/scratch/a.png"),
+            "has masks/a.png and masks/scratch/a.png; give the labels in one form",
+        ),
         (("masks/dnet/a.png",), "masks/dnet is no class; ingest.classes in params.yaml has scratch, deep_dent"),
         (("labels.csv",), "the columns are ''"),
     ],
@@ -175,7 +201,7 @@ def test_ids_are_safe_file_names(stem: str, expected: str) -> None:
 def test_withdrawn_names_are_ids_or_files(batch: Path) -> None:
     (batch / "labels.csv").write_text("ImageId,ClassId,EncodedPixels\n")
     (batch / "withdrawn.txt").write_text("# no longer wanted\na b.tif\n\nline3.cam1\n")
-    names = frozenset(list_source(batch, CLASSES).withdrawn)
+    names = list_source(batch, CLASSES).withdrawn
     assert names == {"a b.tif", "line3.cam1"}
     assert is_named(names, "a_b", "a_b.png")
     assert is_named(names, "line3.cam1", "line3.cam1.jpg")
