@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
-from cyclopts import App, CoercionError, CycloptsError, Parameter
+from cyclopts import App, CoercionError, CycloptsError, Parameter, UnusedCliTokensError
 
 import dbrnet.commands.doctor
 import dbrnet.commands.registry
@@ -43,6 +43,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def run(app: App, arguments: Sequence[str] | None = None) -> int:
     """Run the command of `app` that `arguments` (default: this process's) name; returns the exit status."""
     words = list(sys.argv[1:] if arguments is None else arguments)
+    if "NO_COLOR" in os.environ:
+        from rich.console import Console  # left to itself it still prints bold and dim
+
+        app.console = Console(color_system=None)
 
     def parse_and_run() -> None:
         try:
@@ -144,6 +148,8 @@ def _explain(error: CycloptsError, app: App, words: Sequence[str]) -> str:
         return f"{error.argument.field_info.name}: {error.msg}"
     command = " ".join([app.name[0], *app.parse_commands(words)[0]])
     text = str(error).partition(" Available commands")[0].rstrip(".")
+    if isinstance(error, UnusedCliTokensError):  # whose own text is a list as Python writes it
+        text = f"unexpected argument: {' '.join(error.unused_tokens or ())}"
     return f"{text[:1].lower()}{text[1:]}; see: {command} --help"
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from dbrnet.errors import JobError, UserError
-from dbrnet.storage.http import download, is_url, url_revision
+from dbrnet.storage.source import download, is_url, url_revision
 from tests.http_server import Handler, Server, serving
 
 CONTENT = b"steel" * 100_000

@@ -6,7 +6,7 @@ import pytest
 
 from dbrnet.errors import JobError, UserError
 from dbrnet.files import MARKER, claim
-from dbrnet.storage.object_store import MANIFEST, S3Folder, receive_folder, send_folder
+from dbrnet.storage.s3 import MANIFEST, S3Folder, receive_folder, send_folder
 from tests.storage.s3_server import BUCKET, S3Server
 
 FILES = {"model.pt": bytes(range(256)) * 5000, "curves/loss ü.csv": b"1,2\n", "empty": b""}
