@@ -64,7 +64,5 @@ def make_model(tmp_path: Path) -> ModelMaker:
 @pytest.fixture(scope="session")
 def mlflow_server(migrated_database: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The address of a real `mlflow server` that also serves the artifacts."""
-    root = tmp_path_factory.mktemp("server")
-    shutil.copyfile(migrated_database, root / "mlflow.db")
-    with servers.mlflow_server(root, f"sqlite:///{root / 'mlflow.db'}") as address:
+    with servers.mlflow_server(tmp_path_factory.mktemp("server"), migrated_database) as address:
         yield address

@@ -30,8 +30,7 @@ def address(
     if request.param == "file":
         yield None
     elif request.param == "server on SQLite":
-        shutil.copyfile(migrated_database, root / "mlflow.db")
-        with mlflow_server(root, f"sqlite:///{root / 'mlflow.db'}") as found:
+        with mlflow_server(root, migrated_database) as found:
             yield found
     else:
         if not BINARIES:

@@ -365,10 +365,10 @@ def test_killed_before_any_write_and_run_again_it_ends_the_same(
     ],
 )
 def test_killed_before_any_write_it_ends_the_same_on_a_server(
-    kind: str, make_model: ModelMaker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    kind: str, make_model: ModelMaker, migrated_database: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each time another registered model in the one store, whose tables are made once."""
-    database = postgresql() if kind == "postgresql" else nullcontext(f"sqlite:///{tmp_path / 'mlflow.db'}")
+    database = postgresql() if kind == "postgresql" else nullcontext(migrated_database)
     with database as uri, mlflow_server(tmp_path, uri) as address:
         monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
         expected: dict[str, Any] | None = None

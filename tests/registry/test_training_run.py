@@ -1,7 +1,6 @@
 """A real training of seconds, and what MLflow has of it when its server is killed, hangs or never returns."""
 
 import getpass
-import itertools
 import logging
 import os
 import shutil
@@ -40,12 +39,10 @@ TOKEN, KEY = "tracking-pass-5c1f", "aws-secret-77ab"
 
 @pytest.fixture
 def server(tmp_path: Path, migrated_database: Path) -> Iterator[Server]:
-    root = tmp_path / "server"
-    root.mkdir()
-    made = Server(root, migrated_database)
+    (tmp_path / "server").mkdir()
+    made = Server(tmp_path / "server", migrated_database)
     yield made
-    if made.process.poll() is None:
-        made.kill()
+    made.kill()
 
 
 @pytest.fixture(scope="session")
@@ -94,13 +91,8 @@ class Project:
         """Train, and return train.json."""
         small = {"epochs": epochs, "crop": (32, 32), "image_size": (32, 64), "batch_size": 8, "seed": 7}
         params = load_params(PARAMS).train.model_copy(update=small | {"workers": workers})
-        train(
-            params,
-            self.prepared / "dataset",
-            self.prepared / "split",
-            out=self.folder / "train",
-            checkpoints=checkpoints,
-        )
+        dataset, split = self.prepared / "dataset", self.prepared / "split"
+        train(params, dataset, split, out=self.folder / "train", checkpoints=checkpoints)
         return TrainRecord.load(self.folder / "train")
 
     @property
@@ -143,7 +135,7 @@ def filed(project: Project, migrated_database: Path) -> Project:
 
 
 @pytest.mark.parametrize("checkpoints", [True, False])
-def test_a_users_folder_in_the_checkpoints_place_is_kept(project: Project, checkpoints: bool) -> None:
+def test_a_folder_that_is_not_ours_is_not_used_for_checkpoints(project: Project, checkpoints: bool) -> None:
     kept = project.folder / "kept"
     if checkpoints:
         kept.mkdir()
@@ -189,26 +181,21 @@ def test_a_training_as_mlflow_shows_it(filed: Project) -> None:
     assert lineage.missing_epochs == ()
 
 
-def test_a_training_joins_the_run_it_is_given_without_system_metrics_if_told(filed: Project) -> None:
+def test_a_training_joins_the_run_it_is_given_and_tags_the_datas_revision(filed: Project) -> None:
+    revision = DataRevision(source="https://store.example/raw.zip", source_revision="https://git.example/data@0123abc")
+    filed.monkeypatch.setattr("dbrnet.steps.train.data_revision", lambda *_: revision)
     given = start_or_resume_run(filed.store, "of the cluster", run_id=None, name="its name", tags={})
     filed.monkeypatch.setenv("MLFLOW_RUN_ID", given.run_id)
     filed.monkeypatch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "0.02")
     filed.monkeypatch.setenv("MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING", "false")
-    assert filed.train(epochs=1).run_id == given.run_id
+    lineage = filed.train(epochs=1)
+    assert (lineage.run_id, lineage.dataset.dvc) == (given.run_id, revision)
     run = filed.store.client.get_run(given.run_id)
     assert run.info.run_name == "its name"
     assert not [name for name in run.data.metrics if name.startswith("system/")]
     assert filed.steps(given.run_id) == [1]
-
-
-def test_the_datas_revision_is_tagged(filed: Project) -> None:
-    revision = DataRevision(source="https://store.example/raw.zip", source_revision="https://git.example/data@0123abc")
-    filed.monkeypatch.setattr("dbrnet.steps.train.data_revision", lambda *_: revision)
-    lineage = filed.train(epochs=1)
-    assert lineage.dataset.dvc == revision
-    tags = filed.store.client.get_run(lineage.run_id).data.tags
-    assert {name: tags[f"dvc_{name}"] for name in revision.known} == revision.known
-    assert "dvc_dataset" not in tags
+    assert {name: run.data.tags[f"dvc_{name}"] for name in revision.known} == revision.known
+    assert "dvc_dataset" not in run.data.tags
 
 
 @pytest.mark.slow
@@ -333,29 +320,24 @@ def test_a_server_that_never_comes_back_costs_the_training_nothing(
 def test_a_server_that_hangs_does_not_hold_training_up(project: Project, server: Server) -> None:
     project.use(server.address)
     project.monkeypatch.setattr(dbrnet.registry.metric_logger, "PATIENCE", 2.0)
-    times: list[float] = []
 
     def trouble(epoch: int) -> None:
-        times.append(time.monotonic())
         if epoch == 2:
             project.await_epoch(2)
             server.signal(signal.SIGSTOP)
 
     project.after_epoch(trouble)
     lineage = project.train()
-    print("seconds between epochs", [round(b - a, 2) for a, b in itertools.pairwise(times)])
     assert lineage.missing_epochs == (3, 4, 5, 6)
     server.signal(signal.SIGCONT)
     send_missing(project.joined(lineage), project.history)
     time.sleep(3)  # what it was sent while it hung is taken in
-    assert sorted(set(project.steps(lineage.run_id))) == list(range(1, EPOCHS + 1))
     assert project.steps(lineage.run_id) == list(range(1, EPOCHS + 1))
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("killed", [False, True], ids=["answers", "dies"])
-def test_secrets_stand_in_nothing_that_is_written(project: Project, server: Server, *, killed: bool) -> None:
+def test_a_training_whose_server_dies_writes_no_secret(project: Project, server: Server) -> None:
     """Run as a user does, through the command line, so that all that is printed is searched too."""
     environment = dict(os.environ) | {
         "MLFLOW_TRACKING_URI": server.address.replace("//", f"//trainer:{PASSWORD}@"),
@@ -378,13 +360,11 @@ def test_secrets_stand_in_nothing_that_is_written(project: Project, server: Serv
     command += [str(project.prepared / "split"), "--out", "train"]
     with (project.folder / "log").open("wb") as log:
         process = subprocess.Popen(command, cwd=project.folder, env=environment, stdout=log, stderr=log)
-        if killed:
-            while "epoch 3 of" not in (project.folder / "log").read_text() and process.poll() is None:
-                time.sleep(0.05)
-            server.kill()
+        while "epoch 3 of" not in (project.folder / "log").read_text() and process.poll() is None:
+            time.sleep(0.05)
+        server.kill()
         assert process.wait(120) == 0, (project.folder / "log").read_text()
-    printed = (project.folder / "log").read_text()
-    assert ("cannot be reached" in printed) == killed
+    assert "cannot be reached" in (project.folder / "log").read_text()
     files = [file for root in (project.folder, server.root) for file in root.rglob("*") if file.is_file()]
     assert {file.name for file in files} >= {"train.json", "history.csv", "model.pt", "log", "mlflow.db"}
     for file in files:
