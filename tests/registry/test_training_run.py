@@ -59,9 +59,6 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-OnEpoch = Callable[[EpochRow], None]
-
-
 class Project:
     """An empty folder to train in."""
 
@@ -72,13 +69,10 @@ class Project:
             monkeypatch.delenv(name)
         torch.set_num_threads(1)
 
-    def use(self, server: str) -> None:
-        self.monkeypatch.setenv("MLFLOW_TRACKING_URI", server)
-
     def after_epoch(self, act: Callable[[int], None]) -> None:
         """Have `act` called with each epoch's number, from within the training."""
 
-        def run(*args: Any, on_epoch: OnEpoch, **rest: Any) -> Any:
+        def run(*args: Any, on_epoch: Callable[[EpochRow], None], **rest: Any) -> Any:
             def both(row: EpochRow) -> None:
                 on_epoch(row)
                 act(row.epoch)
@@ -137,11 +131,9 @@ def filed(project: Project, migrated_database: Path) -> Project:
 @pytest.mark.parametrize("checkpoints", [True, False])
 def test_a_folder_that_is_not_ours_is_not_used_for_checkpoints(project: Project, checkpoints: bool) -> None:
     kept = project.folder / "kept"
-    if checkpoints:
-        kept.mkdir()
-        project.monkeypatch.setattr("dbrnet.training.recipe.Recipe.fingerprint", lambda *_: 64 * "a")
+    project.monkeypatch.setattr("dbrnet.training.recipe.Recipe.fingerprint", lambda *_: 64 * "a")
     place = kept / (16 * "a") if checkpoints else project.folder / ".train.checkpoint"
-    place.mkdir()
+    place.mkdir(parents=True)
     (place / "notes.txt").write_text("mine")
     with pytest.raises(UserError, match=f"{place.name} holds files that `dbrnet train` did not write"):
         project.train(epochs=1, checkpoints=kept if checkpoints else None)
@@ -154,8 +146,7 @@ def test_a_training_as_mlflow_shows_it(filed: Project) -> None:
     lineage = filed.train(epochs=3)
     client, run_id = filed.store.client, lineage.run_id
     run = client.get_run(run_id)
-    assert client.get_experiment(run.info.experiment_id).name == "steel-strip"
-    assert run.info.status == "FINISHED"
+    assert (client.get_experiment(run.info.experiment_id).name, run.info.status) == ("steel-strip", "FINISHED")
     assert run.info.run_name.startswith("steel-strip random seed 7 ")
     assert run.data.tags["mlflow.user"] == getpass.getuser()
     assert run.data.tags["mlflow.source.name"] == sys.argv[0]
@@ -246,7 +237,7 @@ def test_a_finished_training_whose_task_is_tried_again_is_not_done_again(filed: 
 
 
 def test_a_store_that_is_away_at_the_start_stops_before_training(project: Project, away_address: str) -> None:
-    project.use(f"http://{away_address}")
+    project.monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://{away_address}")
     project.monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     retry_at_once(project.monkeypatch, "MLFLOW")
     project.after_epoch(lambda epoch: pytest.fail("it trained"))
@@ -262,7 +253,7 @@ def test_a_server_killed_and_started_again_has_every_epoch_once(
 ) -> None:
     caplog.set_level(logging.INFO)
     project.monkeypatch.setattr(dbrnet.registry.metric_logger, "RETRY", 0.5)
-    project.use(server.address)
+    project.monkeypatch.setenv("MLFLOW_TRACKING_URI", server.address)
 
     def said(words: str) -> bool:
         deadline = time.monotonic() + 60
@@ -290,49 +281,37 @@ def test_a_server_killed_and_started_again_has_every_epoch_once(
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-def test_a_server_that_never_comes_back_costs_the_training_nothing(
-    project: Project, server: Server, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize("way", [signal.SIGKILL, signal.SIGSTOP], ids=["dies", "hangs"])
+def test_a_server_that_is_lost_costs_the_training_nothing(
+    project: Project, server: Server, way: signal.Signals, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO", "dbrnet")  # whatever the tests before left
-    project.use(server.address)
+    project.monkeypatch.setenv("MLFLOW_TRACKING_URI", server.address)
+    project.monkeypatch.setattr(dbrnet.registry.metric_logger, "PATIENCE", 2.0)
 
     def trouble(epoch: int) -> None:
         if epoch == 3:
             project.await_epoch(3)
-            server.kill()
+            server.signal(way)
 
     project.after_epoch(trouble)
     lineage = project.train()
     assert (project.folder / "train" / "model.pt").exists()
     assert lineage.missing_epochs == (4, 5, 6)
     assert "lacks the epochs 4, 5, 6" in caplog.text
-    server.start()
-    assert project.steps(lineage.run_id) == [1, 2, 3]
-    assert send_missing(project.joined(lineage), project.history) == 3
+    if way == signal.SIGKILL:
+        server.kill()
+        server.start()
+        assert project.steps(lineage.run_id) == [1, 2, 3]
+    else:
+        server.signal(signal.SIGCONT)
+    sent = send_missing(project.joined(lineage), project.history)
+    assert sent == 3 or way == signal.SIGSTOP
+    time.sleep(0 if way == signal.SIGKILL else 3)  # what it was sent while it hung is taken in
     assert send_missing(project.joined(lineage), project.history) == 0
     for key in ("loss", "val_miou", "learning_rate"):
         found = project.store.client.get_metric_history(lineage.run_id, key)
         assert [(one.step, one.value) for one in found] == [(row["epoch"], row[key]) for row in project.history]
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(300)
-def test_a_server_that_hangs_does_not_hold_training_up(project: Project, server: Server) -> None:
-    project.use(server.address)
-    project.monkeypatch.setattr(dbrnet.registry.metric_logger, "PATIENCE", 2.0)
-
-    def trouble(epoch: int) -> None:
-        if epoch == 2:
-            project.await_epoch(2)
-            server.signal(signal.SIGSTOP)
-
-    project.after_epoch(trouble)
-    lineage = project.train()
-    assert lineage.missing_epochs == (3, 4, 5, 6)
-    server.signal(signal.SIGCONT)
-    send_missing(project.joined(lineage), project.history)
-    time.sleep(3)  # what it was sent while it hung is taken in
-    assert project.steps(lineage.run_id) == list(range(1, EPOCHS + 1))
 
 
 @pytest.mark.slow
