@@ -110,31 +110,26 @@ def _devices() -> Iterator[Check]:
 
 def _disk() -> Check:
     free = shutil.disk_usage(Path.cwd()).free / 1e9
-    status: Literal["ok", "missing", "broken"] = (
-        "broken" if free < FULL_DISK else "missing" if free < LOW_DISK else "ok"
-    )
-    advice = "" if status == "ok" else f"; the demo needs {LOW_DISK:g} GB"
-    return Check("disk", status, f"{free:.1f} GB free in {Path.cwd()}{advice}")
+    detail = f"{free:.1f} GB free in {Path.cwd()}"
+    if free >= LOW_DISK:
+        return Check("disk", "ok", detail)
+    return Check("disk", "broken" if free < FULL_DISK else "missing", f"{detail}; the demo needs {LOW_DISK:g} GB")
 
 
 def _stores() -> Iterator[Check]:
-    uri = os.environ.get("MLFLOW_TRACKING_URI", "")
+    uri = redact(os.environ.get("MLFLOW_TRACKING_URI", ""))
     if not uri:
         yield Check("tracking store", "ok", f"{Path.cwd() / 'mlflow.db'}; MLFLOW_TRACKING_URI names no other")
     elif uri.startswith(("http://", "https://")):
-        reason = _answer(f"{redact(uri).rstrip('/')}/health")
-        detail = redact(uri) + (f" {reason}; see MLFLOW_TRACKING_URI" if reason else " answers")
-        yield Check("tracking store", "broken" if reason else "ok", detail)
+        yield _server("tracking store", uri, f"{uri.rstrip('/')}/health", "MLFLOW_TRACKING_URI")
     else:
-        yield Check("tracking store", "ok", f"{redact(uri)}, a database that was not asked")
-    if endpoint := os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL"):
-        reason = _answer(redact(endpoint))
-        detail = redact(endpoint) + (f" {reason}; see AWS_ENDPOINT_URL" if reason else " answers")
-        yield Check("object store", "broken" if reason else "ok", detail)
+        yield Check("tracking store", "ok", f"{uri}, a database that was not asked")
+    if endpoint := redact(os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL", "")):
+        yield _server("object store", endpoint, endpoint, "AWS_ENDPOINT_URL")
 
 
-def _answer(address: str) -> str | None:
-    """None where something answers at `address`, be it a refusal; else the reason, in bounded time."""
+def _server(name: str, shown: str, address: str, variable: str) -> Check:
+    """Whether something answers at `address`, be it a refusal; in bounded time."""
     import urllib.error
     import urllib.request
 
@@ -152,7 +147,9 @@ def _answer(address: str) -> str | None:
     asking = threading.Thread(target=ask, daemon=True)  # a name server may take longer than the time limit of the rest
     asking.start()
     asking.join(SECONDS)
-    return reasons[0] if reasons else f"did not answer in {SECONDS:g} s"
+    reason = reasons[0] if reasons else f"did not answer in {SECONDS:g} s"
+    detail = f"{shown} {reason}; see {variable}" if reason else f"{shown} answers"
+    return Check(name, "broken" if reason else "ok", detail)
 
 
 def _params() -> Check:

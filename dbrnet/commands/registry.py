@@ -60,7 +60,9 @@ def history(
         write_atomically(html, render_history(model.name, state.events))
     moved = model.ledger.aliases().get(CHAMPION)
     if json:
-        print_json(model.summary(state) | {"alias": moved, "events": [event.to_dict() for event in state.events]})
+        since = None if state.champion is None else state.since(state.champion)
+        standing = {"model": model.name, "champion": state.champion, "since": since, "challenger": state.challenger}
+        print_json(standing | {"alias": moved, "events": [event.to_dict() for event in state.events]})
         return
     _print(model.standing(state, at), "")
     for event in state.events:
@@ -207,11 +209,6 @@ class _Model:
         figures = {} if decided is None else decided.figures.estimates
         facts = describe_version(self.store, self.name, version)
         return facts | {f"test {name}": figure for name, figure in sorted(figures.items())}
-
-    def summary(self, state: "State") -> dict[str, Any]:
-        """Who is champion and who waits, as JSON values."""
-        since = None if state.champion is None else state.since(state.champion)
-        return {"model": self.name, "champion": state.champion, "since": since, "challenger": state.challenger}
 
     def standing(self, state: "State", at: str | None = None) -> str:
         """Who is champion and who waits, as a sentence."""

@@ -69,9 +69,10 @@ class Ledger:
         return replay([*entries, replace(entry, number=number, time=datetime.now(UTC))])
 
     def _or_adopted(self, entries: list[Entry]) -> list[Entry]:
-        if not entries and (adopted := self._adoption()) is not None:
-            return [adopted]
-        return entries
+        """The entries; where there are none, an alias that is older than the ledger makes the first."""
+        if entries or (champion := self.aliases().get(CHAMPION)) is None:
+            return entries
+        return [Entry(id="adoption", kind="adoption", version=champion, by="ledger")]
 
     @repeatable
     def append(self, entry: Entry) -> None:
@@ -79,9 +80,8 @@ class Ledger:
         entries = self.entries()
         if any(known.id == entry.id for known in entries):
             return
-        if not entries and (adopted := self._adoption()) is not None:
-            self._write(adopted)
-        self._write(entry)
+        for new in [*self._or_adopted(entries)[len(entries) :], entry]:
+            self._write(new)
 
     @repeatable
     def reconcile(self) -> State:
@@ -107,45 +107,31 @@ class Ledger:
         return {alias: int(number) for alias, number in aliases.items()}
 
     def _set_aliases(self, state: State) -> None:
-        now = self.aliases()
-        previous = {event.champion_after for event in state.events}
-        if CHAMPION in now and now[CHAMPION] not in previous:
-            log.warning(
-                "the alias %s of %s was moved to version %d by hand; the ledger says version %s",
-                CHAMPION,
-                self.model_name,
-                now[CHAMPION],
-                state.champion,
-            )
+        now, name = self.aliases(), self.model_name
+        if CHAMPION in now and now[CHAMPION] not in {event.champion_after for event in state.events}:
+            moved = "the alias %s of %s was moved to version %d by hand; the ledger says version %s"
+            log.warning(moved, CHAMPION, name, now[CHAMPION], state.champion)
         with self.store.client_session() as client:
             for alias, number in ((CHAMPION, state.champion), (CHALLENGER, state.challenger)):
-                if number is not None and now.get(alias) != number:
-                    self._set_alias(client, alias, number)
-                elif number is None and alias in now:
-                    client.delete_registered_model_alias(self.model_name, alias)
-
-    def _set_alias(self, client: MlflowClient, alias: str, number: int) -> None:
-        try:
-            client.set_registered_model_alias(self.model_name, alias, str(number))
-        except MlflowException as error:
-            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
-                raise
-            log.warning("%s version %d should have the alias %s, and was deleted", self.model_name, number, alias)
+                try:
+                    if number is not None and now.get(alias) != number:
+                        client.set_registered_model_alias(name, alias, str(number))
+                    elif number is None and alias in now:
+                        client.delete_registered_model_alias(name, alias)
+                except MlflowException as error:
+                    if error.error_code != "RESOURCE_DOES_NOT_EXIST" or number is None:
+                        raise
+                    log.warning("%s version %d should have the alias %s, and was deleted", name, number, alias)
 
     def _set_tags(self, state: State) -> None:
         with self.store.client_session() as client:
             for version in _versions(client, self.model_name):
-                for key, value in _tags(state, int(version.version)).items():
+                number = str(version.version)
+                for key, value in _tags(state, int(number)).items():
                     if value is None and key in version.tags:
-                        client.delete_model_version_tag(self.model_name, str(version.version), key)
+                        client.delete_model_version_tag(self.model_name, number, key)
                     elif value is not None and version.tags.get(key) != value:
-                        client.set_model_version_tag(self.model_name, str(version.version), key, value)
-
-    def _adoption(self) -> Entry | None:
-        number = self.aliases().get(CHAMPION)
-        if number is None:
-            return None
-        return Entry(id="adoption", kind="adoption", version=number, by="ledger")
+                        client.set_model_version_tag(self.model_name, number, key, value)
 
     def _write(self, entry: Entry) -> None:
         content = _ENTRY.dump_json(entry, exclude={"number", "time"}).decode()

@@ -35,11 +35,11 @@ from botocore.exceptions import (
 from botocore.exceptions import ConnectionError as UnreachableError
 from s3transfer.exceptions import RetriesExceededError
 
-from dbrnet.errors import JobError, UserError
+from dbrnet.errors import JobError, UnavailableError, UserError
 from dbrnet.files import atomic_directory
 from dbrnet.parallel import ordered_map
 from dbrnet.progress import Progress
-from dbrnet.retries import S3, UnavailableError
+from dbrnet.retries import S3
 from dbrnet.storage.archive import MAX_BYTES, MAX_MEMBERS, safe_path
 
 PARALLEL = 8  # connections at a time

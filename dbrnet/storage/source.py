@@ -20,9 +20,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from dbrnet.errors import JobError, UserError
+from dbrnet.errors import JobError, UnavailableError, UserError
 from dbrnet.progress import Progress
-from dbrnet.retries import HTTP, UnavailableError
+from dbrnet.retries import HTTP
 
 TIMEOUT_SECONDS = 60
 MAX_BYTES = 64 << 30
