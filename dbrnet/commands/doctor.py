@@ -25,7 +25,8 @@ EXTRAS = {  # of pyproject.toml: what each brings, and what for
     "kubeflow": ("`python -m pipelines`", ("kfp", "kfp-kubernetes", "oras")),
     "nodes": ("training on several nodes", ("kubernetes",)),
 }
-COLORS = {"ok": 32, "missing": 33, "broken": 31}
+Status = Literal["ok", "missing", "broken"]
+COLORS: dict[Status, int] = {"ok": 32, "missing": 33, "broken": 31}
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ class Check:
     """What was looked at. `missing` does without something optional; `broken` needs mending."""
 
     name: str
-    status: Literal["ok", "missing", "broken"]
+    status: Status
     detail: str
 
 
@@ -110,10 +111,9 @@ def _devices() -> Iterator[Check]:
 
 def _disk() -> Check:
     free = shutil.disk_usage(Path.cwd()).free / 1e9
-    detail = f"{free:.1f} GB free in {Path.cwd()}"
-    if free >= LOW_DISK:
-        return Check("disk", "ok", detail)
-    return Check("disk", "broken" if free < FULL_DISK else "missing", f"{detail}; the demo needs {LOW_DISK:g} GB")
+    status: Status = "broken" if free < FULL_DISK else "missing" if free < LOW_DISK else "ok"
+    advice = "" if status == "ok" else f"; the demo needs {LOW_DISK:g} GB"
+    return Check("disk", status, f"{free:.1f} GB free in {Path.cwd()}{advice}")
 
 
 def _stores() -> Iterator[Check]:

@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 
 from dbrnet.cli import main
-from dbrnet.records import Answer, Decision, Promotion
+from dbrnet.records import Answer, Promotion
 from dbrnet.registry.ledger import Ledger
 from dbrnet.registry.ledger_state import Entry, KeyFigures
 from dbrnet.registry.promotion import record
 from dbrnet.registry.store import Store
+from tests.registry.acting import decided
 
 NAME = "dbrnet-strip"
 Decide = Callable[..., Promotion]
@@ -34,7 +35,7 @@ def decide(store: Store, monkeypatch: pytest.MonkeyPatch) -> Decide:
             store,
             NAME,
             version,
-            Decision(answer=answer, mode="automatic", reasons=(why,) if why else (), criteria=()),
+            decided(answer, *([why] if why else [])),
             compared_with=against,
             decision_id=os.urandom(8).hex(),
             run_id="0" * 32,
@@ -99,7 +100,7 @@ def cut_off(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     return run
 
 
-def test_a_persons_act_that_was_killed_ends_as_if_it_had_not_been(
+def test_a_persons_decision_that_was_killed_is_completed(
     decide: Decide, store: Store, cut_off: Callable[..., None], capsys: pytest.CaptureFixture[str]
 ) -> None:
     def tag(version: int) -> str:
@@ -181,7 +182,7 @@ def test_what_cannot_be_done_is_one_line(
     assert "version 1 is champion" in registry(capsys, "history")
 
 
-def test_an_alias_moved_by_hand_is_told(decide: Decide, store: Store, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_alias_moved_by_hand_is_reported(decide: Decide, store: Store, capsys: pytest.CaptureFixture[str]) -> None:
     decide(1)
     decide(2, "rejected", 1, "slow")
     store.client.set_registered_model_alias(NAME, "champion", "2")
@@ -194,7 +195,7 @@ def test_no_ledger_yet(store: Store, capsys: pytest.CaptureFixture[str], monkeyp
     assert f"{NAME}: no champion yet" in registry(capsys, "history")
 
 
-def test_a_model_that_is_not_there_is_told_and_nothing_is_created(
+def test_an_unknown_model_is_one_line_and_nothing_is_created(
     decide: Decide, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     decide(1)
