@@ -50,7 +50,7 @@ def doctor(*, json: Json = False) -> None:
         dbrnet doctor
         dbrnet doctor --json
     """
-    checks = [*_libraries(), *_runtimes(), *_devices(), _disk(), *_stores(), _params()]
+    checks = [*_libraries(), *_runtimes(), *_machine(), *_settings()]
     broken = [check.name for check in checks if check.status == "broken"]
     if json:
         print_json({"dbrnet": __version__, "ok": not broken, "checks": [asdict(check) for check in checks]})
@@ -100,23 +100,23 @@ def _runtimes() -> Iterator[Check]:
         yield Check(name, "missing" if reason else "ok", (reason or "available").removeprefix(f"{name} is "))
 
 
-def _devices() -> Iterator[Check]:
+def _machine() -> Iterator[Check]:
     from dbrnet.provenance import hardware
 
     machine = hardware()
     yield Check("cpu", "ok", f"{machine.cpu}, {machine.cores} cores, {machine.memory_gib} GiB of memory")
     gpus = ", ".join(machine.gpus)
     yield Check("gpu", "ok" if gpus else "missing", gpus or "none that PyTorch finds; training runs on the CPU")
-
-
-def _disk() -> Check:
     free = shutil.disk_usage(Path.cwd()).free / 1e9
     status: Status = "broken" if free < FULL_DISK else "missing" if free < LOW_DISK else "ok"
     advice = "" if status == "ok" else f"; the demo needs {LOW_DISK:g} GB"
-    return Check("disk", status, f"{free:.1f} GB free in {Path.cwd()}{advice}")
+    yield Check("disk", status, f"{free:.1f} GB free in {Path.cwd()}{advice}")
 
 
-def _stores() -> Iterator[Check]:
+def _settings() -> Iterator[Check]:
+    """The stores that the environment names, and params.yaml."""
+    from dbrnet.config import load_params
+
     uri = redact(os.environ.get("MLFLOW_TRACKING_URI", ""))
     if not uri:
         yield Check("tracking store", "ok", f"{Path.cwd() / 'mlflow.db'}; MLFLOW_TRACKING_URI names no other")
@@ -126,6 +126,15 @@ def _stores() -> Iterator[Check]:
         yield Check("tracking store", "ok", f"{uri}, a database that was not asked")
     if endpoint := redact(os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL", "")):
         yield _server("object store", endpoint, endpoint, "AWS_ENDPOINT_URL")
+    path = Path("params.yaml")
+    if not path.exists():
+        yield Check(str(path), "missing", "not in this folder: steps need it, or another by --params")
+        return
+    try:
+        load_params(path)
+        yield Check(str(path), "ok", "valid")
+    except UserError as error:
+        yield Check(str(path), "broken", str(error))
 
 
 def _server(name: str, shown: str, address: str, variable: str) -> Check:
@@ -150,16 +159,3 @@ def _server(name: str, shown: str, address: str, variable: str) -> Check:
     reason = reasons[0] if reasons else f"did not answer in {SECONDS:g} s"
     detail = f"{shown} {reason}; see {variable}" if reason else f"{shown} answers"
     return Check(name, "broken" if reason else "ok", detail)
-
-
-def _params() -> Check:
-    from dbrnet.config import load_params
-
-    path = Path("params.yaml")
-    if not path.exists():
-        return Check("params.yaml", "missing", "not in this folder: steps need it, or another by --params")
-    try:
-        load_params(path)
-    except UserError as error:
-        return Check("params.yaml", "broken", str(error))
-    return Check("params.yaml", "ok", "valid")

@@ -92,9 +92,17 @@ class Threshold:
     by_interval: bool = False
 
     def judge(self, figure: Estimate | None) -> Criterion:
-        """The figure held against the threshold; None: there is no such figure."""
+        """The figure held against the threshold; None: there is no such figure.
+
+        Meeting a threshold exactly passes; an interval that holds the threshold is inconclusive.
+        """
         figure = figure or Estimate(value=None, unit=self.unit)
-        verdict, extra, least = self._verdict(figure), self._digits(figure), self.direction == "at least"
+        extra, least = self._digits(figure), self.direction == "at least"
+        ends = (figure.low, figure.high) if self.by_interval else (figure.value,)
+        met = {end >= self.value if least else end <= self.value for end in ends if end is not None}
+        verdict: Verdict = "inconclusive" if len(met) > 1 else "passed" if True in met else "failed"
+        if figure.value is None or None in ends:
+            verdict = "not measured"
         value, limit = figure.text(extra=extra), format_value(self.value, self.unit, extra=extra)
         texts: dict[Verdict, str] = {
             "passed": f"{self.label} {value} is {self.direction} {limit}",
@@ -114,17 +122,6 @@ class Threshold:
             threshold_text=limit,
             text=texts[verdict],
         )
-
-    def _verdict(self, figure: Estimate) -> Verdict:
-        """Meeting a threshold exactly passes; an interval that holds the threshold is inconclusive."""
-        ends = (figure.low, figure.high) if self.by_interval else (figure.value,)
-        judged = [end for end in ends if end is not None]
-        if figure.value is None or len(judged) < len(ends):
-            return "not measured"
-        met = [value >= self.value if self.direction == "at least" else value <= self.value for value in judged]
-        if all(met):
-            return "passed"
-        return "inconclusive" if any(met) else "failed"
 
     def _digits(self, figure: Estimate) -> int:
         """The extra digits that show the threshold exactly, and tell the figure from it.

@@ -55,7 +55,18 @@ class Ledger:
                 f"the ledger {self.log_name} in {self.store} lacks entry {missing[0]}: somebody has deleted "
                 "it, and who is champion cannot be told; restore the store from its backup"
             )
-        return [_parse(version) for version in entries]
+        found = []
+        for number, version in zip(numbers, entries, strict=True):
+            try:
+                entry = _ENTRY.validate_json(version.tags["entry"])
+            except (KeyError, ValidationError):
+                raise JobError(
+                    f"entry {number} of the ledger {self.log_name} was not written by dbrnet; "
+                    "who is champion cannot be told"
+                ) from None
+            time = datetime.fromtimestamp(version.creation_timestamp / 1000, UTC)
+            found.append(replace(entry, number=number, time=time))
+        return found
 
     def state(self, at: datetime | None = None) -> State:
         """The state after replaying the entries, now or at a time; an alias older than the ledger is adopted."""
@@ -81,7 +92,15 @@ class Ledger:
         if any(known.id == entry.id for known in entries):
             return
         for new in [*self._or_adopted(entries)[len(entries) :], entry]:
-            self._write(new)
+            content = _ENTRY.dump_json(new, exclude={"number", "time"}).decode()
+            with self.store.client_session() as client:
+                ensure_registered(client, self.log_name)
+                client.create_model_version(
+                    self.log_name,
+                    f"models:/{self.model_name}/{new.version}",
+                    tags={"entry": content, "kind": new.kind, "by": new.by},
+                    description=new.description,
+                )
 
     @repeatable
     def reconcile(self) -> State:
@@ -133,17 +152,6 @@ class Ledger:
                     elif value is not None and version.tags.get(key) != value:
                         client.set_model_version_tag(self.model_name, number, key, value)
 
-    def _write(self, entry: Entry) -> None:
-        content = _ENTRY.dump_json(entry, exclude={"number", "time"}).decode()
-        with self.store.client_session() as client:
-            ensure_registered(client, self.log_name)
-            client.create_model_version(
-                self.log_name,
-                f"models:/{self.model_name}/{entry.version}",
-                tags={"entry": content, "kind": entry.kind, "by": entry.by},
-                description=_describe(entry),
-            )
-
 
 def _versions(client: MlflowClient, name: str) -> list[ModelVersion]:
     versions: list[ModelVersion] = []
@@ -179,27 +187,3 @@ def _tags(state: State, version: int) -> dict[str, str | None]:
         if entry.run_id is not None:
             tags["review"] = f"runs:/{entry.run_id}/review.html"
     return {key: value and value[:MAX_TAG] for key, value in tags.items()}
-
-
-def _parse(version: ModelVersion) -> Entry:
-    try:
-        entry = _ENTRY.validate_json(version.tags["entry"])
-    except (KeyError, ValidationError):
-        raise JobError(
-            f"entry {version.version} of the ledger {version.name} was not written by dbrnet; "
-            "who is champion cannot be told"
-        ) from None
-    time = datetime.fromtimestamp(version.creation_timestamp / 1000, UTC)
-    return replace(entry, number=int(version.version), time=time)
-
-
-def _describe(entry: Entry) -> str:
-    """The entry's description on MLflow's page."""
-    heading = {
-        "decision": f"The gate on version {entry.version}: {entry.answer}",
-        "approval": f"{entry.by} approves version {entry.version}",
-        "rejection": f"{entry.by} rejects version {entry.version}",
-        "rollback": f"{entry.by} rolls back from version {entry.expected} to version {entry.version}",
-        "adoption": f"Version {entry.version} was champion before this ledger began",
-    }[entry.kind]
-    return "\n".join([f"**{heading}**", "", *(f"- {reason}" for reason in entry.reasons)]).rstrip() + "\n"

@@ -58,6 +58,18 @@ class Entry:
     number: int = 0  # its place, given by the store
     time: datetime | None = None  # by the store's clock
 
+    @property
+    def description(self) -> str:
+        """The entry in Markdown, for MLflow's page."""
+        heading = {
+            "decision": f"The gate on version {self.version}: {self.answer}",
+            "approval": f"{self.by} approves version {self.version}",
+            "rejection": f"{self.by} rejects version {self.version}",
+            "rollback": f"{self.by} rolls back from version {self.expected} to version {self.version}",
+            "adoption": f"Version {self.version} was champion before this ledger began",
+        }[self.kind]
+        return "\n".join([f"**{heading}**", "", *(f"- {reason}" for reason in self.reasons)]).rstrip() + "\n"
+
 
 @dataclass(frozen=True)
 class Event:

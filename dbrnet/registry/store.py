@@ -69,33 +69,28 @@ class Store:
 
     @cached_property
     def client(self) -> MlflowClient:
-        """MLflow's client; the first use of a new SQLite file creates its tables (about 3 s)."""
+        """MLflow's client; the first use of a new SQLite file creates its tables (about 3 s).
+
+        They are made in another file, which then moves: MLflow cannot repair half a schema. A file that cannot be
+        written fails at once, where SQLAlchemy would retry for minutes.
+        """
         for logger in ("mlflow.store.db.utils", "alembic"):
             logging.getLogger(logger).setLevel(logging.WARNING)
         logging.getLogger("mlflow.utils.environment").setLevel(logging.ERROR)  # that our image has no pip
         if self.uri.startswith("sqlite:///"):
-            self._prepare_sqlite(self._sqlite)
-        return MlflowClient(self.uri, self.uri)
-
-    def _prepare_sqlite(self, path: Path) -> None:
-        """Create the tables in another file and move it to `path`: MLflow cannot repair half a schema.
-
-        A file that cannot be written fails at once, where SQLAlchemy would retry for minutes.
-        """
-        try:
-            if path.exists():
-                _probe_sqlite(path)
-                return
+            path = self._sqlite
             fresh = path.with_name(f".{path.name}.{os.getpid()}.partial")
             try:
-                _probe_sqlite(fresh)
-                MlflowClient(f"sqlite:///{fresh}", f"sqlite:///{fresh}")
-                with suppress(FileExistsError):  # another process was quicker
-                    os.link(fresh, path)
+                _probe_sqlite(path if path.exists() else fresh)
+                if not path.exists():
+                    MlflowClient(f"sqlite:///{fresh}", f"sqlite:///{fresh}")
+                    with suppress(FileExistsError):  # another process was quicker
+                        os.link(fresh, path)
+            except sqlite3.Error as error:
+                raise self._failure("cannot be written", str(error)) from None
             finally:
                 fresh.unlink(missing_ok=True)
-        except sqlite3.Error as error:
-            raise self._failure("cannot be written", str(error)) from None
+        return MlflowClient(self.uri, self.uri)
 
     @contextmanager
     def client_session(self) -> Iterator[MlflowClient]:

@@ -123,7 +123,16 @@ def start_or_resume_run(
     missed = {} if run_id is None else {"missed_run": run_id}
     if run_id is not None and (run := _continued(store, run_id, tags)):
         return run
-    return _fresh(store, _experiment(store, experiment), name, {**tags, **missed})
+    with store.client_session() as client:
+        known = client.get_experiment_by_name(experiment)
+        try:
+            id_ = known.experiment_id if known else client.create_experiment(experiment, store.artifact_location)
+        except MlflowException as error:
+            known = client.get_experiment_by_name(experiment)
+            if error.error_code != "RESOURCE_ALREADY_EXISTS" or known is None:
+                raise
+            id_ = known.experiment_id  # another process was quicker
+    return _fresh(store, str(id_), name, {**tags, **missed})
 
 
 def decision_run(store: Store, parent: TrackedRun, *, key: str, name: str, tags: Mapping[str, object]) -> TrackedRun:
@@ -180,16 +189,3 @@ def _fresh(store: Store, experiment_id: str, name: str, tags: Mapping[str, objec
     texts = resolve_tags({key: str(value) for key, value in tags.items()}, ignore=[GitRunContext])
     with store.client_session() as client:
         return TrackedRun(store, client.create_run(experiment_id, run_name=name, tags=texts).info, resumed=False)
-
-
-def _experiment(store: Store, name: str) -> str:
-    with store.client_session() as client:
-        if experiment := client.get_experiment_by_name(name):
-            return str(experiment.experiment_id)
-        try:
-            return str(client.create_experiment(name, artifact_location=store.artifact_location))
-        except MlflowException as error:
-            experiment = client.get_experiment_by_name(name)
-            if error.error_code == "RESOURCE_ALREADY_EXISTS" and experiment:
-                return str(experiment.experiment_id)  # another process was quicker
-            raise

@@ -55,14 +55,27 @@ def register(
     [1, H, W, 3], of which a corner becomes the input example. Safe to repeat, to kill, and to call from many
     processes at once. Raises `UserError` where the file is no ONNX model, `JobError` when the store fails.
     """
-    proto = _read_model(model)
+    try:
+        proto = onnx.load(model)
+        onnx.checker.check_model(proto)
+    except FileNotFoundError:
+        raise UserError(f"{model} does not exist; run the export step first") from None
+    except (DecodeError, onnx.checker.ValidationError):
+        raise UserError(f"{model} is not a sound ONNX model; run the export step again") from None
     digest = sha256_file(model)
     tags = {NETWORK_TAG: network_digest(proto), **tags}
     with store.client_session() as client:
         number = find_version(store, model_name, digest)
         if number is None:
-            uploaded = _upload(client, run, model_name, model, proto, digest, files, example)
-            number = _create(store, run, model_name, uploaded, digest)
+            upload = _upload(client, run, model_name, model, proto, digest, files, example)
+            ensure_registered(client, model_name)
+            source, named = upload.artifact_location, {"sha256": digest}
+            created = client.create_model_version(
+                model_name, source, run_id=run.run_id, tags=named, model_id=upload.model_id
+            )
+            number = min(int(created.version), find_version(store, model_name, digest) or int(created.version))
+            if number < int(created.version):  # another process registered the file first
+                client.delete_model_version(model_name, created.version)
         known = client.get_model_version(model_name, str(number)).tags
         for key, value in tags.items():
             if known.get(key) != str(value):
@@ -175,17 +188,6 @@ def get_version(store: Store, model_name: str, number: int) -> ModelVersion:
             raise UserError(f"{model_name} has no version {number} in {store}") from None
 
 
-def _read_model(path: Path) -> onnx.ModelProto:
-    try:
-        proto = onnx.load(path)
-        onnx.checker.check_model(proto)
-        return proto
-    except FileNotFoundError:
-        raise UserError(f"{path} does not exist; run the export step first") from None
-    except (DecodeError, onnx.checker.ValidationError):
-        raise UserError(f"{path} is not a sound ONNX model; run the export step again") from None
-
-
 def _upload(
     client: MlflowClient,
     run: TrackedRun,
@@ -219,21 +221,6 @@ def _upload(
         client.log_model_artifacts(logged.model_id, str(folder))
     client.finalize_logged_model(logged.model_id, "READY")
     return logged
-
-
-def _create(store: Store, run: TrackedRun, name: str, uploaded: Any, digest: str) -> int:
-    """A version, tagged with its digest. Returns another process's version where that registered the file first."""
-    with store.client_session() as client:
-        ensure_registered(client, name)
-        created = client.create_model_version(
-            name, uploaded.artifact_location, run_id=run.run_id, tags={"sha256": digest}, model_id=uploaded.model_id
-        )
-        number = int(created.version)
-        first = find_version(store, name, digest)
-        if first is not None and first < number:
-            client.delete_model_version(name, str(number))
-            return first
-        return number
 
 
 def ensure_registered(client: MlflowClient, name: str) -> None:

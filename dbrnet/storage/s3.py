@@ -14,7 +14,7 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 from urllib.parse import urlsplit
 
 import boto3
@@ -170,7 +170,7 @@ class S3Folder:
         """The one line for what boto3 raises; `UnavailableError` where waiting can help."""
         match error:
             case ClientError():
-                return self._refused(error.response, address)
+                pass
             case NoCredentialsError() | PartialCredentialsError():
                 return UserError(f"{address}: {_SET_CREDENTIALS}")
             case ParamValidationError():
@@ -180,14 +180,12 @@ class S3Folder:
             case UnreachableError():
                 return UnavailableError(f"{address}: {self._server} cannot be reached ({type(error).__name__})")
             case HTTPClientError():  # the request could not be made: mostly a line break in a key
-                return UserError(
-                    f"{address}: the request cannot be sent; look for blanks and line breaks in AWS_* variables"
-                )
-        return UserError(f"{address}: {type(error).__name__}; check the AWS_* variables")
-
-    def _refused(self, response: dict[str, Any], address: str) -> UserError | JobError:
-        code = str(response.get("Error", {}).get("Code", "?"))
-        status = int(response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+                remedy = "look for blanks and line breaks in AWS_* variables"
+                return UserError(f"{address}: the request cannot be sent; {remedy}")
+            case _:
+                return UserError(f"{address}: {type(error).__name__}; check the AWS_* variables")
+        code = str(error.response.get("Error", {}).get("Code", "?"))
+        status = int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
         for codes, remedy in _REMEDIES.items():
             if code in codes:
                 return UserError(f"{address}: " + remedy.format(code=code, server=self._server, bucket=self.bucket))

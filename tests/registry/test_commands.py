@@ -64,14 +64,23 @@ def test_the_history_names_everything(decide: Decide, capsys: pytest.CaptureFixt
     assert "mIoU 0.61 is below 0.75" in (tmp_path / "history.html").read_text()
 
 
-def test_a_person_approves_rejects_and_rolls_back(decide: Decide, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_person_approves_rejects_and_rolls_back(
+    decide: Decide, store: Store, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ledger = Ledger(store, NAME)
     decide(1)
-    decide(2, "needs review", 1, "too close")
+    assert decide(2, "needs review", 1, "too close").challenger == 2
+    assert ledger.aliases() == {"champion": 1, "challenger": 2}
     assert "version 2 is champion" in registry(capsys, "approve", "2")
+    assert ledger.aliases() == {"champion": 2}
     shown = registry(capsys, "rollback", "--why", "coil 4711")
     assert "ann rolled back from version 2 to version 1" not in shown  # the reason stands in its place
     assert "coil 4711" in shown
     assert f"{NAME}: version 1 is champion" in shown
+    back = decide(2, "promoted", 1)
+    assert back.answer == "rejected"
+    assert "revoked by ann" in back.reasons[0]
+    assert "coil 4711" in back.reasons[0]
     decide(3, "needs review", 1, "too close")
     assert "not now" in registry(capsys, "reject", "3", "--why", "not now")
     outcome = decide(3, "promoted", 1)
@@ -80,6 +89,8 @@ def test_a_person_approves_rejects_and_rolls_back(decide: Decide, capsys: pytest
     shown = registry(capsys, "show", "3")
     assert "revoked by ann" in shown
     assert "not now" in shown
+    assert "version 2 is champion" in registry(capsys, "approve", "2", "--why", "it was the lens")
+    assert ledger.aliases() == {"champion": 2}
 
 
 @pytest.fixture
