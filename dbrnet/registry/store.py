@@ -81,7 +81,8 @@ class Store:
             path = self._sqlite
             fresh = path.with_name(f".{path.name}.{os.getpid()}.partial")
             try:
-                _probe_sqlite(path if path.exists() else fresh)
+                with closing(sqlite3.connect(path if path.exists() else fresh, timeout=30)) as connection:
+                    connection.execute("BEGIN IMMEDIATE")
                 if not path.exists():
                     MlflowClient(f"sqlite:///{fresh}", f"sqlite:///{fresh}")
                     with suppress(FileExistsError):  # another process was quicker
@@ -125,11 +126,6 @@ class Store:
             f"the MLflow store {self} cannot be reached",
             "start its server, or correct MLFLOW_TRACKING_URI, or unset it to use a local file",
         )
-
-
-def _probe_sqlite(path: Path) -> None:
-    with closing(sqlite3.connect(path, timeout=30)) as connection:
-        connection.execute("BEGIN IMMEDIATE")
 
 
 def open_store(root: Path) -> Store:
