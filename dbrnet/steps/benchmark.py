@@ -8,6 +8,7 @@ from pathlib import Path
 
 import cv2
 
+from dbrnet.api import find_model_file
 from dbrnet.benchmark.hardware import describe_machine, machine_state
 from dbrnet.benchmark.measurement import Measured, durations, measure, noise, open_baselines, table
 from dbrnet.benchmark.roofline import count_work
@@ -35,7 +36,6 @@ from dbrnet.records import (
     TrainRecord,
     WorkFacts,
 )
-from dbrnet.registry.model_file import find_model_file
 from dbrnet.reports.plots import latency_plot, speed_accuracy_plot
 from dbrnet.steps.checks import Champion, open_champion, open_runtimes
 
