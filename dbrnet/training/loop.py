@@ -129,9 +129,7 @@ class Run:
 
         self.meta = ModelMeta(
             classes=dataset.card.classes,
-            lfem=recipe.model.lfem,
-            affm=recipe.model.affm,
-            dcppm=recipe.model.dcppm,
+            model=recipe.model,
             mean=mean,
             std=std,
             image_size=recipe.image_size,

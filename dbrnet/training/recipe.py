@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from dbrnet.bounds import Fraction, OpenFraction, Seed, Size
+from dbrnet.models import Switches
 
 WARMUP_START = 0.1  # share of the base rate that warm-up starts from, as in the released code
 POLY_POWER = 0.9  # as in the released code
@@ -23,16 +24,6 @@ def _ascending(bounds: tuple[float, float]) -> tuple[float, float]:
     if bounds[0] > bounds[1]:
         raise ValueError("the first must not exceed the second")
     return bounds
-
-
-class Switches(BaseModel):
-    """Which of the paper's three modules the network has (the ablation of Tables 3 and 4)."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    lfem: bool
-    affm: bool
-    dcppm: bool
 
 
 class Recipe(BaseModel):

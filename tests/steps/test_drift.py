@@ -25,6 +25,7 @@ from dbrnet.evaluation.predictions import evaluate
 from dbrnet.files import MARKER, sha256_file
 from dbrnet.inference.export import PRODUCER, export_onnx
 from dbrnet.inference.runtimes.registry import open_model
+from dbrnet.models import Switches
 from dbrnet.models.dbrnet import DBRNet
 from dbrnet.models.saved import ModelMeta
 from dbrnet.records import ChampionRecord, DriftCheck, DriftImages, DriftRecord
@@ -273,9 +274,7 @@ def network(few: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
         mean=(0.5,) * 3,
         std=(0.1,) * 3,
         image_size=(64, 128),
-        lfem=True,
-        affm=True,
-        dcppm=True,
+        model=Switches(lfem=True, affm=True, dcppm=True),
         normalised=False,
     )
     path = tmp_path_factory.mktemp("model") / "model.onnx"
