@@ -64,14 +64,14 @@ class Recipe(BaseModel):
         content = json.dumps([recipe, content_hash, list(train_ids), list(val_ids)], sort_keys=True)
         return hashlib.sha256(content.encode()).hexdigest()
 
+    def rate(self, step: int, batches: int) -> float:
+        """The learning rate of iteration `step` (from 0), of `batches` in each epoch: from 0 to `learning_rate`.
 
-def learning_rate(step: int, total: int, base: float, warmup: int, schedule: Schedule) -> float:
-    """The rate of iteration `step` (from 0) of `total`: never negative, and at most `base`.
-
-    It rises linearly from a tenth of `base` for `warmup` iterations. Then it falls and would reach 0 right after
-    the last iteration: linearly (paper, section 3.2), or with the power 0.9 ("poly", the released code).
-    """
-    if step < warmup:
-        return base * (WARMUP_START + (1 - WARMUP_START) * step / warmup)
-    left = max(0.0, (total - step) / max(1, total - warmup))
-    return base * left ** (1.0 if schedule == "linear" else POLY_POWER)
+        It rises linearly from a tenth of `learning_rate` during the warm-up. Then it falls and would reach 0 right
+        after the last iteration: linearly (paper, section 3.2), or with the power 0.9 ("poly", the released code).
+        """
+        warmup, total = round(self.warmup_epochs * batches), self.epochs * batches
+        if step < warmup:
+            return self.learning_rate * (WARMUP_START + (1 - WARMUP_START) * step / warmup)
+        left = max(0.0, (total - step) / max(1, total - warmup))
+        return self.learning_rate * left ** (1.0 if self.schedule == "linear" else POLY_POWER)
