@@ -34,7 +34,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 from dbrnet.inference.images import decode_image
-from dbrnet.inference.runtimes.registry import open_model
+from dbrnet.inference.runtimes import open_model
 from dbrnet.provenance import hardware
 from dbrnet.serving.responses import Timing, as_json
 

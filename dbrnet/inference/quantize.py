@@ -19,9 +19,8 @@ import onnx
 from dbrnet.data.dataset import Image
 from dbrnet.errors import UserError, install_hint
 from dbrnet.files import write_atomically
-from dbrnet.inference.export import read_exported
 from dbrnet.inference.runtimes.base import Model, NotAvailableError
-from dbrnet.inference.runtimes.openvino import OpenVinoModel, require_openvino
+from dbrnet.inference.runtimes.exported import OpenVinoModel, read_exported, require_openvino
 
 RANKING_IMAGES = 100  # of the val split, to estimate each convolution's share in the loss
 

@@ -15,9 +15,10 @@ import dbrnet
 from dbrnet.data.dataset import Image
 from dbrnet.data.loading import normalise_exposure, normalise_exposure_batch
 from dbrnet.errors import UserError
-from dbrnet.inference.export import DeployedModel, count_batch_norms, read_exported
+from dbrnet.inference.export import DeployedModel, count_batch_norms
+from dbrnet.inference.runtimes import open_model
+from dbrnet.inference.runtimes.exported import read_exported
 from dbrnet.inference.runtimes.pytorch import TorchModel
-from dbrnet.inference.runtimes.registry import open_model
 from tests.conftest import CLASSES, Exported
 
 SIZES = [(1, 32, 32), (3, 33, 47), (1, 256, 400), (2, 63, 201), (1, 32, 700), (1, 577, 40)]

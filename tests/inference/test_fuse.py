@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from dbrnet.inference.fuse import fuse, resize_by_products
+from dbrnet.inference.export import fuse, resize_by_products
 from dbrnet.models.dbrnet import DBRNet
 from dbrnet.models.saved import ModelMeta
 from tests.conftest import lively

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from dbrnet.data.dataset import Image
-from dbrnet.inference.export import read_exported
 from dbrnet.inference.quantize import Quantized, quantize
+from dbrnet.inference.runtimes import open_model
 from dbrnet.inference.runtimes.base import Model
-from dbrnet.inference.runtimes.registry import open_model
+from dbrnet.inference.runtimes.exported import read_exported
 from tests.conftest import Exported
 
 SCRIPT = """

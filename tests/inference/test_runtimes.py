@@ -9,13 +9,10 @@ import pytest
 
 from dbrnet.data.dataset import Image
 from dbrnet.errors import UserError
-from dbrnet.inference.export import read_exported
 from dbrnet.inference.quantize import quantize
-from dbrnet.inference.runtimes import RUNTIMES
+from dbrnet.inference.runtimes import RUNTIMES, file_of, open_all, open_model, why_not_available
 from dbrnet.inference.runtimes.base import Model, NotAvailableError
-from dbrnet.inference.runtimes.onnxruntime import PROVIDERS, OnnxModel
-from dbrnet.inference.runtimes.openvino import OpenVinoModel
-from dbrnet.inference.runtimes.registry import file_of, open_all, open_model, why_not_available
+from dbrnet.inference.runtimes.exported import PROVIDERS, OnnxModel, OpenVinoModel, read_exported
 from dbrnet.models.dbrnet import DBRNet
 from dbrnet.models.saved import ModelMeta, save_model
 
@@ -95,7 +92,7 @@ def test_openvinos_network_for_all_sizes_agrees(files: Path, make_image: Callabl
 SIGNAL_AFTER_DELETED_MODELS = """
 import gc, os, signal, sys
 from pathlib import Path
-from dbrnet.inference.runtimes.registry import open_model
+from dbrnet.inference.runtimes import open_model
 
 signal.signal(signal.SIGUSR1, lambda *_: print("handled"))
 first = open_model(Path(sys.argv[1]), "openvino-fp32")
@@ -118,7 +115,7 @@ def test_a_session_of_fixed_sizes_agrees(files: Path, make_image: Callable[..., 
     """As it is opened on a GPU."""
     model = OnnxModel(read_exported(files / "model.onnx"), "cpu", 1)
     images = make_image(64, 96)[None]
-    session = model._open(model._file, images.shape)
+    session = model.session(model._file, images.shape)
     assert (session.run(["mask"], {"image": images})[0] == model.predict(images)[0]).mean() > 0.999
     assert session.get_inputs()[0].shape == [1, 64, 96, 3]
 
@@ -138,7 +135,7 @@ HOW = "in the project's folder: pip install -c constraints.txt -e '.[{}]'"
     [
         (
             "openvino",
-            "from dbrnet.inference.runtimes.openvino import require_openvino as ask; ask('fp32')",
+            "from dbrnet.inference.runtimes.exported import require_openvino as ask; ask('fp32')",
             "openvino-fp32 is not available: it is not installed; " + HOW.format("openvino"),
         ),
         (

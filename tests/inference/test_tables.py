@@ -38,7 +38,7 @@ def describe(name: str, mask: NDArray[np.uint8]) -> ImageRow:
     )
 
 
-@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(MASKS)
 def test_cocos_own_tools_read_our_coco_file(tmp_path: Path, masks: list[NDArray[np.uint8]]) -> None:
     table = Coco(tmp_path, CLASSES, {"description": "x"})
@@ -63,7 +63,7 @@ def test_cocos_own_tools_read_our_coco_file(tmp_path: Path, masks: list[NDArray[
         np.testing.assert_array_equal(drawn, mask)
 
 
-@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(MASKS)
 def test_our_reader_reads_the_submission(tmp_path: Path, masks: list[NDArray[np.uint8]]) -> None:
     table = Submission(tmp_path)

@@ -23,8 +23,9 @@ from dbrnet.drift.checks import compare_classes, compare_values, group_weights
 from dbrnet.drift.new_samples import Images, find_new_samples
 from dbrnet.evaluation.predictions import evaluate
 from dbrnet.files import MARKER, sha256_file
-from dbrnet.inference.export import PRODUCER, export_onnx
-from dbrnet.inference.runtimes.registry import open_model
+from dbrnet.inference.export import export_onnx
+from dbrnet.inference.runtimes import open_model
+from dbrnet.inference.runtimes.exported import PRODUCER
 from dbrnet.models import Switches
 from dbrnet.models.dbrnet import DBRNet
 from dbrnet.models.saved import ModelMeta

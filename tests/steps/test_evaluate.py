@@ -19,7 +19,7 @@ from dbrnet.data.split import Split
 from dbrnet.errors import UserError
 from dbrnet.evaluation.metrics import confusion_matrix
 from dbrnet.files import sha256_file
-from dbrnet.inference.runtimes.registry import open_model
+from dbrnet.inference.runtimes import open_model
 from dbrnet.models.saved import save_model
 from dbrnet.records import AuditRecord, Bootstrap, ChampionScores, EvaluationRecord, SplitCounts, TrainRecord
 from dbrnet.steps.benchmark import benchmark
