@@ -8,8 +8,7 @@ import copy
 import json
 import logging
 import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import asdict
 from functools import reduce
 from itertools import accumulate, pairwise
@@ -37,6 +36,8 @@ CONVENTION = f"image: uint8 [N, H, W, 3] RGB, both sides from {MINIMUM_SIDE} up;
 # example for a constant, and it is longer in larger images.
 EXAMPLE_SIZE = (1159, 1403)
 TRACED_SIDE = 257  # no map is 1 long from here on; the graph is right below it too, which tests show
+
+logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it warns about the same packages
 
 
 class DeployedModel(nn.Module):
@@ -204,7 +205,8 @@ def export_onnx(model: DBRNet, meta: ModelMeta, path: Path, *, metadata: Mapping
     """
     dimension = torch.export.Dim
     height, width = (dimension(name, min=TRACED_SIDE) for name in ("height", "width"))
-    with _quiet():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about packages that are not needed here
         program = torch.onnx.export(
             DeployedModel(model, meta, fused=True),
             (torch.zeros(2, *EXAMPLE_SIZE, 3, dtype=torch.uint8),),
@@ -255,17 +257,3 @@ def _strip_traces(model: onnx.ModelProto) -> None:
         node.doc_string = ""
     for value in (*model.graph.input, *model.graph.output):
         del value.metadata_props[:]
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Silence the exporter's warnings about packages that are not needed here."""
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.setLevel(level)
