@@ -58,14 +58,13 @@ def quantize(
 ) -> Quantized:
     """Write `exported` in int8 to `out`, with as many convolutions in int8 as the budget allows.
 
-    `calibration`: images of the train split, whose activations set the ranges. `validation`: ids of the val split, on
+    `calibration`: images of the train split, which set the activations' ranges. `validation`: ids of the val split, on
     which `score` measures. Where all convolutions in int8 lose more than `max_loss` of mIoU, those that cost most
-    return to higher precision, one after the other, until the loss is within it.
+    return to higher precision, one after the other.
 
     Raises `NotAvailableError` without OpenVINO or NNCF, and `TooLossyError`, with no file, outside the budget.
     """
-    nncf = _nncf()
-    file = read_exported(exported)
+    nncf, file = _nncf(), read_exported(exported)
     plain = onnx.ModelProto.FromString(file.data)
     metadata = file.metadata | {"precision": "int8"}
     whole: list[float] = []  # mIoU on all of `validation`: of the float32 file, of all convolutions in int8, ...
