@@ -2,11 +2,13 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
+import torch
 
 from dbrnet.data.dataset import Image
 from dbrnet.errors import UserError
@@ -205,7 +207,11 @@ def test_a_prediction_does_not_change_previous_outputs(files: Path, make_image: 
 
 
 @pytest.mark.slow
-def test_the_compiled_network_agrees(files: Path, make_image: Callable[..., Image]) -> None:
+def test_the_compiled_network_agrees(
+    files: Path, make_image: Callable[..., Image], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Captured as for users, but run without PyTorch's generated code, which takes a minute to compile."""
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
     model = open_model(files / "model.pt", "pytorch-compiled", threads=2)
     images = make_image(64, 96)[None]
     expected = open_model(files / "model.pt", threads=2).predict(images)[0]
