@@ -6,7 +6,6 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-import onnx
 import pytest
 import torch
 
@@ -268,16 +267,6 @@ def test_missing_and_broken_files_are_refused(exported: Exported, tmp_path: Path
         with pytest.raises(UserError, match=f"{name}: not a readable ONNX file") as caught:
             open_model(tmp_path / name)
         assert "\n" not in str(caught.value)
-
-
-def test_a_foreign_onnx_file_is_refused(tmp_path: Path) -> None:
-    value = onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [1])
-    result = onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, [1])
-    graph = onnx.helper.make_graph([onnx.helper.make_node("Relu", ["x"], ["y"])], "other", [value], [result])
-    opset = [onnx.helper.make_opsetid("", 18)]
-    onnx.save_model(onnx.helper.make_model(graph, opset_imports=opset, ir_version=9), tmp_path / "other.onnx")
-    with pytest.raises(UserError, match="not one that `dbrnet export` wrote"):
-        open_model(tmp_path / "other.onnx")
 
 
 @pytest.mark.parametrize("runtime", ["onnxruntime-cpu", "openvino-fp32", "pytorch-eager"])
