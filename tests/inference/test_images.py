@@ -170,21 +170,22 @@ def test_other_colour_modes_are_converted_as_by_pillow(kind: str, mode: str) -> 
     assert np.abs(decode_image(data, "x") - expected).max() <= 1
 
 
-def test_the_upper_eight_of_the_bits_in_use_are_kept() -> None:
-    values = np.zeros((40, 40), np.uint16)
+@pytest.mark.parametrize(("bits", "brightest", "expected"), [(16, 65535, [0, 0, 1, 15]), (12, 4095, [0, 15, 16, 255])])
+def test_the_upper_eight_of_the_bits_in_use_are_kept(bits: int, brightest: int, expected: list[int]) -> None:
+    values = np.full((40, 40), brightest, np.uint16)
     values[0, :4] = 0, 255, 256, 4095
-    for bits, expected in ((16, [0, 0, 1, 15]), (12, [0, 15, 16, 255])):
-        assert decode_image(deep(values, ".png"), "x", bit_depth=bits)[0, :4, 0].tolist() == expected
+    image = decode_image(deep(values), "x", bit_depth=bits)
+    assert image[0, :5, 0].tolist() == [*expected, 255]
 
 
 def test_a_wrong_bit_depth_is_refused_but_a_black_image_is_not() -> None:
     values = np.full((40, 40), 4095, np.uint16)
     with pytest.raises(UserError, match=r"x: uses 12 bits, and the bit depth given is 10; raise that"):
-        decode_image(deep(values, ".png"), "x", bit_depth=10)
+        decode_image(deep(values), "x", bit_depth=10)
     with pytest.raises(UserError, match=r"x: uses 12 of 16 bits, so hardly a grey would be left"):
-        decode_image(deep(values, ".png"), "x")
-    assert decode_image(deep(values * 2, ".png"), "x").max() == 31
-    assert not decode_image(deep(values * 0, ".png"), "x").any()
+        decode_image(deep(values), "x")
+    assert decode_image(deep(values * 2), "x").max() == 31
+    assert not decode_image(deep(values * 0), "x").any()
 
 
 @pytest.mark.parametrize("kind", KINDS)
