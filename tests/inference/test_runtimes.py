@@ -106,15 +106,18 @@ def test_every_runtime_agrees_with_pytorch_or_says_why_it_cannot_run(
         assert (mask.dtype, confidence.dtype) == (np.uint8, np.float32)
         assert (mask == expected).mean() > AGREEMENT[model.precision]
         assert np.abs(confidence - expected_confidence).mean() < 0.1
-        again, logits = model.predict_with_logits(images)
-        assert np.array_equal(again, mask)
-        assert np.array_equal(logits.argmax(axis=1), mask)
+    again, logits = model.predict_with_logits(images)
+    assert np.array_equal(again, mask)
+    assert np.array_equal(logits.argmax(axis=1), mask)
 
 
-def test_more_sizes_than_openvino_keeps_compiled_are_answered(files: Path, make_image: Callable[..., Image]) -> None:
+def test_more_sizes_than_openvino_keeps_compiled_are_answered(
+    files: Path, make_image: Callable[..., Image], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dbrnet.inference.runtimes.exported.KEPT_SHAPES", 2)
     model = open_model(files / "model.onnx", "openvino-fp32", threads=1)
     reference = open_model(files / "model.onnx", threads=1)
-    for size in (32, 33, 34, 35, 36, 32):
+    for size in (32, 33, 34, 32):
         images = make_image(size, 40)[None]
         assert (model.predict(images)[0] == reference.predict(images)[0]).mean() > 0.999
 
@@ -123,9 +126,11 @@ def test_openvinos_network_for_all_sizes_agrees(files: Path, make_image: Callabl
     file = read_exported(files / "model.onnx")
     fixed, free = OpenVinoModel(file, "fp32", 1), OpenVinoModel(file, "fp32", 1, fixed=False)
     for size in (64, 50):
-        images = make_image(size, 90)[None]
-        assert (fixed.predict(images)[0] == free.predict(images)[0]).mean() > 0.999
-        assert np.allclose(fixed.predict_with_logits(images)[1], free.predict_with_logits(images)[1], atol=1e-3)
+        (mask, logits), (expected, expected_logits) = (
+            model.predict_with_logits(make_image(size, 90)[None]) for model in (fixed, free)
+        )
+        assert (mask == expected).mean() > 0.999
+        assert np.allclose(logits, expected_logits, atol=1e-3)
 
 
 SIGNAL_AFTER_DELETED_MODELS = """
