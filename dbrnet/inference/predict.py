@@ -64,7 +64,7 @@ def predict_sources(
             stack.callback(table.discard)
         count = sum(declared_frames(source.path) if source.is_video else 1 for source in sources)
         loaded = ordered_map(partial(_load, bit_depth=bit_depth), _requests(sources))
-        predicted = _predict(model, _readable(loaded, failures), batch, failures)
+        predicted = _predict(model, loaded, batch, failures)
         write = partial(_write, classes=model.classes, out=out, formats=formats)
         done = 0
         for row in progress(ordered_map(write, predicted), count, "predict"):
@@ -133,16 +133,10 @@ def _load(request: _Request, bit_depth: int) -> _Loaded | UserError:
     return content if isinstance(content, UserError) else (request, content)
 
 
-def _readable(results: Iterable[_Loaded | UserError], failures: list[UserError]) -> Iterator[_Loaded]:
-    for result in results:
-        if isinstance(result, UserError):
-            failures.append(result)
-        else:
-            yield result
-
-
-def _predict(model: Model, images: Iterable[_Loaded], batch: int, failures: list[UserError]) -> Iterator[_Predicted]:
-    for same_size in _batches(images, batch):
+def _predict(
+    model: Model, loaded: Iterable[_Loaded | UserError], batch: int, failures: list[UserError]
+) -> Iterator[_Predicted]:
+    for same_size in _batches(loaded, batch, failures):
         try:
             masks, confidences = model.predict(np.stack([image for _, image in same_size]))
         except UserError as error:  # the same for all: it comes from their size
@@ -152,16 +146,19 @@ def _predict(model: Model, images: Iterable[_Loaded], batch: int, failures: list
             yield request, image, mask, confidence
 
 
-def _batches(images: Iterable[_Loaded], batch: int) -> Iterator[list[_Loaded]]:
+def _batches(loaded: Iterable[_Loaded | UserError], batch: int, failures: list[UserError]) -> Iterator[list[_Loaded]]:
     """Consecutive images of one size, at most `batch` of them and BATCH_PIXELS."""
     same_size: list[_Loaded] = []
-    for loaded in images:
-        height, width, _ = shape = loaded[1].shape
+    for item in loaded:
+        if isinstance(item, UserError):
+            failures.append(item)
+            continue
+        height, width, _ = shape = item[1].shape
         room = max(1, min(batch, BATCH_PIXELS // (height * width)))
         if same_size and (same_size[0][1].shape != shape or len(same_size) >= room):
             yield same_size
             same_size = []
-        same_size.append(loaded)
+        same_size.append(item)
     if same_size:
         yield same_size
 
