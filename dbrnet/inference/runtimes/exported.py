@@ -181,8 +181,10 @@ class OnnxModel(ExportedModel):
     def __init__(self, file: ExportedFile, device: str = "cpu", threads: int | None = None) -> None:
         require_provider(device)
         # With fixed sizes the graph's shape computations are folded; else those nodes would run on the CPU.
-        super().__init__(file, f"onnxruntime-{device}", device, file.precision, threads, by_shape=device != "cpu")
-        self.predict(np.zeros((1, MINIMUM_SIDE, MINIMUM_SIDE, 3), np.uint8))  # a device that cannot start fails here
+        on_gpu = device != "cpu"
+        super().__init__(file, f"onnxruntime-{device}", device, file.precision, threads, by_shape=on_gpu)
+        if on_gpu:  # a device that cannot start fails here
+            self.predict(np.zeros((1, MINIMUM_SIDE, MINIMUM_SIDE, 3), np.uint8))
 
     def load(self, file: ExportedFile) -> Callable[[Shape | None], Run]:
         """A session for each shape."""
