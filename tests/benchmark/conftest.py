@@ -1,18 +1,19 @@
 """What the steps before wrote: an exported network, its model.pt, a dataset and its split."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import cv2
 import pytest
 import torch
 
-from dbrnet.data.dataset import Card, Dataset, Image, Sample
+from dbrnet.data.dataset import Dataset, Image, Sample
 from dbrnet.data.split import split_samples
 from dbrnet.files import sha256_file
 from dbrnet.models.dbrnet import DBRNet
 from dbrnet.models.saved import ModelMeta, save_model
+from tests.data.conftest import make_dataset
 from tests.reports import examples
 
 
@@ -68,24 +69,8 @@ def _dataset(root: Path, split: Path, meta: ModelMeta, make_image: Callable[...,
         name = f"images/p{number:02d}.{'jpg' if number % 3 else 'png'}"
         cv2.imwrite(str(root / name), make_image(*size, seed=number))
         label = number % len(meta.classes)
-        classes = (label,) if label else ()
-        samples.append(Sample(f"p{number:02d}", name, "none", *size, classes, f"g{number}", "0" * 64, "0" * 64))
-    card = Card(
-        name="tiny",
-        title="Tiny",
-        classes=meta.classes,
-        homepage="",
-        citation="",
-        licence="",
-        group_rule="",
-        leak_note="",
-        notes=(),
-        images=40,
-        groups=40,
-        images_by_class={},
-        pixel_shares={},
-        content_hash="ab" * 32,
-    )
+        samples.append(Sample(f"p{number:02d}", name, "none", *size, (label,) if label else (), f"g{number}", "0" * 64, "0" * 64))
+    card = replace(make_dataset(root, tuple(samples), ()).card, classes=meta.classes, content_hash="ab" * 32)
     dataset = Dataset(root, card, tuple(samples))
     dataset.save_tables()
     groups = {sample.id: sample.group for sample in samples}

@@ -1,4 +1,6 @@
+import copy
 import json
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -9,38 +11,40 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 import dbrnet
 from dbrnet.data.dataset import Image
 from dbrnet.data.loading import normalise_exposure, normalise_exposure_batch
 from dbrnet.errors import UserError
-from dbrnet.inference.export import DeployedModel, count_batch_norms, read_exported
+from dbrnet.inference.export import DeployedModel, count_batch_norms, fuse, resize_by_products
+from dbrnet.inference.runtimes import open_model
+from dbrnet.inference.runtimes.exported import read_exported
 from dbrnet.inference.runtimes.pytorch import TorchModel
-from dbrnet.inference.runtimes.registry import open_model
-from tests.conftest import CLASSES, Exported
+from dbrnet.models.dbrnet import DBRNet
+from tests.conftest import CLASSES, Exported, lively
 
 SIZES = [(1, 32, 32), (3, 33, 47), (1, 256, 400), (2, 63, 201), (1, 32, 700), (1, 577, 40)]
 
 
-def test_the_file_is_self_contained_and_valid(exported: Exported) -> None:
-    path, _, _ = exported
-    assert [file.name for file in path.parent.iterdir()] == ["model.onnx"]
-    graph = onnx.load_model(path, load_external_data=False)
+@pytest.fixture(scope="module")
+def graph(exported: Exported) -> onnx.ModelProto:
+    return onnx.load_model(exported[0], load_external_data=False)
+
+
+def test_the_file_is_self_contained_and_valid(exported: Exported, graph: onnx.ModelProto) -> None:
+    assert [file.name for file in exported[0].parent.iterdir()] == ["model.onnx"]
     onnx.checker.check_model(graph, full_check=True)
     assert [(entry.domain, entry.version) for entry in graph.opset_import] == [("", 18)]
     assert not any(tensor.external_data for tensor in graph.graph.initializer)
 
 
-def test_batch_height_and_width_are_free(exported: Exported) -> None:
-    graph = onnx.load_model(exported[0]).graph
-    ends = {
-        value.name: (
-            value.type.tensor_type.elem_type,
-            [size.dim_param or size.dim_value for size in value.type.tensor_type.shape.dim],
-        )
-        for value in (*graph.input, *graph.output)
-    }
+def test_batch_height_and_width_are_free(graph: onnx.ModelProto) -> None:
+    ends = {}
+    for value in (*graph.graph.input, *graph.graph.output):
+        kind = value.type.tensor_type
+        ends[value.name] = kind.elem_type, [size.dim_param or size.dim_value for size in kind.shape.dim]
     assert ends == {
         "image": (onnx.TensorProto.UINT8, ["batch", "height", "width", 3]),
         "mask": (onnx.TensorProto.UINT8, ["batch", "height", "width"]),
@@ -49,25 +53,22 @@ def test_batch_height_and_width_are_free(exported: Exported) -> None:
 
 
 def test_only_batch_norms_without_a_convolution_before_them_stay(exported: Exported) -> None:
-    path, model, _ = exported
     # In the context module: two on its input, one after each of three pools and the mean, one after each
     # of four sums, one after the concatenation; and one at the head's start, after a sum.
-    assert count_batch_norms(path) == 2 + 3 + 1 + 4 + 1 + 1
-    assert count_batch_norms(path) < sum(isinstance(module, nn.BatchNorm2d) for module in model.modules()) / 4
+    assert count_batch_norms(exported[0]) == 2 + 3 + 1 + 4 + 1 + 1
 
 
-def test_the_auxiliary_head_is_not_in_the_file(exported: Exported) -> None:
+def test_the_auxiliary_head_is_not_in_the_file(exported: Exported, graph: onnx.ModelProto) -> None:
     path, model, _ = exported
-    held = sum(int(np.prod(tensor.dims)) for tensor in onnx.load_model(path).graph.initializer)
+    held = sum(int(np.prod(tensor.dims)) for tensor in graph.graph.initializer)
     deployed = sum(p.numel() for name, p in model.named_parameters() if not name.startswith("auxiliary_head"))
     assert held < deployed + 10_000  # LFEM's merged filters add half of that; the head would be 37,000 more
     assert b"auxiliary" not in path.read_bytes()
     assert hasattr(model, "auxiliary_head")  # the caller's network keeps it
 
 
-def test_the_metadata_describes_the_file_and_not_the_machine(exported: Exported) -> None:
+def test_the_metadata_describes_the_file_and_not_the_machine(exported: Exported, graph: onnx.ModelProto) -> None:
     path, _, meta = exported
-    graph = onnx.load_model(path)
     assert (graph.producer_name, graph.producer_version) == ("dbrnet", dbrnet.__version__)
     metadata = {entry.key: entry.value for entry in graph.metadata_props}
     assert json.loads(metadata["classes"])[1] == {"name": "crack", "color": [230, 60, 40]}
@@ -165,6 +166,39 @@ def test_the_runtime_normalises_a_large_strip_exactly(make_image: Callable[..., 
     assert np.abs(found - normalise_exposure_batch(strip.double()).numpy()).max() < 1e-3  # grey values
 
 
+@pytest.mark.parametrize("off", ["", "lfem", "affm", "dcppm"])
+@pytest.mark.parametrize("size", [(32, 32), (33, 47), (128, 200)])
+@torch.inference_mode()
+def test_the_fused_network_gives_the_same_logits(off: str, size: tuple[int, int]) -> None:
+    torch.manual_seed(1)
+    model = lively(DBRNet(3, lfem=off != "lfem", affm=off != "affm", dcppm=off != "dcppm"))
+    before = copy.deepcopy(model.state_dict())
+    images, scale = torch.randn(2, 3, *size), torch.tensor([0.5, 2.0, 3.0])[:, None, None]
+    expected = model(images * scale)
+    assert torch.allclose(fuse(model, scale)(images), expected, atol=1e-4 * float(expected.abs().max()))
+    after = model.state_dict()
+    assert all(torch.equal(before[name], after[name]) for name in before | after)  # the trained network is as it was
+
+
+def test_operations_that_make_runtimes_copy_are_gone(graph: onnx.ModelProto) -> None:
+    operations = Counter(node.op_type for node in graph.graph.node)
+    assert operations["Split"] == 0
+    assert operations["GridSample"] == 1
+    # That of the image, from [N, H, W, C] to [N, C, H, W], and that of an interpolation matrix.
+    assert operations["Transpose"] == 2
+    assert operations["ReduceMax"] == operations["ArgMax"] == operations["ReduceSum"] == 0
+
+
+@pytest.mark.parametrize("sizes", [[(64, 96)], [(200, 13)], [(4, 5)], [(96, 160), (33, 47)], [(1, 9), (32, 40)]])
+def test_two_products_resize_like_interpolation(sizes: list[tuple[int, int]]) -> None:
+    logits = torch.randn(2, 3, 8, 12, generator=torch.Generator().manual_seed(0))
+    expected = logits
+    for size in sizes:
+        expected = F.interpolate(expected, size=size, mode="bilinear", align_corners=False)
+    resized = resize_by_products(logits, *(torch.Size(size) for size in sizes))
+    assert torch.allclose(resized, expected, atol=1e-5)
+
+
 Change = Callable[[onnx.ModelProto], None]
 
 
@@ -201,6 +235,10 @@ def another_type(model: onnx.ModelProto) -> None:
     model.graph.output[0].type.tensor_type.elem_type = onnx.TensorProto.INT64
 
 
+def another_producer(model: onnx.ModelProto) -> None:
+    model.producer_name = "pytorch"
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -209,11 +247,12 @@ def another_type(model: onnx.ModelProto) -> None:
         (with_classes(lambda classes: []), "names 0 classes"),
         (foreign, "inputs and outputs are not those"),
         (another_type, "inputs and outputs are not those"),
+        (another_producer, "not one that `dbrnet export` wrote"),
         (fill_weights, "holds values that are not finite"),
         (one_infinite, "average holds values that are not finite"),
     ],
 )
-def test_a_file_whose_metadata_contradicts_its_graph_is_refused(
+def test_a_foreign_file_or_one_that_contradicts_itself_is_refused(
     exported: Exported, tmp_path: Path, change: Change, message: str
 ) -> None:
     model = onnx.load_model(exported[0])
@@ -224,6 +263,7 @@ def test_a_file_whose_metadata_contradicts_its_graph_is_refused(
     assert "\n" not in str(caught.value)
 
 
-def test_an_exported_file_is_accepted(exported: Exported) -> None:
-    assert read_exported(exported[0]).classes == CLASSES
-    assert read_exported(exported[0]).with_logits().classes == CLASSES
+def test_an_exported_file_is_accepted_and_needs_nothing_beside_it(exported: Exported) -> None:
+    file = read_exported(exported[0])
+    assert file.classes == file.with_logits().classes == CLASSES
+    assert file.metadata["dataset_content_hash"] == "4d5e"

@@ -23,8 +23,10 @@ from dbrnet.drift.checks import compare_classes, compare_values, exceeds, group_
 from dbrnet.drift.new_samples import Images, find_new_samples
 from dbrnet.evaluation.predictions import evaluate
 from dbrnet.files import MARKER, sha256_file
-from dbrnet.inference.export import PRODUCER, export_onnx
-from dbrnet.inference.runtimes.registry import open_model
+from dbrnet.inference.export import export_onnx
+from dbrnet.inference.runtimes import open_model
+from dbrnet.inference.runtimes.exported import PRODUCER
+from dbrnet.models import Switches
 from dbrnet.models.dbrnet import DBRNet
 from dbrnet.models.saved import ModelMeta
 from dbrnet.records import ChampionRecord, DriftCheck, DriftImages, DriftRecord
@@ -273,9 +275,7 @@ def network(few: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
         mean=(0.5,) * 3,
         std=(0.1,) * 3,
         image_size=(64, 128),
-        lfem=True,
-        affm=True,
-        dcppm=True,
+        model=Switches(lfem=True, affm=True, dcppm=True),
         normalised=False,
     )
     path = tmp_path_factory.mktemp("model") / "model.onnx"

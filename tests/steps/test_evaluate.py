@@ -14,12 +14,12 @@ import onnx
 import pytest
 
 from dbrnet.config import load_params
-from dbrnet.data.dataset import Card, Dataset, Image, Sample
+from dbrnet.data.dataset import Dataset, Image, Sample
 from dbrnet.data.split import Split
 from dbrnet.errors import UserError
 from dbrnet.evaluation.metrics import confusion_matrix
 from dbrnet.files import sha256_file
-from dbrnet.inference.runtimes.registry import open_model
+from dbrnet.inference.runtimes import open_model
 from dbrnet.models.saved import save_model
 from dbrnet.records import AuditRecord, Bootstrap, ChampionScores, EvaluationRecord, SplitCounts, TrainRecord
 from dbrnet.steps.benchmark import benchmark
@@ -27,6 +27,7 @@ from dbrnet.steps.evaluate import evaluate
 from dbrnet.steps.export import export
 from dbrnet.steps.promote import promote
 from tests.conftest import CLASSES, Exported
+from tests.data.conftest import make_dataset
 from tests.reports import examples
 from tests.reports.examples import change
 from tests.sections import PARAMS
@@ -108,8 +109,7 @@ def _dataset(root: Path, file: Path, make_image: Callable[..., Image]) -> Datase
         samples.append(
             Sample(name, f"images/{name}.png", f"masks/{name}.png", 64, 96, present, name, "0" * 64, "0" * 64)
         )
-    about = ("tiny", "Tiny", CLASSES, "", "", "", "", "")
-    card = Card(*about, notes=(), images=8, groups=8, images_by_class={}, pixel_shares={}, content_hash="ab")
+    card = replace(make_dataset(root, tuple(samples), ()).card, classes=CLASSES, content_hash="ab")
     dataset = Dataset(root, card, tuple(samples))
     dataset.save_tables()
     return dataset
