@@ -69,7 +69,9 @@ def _dataset(root: Path, split: Path, meta: ModelMeta, make_image: Callable[...,
         name = f"images/p{number:02d}.{'jpg' if number % 3 else 'png'}"
         cv2.imwrite(str(root / name), make_image(*size, seed=number))
         label = number % len(meta.classes)
-        samples.append(Sample(f"p{number:02d}", name, "none", *size, (label,) if label else (), f"g{number}", "0" * 64, "0" * 64))
+        samples.append(
+            Sample(f"p{number:02d}", name, "none", *size, (label,) if label else (), f"g{number}", "0" * 64, "0" * 64)
+        )
     card = replace(make_dataset(root, tuple(samples), ()).card, classes=meta.classes, content_hash="ab" * 32)
     dataset = Dataset(root, card, tuple(samples))
     dataset.save_tables()
