@@ -1,6 +1,7 @@
 """What all tests share: a network, an S3 server, where the real archives are, and no silent skips on CI."""
 
 import os
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -23,9 +24,13 @@ from dbrnet.data.dataset import ClassInfo, Image
 from dbrnet.inference.export import export_onnx
 from dbrnet.models.dbrnet import DBRNet
 from dbrnet.models.saved import ModelMeta
+from dbrnet.registry.store import open_store
 from tests.registry.servers import free_port
 from tests.retrying import retry_at_once
 from tests.storage.s3_server import BINARY, S3Server, find_binary, running_server
+
+# For the addresses in schemas, jsonschema compiles a grammar, which takes 2 s and no test needs.
+sys.modules["rfc3987_syntax"] = None  # type: ignore[assignment]
 
 Exported = tuple[Path, DBRNet, ModelMeta]  # the file, and the network that it was made of
 
@@ -137,6 +142,16 @@ def make_image() -> Callable[..., Image]:
         return np.clip(light + random.normal(0, 12, light.shape), 0, 255).astype(np.uint8)
 
     return make
+
+
+@pytest.fixture(scope="session")
+def migrated_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A database with MLflow's tables, made once: making it takes 3 s, copying it nothing."""
+    root = tmp_path_factory.mktemp("migrated")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        _ = open_store(root).client
+    return root / "mlflow.db"
 
 
 @pytest.fixture

@@ -37,9 +37,9 @@ def s3_here(tmp_path: Path) -> S3Server:
 
 
 @pytest.fixture
-def mlflow(tmp_path: Path) -> Iterator[Server]:
+def mlflow(tmp_path: Path, migrated_database: Path) -> Iterator[Server]:
     (tmp_path / "mlflow").mkdir()
-    server = Server(tmp_path / "mlflow")
+    server = Server(tmp_path / "mlflow", migrated_database)
     yield server
     if server.process.poll() is None:
         server.kill()

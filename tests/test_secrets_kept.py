@@ -116,11 +116,11 @@ class World:
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+def world(migrated_database: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     root = tmp_path_factory.mktemp("world")
     main(["generate", "--out", str(root / "made"), "--count", "60"])
     (root / "mlflow").mkdir()
-    mlflow = Server(root / "mlflow")
+    mlflow = Server(root / "mlflow", migrated_database)
     with Private(("127.0.0.1", 0), Handler) as private, pytest.MonkeyPatch.context() as patch:
         archive = shutil.make_archive(str(root / "line3"), "zip", root / "made")
         private.archive, private.taken = Path(archive).read_bytes(), []
