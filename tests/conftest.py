@@ -20,7 +20,8 @@ import torch
 from filelock import FileLock
 from torch import nn
 
-from dbrnet.data.dataset import ClassInfo, Image
+from dbrnet.data.dataset import ClassInfo, Dataset, Image
+from dbrnet.data.writer import build_dataset
 from dbrnet.inference.export import export_onnx
 from dbrnet.models.dbrnet import DBRNet
 from dbrnet.models.saved import ModelMeta
@@ -76,6 +77,26 @@ def archives() -> Path:
     return folder
 
 
+def _shared(factory: pytest.TempPathFactory) -> Path:
+    """A folder of all who test side by side."""
+    return factory.getbasetemp().parent if _worker else factory.getbasetemp()
+
+
+@pytest.fixture(scope="session")
+def real_dataset(archives: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Dataset]:
+    """A real dataset by its archive's name, ingested once: of images, masks and tables a test may read all."""
+
+    def ingested(name: str) -> Dataset:
+        root = _shared(tmp_path_factory) / name
+        with FileLock(f"{root}.lock"):
+            if not root.exists():
+                root.mkdir()
+                build_dataset(name, archives / f"{name}.zip", root)
+        return Dataset.load(root)
+
+    return ingested
+
+
 def lively(model: DBRNet) -> DBRNet:
     """The network in eval mode, with batch norms that all differ from the identity."""
     for module in model.modules():
@@ -101,7 +122,7 @@ def _export(
     factory: pytest.TempPathFactory, name: str, image_size: tuple[int, int] | None, *, normalised: bool
 ) -> Exported:
     """The network, and its file, which takes half a minute: exported once for all who test side by side."""
-    shared = factory.getbasetemp().parent if _worker else factory.getbasetemp()
+    shared = _shared(factory)
     switches = {"lfem": True, "affm": True, "dcppm": True}
     meta = ModelMeta(
         classes=CLASSES,
