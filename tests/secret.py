@@ -43,7 +43,7 @@ def told(main: Callable[[Sequence[str]], int], words: Sequence[str], log: Path) 
     try:
         with _printing_to(log):
             status: object = main(words)
-    except SystemExit as ended:  # argparse's
+    except SystemExit as ended:
         status = ended.code
     finally:
         root.handlers = handlers
