@@ -26,7 +26,7 @@ NEEDLES = (SECRET.encode(), LOGIN.encode())
 class Told:
     """How a command ended, and all that it printed."""
 
-    status: object
+    status: int
     text: str
 
     def failed(self) -> None:
@@ -42,9 +42,7 @@ def told(main: Callable[[Sequence[str]], int], words: Sequence[str], log: Path) 
     handlers, root.handlers = root.handlers, []  # the command makes its own, as it does where it is alone
     try:
         with _printing_to(log):
-            status: object = main(words)
-    except SystemExit as ended:
-        status = ended.code
+            status = main(words)
     finally:
         root.handlers = handlers
     return Told(status, log.read_text())
