@@ -3,7 +3,6 @@
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -19,12 +18,6 @@ from tests.workspace import Workspace
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 SECONDS = 62.0
-
-
-@pytest.fixture
-def stack() -> Iterator[ExitStack]:
-    with ExitStack() as entered:
-        yield entered
 
 
 @pytest.fixture
@@ -45,9 +38,7 @@ def mlflow(tmp_path: Path, migrated_database: Path) -> Iterator[Server]:
         server.kill()
 
 
-def test_commands_outlast_a_minute_without_s3_and_mlflow(
-    tmp_path: Path, s3_here: S3Server, mlflow: Server, stack: ExitStack
-) -> None:
+def test_commands_outlast_a_minute_without_s3_and_mlflow(tmp_path: Path, s3_here: S3Server, mlflow: Server) -> None:
     space = Workspace(tmp_path / "clone")
     space.set_params({"source: data/steel-strip": f"source: s3://{BUCKET}/line3/"})
     environment = s3_here.environment() | {"MLFLOW_TRACKING_URI": mlflow.address}
@@ -76,9 +67,9 @@ def test_commands_outlast_a_minute_without_s3_and_mlflow(
     assert not [name for name, process in running.items() if process.poll() is not None]
     begun = threading.Thread(target=mlflow.start)
     begun.start()
-    stack.enter_context(s3_here.running())
-    begun.join()
-    said = {name: process.communicate()[0] for name, process in running.items()}
+    with s3_here.running():
+        begun.join()
+        said = {name: process.communicate()[0] for name, process in running.items()}
     for name, process in running.items():
         assert process.returncode == 0, said[name]
         assert "trying again in" in said[name]
