@@ -24,12 +24,13 @@ from dbrnet.data.dataset import Dataset
 from dbrnet.data.remote_dataset import send_dataset
 from dbrnet.files import read_json
 from dbrnet.registry.store import open_store
+from dbrnet.steps import BY_NAME, STAGES
 from tests.command_lines import arguments_of, is_positional, type_of
 from tests.http_server import Handler, serving
 from tests.registry.servers import Server
 from tests.secret import ADDRESS, LOGIN, QUERY, SECRET, Told, found_in, set_alone, told
 from tests.storage.s3_server import BUCKET, S3Server
-from tests.workspace import STAGES, Workspace, tasks_run
+from tests.workspace import Workspace, tasks_run
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -37,18 +38,10 @@ NAME = "dbrnet-steel-strip"
 # What the user gives, and what DVC makes of params.yaml.
 GIVEN = ("params.yaml", "dvc.lock", ".dvc", "netrc")
 DATA = ("data/dataset", "data/split")
-MADE = tuple(f"artifacts/{step}" for step in ("train", "export", "champion", "evaluate", "benchmark"))
-WORDS = {  # of the steps, and of the tools that read what they wrote
-    "split": (DATA[0],),
-    "train": DATA,
-    "export": (*DATA, *MADE[:1]),
-    "fetch-champion": ("--exported", MADE[1]),
-    "evaluate": (*DATA, *MADE[:3]),
-    "benchmark": (*DATA, *MADE[:4]),
-    "promote": (*DATA, *MADE),
-    "drift": (DATA[0], MADE[2]),
-    "audit": (DATA[0], "--split", DATA[1]),
-}
+MODEL = "artifacts/export/model.onnx"
+# Of the steps, and of the tool that reads what they wrote: their words, without --out and its folder.
+WORDS = {step.name: step.command_line().split()[2:-2] for step in (*STAGES[1:], BY_NAME["drift"])}
+WORDS["audit"] = [DATA[0], "--split", DATA[1]]
 
 
 @dataclass
@@ -122,8 +115,7 @@ def world(migrated_database: Path, tmp_path_factory: pytest.TempPathFactory) -> 
             patch.setenv(name, value)
         made.command("dvc", "repro", "ingest")
         for step in STAGES[1:]:
-            out = {"split": DATA[1], "fetch-champion": MADE[2]}.get(step, f"artifacts/{step}")
-            found = made.run(step, *WORDS[step], "--out", out)
+            found = made.run(*step.command_line().split()[1:])
             assert found.status == 0, found
         yield made
     mlflow.kill()
@@ -228,8 +220,8 @@ def one_wrong() -> Iterator[Any]:
                 words = [*given[:number], ADDRESS, *given[number + 1 :]]
                 yield pytest.param([command, *words, "--out", "wrong"], id=f"{command} {word}")
     for command, given in {
-        "predict": ("--out", "wrong", "--model", f"{MADE[1]}/model.onnx", "data/dataset/images"),
-        "serve": ("--port", "0", "--model", f"{MADE[1]}/model.onnx"),
+        "predict": ["--out", "wrong", "--model", MODEL, "data/dataset/images"],
+        "serve": ["--port", "0", "--model", MODEL],
     }.items():
         for name, argument in arguments_of(command).items():
             if not is_positional(argument) and type_of(argument) is not bool and name != "out":
