@@ -53,8 +53,9 @@ test: $(VENV)/.dev
 test-slow: $(VENV)/.dev
 	pytest -m slow --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
-## test-all: those and the longer proofs
-test-all: test test-slow
+## test-all: those and the longer proofs, which begin first
+test-all: $(VENV)/.dev
+	pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 ## check: lint, format and types
 check: $(VENV)/.dev

@@ -76,7 +76,12 @@ def call(name: str, section: str, **arguments: Any) -> Any:
             if given[key] == "":
                 raise UserError(f"{key}: {EMPTY_PATH}")
             given[key] = Path(given[key])
-        result = _guarded(name, given, lambda: step.function()(parse_section(step.section, section), **given))
+
+        def act() -> Any:
+            params = parse_section(step.section, section)  # what is wrong is told before seconds of imports
+            return step.function()(params, **given)
+
+        result = _guarded(name, given, act)
 
     redact_log()  # Kubeflow's
     if status := _report(parse_and_run):
@@ -158,8 +163,9 @@ def _add_step(step: Step) -> None:
 
         given = dict(zip(step.inputs, folders, strict=True)) | named
         arguments = {name: value for name, value in given.items() if value is not None}
+        section = getattr(load_params(params), step.section)
         with _announced(step, arguments):
-            result = step.function()(getattr(load_params(params), step.section), **arguments)
+            result = step.function()(section, **arguments)
         if isinstance(result, str):
             print(result)  # noqa: T201
 

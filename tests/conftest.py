@@ -1,6 +1,7 @@
 """What all tests share: a network, an S3 server, where the real archives are, and no silent skips on CI."""
 
 import os
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -19,14 +20,19 @@ import torch
 from filelock import FileLock
 from torch import nn
 
-from dbrnet.data.dataset import ClassInfo, Image
+from dbrnet.data.dataset import ClassInfo, Dataset, Image
+from dbrnet.data.writer import build_dataset
 from dbrnet.inference.export import export_onnx
 from dbrnet.models import Switches
 from dbrnet.models.dbrnet import DBRNet
 from dbrnet.models.saved import ModelMeta
+from dbrnet.registry.store import open_store
 from tests.registry.servers import free_port
 from tests.retrying import retry_at_once
 from tests.storage.s3_server import BINARY, S3Server, find_binary, running_server
+
+# For the addresses in schemas, jsonschema compiles a grammar, which takes 2 s and no test needs.
+sys.modules["rfc3987_syntax"] = None  # type: ignore[assignment]
 
 Exported = tuple[Path, DBRNet, ModelMeta]  # the file, and the network that it was made of
 
@@ -72,6 +78,26 @@ def archives() -> Path:
     return folder
 
 
+def _shared(factory: pytest.TempPathFactory) -> Path:
+    """A folder of all who test side by side."""
+    return factory.getbasetemp().parent if _worker else factory.getbasetemp()
+
+
+@pytest.fixture(scope="session")
+def real_dataset(archives: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Dataset]:
+    """A real dataset by its archive's name, ingested once: of images, masks and tables a test may read all."""
+
+    def ingested(name: str) -> Dataset:
+        root = _shared(tmp_path_factory) / name
+        with FileLock(f"{root}.lock"):
+            if not root.exists():
+                root.mkdir()
+                build_dataset(name, archives / f"{name}.zip", root)
+        return Dataset.load(root)
+
+    return ingested
+
+
 def lively(model: DBRNet) -> DBRNet:
     """The network in eval mode, with batch norms that all differ from the identity."""
     for module in model.modules():
@@ -97,7 +123,7 @@ def _export(
     factory: pytest.TempPathFactory, name: str, image_size: tuple[int, int] | None, *, normalised: bool
 ) -> Exported:
     """The network, and its file, which takes half a minute: exported once for all who test side by side."""
-    shared = factory.getbasetemp().parent if _worker else factory.getbasetemp()
+    shared = _shared(factory)
     meta = ModelMeta(
         classes=CLASSES,
         model=Switches(lfem=True, affm=True, dcppm=True),
@@ -137,6 +163,16 @@ def make_image() -> Callable[..., Image]:
         return np.clip(light + random.normal(0, 12, light.shape), 0, 255).astype(np.uint8)
 
     return make
+
+
+@pytest.fixture(scope="session")
+def migrated_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A database with MLflow's tables, made once: making it takes 3 s, copying it nothing."""
+    root = tmp_path_factory.mktemp("migrated")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        _ = open_store(root).client
+    return root / "mlflow.db"
 
 
 @pytest.fixture

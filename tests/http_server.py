@@ -13,8 +13,12 @@ class Server(ThreadingHTTPServer):
     state: Any = None
 
     @property
+    def place(self) -> str:
+        return f"127.0.0.1:{self.server_port}"
+
+    @property
     def address(self) -> str:
-        return f"http://127.0.0.1:{self.server_port}"
+        return f"http://{self.place}"
 
 
 class Handler(BaseHTTPRequestHandler):

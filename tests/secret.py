@@ -7,12 +7,11 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Thread
 
 import pytest
 
+from tests.http_server import Handler
 from tests.retrying import retry_at_once
 
 SECRET = "s3cr3t-5c1f"
@@ -26,7 +25,7 @@ NEEDLES = (SECRET.encode(), LOGIN.encode())
 class Told:
     """How a command ended, and all that it printed."""
 
-    status: object
+    status: int
     text: str
 
     def failed(self) -> None:
@@ -42,9 +41,7 @@ def told(main: Callable[[Sequence[str]], int], words: Sequence[str], log: Path) 
     handlers, root.handlers = root.handlers, []  # the command makes its own, as it does where it is alone
     try:
         with _printing_to(log):
-            status: object = main(words)
-    except SystemExit as ended:  # argparse's
-        status = ended.code
+            status = main(words)
     finally:
         root.handlers = handlers
     return Told(status, log.read_text())
@@ -79,45 +76,21 @@ def found_in(folder: Path, given: Iterable[str] = ()) -> list[str]:
     ]
 
 
-class Server(ThreadingHTTPServer):
-    """Answers a path as `answers` says by its first part: status, headers, body. Of 0 it hangs up."""
-
-    answers: dict[str, tuple[int, dict[str, str], bytes]]
-
-    @property
-    def place(self) -> str:
-        return f"127.0.0.1:{self.server_port}"
+Response = tuple[int, dict[str, str], bytes]  # status, headers, body
 
 
-class Handler(BaseHTTPRequestHandler):
-    server: Server
+class Answers(Handler):
+    """Answers a path as the server's `state` says by its first part, else as for "". Of status 0 it hangs up."""
 
     def answer(self) -> None:
         self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        answers: dict[str, Response] = self.server.state
         path = self.path.partition("?")[0].strip("/").split("/")[0]
-        status, headers, body = self.server.answers.get(path) or self.server.answers[""]
-        if not status:
-            return
-        self.send_response(status)
-        for name, value in ({"Content-Length": str(len(body))} | headers).items():
-            self.send_header(name, value)
-        self.end_headers()
-        if self.command != "HEAD":
-            self.wfile.write(body)
+        status, headers, body = answers.get(path) or answers[""]
+        if status:
+            self.respond(status, body, **{name.replace("-", "_"): value for name, value in headers.items()})
 
-    do_GET = do_HEAD = do_POST = do_PUT = answer  # noqa: N815
-
-    def log_message(self, *_: object) -> None:
-        pass
-
-
-@contextmanager
-def serving(answers: dict[str, tuple[int, dict[str, str], bytes]]) -> Iterator[Server]:
-    with Server(("127.0.0.1", 0), Handler) as server:
-        server.answers = answers
-        Thread(target=server.serve_forever, daemon=True).start()
-        yield server
-        server.shutdown()
+    do_PUT = Handler.do_GET  # noqa: N815
 
 
 def set_alone(monkeypatch: pytest.MonkeyPatch) -> None:

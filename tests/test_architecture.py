@@ -13,38 +13,31 @@ from dbrnet.steps import STAGES, STEPS, TASKS, Step
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "dbrnet"
-ORDER = [  # each imports only what stands before it
-    "addresses",
-    "errors",
-    "bounds",
-    "retries",
-    "files",
-    "process_group",
-    "progress",
-    "records",
-    "provenance",
-    "parallel",
-    "storage",
-    "data",
-    "overlay",
-    "models",
-    "evaluation",
-    "audit",
-    "training",
-    "drift",
-    "inference",
-    "benchmark",
-    "registry",
-    "api",
-    "cluster",
-    "reports",
-    "serving",
-    "config",
-    "steps",
-    "commands",
-    "cli",
-    "__main__",
-]
+# The modules that any room may import; each imports only those before it.
+FOUNDATION = (
+    *("addresses", "errors", "bounds", "retries", "files"),
+    *("process_group", "progress", "records", "provenance", "parallel"),
+)
+ROOMS: dict[str, set[str]] = {  # each room, from the lowest, and which rooms it imports
+    "storage": set(),
+    "data": {"storage"},
+    "overlay": {"data"},
+    "models": {"data"},
+    "evaluation": {"data"},
+    "audit": {"data", "evaluation"},
+    "training": {"data", "models", "evaluation"},
+    "drift": {"data"},
+    "inference": {"storage", "data", "overlay", "models"},
+    "benchmark": {"data", "models", "inference"},
+    "registry": set(),
+    "api": {"data", "inference", "registry"},
+    "cluster": {"storage", "data"},
+    "reports": {"data", "overlay", "evaluation", "audit", "benchmark", "registry"},
+    "serving": {"data", "inference", "reports"},
+    "config": {"training", "inference"},
+}
+ENTRANCES = ("steps", "commands", "cli", "__main__")  # each may import all the rooms, and the entrances before it
+ORDER = [*FOUNDATION, *ROOMS, *ENTRANCES]
 ALLOWED_IMPORTERS = {
     "mlflow": ["registry/"],
     "albumentations": ["training/augmentation.py"],
@@ -78,14 +71,26 @@ def package_of(module: str) -> str:
 FILES = sorted(file for file in PACKAGE.rglob("*.py") if file != PACKAGE / "__init__.py")
 
 
-@pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(PACKAGE)))
-def test_imports_run_down_only(file: Path) -> None:
-    package = file.relative_to(PACKAGE).parts[0].removesuffix(".py")
-    for name in imports(file):
-        if name.startswith("dbrnet.") and package_of(name) in ORDER and package_of(name) != package:
-            assert ORDER.index(package_of(name)) < ORDER.index(package), (
-                f"{file.relative_to(ROOT)} imports the higher {name}"
-            )
+def imported_by(package: str) -> set[str]:
+    """The packages and modules of ours that a package, or a module that stands for itself, imports."""
+    files = [file for file in FILES if file.relative_to(PACKAGE).parts[0].removesuffix(".py") == package]
+    names = {package_of(name) for file in files for name in imports(file) if name.startswith("dbrnet.")}
+    return names - {package, "__version__"}
+
+
+@pytest.mark.parametrize("package", ORDER)
+def test_imports_run_down_only(package: str) -> None:
+    assert imported_by(package) <= set(ORDER[: ORDER.index(package)])
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_a_room_imports_the_rooms_it_is_allowed(room: str) -> None:
+    assert imported_by(room) - set(FOUNDATION) == ROOMS[room]
+    assert ROOMS[room] <= set(list(ROOMS)[: list(ROOMS).index(room)])
+
+
+def test_every_room_has_its_place() -> None:
+    assert {file.relative_to(PACKAGE).parts[0].removesuffix(".py") for file in FILES} == set(ORDER)
 
 
 @pytest.mark.parametrize("library", ALLOWED_IMPORTERS)

@@ -2,12 +2,11 @@
 
 import json
 import re
+import shutil
 import signal
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from dbrnet.cli import main
 from dbrnet.files import MARKER, read_json
 from dbrnet.registry.ledger import Ledger
 from dbrnet.registry.store import open_store
+from tests.http_server import Handler, serving
 from tests.storage.s3_server import BUCKET, S3Server
 from tests.workspace import STAGES, Workspace, tasks_run
 
@@ -82,31 +82,12 @@ class Line:
         return Ledger(open_store(self.space.folder), NAME).state().champion
 
 
-class Channel(ThreadingHTTPServer):
-    """The webhook of a chat, and what was said in it."""
+class Channel(Handler):
+    """The webhook of a chat; the server's state is what was said in it."""
 
-    said: list[str]
-
-
-class Handler(BaseHTTPRequestHandler):
-    server: Channel
-
-    def do_POST(self) -> None:
-        self.server.said.append(json.loads(self.rfile.read(int(self.headers["Content-Length"])))["text"])
-        self.send_response(200)
-        self.end_headers()
-
-    def log_message(self, *_: object) -> None:
-        pass
-
-
-@pytest.fixture
-def channel() -> Iterator[Channel]:
-    with Channel(("127.0.0.1", 0), Handler) as server:
-        server.said = []
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield server
-        server.shutdown()
+    def answer(self) -> None:
+        self.server.state.append(json.loads(self.rfile.read(int(self.headers["Content-Length"])))["text"])
+        self.respond()
 
 
 def kill_the_training(checkpoints: Path, line: subprocess.Popen[str]) -> None:
@@ -127,14 +108,21 @@ def kill_the_training(checkpoints: Path, line: subprocess.Popen[str]) -> None:
     task.send_signal(signal.SIGKILL)
 
 
-def test_the_life_of_a_line(tmp_path: Path, s3_server: S3Server, channel: Channel) -> None:
-    line = Line(tmp_path, s3_server, f"http://127.0.0.1:{channel.server_port}/")
+def test_the_life_of_a_line(tmp_path: Path, s3_server: S3Server, migrated_database: Path) -> None:
+    said: list[str] = []
+    with serving(Channel, said) as channel:
+        line = Line(tmp_path, s3_server, f"{channel.address}/")
+        shutil.copyfile(migrated_database, line.space.folder / "mlflow.db")
+        live(line, said)
+
+
+def live(line: Line, said: list[str]) -> None:
 
     # The first training, by hand.
     line.batch(120)
     assert tasks_run(line.run()) == ["revision", *STAGES]
     assert line.champion == 1
-    assert not channel.said
+    assert not said
 
     # The schedule finds nothing new, and ends with the reason.
     output = line.run("--retraining")
@@ -142,8 +130,8 @@ def test_the_life_of_a_line(tmp_path: Path, s3_server: S3Server, channel: Channe
     assert "is retraining warranted? no" in output
     reasons = line.space.artifact("drift/reasons").read_text()
     assert "0 new labelled images" in reasons
-    assert channel.said[-1].startswith("dbrnet-retraining: succeeded\n")
-    assert "version 1 is champion" in channel.said[-1]
+    assert said[-1].startswith("dbrnet-retraining: succeeded\n")
+    assert "version 1 is champion" in said[-1]
 
     # A new batch under half the light. The training is killed, and goes on where it was.
     line.batch(160, gain=0.5)
@@ -168,7 +156,7 @@ def test_the_life_of_a_line(tmp_path: Path, s3_server: S3Server, channel: Channe
     criteria = {one["name"]: one for one in decision(line)["criteria"]}
     assert criteria["champion/miou"]["verdict"] == "passed"  # by its whole interval
     assert line.champion == 2
-    assert "version 2 promoted" in channel.said[-1]
+    assert "version 2 promoted" in said[-1]
 
     # A bad batch: whoever labelled it took one class for the next. It is trained on, and rejected.
     line.batch(300, mistaken=True)
@@ -179,19 +167,19 @@ def test_the_life_of_a_line(tmp_path: Path, s3_server: S3Server, channel: Channe
     assert rejected["answer"] == "rejected"
     assert [one["name"] for one in rejected["criteria"] if one["verdict"] == "failed"] == ["miou"]
     assert line.champion == 2
-    assert "version 2 is champion; latest decision" in channel.said[-1]
-    assert re.search(r"version 3 rejected: mIoU \d+\.\d+ % .*is below 50\.0+ %", channel.said[-1])
+    assert "version 2 is champion; latest decision" in said[-1]
+    assert re.search(r"version 3 rejected: mIoU \d+\.\d+ % .*is below 50\.0+ %", said[-1])
 
     # Another one: an image cut short on its way. Nothing of it is taken, and it is said.
-    whole = next(path for path in sorted((tmp_path / "source").rglob("*.jpg")))
-    key = f"line3/{whole.relative_to(tmp_path / 'source')}"
-    s3_server.client().put_object(Bucket=BUCKET, Key=key, Body=whole.read_bytes()[:2000])
+    whole = next(path for path in sorted((line.folder / "source").rglob("*.jpg")))
+    key = f"line3/{whole.relative_to(line.folder / 'source')}"
+    line.server.client().put_object(Bucket=BUCKET, Key=key, Body=whole.read_bytes()[:2000])
     output = line.run("--retraining", status=1)
     assert set(tasks_run(output)) - {"fetch-champion"} == {"revision", "ingest", "notify"}
     assert f"error: s3://{BUCKET}/line3/" in output
     assert whole.name in output
     assert "Traceback" not in output
-    assert channel.said[-1].startswith("dbrnet-retraining: failed")
+    assert said[-1].startswith("dbrnet-retraining: failed")
     assert line.champion == 2
 
 

@@ -13,7 +13,7 @@ from onnx import numpy_helper
 
 from dbrnet.cli import main
 from dbrnet.data.split import Split
-from dbrnet.files import read_json, sha256_file
+from dbrnet.files import read_json, sha256_file, write_json
 from dbrnet.registry.store import open_store
 from dbrnet.registry.tracking import start_or_resume_run
 from tests.workspace import STAGES, Workspace, tasks_run
@@ -28,6 +28,18 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     main(["generate", "--out", str(space.folder / "data/steel-strip"), "--count", "60"])
     assert space.repro() == STAGES
     return space
+
+
+@pytest.fixture
+def run(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Runs `dbrnet WORDS` in the workspace; in this process, which has the libraries loaded."""
+    monkeypatch.chdir(workspace.folder)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+
+    def run(*words: object) -> None:
+        assert main([*map(str, words)]) == 0
+
+    return run
 
 
 def test_the_answer_is_there_with_all_it_rests_on(workspace: Workspace) -> None:
@@ -101,7 +113,7 @@ def scale_tensor(graph: onnx.GraphProto, name: str, factor: float) -> None:
 
 @pytest.mark.parametrize("fault", [average_lost, flow_swapped, context_resized_from_corners])
 def test_the_gate_refuses_a_faulty_export(
-    workspace: Workspace, tmp_path: Path, fault: Callable[[onnx.GraphProto], None]
+    workspace: Workspace, run: Callable[..., None], tmp_path: Path, fault: Callable[[onnx.GraphProto], None]
 ) -> None:
     """The steps after the export, on a file with a fault that its author would not see."""
     exported = tmp_path / "export"
@@ -111,31 +123,28 @@ def test_the_gate_refuses_a_faulty_export(
     fault(model.graph)
     assert model.SerializeToString() != before
     onnx.save_model(model, exported / "model.onnx")
-    facts = json.loads((exported / "export.json").read_text())
-    facts["model_sha256"] = sha256_file(exported / "model.onnx")
-    (exported / "export.json").write_text(json.dumps(facts))
-    names = ("champion", "evaluate", "benchmark", "promote")
-    champion, evaluated, benchmarked, out = (str(tmp_path / name) for name in names)
-    data = ["data/dataset", "data/split", "artifacts/train", str(exported), champion]
-    workspace.run("dbrnet", "fetch-champion", "--exported", str(exported), "--out", champion)
-    workspace.run("dbrnet", "evaluate", *data, "--out", evaluated)
-    workspace.run("dbrnet", "benchmark", *data, evaluated, "--out", benchmarked)
-    workspace.run("dbrnet", "promote", *data, evaluated, benchmarked, "--out", out)
+    record = exported / "export.json"
+    write_json(record, read_json(record) | {"model_sha256": sha256_file(exported / "model.onnx")})
+    data = ["data/dataset", "data/split", "artifacts/train", exported, tmp_path / "champion"]
+    run("fetch-champion", "--exported", exported, "--out", tmp_path / "champion")
+    run("evaluate", *data, "--out", tmp_path / "evaluate")
+    run("benchmark", *data, tmp_path / "evaluate", "--out", tmp_path / "benchmark")
+    run("promote", *data, tmp_path / "evaluate", tmp_path / "benchmark", "--out", tmp_path / "promote")
     decision = json.loads((tmp_path / "promote/decision.json").read_text())
     assert decision["answer"] == "rejected"
     assert any("onnxruntime-cpu: largest logit difference" in reason for reason in decision["reasons"])
     assert decision["promotion"]["champion_after"] == 1
 
 
-def test_the_champion_is_all_that_drift_and_the_next_split_need(workspace: Workspace) -> None:
+def test_the_champion_is_all_that_drift_and_the_next_split_need(workspace: Workspace, run: Callable[..., None]) -> None:
     """Not its dataset, of which the registry keeps the tables: its images come again, and 50 others."""
-    workspace.run("dbrnet", "fetch-champion", "--out", "previous")
+    run("fetch-champion", "--out", "previous")
     previous = Split.load(workspace.folder / "previous")
     assert previous == Split.load(workspace.folder / "data/split")
-    workspace.run("dbrnet", "generate", "--out", "line", "--count", "50", "--seed", "7")
+    run("generate", "--out", "line", "--count", 50, "--seed", 7)
     answers = {}
     for current in ("data/dataset", "line/train_images"):
-        workspace.run("dbrnet", "drift", current, "previous", "--out", "drift")
+        run("drift", current, "previous", "--out", "drift")
         answers[current] = workspace.json("drift/drift.json")
     same, others = answers.values()
     assert (same["answer"], same["reasons"]) == ("no", [])

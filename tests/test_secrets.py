@@ -13,8 +13,9 @@ from botocore.config import Config
 
 from dbrnet.cli import main
 from tests.command_lines import LINES, arguments_of, is_positional, type_of
+from tests.http_server import Server, serving
 from tests.registry.servers import free_port
-from tests.secret import ADDRESS, QUERY, SECRET, Server, Told, found_in, serving, set_alone, told
+from tests.secret import ADDRESS, QUERY, SECRET, Answers, Told, found_in, set_alone, told
 
 ROOT = Path(__file__).parents[1]
 Run = Callable[..., Told]
@@ -93,7 +94,7 @@ BROKEN = {
 
 @pytest.fixture(scope="module")
 def files() -> Iterator[Server]:
-    with serving(BROKEN) as server:
+    with serving(Answers, BROKEN) as server:
         yield server
 
 
@@ -164,7 +165,7 @@ ASKING_MLFLOW = [
 
 @pytest.mark.parametrize("answer", [*ANSWERS, "away"])
 def test_a_tracking_store_that_fails(answer: str, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    with serving({"": ANSWERS.get(answer, ANSWERS["sick"])}) as server:
+    with serving(Answers, {"": ANSWERS.get(answer, ANSWERS["sick"])}) as server:
         place = f"127.0.0.1:{free_port()}" if answer == "away" else server.place
         monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://ann:{SECRET}@{place}/mlflow")
         for words in ASKING_MLFLOW:
@@ -192,7 +193,7 @@ def test_a_tracking_address_that_is_wrong(uri: str, run: Run, monkeypatch: pytes
 
 @pytest.mark.parametrize("status", [403, 404, 500, 0, 302, 200])
 def test_a_webhook(status: int, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    with serving({"": (status, {"Location": f"/{SECRET}{QUERY}"}, SECRET.encode())}) as server:
+    with serving(Answers, {"": (status, {"Location": f"/{SECRET}{QUERY}"}, SECRET.encode())}) as server:
         for address in (
             f"http://{server.place}/services/T0/{SECRET}{QUERY}",
             f"http://ann:{SECRET}@{server.place}/{SECRET}",
@@ -214,7 +215,7 @@ def test_a_webhook(status: int, run: Run, monkeypatch: pytest.MonkeyPatch) -> No
 def test_an_object_store_that_fails(answer: int | None, login: str, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     body = f"<Error><Code>AccessDenied</Code><Message>key {SECRET} of {ADDRESS}</Message></Error>".encode()
     set_source("s3://steel/line3/")
-    with serving({"": (answer or 500, {"Content-Type": "application/xml"}, body)}) as server:
+    with serving(Answers, {"": (answer or 500, {"Content-Type": "application/xml"}, body)}) as server:
         place = server.place if answer else f"127.0.0.1:{free_port()}"
         monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{login}{place}")
         monkeypatch.setattr("dbrnet.storage.s3._CONFIG", Config(retries={"total_max_attempts": 1}))

@@ -11,9 +11,8 @@ import sys
 import time
 import urllib.request
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from dataclasses import dataclass, field
 from pathlib import Path
-from threading import Thread
 from typing import Any
 
 import pytest
@@ -25,11 +24,13 @@ from dbrnet.data.dataset import Dataset
 from dbrnet.data.remote_dataset import send_dataset
 from dbrnet.files import read_json
 from dbrnet.registry.store import open_store
+from dbrnet.steps import BY_NAME, STAGES
 from tests.command_lines import arguments_of, is_positional, type_of
+from tests.http_server import Handler, serving
 from tests.registry.servers import Server
 from tests.secret import ADDRESS, LOGIN, QUERY, SECRET, Told, found_in, set_alone, told
 from tests.storage.s3_server import BUCKET, S3Server
-from tests.workspace import STAGES, Workspace, tasks_run
+from tests.workspace import Workspace, tasks_run
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -37,64 +38,48 @@ NAME = "dbrnet-steel-strip"
 # What the user gives, and what DVC makes of params.yaml.
 GIVEN = ("params.yaml", "dvc.lock", ".dvc", "netrc")
 DATA = ("data/dataset", "data/split")
-MADE = tuple(f"artifacts/{step}" for step in ("train", "export", "champion", "evaluate", "benchmark"))
-WORDS = {  # of the steps, and of the tools that read what they wrote
-    "split": (DATA[0],),
-    "train": DATA,
-    "export": (*DATA, *MADE[:1]),
-    "fetch-champion": ("--exported", MADE[1]),
-    "evaluate": (*DATA, *MADE[:3]),
-    "benchmark": (*DATA, *MADE[:4]),
-    "promote": (*DATA, *MADE),
-    "drift": (DATA[0], MADE[2]),
-    "audit": (DATA[0], "--split", DATA[1]),
-}
+MODEL = "artifacts/export/model.onnx"
+# Of the steps, and of the tool that reads what they wrote: their words, without --out and its folder.
+WORDS = {step.name: step.command_line().split()[2:-2] for step in (*STAGES[1:], BY_NAME["drift"])}
+WORDS["audit"] = [DATA[0], "--split", DATA[1]]
 
 
-class Private(ThreadingHTTPServer):
-    """Gives a file to whoever has both the signature and the login, and takes what a webhook is told."""
+@dataclass
+class Private:
+    """A file for whoever has both the signature and the login, and what a webhook was told."""
 
     archive: bytes
-    taken: list[bytes]
+    taken: list[bytes] = field(default_factory=list)
 
 
-class Handler(BaseHTTPRequestHandler):
-    server: Private
+class Gate(Handler):
+    """Gives and takes what is in its server's `Private`."""
 
-    def do_GET(self) -> None:
-        may = SECRET in self.path and self.headers.get("Authorization") == f"Basic {LOGIN}"
-        self.send_response(200 if may else 403)
-        self.send_header("Content-Length", str(len(self.server.archive) if may else 0))
-        self.send_header("ETag", '"1"')
-        self.end_headers()
-        if may and self.command == "GET":
-            self.wfile.write(self.server.archive)
-
-    do_HEAD = do_GET  # noqa: N815
-
-    def do_POST(self) -> None:
-        self.server.taken.append(self.rfile.read(int(self.headers["Content-Length"])))
-        self.send_response(200)
-        self.end_headers()
-
-    def log_message(self, *_: object) -> None:
-        pass
+    def answer(self) -> None:
+        private: Private = self.server.state
+        if self.command == "POST":
+            private.taken.append(self.rfile.read(int(self.headers["Content-Length"])))
+            self.respond()
+        elif SECRET in self.path and self.headers.get("Authorization") == f"Basic {LOGIN}":
+            self.respond(200, private.archive, ETag='"1"')
+        else:
+            self.respond(403)
 
 
 class World:
     """A project in which everything has run, and the servers that it asked."""
 
-    def __init__(self, root: Path, private: Private, mlflow: Server) -> None:
+    def __init__(self, root: Path, address: str, private: Private, mlflow: Server) -> None:
         self.root, self.private, self.mlflow = root, private, mlflow
         self.space = Workspace(root / "clone")
         self.folder = self.space.folder
-        self.source = f"http://127.0.0.1:{private.server_port}/line3.zip"
+        self.source = f"{address}/line3.zip"
         self.space.set_params({"source: data/steel-strip": f"source: '{self.source}{QUERY}'"})
         (self.folder / "netrc").write_text(f"machine 127.0.0.1 login ann password {SECRET}\n")
         self.environment = {
             "NETRC": str(self.folder / "netrc"),
             "MLFLOW_TRACKING_URI": mlflow.address.replace("//", f"//ann:{SECRET}@"),
-            "DBRNET_NOTIFY_URL": f"http://127.0.0.1:{private.server_port}/services/{SECRET}",
+            "DBRNET_NOTIFY_URL": f"{address}/services/{SECRET}",
         }
 
     def run(self, *words: str) -> Told:
@@ -116,27 +101,23 @@ class World:
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+def world(migrated_database: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     root = tmp_path_factory.mktemp("world")
     main(["generate", "--out", str(root / "made"), "--count", "60"])
     (root / "mlflow").mkdir()
-    mlflow = Server(root / "mlflow")
-    with Private(("127.0.0.1", 0), Handler) as private, pytest.MonkeyPatch.context() as patch:
-        archive = shutil.make_archive(str(root / "line3"), "zip", root / "made")
-        private.archive, private.taken = Path(archive).read_bytes(), []
-        Thread(target=private.serve_forever, daemon=True).start()
-        made = World(root, private, mlflow)
+    mlflow = Server(root / "mlflow", migrated_database)
+    private = Private(Path(shutil.make_archive(str(root / "line3"), "zip", root / "made")).read_bytes())
+    with serving(Gate, private) as server, pytest.MonkeyPatch.context() as patch:
+        made = World(root, server.address, private, mlflow)
         set_alone(patch)
         patch.chdir(made.folder)
         for name, value in made.environment.items():
             patch.setenv(name, value)
         made.command("dvc", "repro", "ingest")
         for step in STAGES[1:]:
-            out = {"split": DATA[1], "fetch-champion": MADE[2]}.get(step, f"artifacts/{step}")
-            found = made.run(step, *WORDS[step], "--out", out)
+            found = made.run(*step.command_line().split()[1:])
             assert found.status == 0, found
         yield made
-        private.shutdown()
     mlflow.kill()
 
 
@@ -239,8 +220,8 @@ def one_wrong() -> Iterator[Any]:
                 words = [*given[:number], ADDRESS, *given[number + 1 :]]
                 yield pytest.param([command, *words, "--out", "wrong"], id=f"{command} {word}")
     for command, given in {
-        "predict": ("--out", "wrong", "--model", f"{MADE[1]}/model.onnx", "data/dataset/images"),
-        "serve": ("--port", "0", "--model", f"{MADE[1]}/model.onnx"),
+        "predict": ["--out", "wrong", "--model", MODEL, "data/dataset/images"],
+        "serve": ["--port", "0", "--model", MODEL],
     }.items():
         for name, argument in arguments_of(command).items():
             if not is_positional(argument) and type_of(argument) is not bool and name != "out":

@@ -43,6 +43,7 @@ class Workspace:
                 shutil.copy(source, target)
         for name in ("dvc.yaml", "params.yaml", ".dvcignore", ".gitignore"):
             shutil.copy(ROOT / name, folder / name)
+        (folder / "rfc3987_syntax.py").write_text("raise ImportError")  # as in conftest.py
         subprocess.run(["git", "init", "-q", str(folder)], check=True)
         self.set_params(QUICK)
 

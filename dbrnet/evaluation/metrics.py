@@ -11,9 +11,7 @@ from statistics import fmean
 from typing import Self
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torchmetrics.functional.classification import multiclass_confusion_matrix
 
 from dbrnet import records
 
@@ -36,14 +34,9 @@ def confusion_matrix(prediction: NDArray[np.uint8], target: NDArray[np.uint8], c
         highest = int(ids.max(initial=0, where=counted))
         if highest >= classes:
             raise ValueError(f"the {name} holds class id {highest}, and the classes are 0 to {classes - 1}")
-    counts = multiclass_confusion_matrix(
-        torch.from_numpy(np.ascontiguousarray(prediction)),
-        torch.from_numpy(np.ascontiguousarray(target)),
-        num_classes=classes,
-        ignore_index=IGNORE_INDEX,
-        validate_args=False,  # checked above, at a sixth of the time
-    )
-    return counts.numpy().astype(np.int64, copy=False)
+    # Not torchmetrics', which the tests compare with: it takes four times as long, and seconds to import.
+    pairs = classes * target[counted].astype(np.int64) + prediction[counted]
+    return np.bincount(pairs, minlength=classes**2).reshape(classes, classes)
 
 
 class Scores(records.Scores):

@@ -1,7 +1,7 @@
 """The audit of the public sets, from the archives as they are downloaded."""
 
+from collections.abc import Callable
 from itertools import combinations
-from pathlib import Path
 
 import pytest
 
@@ -9,18 +9,14 @@ from dbrnet.audit.fingerprint import take_fingerprints
 from dbrnet.audit.grouping import find_groups
 from dbrnet.audit.result import audit_splits, search
 from dbrnet.data.dataset import Dataset
-from dbrnet.data.writer import build_dataset
 
 pytestmark = pytest.mark.slow
 
-
-def ingest(name: str, archives: Path, out: Path) -> Dataset:
-    out.mkdir()
-    return build_dataset(name, archives / f"{name}.zip", out)
+RealDataset = Callable[[str], Dataset]
 
 
-def test_neu_segs_published_test_split_is_its_training_split_turned(archives: Path, tmp_path: Path) -> None:
-    dataset = ingest("neu-seg", archives, tmp_path / "out")
+def test_neu_segs_published_test_split_is_its_training_split_turned(real_dataset: RealDataset) -> None:
+    dataset = real_dataset("neu-seg")
     audit = audit_splits(search(dataset), dataset.published_splits)
     result = audit.result
     assert result.leaking == {"test": 810}
@@ -39,8 +35,8 @@ def test_neu_segs_published_test_split_is_its_training_split_turned(archives: Pa
     assert len(dataset.samples) - len(turned) == pytest.approx(1130, abs=5)
 
 
-def test_mts_tiles_are_found_without_their_names(archives: Path, tmp_path: Path) -> None:
-    dataset = ingest("magnetic-tile", archives, tmp_path / "out")
+def test_mts_tiles_are_found_without_their_names(real_dataset: RealDataset) -> None:
+    dataset = real_dataset("magnetic-tile")
     assert dataset.card.groups == pytest.approx(246, abs=5)
     groups = find_groups(take_fingerprints(dataset), names=False).of
     pairs = [

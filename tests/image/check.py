@@ -21,25 +21,15 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
+from dbrnet.steps import BY_NAME, STAGES
+
 ROOT = Path(__file__).parents[2]
 BASE = "localhost/dbrnet-check-base"
 IMAGE = "localhost/dbrnet:cpu"
 PROGRAMS = ("buildah", "podman", "runc", "debootstrap")
 USER = 10001
-COMPONENTS = (
-    "revision",
-    "ingest",
-    "split",
-    "train",
-    "export",
-    "fetch-champion",
-    "evaluate",
-    "benchmark",
-    "promote",
-    "drift",
-    "notify",
-)
-LIMITS = ["--ulimit", "nofile=1024:1024", "--ulimit", "nproc=1024:1024"]  # a sandbox may not raise its own
+COMPONENTS = ("revision", *(step.name for step in STAGES), "drift", "notify")
+LIMITS = "--ulimit nofile=1024:1024 --ulimit nproc=1024:1024"  # a sandbox may not raise its own
 
 
 def main() -> None:
@@ -176,9 +166,8 @@ def kubeflow_command(folder: Path, name: str, made: dict[str, str]) -> list[str]
     definitions = spec["components"][f"comp-{name}"]
     asked, promised = (definitions.get(key, {}) for key in ("inputDefinitions", "outputDefinitions"))
     sections = YAML(typ="safe").load(folder / "params.yaml")
-    section = {"revision": "ingest", "notify": "fetch_champion"}.get(name, identifier)
     values = {
-        "params": json.dumps(sections[section]),
+        "params": json.dumps(sections[BY_NAME[name].section]),
         "revision": "r1",
         "checkpoints": "/workspace/checkpoints",
         "pipeline": "in the image",
@@ -209,30 +198,9 @@ def kubeflow_command(folder: Path, name: str, made: dict[str, str]) -> list[str]
 
 def in_container(folder: Path, *command: str) -> str:
     """Run `command` as a pod would; what it printed on standard output."""
-    return _output(
-        "podman",
-        "--runtime",
-        "runc",
-        "run",
-        "--rm",
-        "--network",
-        "none",
-        *LIMITS,
-        "--cap-drop",
-        "all",
-        "--security-opt",
-        "no-new-privileges",
-        "--read-only",
-        "--read-only-tmpfs=false",
-        "--tmpfs",
-        "/tmp:rw,mode=1777",
-        "--shm-size",
-        "256m",
-        "--volume",
-        f"{folder}:/workspace",
-        IMAGE,
-        *command,
-    )
+    run = f"podman --runtime runc run --rm --network none {LIMITS} --cap-drop all --security-opt no-new-privileges"
+    files = f"--read-only --read-only-tmpfs=false --tmpfs /tmp:rw,mode=1777 --volume {folder}:/workspace"
+    return _output(*f"{run} {files} --shm-size 256m {IMAGE}".split(), *command)
 
 
 def _canonical(name: str) -> str:

@@ -1,6 +1,5 @@
 """What can be told of the image without building it; `make image-check` builds and runs it."""
 
-import ast
 import os
 import re
 import sys
@@ -9,6 +8,7 @@ from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import dbrnet
+from tests.test_architecture import imports
 
 ROOT = Path(__file__).parents[2]
 DOCKERFILE = (ROOT / "Dockerfile").read_text()
@@ -89,18 +89,8 @@ def test_every_imported_library_is_declared() -> None:
     extras = PROJECT["optional-dependencies"]
     requirements = [*PROJECT["dependencies"], *(name for extra in EXTRAS for name in extras[extra])]
     declared = {canonical(re.split(r"[=<>\[ ]", name)[0]) for name in requirements}
-    imported = {
-        name.split(".")[0]
-        for file in (ROOT / "dbrnet").rglob("*.py")
-        for node in ast.walk(ast.parse(file.read_text()))
-        for name in (
-            [alias.name for alias in node.names]
-            if isinstance(node, ast.Import)
-            else [node.module]
-            if isinstance(node, ast.ImportFrom) and node.module
-            else []
-        )
-    } - {"dbrnet", *sys.stdlib_module_names}
+    imported = {name.split(".")[0] for file in (ROOT / "dbrnet").rglob("*.py") for name in imports(file)}
+    imported -= {"dbrnet", *sys.stdlib_module_names}
     providers = packages_distributions()
     strangers = {name for name in imported if not declared & {canonical(provider) for provider in providers[name]}}
     # botocore and s3transfer come with boto3, starlette with FastAPI, google's protobuf with onnx, rich with NNCF.

@@ -11,16 +11,6 @@ from dbrnet.registry.store import Store, open_store
 ModelMaker = Callable[[int], Path]
 
 
-@pytest.fixture(scope="session")
-def migrated_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A database with MLflow's tables, made once: making it takes 3 s, copying it nothing."""
-    root = tmp_path_factory.mktemp("migrated")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
-        _ = open_store(root).client
-    return root / "mlflow.db"
-
-
 @pytest.fixture
 def store(migrated_database: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)

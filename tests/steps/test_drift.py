@@ -475,8 +475,9 @@ def test_reshuffled_halves_are_no_drift(strips: Dataset, whole_groups: bool) -> 
 
 
 @pytest.mark.slow
-def test_exposures_are_drift_and_reshuffled_halves_are_none(archives: Path, tmp_path: Path) -> None:
-    tiles = ingested("magnetic-tile", archives / "magnetic-tile.zip", tmp_path / "dataset")
+def test_exposures_are_drift_and_reshuffled_halves_are_none(real_dataset: Callable[[str], Dataset]) -> None:
+    tiles = real_dataset("magnetic-tile")
+    write_image_stats(tiles, {})
     images = find_new_samples(tiles, tiles).reference
     classes = len(tiles.card.classes)
     exposures = np.array([int(sample.id.partition("exp")[2][0]) for sample in tiles.samples])
