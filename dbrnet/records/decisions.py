@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from pydantic import JsonValue
+from pydantic import Field, JsonValue
 
 from dbrnet.records.base import Estimate, Part, Record
 from dbrnet.records.lineage import Provenance
@@ -66,11 +66,15 @@ class DecisionRecord(Record, Decision):
 
 
 class ShiftFacts(Part):
-    """A distance, what chance alone reaches, and the groups of the champion's and of the new images."""
+    """The distance of two distributions, 0 to 1, and the groups of the champion's and of the new images."""
 
     distance: float
-    chance: float
+    chance: float  # what unchanged data rarely exceed; 1 where any distance may be chance
     groups: tuple[int, int]
+
+    def exceeds(self, limit: float) -> bool:
+        """Whether the shift is larger than `limit` and than chance explains."""
+        return self.distance > max(limit, self.chance)
 
 
 class DriftCheck(Part):
@@ -78,12 +82,12 @@ class DriftCheck(Part):
 
     name: str
     figure: float | None
-    threshold: float
+    threshold: float  # of a shift: the larger of the parameter and of the chance bound
     warrants: bool  # retraining
     text: str
-    shift: ShiftFacts | None
-    before: float | dict[str, float] | None  # a feature's mean, or each class's share
-    now: float | dict[str, float] | None
+    shift: ShiftFacts | None = None
+    before: float | dict[str, float] | None = None  # a feature's mean, or each class's share
+    now: float | dict[str, float] | None = None
 
 
 class DriftImages(Part):
@@ -97,25 +101,30 @@ class DriftImages(Part):
     new_groups: int
 
 
-class DriftRecord(Record):
+class DriftComparison(Part):
+    """The reasons for a retraining and what they rest on; the defaults where nothing could be compared."""
+
+    reasons: tuple[str, ...]
+    notes: tuple[str, ...] = ()
+    checks: tuple[DriftCheck, ...] = ()
+    images: DriftImages | None = None
+    unusable: tuple[str, ...] = ()
+    reference: str | None = None  # the champion's dataset, by content hash
+    reference_name: str | None = None
+    content_hash: str | None = None
+    model_metadata: dict[str, str] = Field(default_factory=dict)  # what the exported file says of its making
+
+
+class DriftRecord(Record, DriftComparison):
     """drift.json: whether retraining is warranted, with each reason, its figure and its threshold."""
 
     FILE = "drift.json"
     STEP = "drift"
 
     answer: Literal["yes", "no"]
-    reasons: tuple[str, ...]
-    notes: tuple[str, ...]
-    checks: tuple[DriftCheck, ...]
-    images: DriftImages | None  # None: nothing was compared
-    unusable: tuple[str, ...]
-    reference: str | None  # the champion's dataset, by content hash
-    reference_name: str | None
     current: str  # the folder
-    content_hash: str | None
     model_name: str
     model_version: int | None
     model_sha256: str | None
-    model_metadata: dict[str, str]  # what the exported file says of its making
     params: dict[str, JsonValue]
     provenance: Provenance

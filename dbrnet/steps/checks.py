@@ -8,7 +8,7 @@ from dbrnet.data.dataset import ClassInfo
 from dbrnet.errors import UserError
 from dbrnet.inference.runtimes.base import Model, NotAvailableError
 from dbrnet.inference.runtimes.registry import open_all, open_fitting
-from dbrnet.records import ChampionRecord, ExportRecord
+from dbrnet.records import MODEL_FILE, ChampionRecord, ExportRecord
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ def open_champion(
     if record.version is None or record.sha256 is None:
         return None
     try:
-        model = open_fitting(folder / "model.onnx", runtime, threads)
+        model = open_fitting(folder / MODEL_FILE, runtime, threads)
     except NotAvailableError as error:
         return Champion(record.version, record.sha256, None, str(error))
     difference = None if classes is None else class_difference(model.classes, classes, "the dataset")

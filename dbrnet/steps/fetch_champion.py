@@ -34,23 +34,10 @@ def fetch_champion(params: FetchChampionParams, exported: Path | None = None, *,
             fetch_files(store, name, number, folder, [MODEL, LINEAGE, *TABLES])
             sha256 = sha256_file(folder / MODEL)  # a version that others registered may lack the tag
             since = state.since(number)
-            lineage = _lineage(folder / LINEAGE)
-        ChampionRecord(
-            model_name=name,
-            version=number,
-            sha256=sha256,
-            since=since.isoformat(timespec="seconds") if since else None,
-            lineage=lineage,
-        ).save(folder)
+            try:
+                lineage = TrainRecord.read(folder / LINEAGE) if (folder / LINEAGE).exists() else None
+            except UserError as error:  # others or another version of dbrnet wrote it
+                log.warning("the champion's lineage is not shown: %s", error)
+        time = since.isoformat(timespec="seconds") if since else None
+        ChampionRecord(model_name=name, version=number, sha256=sha256, since=time, lineage=lineage).save(folder)
     log.info("%s: the champion is %s", name, "none yet" if number is None else f"version {number}")
-
-
-def _lineage(path: Path) -> TrainRecord | None:
-    """The champion's lineage; None where it is missing, or was written by others or by another version."""
-    if not path.exists():
-        return None
-    try:
-        return TrainRecord.read(path)
-    except UserError as error:
-        log.warning("the champion's lineage is not shown: %s", error)
-        return None

@@ -13,7 +13,6 @@ from dbrnet.inference.runtimes.onnxruntime import OnnxModel, require_provider
 from dbrnet.inference.runtimes.openvino import OpenVinoModel, require_openvino
 from dbrnet.inference.runtimes.pytorch import TorchModel
 from dbrnet.models.saved import load_model
-from dbrnet.records import INT8_FILE, MODEL_FILE, WEIGHTS_FILE
 
 
 def open_model(path: Path, runtime: str | None = None, threads: int | None = None) -> Model:
@@ -46,15 +45,15 @@ def open_fitting(path: Path, runtime: str, threads: int | None = None) -> Model:
 def kind_of(path: Path) -> str:
     """The kind of the model file `path`, as the name that `file_of` gives to that kind."""
     if path.suffix == ".pt":
-        return WEIGHTS_FILE
-    return INT8_FILE if read_exported(path).precision == "int8" else MODEL_FILE
+        return "model.pt"
+    return "model-int8.onnx" if read_exported(path).precision == "int8" else "model.onnx"
 
 
 def file_of(runtime: str) -> str:
     """The name of the file that `runtime` takes, as the train and export steps write it."""
     if runtime.startswith("pytorch"):
-        return WEIGHTS_FILE
-    return INT8_FILE if runtime == "openvino-int8" else MODEL_FILE
+        return "model.pt"
+    return "model-int8.onnx" if runtime == "openvino-int8" else "model.onnx"
 
 
 def open_all(
