@@ -40,9 +40,7 @@ class Folders:
 
 
 @pytest.fixture(scope="session")
-def folders(
-    exported: Exported, make_image: Callable[..., Image], tmp_path_factory: pytest.TempPathFactory
-) -> Folders:
+def folders(exported: Exported, make_image: Callable[..., Image], tmp_path_factory: pytest.TempPathFactory) -> Folders:
     root = tmp_path_factory.mktemp("steps")
     file, model, meta = exported
     folders = Folders(*(root / name for name in Folders.__annotations__))
@@ -86,7 +84,9 @@ def folders(
     change(examples.export(RUNTIMES), model_sha256=sha256_file(file)).save(folders.exported)
     examples.no_champion().save(folders.champion)
     scored = {"onnxruntime-cpu": examples.parity(miou=0.75)}
-    change(examples.evaluation(), champion=None, model_sha256=sha256_file(file), runtimes=scored).save(folders.evaluated)
+    change(examples.evaluation(), champion=None, model_sha256=sha256_file(file), runtimes=scored).save(
+        folders.evaluated
+    )
     return folders
 
 
