@@ -11,9 +11,9 @@ from time import perf_counter as clock
 from typing import Any
 
 import numpy as np
-import onnx
+import onnx.parser
 import torch
-from onnx import TensorProto, helper, numpy_helper
+from onnx import numpy_helper
 from torch import Tensor, nn
 
 from dbrnet.inference.runtimes.base import NotAvailableError
@@ -160,35 +160,31 @@ def _best_seconds(run: Callable[[], object], place: str) -> float:
 
 def dense_convolutions(*, quantized: bool) -> bytes:
     """An ONNX file of 3x3 convolutions and ReLUs; quantized: 8-bit weights and activations (QDQ)."""
-    rng = np.random.default_rng(0)
-    shape = [1, CHANNELS, MAP_SIDE, MAP_SIDE]
+    rng, shape = np.random.default_rng(0), (CHANNELS, CHANNELS, 3, 3)
     constants: dict[str, np.ndarray[Any, Any]] = {
         "scale": np.array(0.02, np.float32),
         "zero": np.array(0, np.uint8),
         "weight_scale": np.full(CHANNELS, 3e-3, np.float32),
         "weight_zero": np.zeros(CHANNELS, np.int8),
     }
-    nodes = []
-    x = "x"
+    x, lines = "x", []
     for layer in range(LAYERS):
         weight = f"weight{layer}"
         if quantized:
-            constants[weight] = rng.integers(-127, 128, (CHANNELS, CHANNELS, 3, 3)).astype(np.int8)
-            nodes += [
-                helper.make_node("QuantizeLinear", [x, "scale", "zero"], [f"q{layer}"]),
-                helper.make_node("DequantizeLinear", [f"q{layer}", "scale", "zero"], [f"dq{layer}"]),
-                helper.make_node("DequantizeLinear", [weight, "weight_scale", "weight_zero"], [f"{weight}_dq"], axis=0),
-            ]
-            x, weight = f"dq{layer}", f"{weight}_dq"
+            constants[weight] = rng.integers(-127, 128, shape).astype(np.int8)
+            lines.append(f"q{layer} = QuantizeLinear ({x}, scale, zero)")
+            lines.append(f"x{layer} = DequantizeLinear (q{layer}, scale, zero)")
+            lines.append(f"w{layer} = DequantizeLinear <axis = 0> ({weight}, weight_scale, weight_zero)")
+            x, weight = f"x{layer}", f"w{layer}"
         else:
-            constants[weight] = rng.normal(0, 0.03, (CHANNELS, CHANNELS, 3, 3)).astype(np.float32)
-        nodes.append(helper.make_node("Conv", [x, weight], [f"conv{layer}"], pads=[1, 1, 1, 1]))
-        nodes.append(helper.make_node("Relu", [f"conv{layer}"], [f"y{layer}"]))
+            constants[weight] = rng.normal(0, 0.03, shape).astype(np.float32)
+        lines.append(f"conv{layer} = Conv <pads = [1, 1, 1, 1]> ({x}, {weight})")
+        lines.append(f"y{layer} = Relu (conv{layer})")
         x = f"y{layer}"
-    first, last = (helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name in ("x", x))
-    weights = [numpy_helper.from_array(value, name) for name, value in constants.items()]
-    graph = helper.make_graph(nodes, "dense", [first], [last], weights)
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    maps = f"float[1, {CHANNELS}, {MAP_SIDE}, {MAP_SIDE}]"
+    graph = f"dense ({maps} x) => ({maps} {x}) {{ {' '.join(lines)} }}"
+    model = onnx.parser.parse_model(f'<ir_version: 9, opset_import: ["": 18]> {graph}')
+    model.graph.initializer.extend(numpy_helper.from_array(value, name) for name, value in constants.items())
     onnx.checker.check_model(model)
     data: bytes = model.SerializeToString()
     return data

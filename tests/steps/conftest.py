@@ -16,11 +16,12 @@ from dbrnet.inference.runtimes.registry import open_model
 from dbrnet.models.saved import save_model
 from dbrnet.records import AuditRecord, SplitCounts
 from tests.conftest import CLASSES, Exported
+from tests.drift.conftest import strips, tiny
 from tests.registry.conftest import make_model, migrated_database, store
 from tests.reports import examples
 from tests.reports.examples import change
 
-__all__ = ["make_model", "migrated_database", "store"]
+__all__ = ["make_model", "migrated_database", "store", "strips", "tiny"]
 
 SPLITS = {"train": ("p0", "p1"), "val": ("p2",), "test": ("p3", "p4", "p5", "p6", "p7")}
 CONTENT = "ab" * 32
