@@ -22,6 +22,7 @@ FALSE_ALARMS = 0.01  # how often unchanged data may exceed the chance bound
 COUNT, CLASSES = "new labelled images", "class balance"
 
 Values = NDArray[np.float64]
+Average = float | dict[str, float]  # a feature's mean, or each class's share
 
 
 @dataclass(frozen=True)
@@ -51,8 +52,8 @@ def check_count(new_samples: NewSamples, enough: int) -> DriftCheck:
         f"{new} new labelled images and {relabelled} relabelled ones, {(new + relabelled) / known:.1%} of "
         f"the champion's {known}; threshold {enough}"
     )
-    warrants = new + relabelled >= enough
-    return DriftCheck(name=COUNT, figure=new + relabelled, threshold=enough, warrants=warrants, text=text)
+    count = new + relabelled
+    return DriftCheck(name=COUNT, figure=count, threshold=enough, warrants=count >= enough, text=text)
 
 
 def check_classes(new_samples: NewSamples, classes: tuple[ClassInfo, ...], limit: float) -> DriftCheck:
@@ -81,31 +82,29 @@ def check_feature(name: str, unit: str, before: Feature, new: Feature, *, limit:
     return _check_shift(name, shift, limit, change, before.mean, new.mean)
 
 
-def _not_measured(name: str, limit: float, why: str) -> DriftCheck:
-    return DriftCheck(name=name, figure=None, threshold=limit, warrants=False, text=f"{name}: not measured, {why}")
+def _not_measured(name: str, threshold: float, why: str) -> DriftCheck:
+    text = f"{name}: not measured, {why}"
+    return DriftCheck(name=name, figure=None, threshold=threshold, warrants=False, text=text)
 
 
-def _check_shift(
-    name: str,
-    shift: ShiftFacts,
-    limit: float,
-    change: str,
-    before: float | dict[str, float],
-    now: float | dict[str, float],
-) -> DriftCheck:
-    threshold, warrants = max(limit, shift.chance), shift.exceeds(limit)
+def _check_shift(name: str, shift: ShiftFacts, limit: float, change: str, before: Average, now: Average) -> DriftCheck:
+    threshold, warrants = max(limit, shift.chance), exceeds(shift, limit)
     verdict = "has shifted by" if warrants else "is as it was, shift"
-    text = f"{name} {verdict} {shift.distance:.2f}, threshold {threshold:.2f}: {change}"
     return DriftCheck(
         name=name,
         figure=shift.distance,
         threshold=threshold,
         warrants=warrants,
-        text=text,
+        text=f"{name} {verdict} {shift.distance:.2f}, threshold {threshold:.2f}: {change}",
         shift=shift,
         before=before,
         now=now,
     )
+
+
+def exceeds(shift: ShiftFacts, limit: float) -> bool:
+    """Whether the shift is larger than `limit` and than chance explains."""
+    return shift.distance > max(limit, shift.chance)
 
 
 def compare_values(
@@ -141,8 +140,7 @@ def compare_classes(
     groups = len(set(reference_groups)), len(set(new_groups))
     present = int(np.count_nonzero(before + after))
     spread = chi2.isf(FALSE_ALARMS, max(present - 1, 1)) * (1 / groups[0] + 1 / groups[1])
-    chance = min(1.0, float(np.sqrt(spread / 4)))
-    return ShiftFacts(distance=js_distance(before, after), chance=chance, groups=groups)
+    return ShiftFacts(distance=js_distance(before, after), chance=min(1.0, float(np.sqrt(spread / 4))), groups=groups)
 
 
 def group_weights(groups: Sequence[str]) -> Values:

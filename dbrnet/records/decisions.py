@@ -72,10 +72,6 @@ class ShiftFacts(Part):
     chance: float  # what unchanged data rarely exceed; 1 where any distance may be chance
     groups: tuple[int, int]
 
-    def exceeds(self, limit: float) -> bool:
-        """Whether the shift is larger than `limit` and than chance explains."""
-        return self.distance > max(limit, self.chance)
-
 
 class DriftCheck(Part):
     """One figure held against its threshold; None: there was nothing to measure it on."""

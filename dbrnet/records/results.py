@@ -47,12 +47,17 @@ class ComparedScores(Part):
     difference: dict[str, Estimate]
 
 
-class ChampionScores(Part):
-    """The champion's evaluation, or why there is none."""
+class ChampionFacts(Part):
+    """Which version the champion is, and why it was not compared, if so."""
 
     version: int
     sha256: str
     not_compared: str | None = None
+
+
+class ChampionScores(ChampionFacts):
+    """The champion's evaluation, where there is one."""
+
     compared: ComparedScores | None = None
 
 
@@ -81,13 +86,9 @@ class RuntimeParity(Part):
     differing_pixels: float
 
 
-class EvaluationRecord(Record):
-    """metrics.json: the exported model on the test split, in the runtime of production."""
+class SplitScores(Part):
+    """What was counted on the test split, of the candidate alone."""
 
-    FILE = "metrics.json"
-    STEP = "evaluate"
-
-    runtime: str
     scores: Scores
     figures: dict[str, Estimate]
     bootstrap: Bootstrap
@@ -100,6 +101,15 @@ class EvaluationRecord(Record):
     false_positives: int  # defect-free images with something flagged
     defective: int
     missed: int  # defective images with nothing flagged
+
+
+class EvaluationRecord(Record, SplitScores):
+    """metrics.json: the exported model on the test split, in the runtime of production."""
+
+    FILE = "metrics.json"
+    STEP = "evaluate"
+
+    runtime: str
     champion: ChampionScores | None
     disagreements: tuple[DisagreementFacts, ...]
     colors: dict[str, tuple[int, int, int]]  # RGB, of the defect classes
@@ -200,12 +210,9 @@ class AgainstSpeed(Part):
     runtimes: dict[str, ComparedSpeed]
 
 
-class ChampionSpeed(Part):
-    """The champion's speed, or why there is none."""
+class ChampionSpeed(ChampionFacts):
+    """The champion's speed, where it was measured."""
 
-    version: int
-    sha256: str
-    not_compared: str | None = None
     runtime: str | None = None
     compared: ComparedSpeed | None = None
 

@@ -5,8 +5,8 @@ from collections.abc import Iterator, Sequence
 
 from dbrnet.benchmark.measurement import table
 from dbrnet.records import BenchmarkRecord, Criterion, Promotion, format_value
-from dbrnet.reports.comparisons import Comparison, by_class, by_size, overall
-from dbrnet.reports.decision_facts import Facts, leak_statement, limitations, verdict
+from dbrnet.reports.decision_facts import Comparison, Facts, by_class, by_size, limitations, overall, verdict
+from dbrnet.reports.html import leak_statement
 
 LONGEST = 5000  # characters: MLflow's description of a version
 LINE = 300  # characters of a text that others wrote
@@ -27,7 +27,7 @@ def model_card(facts: Facts) -> str:
 def _sections(facts: Facts) -> Iterator[str]:
     evaluation, dataset, split = facts.evaluation, facts.train.dataset, facts.train.split
     outcome, decided = verdict(facts), facts.promotion
-    leaking, leak = leak_statement(facts)
+    leaking, leak = leak_statement(split)
     note = [f"The dataset's card says: {_text(split.leak_note)}"] if split.leak_note else []
     yield f"# {_text(facts.name)}"
     yield _text(f"{outcome.word} on {decided.time[:10]} by {decided.by}. {outcome.why} {outcome.now}")

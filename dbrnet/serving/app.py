@@ -16,7 +16,7 @@ from starlette.requests import ClientDisconnect
 from dbrnet import __version__
 from dbrnet.errors import UserError
 from dbrnet.inference.runtimes.base import Answer
-from dbrnet.reports.html import templates
+from dbrnet.reports.html import render
 from dbrnet.serving.metrics import Metrics
 from dbrnet.serving.responses import ErrorLine, Prediction, Refusal, Timing, as_json, as_png, class_table
 from dbrnet.serving.upload import Uploads
@@ -46,7 +46,7 @@ def create_app(worker: Worker, *, model_name: str, max_bytes: int, hosts: list[s
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=hosts, www_redirect=False)
     uploads, metrics = Uploads(max_bytes), Metrics(worker)
     model = worker.model
-    page = templates().get_template("service.html").render()
+    page = render("service.html", title="DBRNet: defects in an image")
 
     def finish(wants_png: bool, answer: Answer, timing: Timing) -> Response:
         metrics.observe(timing)

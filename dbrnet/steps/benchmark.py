@@ -35,7 +35,7 @@ from dbrnet.records import (
 )
 from dbrnet.registry.model_file import find_model_file
 from dbrnet.reports.plots import latency_plot, speed_accuracy_plot
-from dbrnet.steps.checks import Champion, open_champion, open_runtimes
+from dbrnet.steps.checks import open_champion, open_runtimes
 
 log = logging.getLogger(__name__)
 
@@ -82,11 +82,16 @@ def benchmark(
     champions = {export.deployed: baseline.model} if baseline and baseline.model else {}
     models, start = _side_by_side(runtimes.models, others, champions), machine_state()
     measured = measure(models, files, dict.fromkeys(names, work), seconds=params.seconds, in_batches=names)
+    speed: ChampionSpeed | None = None
+    if baseline:
+        compared = _compare(measured, CHAMPION).get(export.deployed)
+        runtime = baseline.model.runtime if baseline.model else None
+        speed = ChampionSpeed(**vars(baseline.facts), runtime=runtime, compared=compared)
     record = BenchmarkRecord(
         runtimes={name: measured[name].speed for name in names},
         not_available=runtimes.missing,
         against=AgainstSpeed(model=against, sha256=digest, runtimes=_compare(measured, AGAINST)) if against else None,
-        champion=_champion(baseline, _compare(measured, CHAMPION).get(export.deployed)),
+        champion=speed,
         size=params.size,
         batch=1,
         threads=threads,
@@ -133,18 +138,6 @@ def _compare(measured: Mapping[str, Measured], suffix: str) -> dict[str, Compare
         for name, own in measured.items()
         if name + suffix in measured
     }
-
-
-def _champion(champion: Champion | None, compared: ComparedSpeed | None) -> ChampionSpeed | None:
-    if champion is None:
-        return None
-    return ChampionSpeed(
-        version=champion.version,
-        sha256=champion.sha256,
-        not_compared=champion.not_compared,
-        runtime=champion.model.runtime if champion.model else None,
-        compared=compared,
-    )
 
 
 def _images(data: Dataset, split: Split, size: tuple[int, int]) -> list[bytes]:

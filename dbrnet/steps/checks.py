@@ -8,7 +8,7 @@ from dbrnet.data.dataset import ClassInfo
 from dbrnet.errors import UserError
 from dbrnet.inference.runtimes.base import Model, NotAvailableError
 from dbrnet.inference.runtimes.registry import open_all, open_fitting
-from dbrnet.records import MODEL_FILE, ChampionRecord, ExportRecord
+from dbrnet.records import MODEL_FILE, ChampionFacts, ChampionRecord, ExportRecord
 
 
 @dataclass(frozen=True)
@@ -21,12 +21,10 @@ class Runtimes:
 
 @dataclass(frozen=True)
 class Champion:
-    """The champion's model, or the reason why this machine does not run it."""
+    """The champion's model; None where this machine does not run it, for the reason in `facts`."""
 
-    version: int
-    sha256: str
+    facts: ChampionFacts
     model: Model | None
-    not_compared: str | None = None
 
 
 def open_runtimes(
@@ -52,12 +50,12 @@ def open_champion(
         return None
     try:
         model = open_fitting(folder / MODEL_FILE, runtime, threads)
+        difference = None if classes is None else class_difference(model.classes, classes, "the dataset")
+        reason = f"it {difference}" if difference else None
     except NotAvailableError as error:
-        return Champion(record.version, record.sha256, None, str(error))
-    difference = None if classes is None else class_difference(model.classes, classes, "the dataset")
-    if difference:
-        return Champion(record.version, record.sha256, None, f"it {difference}")
-    return Champion(record.version, record.sha256, model)
+        reason = str(error)
+    facts = ChampionFacts(version=record.version, sha256=record.sha256, not_compared=reason)
+    return Champion(facts, None if reason else model)
 
 
 def class_difference(known: Sequence[ClassInfo], present: Sequence[ClassInfo], place: str) -> str | None:

@@ -7,13 +7,10 @@ from pathlib import Path
 
 from dbrnet.config import EvaluateParams
 from dbrnet.data import open_dataset
-from dbrnet.data.dataset import Dataset
 from dbrnet.data.split import SPLIT_TABLE, Split, require_trained_on
 from dbrnet.errors import UserError
 from dbrnet.evaluation.bootstrap import RESAMPLES, SEED
-from dbrnet.evaluation.comparison import choose_disagreements, compare
-from dbrnet.evaluation.defect_metrics import MatchRules
-from dbrnet.evaluation.figures import defect_counts, estimates
+from dbrnet.evaluation.figures import compare, defect_counts, estimates
 from dbrnet.evaluation.parity import measure_parity
 from dbrnet.evaluation.predictions import IMAGES_TABLE, Evaluation
 from dbrnet.evaluation.predictions import evaluate as run_evaluation
@@ -21,6 +18,7 @@ from dbrnet.files import atomic_directory, write_atomically
 from dbrnet.inference.runtimes.registry import open_model
 from dbrnet.provenance import collect_provenance
 from dbrnet.records import (
+    WEIGHTS_FILE,
     AuditRecord,
     Bootstrap,
     ChampionScores,
@@ -29,14 +27,14 @@ from dbrnet.records import (
     EvaluationRecord,
     ExportRecord,
     MatchFacts,
-    RuntimeParity,
+    SplitScores,
     TrainRecord,
     format_value,
     read_history,
 )
 from dbrnet.reports.evaluation_page import render_report
-from dbrnet.reports.gallery import build_gallery, show_disagreements
-from dbrnet.steps.checks import Runtimes, class_difference, open_champion, open_runtimes
+from dbrnet.reports.gallery import build_gallery, choose_disagreements, show_disagreements
+from dbrnet.steps.checks import class_difference, open_champion, open_runtimes
 
 log = logging.getLogger(__name__)
 
@@ -62,43 +60,22 @@ def evaluate(
     if difference := class_difference(model.classes, data.card.classes, str(dataset)):
         raise UserError(f"{exported}: the model {difference}; give the dataset that it was trained on")
     baseline = open_champion(champion, export.deployed, classes=data.card.classes)
-    rules = MatchRules(params.min_overlap, params.boundary_tolerance)
+    rules = MatchFacts(min_overlap=params.min_overlap, boundary_tolerance=params.boundary_tolerance)
     evaluation = run_evaluation(model.predict, data, ids, rules)
-    parity = _measure_parity(trained, runtimes, data, ids)
+    parity = measure_parity(open_model(trained / WEIGHTS_FILE), runtimes.models, data, ids)
     with atomic_directory(out, "evaluate") as folder:
-        scores: ChampionScores | None = None
+        compared: ComparedScores | None = None
         disagreements: tuple[DisagreementFacts, ...] = ()
-        if baseline:
-            scores = ChampionScores(
-                version=baseline.version, sha256=baseline.sha256, not_compared=baseline.not_compared
-            )
         if baseline and baseline.model:
             other = run_evaluation(baseline.model.predict, data, ids, rules, "evaluate the champion")
-            seen = _seen(champion / SPLIT_TABLE, ids)
-            compared = _compare(evaluation, other, baseline.model.runtime, seen, params.confidence)
-            scores = scores and scores.model_copy(update={"compared": compared})
+            seen, runtime = _seen(champion / SPLIT_TABLE, ids), baseline.model.runtime
+            compared = compare(evaluation, other, confidence=params.confidence, runtime=runtime, seen=seen)
             chosen = choose_disagreements(evaluation, other)
             disagreements = show_disagreements(chosen, data, model.predict, baseline.model.predict, folder)
         record = EvaluationRecord(
+            **vars(_summarise(evaluation, rules, params.confidence)),
             runtime=export.deployed,
-            scores=evaluation.scores,
-            figures=estimates(evaluation, params.confidence),
-            bootstrap=Bootstrap(
-                resamples=RESAMPLES,
-                confidence=params.confidence,
-                groups=len({image.group for image in evaluation.images}),
-                seed=SEED,
-            ),
-            match=MatchFacts(min_overlap=rules.min_overlap, boundary_tolerance=rules.boundary_tolerance),
-            defects=defect_counts(evaluation),
-            confusion=evaluation.confusion.tolist(),
-            images=len(evaluation.images),
-            images_by_class=evaluation.images_by_class(),
-            defect_free=len(evaluation.defect_free),
-            false_positives=len(evaluation.false_positives),
-            defective=len(evaluation.defective),
-            missed=len(evaluation.missed),
-            champion=scores,
+            champion=ChampionScores(**vars(baseline.facts), compared=compared) if baseline else None,
             disagreements=disagreements,
             colors={info.name: info.color for info in data.card.classes[1:]},
             runtimes=parity,
@@ -118,25 +95,21 @@ def evaluate(
     log.info("report: %s", out / "report.html")
 
 
-def _measure_parity(trained: Path, runtimes: Runtimes, data: Dataset, ids: Sequence[str]) -> dict[str, RuntimeParity]:
-    reference = open_model(trained / "model.pt").predict_with_logits
-    measured = measure_parity(
-        reference, {name: model.predict_with_logits for name, model in runtimes.models.items()}, data, ids
-    )
-    return {name: parity.record(runtimes.models[name].precision) for name, parity in measured.items()}
-
-
-def _compare(
-    candidate: Evaluation, champion: Evaluation, runtime: str, seen: float | None, confidence: float
-) -> ComparedScores:
-    comparison = compare(candidate, champion, confidence)
-    return ComparedScores(
-        runtime=runtime,
-        seen=seen,
-        scores=champion.scores,
-        figures=comparison.figures,
-        defects=defect_counts(champion),
-        difference=comparison.difference,
+def _summarise(evaluation: Evaluation, rules: MatchFacts, confidence: float) -> SplitScores:
+    groups = len({image.group for image in evaluation.images})
+    return SplitScores(
+        scores=evaluation.scores,
+        figures=estimates(evaluation, confidence),
+        bootstrap=Bootstrap(resamples=RESAMPLES, confidence=confidence, groups=groups, seed=SEED),
+        match=rules,
+        defects=defect_counts(evaluation),
+        confusion=evaluation.confusion.tolist(),
+        images=len(evaluation.images),
+        images_by_class=evaluation.images_by_class(),
+        defect_free=len(evaluation.defect_free),
+        false_positives=len(evaluation.false_positives),
+        defective=len(evaluation.defective),
+        missed=len(evaluation.missed),
     )
 
 

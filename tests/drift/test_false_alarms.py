@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from dbrnet.data.dataset import Dataset
-from dbrnet.drift.checks import compare_classes, compare_values
+from dbrnet.drift.checks import compare_classes, compare_values, exceeds
 from dbrnet.drift.new_samples import Images, find_new_samples
 from tests.drift.conftest import ingested
 from tests.sections import PARAMS
@@ -21,12 +21,13 @@ def shifts(images: Images, first: np.ndarray, classes: int) -> dict[str, bool]:
     assert other.labels is not None
     balance = compare_classes(one.labels, one.groups, other.labels, other.groups, classes=classes)
     features = [
-        compare_values(
-            one.features[:, index], one.groups, other.features[:, index], other.groups, comparisons=5
-        ).exceeds(DEFAULTS.max_image_drift)
+        exceeds(
+            compare_values(one.features[:, index], one.groups, other.features[:, index], other.groups, comparisons=5),
+            DEFAULTS.max_image_drift,
+        )
         for index in range(one.features.shape[1])
     ]
-    return {"classes": balance.exceeds(DEFAULTS.max_class_shift), "image": any(features)}
+    return {"classes": exceeds(balance, DEFAULTS.max_class_shift), "image": any(features)}
 
 
 def halves(images: Images, seed: int, *, whole_groups: bool) -> np.ndarray:

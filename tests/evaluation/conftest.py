@@ -8,10 +8,11 @@ import pytest
 from numpy.typing import NDArray
 
 from dbrnet.data.dataset import Card, ClassInfo, Dataset, Sample
-from dbrnet.evaluation.defect_metrics import MatchRules
 from dbrnet.evaluation.predictions import Predict
+from dbrnet.records import MatchFacts
 
-RULES = MatchRules(min_overlap=0.5, boundary_tolerance=2)
+IDS = tuple(f"p{number}" for number in range(6))
+RULES = MatchFacts(min_overlap=0.5, boundary_tolerance=2)
 
 CLASSES = (
     ClassInfo("background", (0, 0, 0)),

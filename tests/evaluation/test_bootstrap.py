@@ -1,4 +1,6 @@
-"""The intervals against a plain loop, against known truths, and for what must not change them."""
+"""Intervals of figures and differences: against a plain loop and known truths, and for what must not change them."""
+
+from typing import Any
 
 import numpy as np
 import pytest
@@ -6,13 +8,14 @@ from numpy.typing import NDArray
 
 from dbrnet.evaluation import bootstrap
 from dbrnet.evaluation.bootstrap import estimate
-from dbrnet.evaluation.figures import estimates, figures, group_counts
+from dbrnet.evaluation.figures import compare, estimates, figures, group_counts
 from dbrnet.evaluation.predictions import Evaluation
 from dbrnet.records import Estimate
-from tests.evaluation.random_masks import NAMES, evaluation, width
+from tests.evaluation.random_masks import NAMES, evaluation, results, width
 from tests.evaluation.test_figures import flat
 
 Counts = NDArray[np.int64]
+OTHER: Any = {"runtime": "onnxruntime-cpu", "seen": None}
 
 
 def share(sums: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
@@ -102,3 +105,26 @@ def test_a_figure_that_too_few_groups_hold_has_no_interval(holding: int, has: bo
     assert one.value == 0.5
     assert (one.low is not None) == has
     assert estimate(rows * 0, share, confidence=0.95)["share"] == Estimate(value=None, unit="share")
+
+
+def test_the_paired_difference_has_a_narrower_interval() -> None:
+    random = np.random.default_rng(0)
+    hard = random.integers(5, 45, 80)  # what makes an image hard does so for both
+    candidate, champion = (results((hard + random.integers(-3, 4, 80)).tolist()) for _ in range(2))
+    comparison = compare(candidate, champion, confidence=0.95, **OTHER)
+    own = estimates(candidate, 0.95)["miou"]
+    other, difference = comparison.figures["miou"], comparison.difference["miou"]
+    assert difference.value == pytest.approx(own.value - other.value)  # type: ignore[operator]
+    assert width(difference) < np.hypot(width(own), width(other)) / 3
+
+
+def test_both_models_are_scored_as_each_alone() -> None:
+    candidate, champion = evaluation(range(10), 5), evaluation(range(10), 5)
+    same = compare(candidate, champion, confidence=0.9, **OTHER)
+    assert same.figures == estimates(champion, 0.9)
+    for name, one in same.difference.items():
+        assert one.value in (None, 0), name
+        assert one.low in (None, 0)
+    other = Evaluation(NAMES, tuple(reversed(champion.images)))
+    with pytest.raises(ValueError, match="same images"):
+        compare(candidate, other, confidence=0.9, **OTHER)
