@@ -108,16 +108,11 @@ def warm_up(stream: Stream, *, least: float, most: float) -> WarmUpFacts:
     while True:
         durations.append(stream().predict)
         spent = sum(durations)
-        steady = spent >= least and _have_settled(durations)
+        before, now = durations[-2 * WINDOW : -WINDOW], durations[-WINDOW:]
+        settled = len(before) == WINDOW and abs(median(now) - median(before)) < STEADY * median(before)
+        steady = spent >= least and settled
         if steady or spent >= most:
             return WarmUpFacts(runs=len(durations) + 1, seconds=spent, steady=steady)
-
-
-def _have_settled(durations: Sequence[float]) -> bool:
-    if len(durations) < 2 * WINDOW:
-        return False
-    before, now = median(durations[-2 * WINDOW : -WINDOW]), median(durations[-WINDOW:])
-    return abs(now - before) < STEADY * before
 
 
 def latency(durations: Sequence[float]) -> LatencyFacts:

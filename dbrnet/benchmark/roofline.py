@@ -7,6 +7,7 @@ doing less work or by keeping its activations in the caches.
 """
 
 from collections.abc import Callable, Iterable
+from functools import partial
 from time import perf_counter as clock
 from typing import Any
 
@@ -79,8 +80,11 @@ def measure_peaks(kinds: Iterable[Kind], threads: int) -> Peaks:
         except NotAvailableError as reason:
             peaks[device, precision] = f"the peak in {precision} is not measured: {reason}"
             continue
-        if place not in bandwidths:
-            bandwidths[place] = _bandwidth(place)
+        if place not in bandwidths:  # bytes per second, reads and writes together
+            source = torch.zeros(COPIED[place], dtype=torch.uint8, device=place)
+            target = torch.empty_like(source)
+            copying = partial(target.copy_, source)
+            bandwidths[place] = 2 * COPIED[place] / _best_seconds(copying, place)
         peaks[device, precision] = PeakFacts(
             macs=macs, bytes=bandwidths[place], measured_by=f"{way}; a copy in PyTorch"
         )
@@ -115,13 +119,6 @@ def _measure_macs(place: str, precision: str, threads: int) -> tuple[float, str]
         raise NotAvailableError("no library here computes in it on that device")
     best = max(rates, key=lambda way: rates[way])
     return rates[best], best
-
-
-def _bandwidth(place: str) -> float:
-    """Bytes per second, reads and writes together."""
-    source = torch.zeros(COPIED[place], dtype=torch.uint8, device=place)
-    target = torch.empty_like(source)
-    return 2 * COPIED[place] / _best_seconds(lambda: target.copy_(source), place)
 
 
 def _openvino_macs(precision: str, threads: int) -> float:

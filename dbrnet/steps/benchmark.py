@@ -13,7 +13,7 @@ from dbrnet.benchmark.measurement import Measured, durations, measure, noise, op
 from dbrnet.benchmark.roofline import count_work
 from dbrnet.config import BenchmarkParams
 from dbrnet.data import open_dataset
-from dbrnet.data.dataset import Dataset, Sample
+from dbrnet.data.dataset import Dataset
 from dbrnet.data.split import Split, require_trained_on
 from dbrnet.files import atomic_directory, require_apart, sha256_file, write_atomically
 from dbrnet.inference.runtimes.base import Model
@@ -144,16 +144,16 @@ def _images(data: Dataset, split: Split, size: tuple[int, int]) -> list[bytes]:
     """Images from all over the test split, encoded as their files are, at [height, width] `size`."""
     samples = split.samples(data, "test")
     number = min(IMAGES, len(samples))
-    return [_at_size(data, samples[place * len(samples) // number], size) for place in range(number)]
-
-
-def _at_size(data: Dataset, sample: Sample, size: tuple[int, int]) -> bytes:
-    path = data.root / sample.image
-    if (sample.height, sample.width) == size:
-        return path.read_bytes()
-    resized = cv2.resize(data.image(sample), size[::-1], interpolation=cv2.INTER_AREA)
-    _, encoded = cv2.imencode(path.suffix, cv2.cvtColor(resized, cv2.COLOR_RGB2BGR))
-    return encoded.tobytes()
+    files = []
+    for sample in (samples[place * len(samples) // number] for place in range(number)):
+        path = data.root / sample.image
+        if (sample.height, sample.width) == size:
+            files.append(path.read_bytes())
+            continue
+        resized = cv2.resize(data.image(sample), size[::-1], interpolation=cv2.INTER_AREA)
+        _, encoded = cv2.imencode(path.suffix, cv2.cvtColor(resized, cv2.COLOR_RGB2BGR))
+        files.append(encoded.tobytes())
+    return files
 
 
 def _draw(folder: Path, measured: Mapping[str, Measured], accuracy: Mapping[str, RuntimeParity], title: str) -> None:

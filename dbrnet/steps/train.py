@@ -2,6 +2,7 @@
 
 import logging
 import os
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict
 from functools import partial
@@ -10,6 +11,7 @@ from typing import Any
 
 from dbrnet.config import TrainParams
 from dbrnet.data import open_dataset
+from dbrnet.data.dataset import Card
 from dbrnet.data.split import SPLIT_TABLE, Split
 from dbrnet.errors import UserError
 from dbrnet.files import atomic_directory, claim, remove_own, require_own, sha256_file
@@ -31,7 +33,7 @@ from dbrnet.registry.metric_logger import MetricLogger
 from dbrnet.registry.store import open_store, retry_while_unavailable
 from dbrnet.registry.tracking import TrackedRun, start_or_resume_run
 from dbrnet.training.checkpoint import drop_stale, mark_finished
-from dbrnet.training.loop import EpochRow
+from dbrnet.training.loop import EpochRow, TrainResult
 from dbrnet.training.loop import train as run_training
 
 log = logging.getLogger(__name__)
@@ -75,35 +77,13 @@ def train(params: TrainParams, dataset: Path, split: Path, *, out: Path, checkpo
     if checkpoints:
         drop_stale(checkpoints, workdir, environment)
     claim(workdir, "train")
-    facts = DatasetFacts(**_shared(data.card, DatasetFacts), dvc=data_revision(dataset, Path.cwd()))
-    split_facts = SplitFacts(**_shared(splits, SplitFacts), sha256=sha256_file(split / SPLIT_TABLE))
-    provenance = collect_provenance()
-    name = f"{facts.name} {splits.kind} seed {params.seed} {fingerprint[:8]}"
-    with _tracked(workdir, fingerprint, params, facts.name, name) as logger:
-        _describe(logger.run, params, dataset, facts, split_facts, provenance.code_revision)
-        result = train_here(on_epoch=lambda row: logger.add(_metrics(row)))
-        for row in result.history:  # those of before a kill may not have been sent
-            logger.add(_metrics(row))
+    name = f"{data.card.name} {splits.kind} seed {params.seed} {fingerprint[:8]}"
+    with _tracked(workdir, fingerprint, params, data.card.name, name) as logger:
+        result, record = _train_and_log(train_here, logger, params, data.card, splits, dataset, split)
     with atomic_directory(out, "train") as folder:
         save_model(folder / WEIGHTS_FILE, result.model, result.meta)
         write_history(folder, [_metrics(row) for row in result.history])
-        TrainRecord(
-            dataset=facts,
-            split=split_facts,
-            provenance=provenance,
-            training=TrainingFacts(
-                seed=params.seed,
-                epochs=params.epochs,
-                params=params.model_dump(mode="json"),
-                best_epoch=result.best_epoch,
-                best_val_miou=result.best_miou,
-                seconds=result.seconds,
-                device=result.device,
-                processes=result.processes,
-            ),
-            run_id=logger.run.run_id,
-            missing_epochs=tuple(logger.missing),
-        ).save(folder)
+        record.model_copy(update={"missing_epochs": tuple(logger.missing)}).save(folder)
     if checkpoints:  # the caller may still fail, and call again
         mark_finished(workdir, environment)
     else:
@@ -112,6 +92,43 @@ def train(params: TrainParams, dataset: Path, split: Path, *, out: Path, checkpo
     best = format_value(result.best_miou, "share")
     words = "best epoch %d of %d, validation mIoU %s, %.0f s on %s"
     log.info(words, result.best_epoch, params.epochs, best, result.seconds, result.device)
+
+
+def _train_and_log(
+    train_here: Callable[..., TrainResult],
+    logger: MetricLogger,
+    params: TrainParams,
+    card: Card,
+    splits: Split,
+    dataset: Path,
+    split: Path,
+) -> tuple[TrainResult, TrainRecord]:
+    """Train, and log each epoch; the record still lacks the epochs that the closing logger could not send."""
+    facts = DatasetFacts(**_shared(card, DatasetFacts), dvc=data_revision(dataset, Path.cwd()))
+    split_facts = SplitFacts(**_shared(splits, SplitFacts), sha256=sha256_file(split / SPLIT_TABLE))
+    provenance = collect_provenance()
+    _describe(logger.run, params, dataset, facts, split_facts, provenance.code_revision)
+    result = train_here(on_epoch=lambda row: logger.add(_metrics(row)))
+    for row in result.history:  # those of before a kill may not have been sent
+        logger.add(_metrics(row))
+    training = TrainingFacts(
+        seed=params.seed,
+        epochs=params.epochs,
+        params=params.model_dump(mode="json"),
+        best_epoch=result.best_epoch,
+        best_val_miou=result.best_miou,
+        seconds=result.seconds,
+        device=result.device,
+        processes=result.processes,
+    )
+    return result, TrainRecord(
+        dataset=facts,
+        split=split_facts,
+        provenance=provenance,
+        training=training,
+        run_id=logger.run.run_id,
+        missing_epochs=(),
+    )
 
 
 @retry_while_unavailable
