@@ -39,11 +39,19 @@ def load_model(name: str | Path, runtime: str | None = None, threads: int | None
     from dbrnet.inference.runtimes.registry import open_model
 
     if not str(name).startswith("models:/"):
-        return open_model(Path(name), runtime, threads)  # nothing is written to the disk
-    from dbrnet.registry.model_file import find_model_file
-
+        return open_model(Path(name), runtime, threads)  # which needs no disk that can be written to
     with tempfile.TemporaryDirectory() as scratch:
         return open_model(find_model_file(str(name), Path(scratch)), runtime, threads)
+
+
+def find_model_file(name: str, scratch: Path) -> Path:
+    """The file of the model called `name`: a path, or models:/NAME@ALIAS or /VERSION, fetched into `scratch`."""
+    if not name.startswith("models:/"):
+        return Path(name)
+    from dbrnet.registry.store import open_store  # mlflow takes seconds: only where it is asked for
+    from dbrnet.registry.versions import fetch_model
+
+    return fetch_model(name, scratch, store=open_store(Path.cwd()))
 
 
 def read_image(path: str | Path, bit_depth: int = 16) -> "Image":

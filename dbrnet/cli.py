@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
-from cyclopts import App, CoercionError, CycloptsError, Parameter
+from cyclopts import App, CoercionError, CycloptsError, Parameter, UnusedCliTokensError
 
 import dbrnet.commands.doctor
 import dbrnet.commands.registry
@@ -43,6 +43,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def run(app: App, arguments: Sequence[str] | None = None) -> int:
     """Run the command of `app` that `arguments` (default: this process's) name; returns the exit status."""
     words = list(sys.argv[1:] if arguments is None else arguments)
+    if "NO_COLOR" in os.environ:
+        from rich.console import Console  # left to itself it still prints bold and dim
+
+        app.console = Console(color_system=None)
 
     def parse_and_run() -> None:
         try:
@@ -67,20 +71,17 @@ def call(name: str, section: str, **arguments: Any) -> Any:
         from dbrnet.config import parse_section
 
         nonlocal result
-        given = {key: _path(key, value) if key in step.paths else value for key, value in arguments.items()}
-        given = {key: value for key, value in given.items() if value is not None}
+        given = {key: value for key, value in arguments.items() if value is not None}
+        for key in step.paths & given.keys():
+            if given[key] == "":
+                raise UserError(f"{key}: {EMPTY_PATH}")
+            given[key] = Path(given[key])
         result = _guarded(name, given, lambda: step.function()(parse_section(step.section, section), **given))
 
     redact_log()  # Kubeflow's
     if status := _report(parse_and_run):
         sys.exit(status)
     return result
-
-
-def _path(name: str, value: str | Path | None) -> Path | None:
-    if value == "":
-        raise UserError(f"{name}: {EMPTY_PATH}")
-    return None if value is None else Path(value)
 
 
 def _guarded(command: str, arguments: Mapping[str, Any], function: Callable[[], Any]) -> Any:
@@ -144,6 +145,8 @@ def _explain(error: CycloptsError, app: App, words: Sequence[str]) -> str:
         return f"{error.argument.field_info.name}: {error.msg}"
     command = " ".join([app.name[0], *app.parse_commands(words)[0]])
     text = str(error).partition(" Available commands")[0].rstrip(".")
+    if isinstance(error, UnusedCliTokensError):  # whose own text is a list as Python writes it
+        text = f"unexpected argument: {' '.join(error.unused_tokens or ())}"
     return f"{text[:1].lower()}{text[1:]}; see: {command} --help"
 
 
@@ -174,6 +177,10 @@ def _add_step(step: Step) -> None:
     complete = not any(option.required for option in step.options)
     lines = [*([step.command_line()] if complete else []), *step.examples]
     examples = "For example:\n\n" + "\n".join(f"    {line}" for line in lines)
+    # The docstring after its first line, read from the file: importing the step takes seconds.
+    path = Path(__file__).parent.joinpath(*step.location.split(".")[1:]).with_suffix(".py")
+    functions = {node.name: node for node in ast.parse(path.read_text()).body if isinstance(node, ast.FunctionDef)}
+    details = (ast.get_docstring(functions[step.identifier]) or "").partition("\n\n")[2]
     command.__annotations__ = {}
     command.__signature__ = inspect.Signature(arguments)  # type: ignore[attr-defined]
     app.command(
@@ -181,20 +188,12 @@ def _add_step(step: Step) -> None:
         name=step.name,
         group=PIPELINE if step in STEPS else OPERATE,
         sort_key=list(BY_NAME).index(step.name),
-        help=f"{step.help[0].upper()}{step.help[1:]}.\n\n{_details(step)}\n\n{examples}",
+        help=f"{step.help[0].upper()}{step.help[1:]}.\n\n{details}\n\n{examples}",
     )
 
 
 def _argument(name: str, kind: Any, type_: Any, help: str, default: Any = inspect.Parameter.empty) -> inspect.Parameter:
     return inspect.Parameter(name, kind, default=default, annotation=Annotated[type_, Parameter(help=help)])
-
-
-def _details(step: Step) -> str:
-    """What the function's docstring says after its first line, read without the seconds that importing it takes."""
-    path = Path(__file__).parent.joinpath(*step.location.split(".")[1:]).with_suffix(".py")
-    functions = [node for node in ast.parse(path.read_text()).body if isinstance(node, ast.FunctionDef)]
-    text = next(ast.get_docstring(node) for node in functions if node.name == step.identifier) or ""
-    return text.partition("\n\n")[2]
 
 
 @contextmanager

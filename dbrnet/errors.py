@@ -21,6 +21,18 @@ class JobError(_OneLineError):
     """The input is fine but the job failed (a model that diverged, a server away). Exit status 1."""
 
 
+class UnavailableError(JobError):
+    """Something does not answer or is overloaded. `cause` is the message without its remedy."""
+
+    def __init__(self, cause: str, remedy: str = "") -> None:
+        super().__init__(f"{cause}; {remedy}" if remedy else cause)
+        self.cause = str(JobError(cause))  # redacted, as the message is
+
+
+class BusyError(JobError):
+    """Another process is writing to the same database at this moment."""
+
+
 def one_line(text: str) -> str:
     """`text` with what does not print, newlines among it, written as escapes."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

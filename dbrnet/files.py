@@ -66,7 +66,10 @@ def require_output(out: Path, command: str) -> None:
 
 def claim(folder: Path, command: str) -> None:
     """Make `folder` where it is not there, and mark it as one that `dbrnet COMMAND` wrote."""
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except FileNotFoundError:  # as /proc answers
+        raise UserError(f"{folder.parent} takes no folders; choose another place for --out") from None
     (folder / MARKER).write_bytes(_mark(command))
 
 

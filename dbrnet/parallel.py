@@ -1,4 +1,4 @@
-"""Mapping a function over many items on all cores, in order and in bounded memory."""
+"""Mapping a function over many items by threads, in order and in bounded memory."""
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -14,13 +14,15 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
-def ordered_map(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
+def ordered_map(
+    function: Callable[[Item], Result], items: Iterable[Item], threads: int | None = None
+) -> Iterator[Result]:
     """Yield `function(item)` for each of `items`, in their order, computed by threads that run a little ahead.
 
-    Threads suffice, since decoding, hashing and encoding release the interpreter's lock. An exception is raised
-    when its result is due, and cancels the rest.
+    There is one for each core unless `threads` says how many. Threads suffice, since decoding, hashing, encoding
+    and waiting release the interpreter's lock. An exception is raised when its result is due, and cancels the rest.
     """
-    threads = min(available_cores(), _MAX_THREADS)
+    threads = threads or min(available_cores(), _MAX_THREADS)
     pending: deque[Future[Result]] = deque()
     with ThreadPoolExecutor(threads) as pool:
         try:

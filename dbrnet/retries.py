@@ -21,24 +21,12 @@ from tenacity import (
     wait_random_exponential,
 )
 
-from dbrnet.errors import JobError
+from dbrnet.errors import BusyError, JobError, UnavailableError
 
 log = logging.getLogger(__name__)
 
 P = ParamSpec("P")
 R = TypeVar("R")
-
-
-class UnavailableError(JobError):
-    """Something does not answer or is overloaded. `cause` is the message without its remedy."""
-
-    def __init__(self, cause: str, remedy: str = "") -> None:
-        super().__init__(f"{cause}; {remedy}" if remedy else cause)
-        self.cause = str(JobError(cause))  # redacted, as the message is
-
-
-class BusyError(JobError):
-    """Another process is writing to the same database at this moment."""
 
 
 @dataclass

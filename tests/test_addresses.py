@@ -6,6 +6,7 @@ import logging
 import pytest
 
 from dbrnet.addresses import RedactedOutput, RedactingFormatter, holds_password, redact
+from dbrnet.errors import JobError, UserError
 
 SHOWN = {
     "https://ann:SECRET@data.example:8443/set/raw.zip": "https://data.example:8443/set/raw.zip",
@@ -108,3 +109,9 @@ def test_a_log_with_its_traceback_is_redacted() -> None:
     text = RedactingFormatter(logging.Formatter("%(message)s")).format(record)
     assert text.startswith("http://h/ failed\nTraceback")
     assert text.endswith("ValueError: http://h/x")
+
+
+@pytest.mark.parametrize("kind", [UserError, JobError])
+def test_a_message_is_one_printable_line(kind: type[Exception]) -> None:
+    message = str(kind("a\nb\x1b[31m 'ü 划' \udcff: wrong"))
+    assert message == "a\\nb\\x1b[31m 'ü 划' \\udcff: wrong"

@@ -17,8 +17,9 @@ import numpy as np
 import pytest
 
 from dbrnet.cli import app, main
-from dbrnet.steps import STEPS
-from tests.command_lines import LINES
+from dbrnet.steps import BY_NAME
+from tests.command_lines import LINES, arguments_of
+from tests.secret import ADDRESS, SECRET
 
 ROOT = Path(__file__).parents[1]
 
@@ -198,15 +199,16 @@ def test_a_full_disk_and_a_read_only_one(project: Path) -> None:
 COMMANDS = [name for name in app if not name.startswith("-")]
 
 
-def test_help_names_every_command_in_its_group(capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_names_every_command_in_its_group_with_its_summary(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--help"]) == 0
     text = capsys.readouterr().out
     for group in ("Start", "Pipeline", "Use", "Operate"):
         assert f"─ {group} ─" in text
-    shown = [line.split()[1] for line in text.splitlines() if line.startswith("│ ") and line[2] != " "]
+    shown = {line.split()[1]: line.split()[2:] for line in text.splitlines() if re.match(r"│ \S", line)}
     assert set(shown) == {*COMMANDS, "--help", "--version"} - {"worker"}
-    steps = [step.name for step in STEPS]
-    assert [name for name in shown if name in steps] == steps
+    assert [name for name in shown if name in BY_NAME] == list(BY_NAME)
+    for name in set(COMMANDS) & set(shown):
+        assert shown[name][:2] == app[name].help.split()[:2]
 
 
 def test_a_bare_command_prints_its_help(capsys: pytest.CaptureFixture[str]) -> None:
@@ -225,18 +227,29 @@ def test_each_command_explains_itself(line: str, capsys: pytest.CaptureFixture[s
     assert examples.count(f"dbrnet {line}") == 2
     arguments = [entry for entry in text.splitlines() if entry.startswith(("│    --", "│ *  ", "│ --"))]
     assert all(len(entry.split()) > 4 for entry in arguments), "each argument has its help"
+    assert "Writes" in text or "out" not in arguments_of(line)
+    assert ("--model-name" in text) == line.startswith("registry ")
 
 
-@pytest.mark.parametrize("words", [("--help",), ("train", "--help"), ("registry", "history", "--help"), ("trian",)])
-def test_help_imports_nothing_slow(words: tuple[str, ...]) -> None:
-    script = f"""
-import sys
-from dbrnet.cli import main
-main({list(words)})
-print({{"torch", "mlflow", "cv2", "pydantic", "pandas"}} & set(sys.modules))
-"""
+LAZY = ["torch", "mlflow", "cv2", "pydantic", "pandas", "boto3"]
+
+
+@pytest.mark.parametrize(
+    ("code", "libraries"),
+    [
+        *((f"from dbrnet.cli import main; main({words})", LAZY) for words in (["--help"], ["train", "--help"])),
+        *(
+            (f"from dbrnet.cli import main; main({words})", LAZY)
+            for words in (["registry", "history", "--help"], ["x"])
+        ),
+        ("import dbrnet", [*LAZY, "numpy"]),
+        ("import dbrnet.inference.images, dbrnet.serving.app, dbrnet.steps.ingest", ["boto3"]),
+    ],
+)
+def test_slow_libraries_are_imported_only_where_they_are_used(code: str, libraries: list[str]) -> None:
+    script = f"import sys; {code}; print(*(set({libraries}) & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT)
-    assert done.stdout.splitlines()[-1] == "set()", done.stderr
+    assert not done.stdout.splitlines()[-1], done.stderr
 
 
 @pytest.mark.parametrize(
@@ -246,12 +259,14 @@ print({{"torch", "mlflow", "cv2", "pydantic", "pandas"}} & set(sys.modules))
         (("registry", "histroy"), 'Did you mean "history"?; see: dbrnet registry --help'),
         (("ingest", "--out", "x", "--param", "y"), "unknown option: --param. Did you mean --params?"),
         (("ingest", "--out", "x", "--quickly"), "unknown option: --quickly; see: dbrnet ingest --help"),
+        (("ingest", "raw", ADDRESS, "--out", "x"), "unexpected argument: raw https://data.invalid/set/raw.zip; see: d"),
         (("split", "--out", "x"), 'command "split" parameter DATASET requires an argument; see: dbrnet split --help'),
         (("generate", "--out", "x", "--count", "many"), 'unable to convert "many" into int'),
+        (("generate", "--out", "/proc/x"), "/proc takes no folders; choose another place for --out"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
 )
-def test_a_mistyped_line_is_one_line_with_what_was_meant(
+def test_a_wrong_command_line_is_one_line_with_the_remedy(
     words: tuple[str, ...], line: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(words) == 2
@@ -259,6 +274,7 @@ def test_a_mistyped_line_is_one_line_with_what_was_meant(
     assert result.startswith("error: ")
     assert result.count("\n") == 1
     assert line in result
+    assert SECRET not in result
 
 
 def in_terminal(line: str, folder: Path, **environment: str) -> str:
@@ -283,12 +299,11 @@ def in_terminal(line: str, folder: Path, **environment: str) -> str:
 
 
 def test_color_is_for_a_terminal_that_wants_it(tmp_path: Path) -> None:
-    color = re.compile(r"\x1b\[(\d+;)*3\d")
-    for line in ("--help", "trian"):
-        assert color.search(in_terminal(line, tmp_path))
-        assert not color.search(in_terminal(line, tmp_path, NO_COLOR="1"))
-        done = run([line], tmp_path)
-        assert "\x1b[" not in done.stdout + done.stderr
+    for line in ("--help", "registry --help", "trian"):
+        assert re.search(r"\x1b\[(\d+;)*3\d", in_terminal(line, tmp_path))
+        assert "\x1b[" not in in_terminal(line, tmp_path, NO_COLOR="1")
+    done = run(["--help"], tmp_path), run(["trian"], tmp_path)
+    assert "\x1b[" not in "".join(one.stdout + one.stderr for one in done)
 
 
 def test_a_step_says_on_a_terminal_that_it_speaks_and_what_comes_next(project: Path) -> None:

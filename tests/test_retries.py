@@ -6,9 +6,9 @@ import time
 import pytest
 
 from dbrnet import retries
-from dbrnet.errors import JobError
+from dbrnet.errors import BusyError, JobError, UnavailableError
 from dbrnet.registry.store import repeatable, retry_while_unavailable
-from dbrnet.retries import BusyError, RetryPolicy, UnavailableError
+from dbrnet.retries import RetryPolicy
 from tests.retrying import retry_at_once
 
 AWAY = UnavailableError("the store is away", "start it")

@@ -11,8 +11,8 @@ from urllib3.exceptions import HTTPError
 
 from dbrnet.addresses import redact
 from dbrnet.cluster.trainjob import GROUP, PLURAL, VERSION
-from dbrnet.errors import JobError, UserError
-from dbrnet.retries import KUBERNETES, UnavailableError
+from dbrnet.errors import JobError, UnavailableError, UserError
+from dbrnet.retries import KUBERNETES
 
 SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")  # in every pod
 POD_LABEL = "jobset.sigs.k8s.io/jobset-name"  # on a TrainJob's pods: its name

@@ -24,7 +24,7 @@ from dbrnet.data.dataset import CARD_FILE, SAMPLES_FILE
 from dbrnet.data.remote_dataset import link_dataset, send_dataset
 from dbrnet.errors import JobError, UserError
 from dbrnet.files import read_json, sha256_file, write_json
-from dbrnet.storage.object_store import MANIFEST, S3Folder, receive_folder, send_folder
+from dbrnet.storage.s3 import MANIFEST, S3Folder, receive_folder, send_folder
 
 log = logging.getLogger(__name__)
 

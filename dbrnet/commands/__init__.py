@@ -23,13 +23,17 @@ START, PIPELINE, USE, OPERATE = (
 
 def new_app(name: str, help: str, epilogue: str = "") -> App:
     """A command line whose help and errors look like all of ours."""
+
+    def show_default(value: Any) -> Any:
+        return None if value is None or value is False else str(value)  # it says nothing of a flag
+
     app = App(
         name=name,
         help=help,
         help_epilogue=epilogue,
         help_format="plaintext",
         version=f"dbrnet {__version__}",
-        default_parameter=Parameter(negative=(), converter=_convert, show_default=_show_default),
+        default_parameter=Parameter(negative=(), converter=_convert, show_default=show_default),
     )
     options = Group("Options", sort_key=9)
     for flag in ("--help", "--version"):
@@ -52,10 +56,6 @@ def reflow(app: App) -> None:
 def print_json(value: Any) -> None:
     """Print a command's answer to a script."""
     print(json.dumps(value, indent=2, default=str))  # noqa: T201
-
-
-def _show_default(value: Any) -> Any:
-    return None if value is None or value is False else str(value)  # it says nothing of a flag
 
 
 def _convert(kind: Any, tokens: Sequence[Token]) -> Any:

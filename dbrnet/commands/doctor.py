@@ -25,7 +25,8 @@ EXTRAS = {  # of pyproject.toml: what each brings, and what for
     "kubeflow": ("`python -m pipelines`", ("kfp", "kfp-kubernetes", "oras")),
     "nodes": ("training on several nodes", ("kubernetes",)),
 }
-COLORS = {"ok": 32, "missing": 33, "broken": 31}
+Status = Literal["ok", "missing", "broken"]
+COLORS: dict[Status, int] = {"ok": 32, "missing": 33, "broken": 31}
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ class Check:
     """What was looked at. `missing` does without something optional; `broken` needs mending."""
 
     name: str
-    status: Literal["ok", "missing", "broken"]
+    status: Status
     detail: str
 
 
@@ -49,7 +50,7 @@ def doctor(*, json: Json = False) -> None:
         dbrnet doctor
         dbrnet doctor --json
     """
-    checks = [*_libraries(), *_runtimes(), *_devices(), _disk(), *_stores(), _params()]
+    checks = [*_libraries(), *_runtimes(), *_machine(), *_settings()]
     broken = [check.name for check in checks if check.status == "broken"]
     if json:
         print_json({"dbrnet": __version__, "ok": not broken, "checks": [asdict(check) for check in checks]})
@@ -99,42 +100,45 @@ def _runtimes() -> Iterator[Check]:
         yield Check(name, "missing" if reason else "ok", (reason or "available").removeprefix(f"{name} is "))
 
 
-def _devices() -> Iterator[Check]:
+def _machine() -> Iterator[Check]:
     from dbrnet.provenance import hardware
 
     machine = hardware()
     yield Check("cpu", "ok", f"{machine.cpu}, {machine.cores} cores, {machine.memory_gib} GiB of memory")
     gpus = ", ".join(machine.gpus)
     yield Check("gpu", "ok" if gpus else "missing", gpus or "none that PyTorch finds; training runs on the CPU")
-
-
-def _disk() -> Check:
     free = shutil.disk_usage(Path.cwd()).free / 1e9
-    status: Literal["ok", "missing", "broken"] = (
-        "broken" if free < FULL_DISK else "missing" if free < LOW_DISK else "ok"
-    )
+    status: Status = "broken" if free < FULL_DISK else "missing" if free < LOW_DISK else "ok"
     advice = "" if status == "ok" else f"; the demo needs {LOW_DISK:g} GB"
-    return Check("disk", status, f"{free:.1f} GB free in {Path.cwd()}{advice}")
+    yield Check("disk", status, f"{free:.1f} GB free in {Path.cwd()}{advice}")
 
 
-def _stores() -> Iterator[Check]:
-    uri = os.environ.get("MLFLOW_TRACKING_URI", "")
+def _settings() -> Iterator[Check]:
+    """The stores that the environment names, and params.yaml."""
+    from dbrnet.config import load_params
+
+    uri = redact(os.environ.get("MLFLOW_TRACKING_URI", ""))
     if not uri:
         yield Check("tracking store", "ok", f"{Path.cwd() / 'mlflow.db'}; MLFLOW_TRACKING_URI names no other")
     elif uri.startswith(("http://", "https://")):
-        reason = _answer(f"{redact(uri).rstrip('/')}/health")
-        detail = redact(uri) + (f" {reason}; see MLFLOW_TRACKING_URI" if reason else " answers")
-        yield Check("tracking store", "broken" if reason else "ok", detail)
+        yield _server("tracking store", uri, f"{uri.rstrip('/')}/health", "MLFLOW_TRACKING_URI")
     else:
-        yield Check("tracking store", "ok", f"{redact(uri)}, a database that was not asked")
-    if endpoint := os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL"):
-        reason = _answer(redact(endpoint))
-        detail = redact(endpoint) + (f" {reason}; see AWS_ENDPOINT_URL" if reason else " answers")
-        yield Check("object store", "broken" if reason else "ok", detail)
+        yield Check("tracking store", "ok", f"{uri}, a database that was not asked")
+    if endpoint := redact(os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL", "")):
+        yield _server("object store", endpoint, endpoint, "AWS_ENDPOINT_URL")
+    path = Path("params.yaml")
+    if not path.exists():
+        yield Check(str(path), "missing", "not in this folder: steps need it, or another by --params")
+        return
+    try:
+        load_params(path)
+        yield Check(str(path), "ok", "valid")
+    except UserError as error:
+        yield Check(str(path), "broken", str(error))
 
 
-def _answer(address: str) -> str | None:
-    """None where something answers at `address`, be it a refusal; else the reason, in bounded time."""
+def _server(name: str, shown: str, address: str, variable: str) -> Check:
+    """Whether something answers at `address`, be it a refusal; in bounded time."""
     import urllib.error
     import urllib.request
 
@@ -152,17 +156,6 @@ def _answer(address: str) -> str | None:
     asking = threading.Thread(target=ask, daemon=True)  # a name server may take longer than the time limit of the rest
     asking.start()
     asking.join(SECONDS)
-    return reasons[0] if reasons else f"did not answer in {SECONDS:g} s"
-
-
-def _params() -> Check:
-    from dbrnet.config import load_params
-
-    path = Path("params.yaml")
-    if not path.exists():
-        return Check("params.yaml", "missing", "not in this folder: steps need it, or another by --params")
-    try:
-        load_params(path)
-    except UserError as error:
-        return Check("params.yaml", "broken", str(error))
-    return Check("params.yaml", "ok", "valid")
+    reason = reasons[0] if reasons else f"did not answer in {SECONDS:g} s"
+    detail = f"{shown} {reason}; see {variable}" if reason else f"{shown} answers"
+    return Check(name, "broken" if reason else "ok", detail)

@@ -10,10 +10,10 @@ from pathlib import Path
 
 from dbrnet.addresses import redact
 from dbrnet.config import FetchChampionParams
-from dbrnet.errors import JobError, UserError
+from dbrnet.errors import JobError, UnavailableError, UserError
 from dbrnet.registry.ledger import Ledger
 from dbrnet.registry.store import open_store, retry_while_unavailable
-from dbrnet.retries import WEBHOOK, UnavailableError
+from dbrnet.retries import WEBHOOK
 
 log = logging.getLogger(__name__)
 

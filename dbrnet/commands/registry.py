@@ -54,13 +54,22 @@ def history(
     from dbrnet.registry.ledger import CHAMPION
     from dbrnet.reports.ledger_page import render_history
 
+    moment = None
+    if at is not None:
+        try:
+            moment = datetime.fromisoformat(at)
+        except ValueError:
+            raise UserError(f"--at {at}: give a time such as 2026-11-01 or 2026-11-01T06:00") from None
+        moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
     model = _Model.open(model_name)
-    state = model.ledger.state(at=None if at is None else _time(at))
+    state = model.ledger.state(moment)
     if html is not None:
         write_atomically(html, render_history(model.name, state.events))
     moved = model.ledger.aliases().get(CHAMPION)
     if json:
-        print_json(model.summary(state) | {"alias": moved, "events": [event.to_dict() for event in state.events]})
+        since = None if state.champion is None else state.since(state.champion)
+        standing = {"model": model.name, "champion": state.champion, "since": since, "challenger": state.challenger}
+        print_json(standing | {"alias": moved, "events": [event.to_dict() for event in state.events]})
         return
     _print(model.standing(state, at), "")
     for event in state.events:
@@ -208,11 +217,6 @@ class _Model:
         facts = describe_version(self.store, self.name, version)
         return facts | {f"test {name}": figure for name, figure in sorted(figures.items())}
 
-    def summary(self, state: "State") -> dict[str, Any]:
-        """Who is champion and who waits, as JSON values."""
-        since = None if state.champion is None else state.since(state.champion)
-        return {"model": self.name, "champion": state.champion, "since": since, "challenger": state.challenger}
-
     def standing(self, state: "State", at: str | None = None) -> str:
         """Who is champion and who waits, as a sentence."""
         when = "" if at is None else f" at {at}"
@@ -249,14 +253,6 @@ def _lines(event: "Event") -> list[str]:
     )
     why = textwrap.wrap(event.why, WIDTH - 24, initial_indent=" " * 24, subsequent_indent=" " * 24)
     return ["  ".join(columns), *why]
-
-
-def _time(text: str) -> datetime:
-    try:
-        moment = datetime.fromisoformat(text)
-    except ValueError:
-        raise UserError(f"--at {text}: give a time such as 2026-11-01 or 2026-11-01T06:00") from None
-    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
 def _print(*lines: str) -> None:

@@ -84,10 +84,9 @@ def predict(
     from dbrnet.inference.images import find_sources
     from dbrnet.inference.predict import FORMATS, MASKS, OVERLAYS, predict_sources
 
-    chosen = [word.strip() for word in formats.split(",")]
-    for word in chosen:
-        if word not in FORMATS:
-            raise UserError(f"--formats: there is no format {word!r}; choose of {', '.join(FORMATS)}")
+    chosen = frozenset(word.strip() for word in formats.split(","))
+    if unknown := sorted(chosen - set(FORMATS)):
+        raise UserError(f"--formats: there is no format {unknown[0]!r}; choose of {', '.join(FORMATS)}")
     if batch < 1:
         raise UserError(f"--batch is {batch}; it must be at least 1")
     if not 8 <= bit_depth <= 16:
@@ -97,7 +96,7 @@ def predict(
     with tempfile.TemporaryDirectory() as scratch:
         network = load_model(model, runtime)
         found = find_sources(sources, Path(scratch) / "sources", leave_out=[out / MASKS, out / OVERLAYS])
-        kinds = frozenset(cast("list[Format]", chosen))
+        kinds = cast("frozenset[Format]", chosen)
         count = predict_sources(network, found, out, formats=kinds, batch=batch, bit_depth=bit_depth)
     log.info("%d images predicted by %s; written under %s, the tables last", count, network.runtime, out)
     if json:

@@ -33,9 +33,9 @@ from dbrnet.data.dataset import (
 )
 from dbrnet.errors import JobError, UserError
 from dbrnet.files import read_json, write_atomically, write_json
+from dbrnet.parallel import ordered_map
 from dbrnet.storage.archive import safe_path
-from dbrnet.storage.object_store import S3Folder, side_by_side
-from dbrnet.storage.s3 import PARALLEL
+from dbrnet.storage.s3 import PARALLEL, S3Folder
 
 _AHEAD = 4 * PARALLEL  # images being fetched or waiting to be read
 
@@ -51,7 +51,7 @@ def send_dataset(dataset: Dataset, address: str) -> None:
         return
     names = [name for sample in dataset.samples for name in (sample.image, sample.mask)]
     missing = [name for name in names if sent.get(name) != (dataset.root / name).stat().st_size]
-    side_by_side(lambda name: target.write(name, (dataset.root / name).read_bytes()), missing)
+    list(ordered_map(lambda name: target.write(name, (dataset.root / name).read_bytes()), missing, PARALLEL))
     for name in (SAMPLES_FILE, CARD_FILE):
         target.write(name, (dataset.root / name).read_bytes())
 

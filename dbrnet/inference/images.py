@@ -14,7 +14,6 @@ from dbrnet.data.dataset import Image
 from dbrnet.data.image_decoding import declared_size, decode_any, keep_upper_bits
 from dbrnet.errors import UserError
 from dbrnet.progress import progress
-from dbrnet.storage.s3 import fetch_s3
 
 IMAGE_SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
 VIDEO_SUFFIXES = frozenset({".avi", ".mkv", ".mov", ".mp4", ".webm"})
@@ -112,6 +111,8 @@ def _match(word: str, leave_out: Sequence[Path]) -> list[Source]:
 
 
 def _fetch(address: str, scratch: Path) -> list[Source]:
+    from dbrnet.storage.s3 import fetch_s3  # boto3 takes a while, and few images need it
+
     fetched = fetch_s3(address, scratch, progress=progress)
     if fetched.is_file():
         return [Source(address, fetched, PurePosixPath(address).name, "")]

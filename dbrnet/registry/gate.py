@@ -1,4 +1,4 @@
-"""The gate: measured figures and thresholds in, a decision with every criterion out. Independent of MLflow.
+"""The gate: a candidate's measured figures and thresholds in, a decision with every criterion out; without MLflow.
 
 What was not measured rejects: the gate never passes by default. Where the measurement is too coarse to tell,
 with an interval on both sides of its threshold, a person decides.
@@ -7,10 +7,73 @@ with an interval on both sides of its threshold, a person decides.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from dbrnet.records import Answer, Criterion, Decision, Direction, Estimate, Mode, Topic, Unit, Verdict, format_value
+from dbrnet.records import (
+    Answer,
+    BenchmarkRecord,
+    ChampionRecord,
+    Criterion,
+    Decision,
+    Direction,
+    Estimate,
+    EvaluationRecord,
+    ExportRecord,
+    Mode,
+    SplitFacts,
+    Topic,
+    Unit,
+    Verdict,
+    format_value,
+)
 
 EXACT_DIGITS = 4  # beyond the usual ones, to show a threshold exactly
 EXTRA_DIGITS = 17  # at most, to tell a figure from its threshold
+PARITY: dict[str, tuple[str, Unit]] = {
+    "logit_difference": ("largest logit difference from PyTorch", "number"),
+    "differing_pixels": ("share of pixels unlike PyTorch's", "share"),
+    "miou_loss": ("mIoU lost against PyTorch", "points"),
+    "iou_loss": ("most IoU lost by one class", "points"),
+}
+
+
+@dataclass(frozen=True)
+class Measurements:
+    """The records of one candidate."""
+
+    export: ExportRecord
+    champion: ChampionRecord
+    evaluation: EvaluationRecord
+    benchmark: BenchmarkRecord
+    split: SplitFacts
+
+    def figures(self, fps_hardware: str) -> dict[str, Estimate]:
+        """Every figure by its name; speed only where it was measured on `fps_hardware` ("any": anywhere)."""
+        figures = dict(self.evaluation.figures)
+        if compared := self.evaluation.compared:
+            figures |= {f"champion/{name}": figure for name, figure in compared.difference.items()}
+        if timed := self.benchmark.compared:
+            figures["champion/speed"] = timed.times_as_fast
+        speed = self.benchmark.runtimes.get(self.export.deployed)
+        if speed and (fps_hardware == "any" or fps_hardware.casefold() in self.hardware.casefold()):
+            figures["fps"] = Estimate(value=speed.fps, unit="fps")
+            figures["p99_ms"] = Estimate(value=speed.p99_ms, unit="ms")
+        for runtime, parity in self.evaluation.runtimes.items():
+            losses = [-change for change in parity.iou_change.values() if change is not None]
+            values = {
+                "logit_difference": parity.max_logit_difference,
+                "differing_pixels": parity.differing_pixels,
+                "miou_loss": max(0.0, -parity.miou_change),
+                "iou_loss": max(0.0, *losses) if losses else None,
+            }
+            figures |= {f"{runtime}/{name}": Estimate(value=values[name], unit=PARITY[name][1]) for name in PARITY}
+        figures["leak_rate"] = Estimate(value=max(self.split.leak_rate.values()), unit="share")
+        return figures
+
+    @property
+    def hardware(self) -> str:
+        """What the deployed runtime computed on: the CPU, or the first GPU."""
+        hardware = self.benchmark.provenance.hardware
+        on_cpu = self.benchmark.runtimes[self.export.deployed].device == "cpu"
+        return hardware.cpu if on_cpu else ", ".join(hardware.gpus[:1])
 
 
 @dataclass(frozen=True)
@@ -29,10 +92,24 @@ class Threshold:
     by_interval: bool = False
 
     def judge(self, figure: Estimate | None) -> Criterion:
-        """The figure held against the threshold; None: there is no such figure."""
+        """The figure held against the threshold; None: there is no such figure.
+
+        Meeting a threshold exactly passes; an interval that holds the threshold is inconclusive.
+        """
         figure = figure or Estimate(value=None, unit=self.unit)
-        verdict, extra = self._verdict(figure), self._digits(figure)
-        texts = figure.text(extra=extra), format_value(self.value, self.unit, extra=extra)
+        extra, least = self._digits(figure), self.direction == "at least"
+        ends = (figure.low, figure.high) if self.by_interval else (figure.value,)
+        met = {end >= self.value if least else end <= self.value for end in ends if end is not None}
+        verdict: Verdict = "inconclusive" if len(met) > 1 else "passed" if True in met else "failed"
+        if figure.value is None or None in ends:
+            verdict = "not measured"
+        value, limit = figure.text(extra=extra), format_value(self.value, self.unit, extra=extra)
+        texts: dict[Verdict, str] = {
+            "passed": f"{self.label} {value} is {self.direction} {limit}",
+            "failed": f"{self.label} {value} is {'below' if least else 'above'} {limit}",
+            "inconclusive": f"{self.label} {value} cannot be told from {limit}",
+            "not measured": f"{self.label}: not measured ({self.direction} {limit} is required)",
+        }
         return Criterion(
             name=self.name,
             label=self.label,
@@ -41,31 +118,10 @@ class Threshold:
             threshold=self.value,
             direction=self.direction,
             verdict=verdict,
-            figure_text=texts[0],
-            threshold_text=texts[1],
-            text=self._text(verdict, *texts),
+            figure_text=value,
+            threshold_text=limit,
+            text=texts[verdict],
         )
-
-    def _verdict(self, figure: Estimate) -> Verdict:
-        """Meeting a threshold exactly passes; an interval that holds the threshold is inconclusive."""
-        ends = (figure.low, figure.high) if self.by_interval else (figure.value,)
-        judged = [end for end in ends if end is not None]
-        if figure.value is None or len(judged) < len(ends):
-            return "not measured"
-        met = [value >= self.value if self.direction == "at least" else value <= self.value for value in judged]
-        if all(met):
-            return "passed"
-        return "inconclusive" if any(met) else "failed"
-
-    def _text(self, verdict: Verdict, figure: str, threshold: str) -> str:
-        """One line such as 'mIoU 71.2 % is below 75.0 %'."""
-        if verdict == "not measured":
-            return f"{self.label}: not measured ({self.direction} {threshold} is required)"
-        if verdict == "inconclusive":
-            return f"{self.label} {figure} cannot be told from {threshold}"
-        if verdict == "passed":
-            return f"{self.label} {figure} is {self.direction} {threshold}"
-        return f"{self.label} {figure} is {'below' if self.direction == 'at least' else 'above'} {threshold}"
 
     def _digits(self, figure: Estimate) -> int:
         """The extra digits that show the threshold exactly, and tell the figure from it.

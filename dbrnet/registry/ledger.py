@@ -55,7 +55,18 @@ class Ledger:
                 f"the ledger {self.log_name} in {self.store} lacks entry {missing[0]}: somebody has deleted "
                 "it, and who is champion cannot be told; restore the store from its backup"
             )
-        return [_parse(version) for version in entries]
+        found = []
+        for number, version in zip(numbers, entries, strict=True):
+            try:
+                entry = _ENTRY.validate_json(version.tags["entry"])
+            except (KeyError, ValidationError):
+                raise JobError(
+                    f"entry {number} of the ledger {self.log_name} was not written by dbrnet; "
+                    "who is champion cannot be told"
+                ) from None
+            time = datetime.fromtimestamp(version.creation_timestamp / 1000, UTC)
+            found.append(replace(entry, number=number, time=time))
+        return found
 
     def state(self, at: datetime | None = None) -> State:
         """The state after replaying the entries, now or at a time; an alias older than the ledger is adopted."""
@@ -69,9 +80,10 @@ class Ledger:
         return replay([*entries, replace(entry, number=number, time=datetime.now(UTC))])
 
     def _or_adopted(self, entries: list[Entry]) -> list[Entry]:
-        if not entries and (adopted := self._adoption()) is not None:
-            return [adopted]
-        return entries
+        """The entries; where there are none, an alias that is older than the ledger makes the first."""
+        if entries or (champion := self.aliases().get(CHAMPION)) is None:
+            return entries
+        return [Entry(id="adoption", kind="adoption", version=champion, by="ledger")]
 
     @repeatable
     def append(self, entry: Entry) -> None:
@@ -79,9 +91,16 @@ class Ledger:
         entries = self.entries()
         if any(known.id == entry.id for known in entries):
             return
-        if not entries and (adopted := self._adoption()) is not None:
-            self._write(adopted)
-        self._write(entry)
+        for new in [*self._or_adopted(entries)[len(entries) :], entry]:
+            content = _ENTRY.dump_json(new, exclude={"number", "time"}).decode()
+            with self.store.client_session() as client:
+                ensure_registered(client, self.log_name)
+                client.create_model_version(
+                    self.log_name,
+                    f"models:/{self.model_name}/{new.version}",
+                    tags={"entry": content, "kind": new.kind, "by": new.by},
+                    description=new.description,
+                )
 
     @repeatable
     def reconcile(self) -> State:
@@ -107,56 +126,31 @@ class Ledger:
         return {alias: int(number) for alias, number in aliases.items()}
 
     def _set_aliases(self, state: State) -> None:
-        now = self.aliases()
-        previous = {event.champion_after for event in state.events}
-        if CHAMPION in now and now[CHAMPION] not in previous:
-            log.warning(
-                "the alias %s of %s was moved to version %d by hand; the ledger says version %s",
-                CHAMPION,
-                self.model_name,
-                now[CHAMPION],
-                state.champion,
-            )
+        now, name = self.aliases(), self.model_name
+        if CHAMPION in now and now[CHAMPION] not in {event.champion_after for event in state.events}:
+            moved = "the alias %s of %s was moved to version %d by hand; the ledger says version %s"
+            log.warning(moved, CHAMPION, name, now[CHAMPION], state.champion)
         with self.store.client_session() as client:
             for alias, number in ((CHAMPION, state.champion), (CHALLENGER, state.challenger)):
-                if number is not None and now.get(alias) != number:
-                    self._set_alias(client, alias, number)
-                elif number is None and alias in now:
-                    client.delete_registered_model_alias(self.model_name, alias)
-
-    def _set_alias(self, client: MlflowClient, alias: str, number: int) -> None:
-        try:
-            client.set_registered_model_alias(self.model_name, alias, str(number))
-        except MlflowException as error:
-            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
-                raise
-            log.warning("%s version %d should have the alias %s, and was deleted", self.model_name, number, alias)
+                try:
+                    if number is not None and now.get(alias) != number:
+                        client.set_registered_model_alias(name, alias, str(number))
+                    elif number is None and alias in now:
+                        client.delete_registered_model_alias(name, alias)
+                except MlflowException as error:
+                    if error.error_code != "RESOURCE_DOES_NOT_EXIST" or number is None:
+                        raise
+                    log.warning("%s version %d should have the alias %s, and was deleted", name, number, alias)
 
     def _set_tags(self, state: State) -> None:
         with self.store.client_session() as client:
             for version in _versions(client, self.model_name):
-                for key, value in _tags(state, int(version.version)).items():
+                number = str(version.version)
+                for key, value in _tags(state, int(number)).items():
                     if value is None and key in version.tags:
-                        client.delete_model_version_tag(self.model_name, str(version.version), key)
+                        client.delete_model_version_tag(self.model_name, number, key)
                     elif value is not None and version.tags.get(key) != value:
-                        client.set_model_version_tag(self.model_name, str(version.version), key, value)
-
-    def _adoption(self) -> Entry | None:
-        number = self.aliases().get(CHAMPION)
-        if number is None:
-            return None
-        return Entry(id="adoption", kind="adoption", version=number, by="ledger")
-
-    def _write(self, entry: Entry) -> None:
-        content = _ENTRY.dump_json(entry, exclude={"number", "time"}).decode()
-        with self.store.client_session() as client:
-            ensure_registered(client, self.log_name)
-            client.create_model_version(
-                self.log_name,
-                f"models:/{self.model_name}/{entry.version}",
-                tags={"entry": content, "kind": entry.kind, "by": entry.by},
-                description=_describe(entry),
-            )
+                        client.set_model_version_tag(self.model_name, number, key, value)
 
 
 def _versions(client: MlflowClient, name: str) -> list[ModelVersion]:
@@ -193,27 +187,3 @@ def _tags(state: State, version: int) -> dict[str, str | None]:
         if entry.run_id is not None:
             tags["review"] = f"runs:/{entry.run_id}/review.html"
     return {key: value and value[:MAX_TAG] for key, value in tags.items()}
-
-
-def _parse(version: ModelVersion) -> Entry:
-    try:
-        entry = _ENTRY.validate_json(version.tags["entry"])
-    except (KeyError, ValidationError):
-        raise JobError(
-            f"entry {version.version} of the ledger {version.name} was not written by dbrnet; "
-            "who is champion cannot be told"
-        ) from None
-    time = datetime.fromtimestamp(version.creation_timestamp / 1000, UTC)
-    return replace(entry, number=int(version.version), time=time)
-
-
-def _describe(entry: Entry) -> str:
-    """The entry's description on MLflow's page."""
-    heading = {
-        "decision": f"The gate on version {entry.version}: {entry.answer}",
-        "approval": f"{entry.by} approves version {entry.version}",
-        "rejection": f"{entry.by} rejects version {entry.version}",
-        "rollback": f"{entry.by} rolls back from version {entry.expected} to version {entry.version}",
-        "adoption": f"Version {entry.version} was champion before this ledger began",
-    }[entry.kind]
-    return "\n".join([f"**{heading}**", "", *(f"- {reason}" for reason in entry.reasons)]).rstrip() + "\n"

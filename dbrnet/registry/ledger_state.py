@@ -1,7 +1,7 @@
 """Who was champion when, and why: what follows from the ledger's entries in order. Independent of MLflow."""
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import ClassVar, Literal
 
@@ -57,6 +57,18 @@ class Entry:
     network: str | None = None  # `versions.network_digest` of the version; for a rollback, of the one it leaves
     number: int = 0  # its place, given by the store
     time: datetime | None = None  # by the store's clock
+
+    @property
+    def description(self) -> str:
+        """The entry in Markdown, for MLflow's page."""
+        heading = {
+            "decision": f"The gate on version {self.version}: {self.answer}",
+            "approval": f"{self.by} approves version {self.version}",
+            "rejection": f"{self.by} rejects version {self.version}",
+            "rollback": f"{self.by} rolls back from version {self.expected} to version {self.version}",
+            "adoption": f"Version {self.version} was champion before this ledger began",
+        }[self.kind]
+        return "\n".join([f"**{heading}**", "", *(f"- {reason}" for reason in self.reasons)]).rstrip() + "\n"
 
 
 @dataclass(frozen=True)
@@ -153,122 +165,81 @@ def replay(entries: Iterable[Entry]) -> State:
     for entry in sorted(entries, key=lambda entry: entry.number):
         if entry.id not in seen:
             seen.add(entry.id)
-            state = _RULES[entry.kind](state, entry)
+            state = _after(state, entry, *_judge(state, entry))
     return state
 
 
-def _decision(state: State, entry: Entry) -> State:
-    version, champion, answer = entry.version, state.champion, entry.answer or "rejected"
-    if version == champion:
+def _judge(state: State, entry: Entry) -> tuple[Outcome, str]:
+    """What becomes of the next entry, and the sentence that says it."""
+    version, champion, by = entry.version, state.champion, entry.by
+    overtaken = f"{name_of(champion)} had become champion since the comparison with {name_of(entry.expected)}"
+    in_place = "became the first champion" if champion is None else f"took over from version {champion}"
+    match entry.kind:
+        case "decision":
+            return _judge_decision(state, entry, overtaken, f"version {version} {in_place}")
+        case "adoption" if state.events:
+            return "superseded", "the ledger had begun already"
+        case "adoption":
+            return "adopted", f"version {version} was champion before the ledger began"
+        case "rejection" if version == champion:
+            return "superseded", f"version {version} had become champion"
+        case "rejection":
+            return "revoked", f"{by} revoked version {version}"
+        case _ if version == champion:
+            return "superseded", f"version {version} was the champion already"
+        case _ if champion != entry.expected or (entry.kind == "rollback" and champion is None):
+            return "superseded", overtaken
+        case "approval":
+            return "approved", f"{by} approved version {version}, which {in_place}"
+        case "rollback":
+            return "rolled back", f"{by} rolled back from version {champion} to version {version}"
+
+
+def _judge_decision(state: State, entry: Entry, overtaken: str, promoted: str) -> tuple[Outcome, str]:
+    version, answer = entry.version, entry.answer or "rejected"
+    if version == state.champion:
         texts = {
             "promoted": "was the champion already and stays",
             "rejected": "failed this time and stays champion all the same: a rejection moves no alias",
             "needs review": "is the champion already and stays",
         }
-        return _next(state, entry, answer, f"version {version} {texts[answer]}")
+        return answer, f"version {version} {texts[answer]}"
     if answer == "rejected":
-        return _without_challenger(_next(state, entry, "rejected", f"version {version} did not pass"), version)
+        return "rejected", f"version {version} did not pass"
     if numbers := state.revoked_as(version, entry.network):
         same = "" if numbers[0] == version else f"has the network of version {numbers[0]}, which "
-        text = (
-            f"version {version} {same}was revoked by {state.revoked[numbers[0]].by}; "
-            f"`dbrnet registry approve {version}` brings it back"
+        by = state.revoked[numbers[0]].by
+        return (
+            "superseded",
+            f"version {version} {same}was revoked by {by}; `dbrnet registry approve {version}` brings it back",
         )
-        return _next(state, entry, "superseded", text)
-    if champion != entry.expected:
-        return _overtaken(state, entry)
-    if answer == "needs review":
-        waiting = _next(state, entry, "needs review", f"version {version} waits for a person")
-        return _challenged_by(waiting, version)
-    return _set_champion(state, entry, "promoted", f"version {version} {_in_place_of(champion)}", entry.network)
-
-
-def _approval(state: State, entry: Entry) -> State:
-    if entry.version == state.champion:
-        return _next(state, entry, "superseded", f"version {entry.version} was the champion already")
     if state.champion != entry.expected:
-        return _overtaken(state, entry)
-    text = f"{entry.by} approved version {entry.version}, which {_in_place_of(state.champion)}"
-    return _set_champion(state, entry, "approved", text, entry.network)
+        return "superseded", overtaken
+    return answer, promoted if answer == "promoted" else f"version {version} waits for a person"
 
 
-def _rejection(state: State, entry: Entry) -> State:
-    if entry.version == state.champion:
-        return _next(state, entry, "superseded", f"version {entry.version} had become champion")
-    after = _next(state, entry, "revoked", f"{entry.by} revoked version {entry.version}")
-    return _revoke(_without_challenger(after, entry.version), entry.version, entry)
-
-
-def _rollback(state: State, entry: Entry) -> State:
-    if entry.version == state.champion:
-        return _next(state, entry, "superseded", f"version {entry.version} was the champion already")
-    if entry.expected is None or state.champion != entry.expected:
-        return _overtaken(state, entry)
-    text = f"{entry.by} rolled back from version {entry.expected} to version {entry.version}"
-    after = _set_champion(state, entry, "rolled back", text)
-    return _revoke(replace(after, replaced=state.replaced), entry.expected, entry)
-
-
-def _adoption(state: State, entry: Entry) -> State:
-    if state.events:
-        return _next(state, entry, "superseded", "the ledger had begun already")
-    return _set_champion(state, entry, "adopted", f"version {entry.version} was champion before the ledger began")
-
-
-_RULES: dict[Kind, Callable[[State, Entry], State]] = {
-    "decision": _decision,
-    "approval": _approval,
-    "rejection": _rejection,
-    "rollback": _rollback,
-    "adoption": _adoption,
-}
-
-
-def _next(state: State, entry: Entry, outcome: Outcome, text: str) -> State:
-    """The state with one more event, which leaves champion and challenger unchanged."""
-    event = Event(entry, outcome, text, state.champion, state.champion, state.challenger)
-    return replace(state, events=(*state.events, event))
-
-
-def _challenged_by(state: State, version: int | None) -> State:
-    """The state with `version` as challenger, from its last event on."""
-    *before, last = state.events
-    return replace(state, challenger=version, events=(*before, replace(last, challenger_after=version)))
-
-
-def _without_challenger(state: State, version: int) -> State:
-    """The state in which `version` waits no longer, if it did."""
-    return _challenged_by(state, None) if state.challenger == version else state
-
-
-def _set_champion(state: State, entry: Entry, outcome: Outcome, text: str, network: str | None = None) -> State:
-    version = entry.version
-    restored = state.revoked_as(version, network)
-    after = _without_challenger(_next(state, entry, outcome, text), version)
-    *before, last = after.events
-    return replace(
-        after,
-        champion=version,
-        events=(*before, replace(last, champion_after=version)),
-        revoked={number: revocation for number, revocation in state.revoked.items() if number not in restored},
-        replaced=state.replaced | {version: state.champion},
-    )
-
-
-def _revoke(state: State, version: int, entry: Entry) -> State:
-    on = "" if entry.time is None else f" on {entry.time:%Y-%m-%d}"
-    why = "; ".join(entry.reasons)
-    revocation = Revocation(f"{entry.by}{on}{why and f': {why}'}", entry.network)
-    return replace(state, revoked=state.revoked | {version: revocation})
-
-
-def _overtaken(state: State, entry: Entry) -> State:
-    text = f"{name_of(state.champion)} had become champion since the comparison with {name_of(entry.expected)}"
-    return _next(state, entry, "superseded", text)
-
-
-def _in_place_of(previous: int | None) -> str:
-    return "became the first champion" if previous is None else f"took over from version {previous}"
+def _after(state: State, entry: Entry, outcome: Outcome, text: str) -> State:
+    """The state after an entry: the outcome alone says who is champion, who waits and who is revoked."""
+    version, before = entry.version, state.champion
+    champion, challenger, revoked, replaced = before, state.challenger, dict(state.revoked), state.replaced
+    if version != before and outcome != "superseded":
+        if outcome == "needs review":
+            challenger = version
+        elif challenger == version:
+            challenger = None
+        if outcome in ("promoted", "approved", "rolled back", "adopted"):
+            champion = version
+            network = None if outcome == "rolled back" else entry.network  # its entry has that of the one it leaves
+            for number in state.revoked_as(version, network):
+                del revoked[number]
+            if outcome != "rolled back":  # who went back did not take over
+                replaced = replaced | {version: before}
+        if (left := {"revoked": version, "rolled back": before}.get(outcome)) is not None:
+            on = "" if entry.time is None else f" on {entry.time:%Y-%m-%d}"
+            why = "; ".join(entry.reasons)
+            revoked[left] = Revocation(f"{entry.by}{on}{why and f': {why}'}", entry.network)
+    event = Event(entry, outcome, text, before, champion, challenger)
+    return State(champion, challenger, revoked, replaced, (*state.events, event))
 
 
 def name_of(version: int | None) -> str:

@@ -88,7 +88,7 @@ class MetricLogger:
                 break
         if sent:
             with suppress(JobError):
-                self.run.fail() if self._failed else self.run.finish()
+                self.run.finish(failed=self._failed)
 
     def _send(self, *, failing: bool) -> bool:
         """Send all unsent metrics; returns whether that succeeded. Only the first of failures in a row is logged."""

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 
 from dbrnet.addresses import redact
 from dbrnet.errors import JobError, UserError
-from dbrnet.records import Answer, Decision, Promotion
+from dbrnet.records import Decision, Promotion
 from dbrnet.registry.ledger import CHAMPION, Ledger
 from dbrnet.registry.ledger_state import Entry, Event, KeyFigures, Kind, State, name_of
 from dbrnet.registry.store import Store, repeatable
@@ -34,9 +34,8 @@ def record(
 
     "promoted" moves the champion only if that is still `compared_with`, and no person has revoked the
     version or another with its network; otherwise the answer becomes "rejected", and the reason says so. The
-    same `decision_id` again is the same decision: it is not entered twice, and its outcome is returned again.
-    `dry_run` writes nothing and returns the outcome that an entry made now would have. Another entry may
-    come first, so the outcome may differ when it is recorded; its time and number do where it is new.
+    same `decision_id` again is the same decision, entered once. `dry_run` writes nothing and returns the
+    outcome that an entry made now would have; where another entry comes first, it may differ when recorded.
     """
     ledger = Ledger(store, model_name)
     entry = Entry(
@@ -51,17 +50,15 @@ def record(
         figures=figures,
         network=network_of(store, model_name, version),
     )
-    if dry_run:
-        state = ledger.state_with(entry)
-    else:
+    if not dry_run:
         ledger.append(entry)
-        state = ledger.reconcile()
+    state = ledger.state_with(entry) if dry_run else ledger.reconcile()
     event = state.event(decision_id)
     if event is None:
         raise JobError(f"the ledger {ledger.log_name} has lost the entry {decision_id}; run the step again")
-    superseded = event.outcome == "superseded"
-    answer: Answer = "rejected" if superseded else decision.answer
-    reasons = (event.text,) if superseded else decision.reasons
+    answer, reasons = decision.answer, decision.reasons
+    if event.outcome == "superseded":
+        answer, reasons = "rejected", (event.text,)
     if answer == "rejected" and event.champion_after == version:
         reasons = (*reasons, event.text)
     return Promotion(

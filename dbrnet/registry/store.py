@@ -5,7 +5,7 @@ import os
 import re
 import sqlite3
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
 from urllib.parse import unquote
@@ -14,8 +14,8 @@ from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 
 from dbrnet.addresses import redact, redact_log
-from dbrnet.errors import JobError, UserError
-from dbrnet.retries import DATABASE, MLFLOW, BusyError, UnavailableError
+from dbrnet.errors import BusyError, JobError, UnavailableError, UserError
+from dbrnet.retries import DATABASE, MLFLOW
 
 _SERVERS = ("http://", "https://")
 _DATABASES = ("sqlite:", "postgresql", "mysql", "mssql")
@@ -23,10 +23,9 @@ _BUSY = re.compile(  # what a database says while another process writes
     r"locked|unique constraint|duplicate key|integrity ?error|could not serialize|deadlock|stale ?data", re.I
 )
 
-retry_while_unavailable = (
-    MLFLOW.retried
-)  # for functions that may be repeated without harm: waits for a store that is away
-repeatable = DATABASE.retried  # likewise: tries again while another process writes the same rows
+# For functions that may be repeated without harm: the first waits for a store that is away, the second while
+# another process writes the same rows.
+retry_while_unavailable, repeatable = MLFLOW.retried, DATABASE.retried
 
 # An unavailable server is reported in seconds, no progress bars are drawn, and a training's machine is measured.
 # The user's own settings take precedence.
@@ -70,33 +69,28 @@ class Store:
 
     @cached_property
     def client(self) -> MlflowClient:
-        """MLflow's client; the first use of a new SQLite file creates its tables (about 3 s)."""
+        """MLflow's client; the first use of a new SQLite file creates its tables (about 3 s).
+
+        They are made in another file, which then moves: MLflow cannot repair half a schema. A file that cannot be
+        written fails at once, where SQLAlchemy would retry for minutes.
+        """
         for logger in ("mlflow.store.db.utils", "alembic"):
             logging.getLogger(logger).setLevel(logging.WARNING)
         logging.getLogger("mlflow.utils.environment").setLevel(logging.ERROR)  # that our image has no pip
         if self.uri.startswith("sqlite:///"):
-            self._prepare_sqlite(self._sqlite)
-        return MlflowClient(self.uri, self.uri)
-
-    def _prepare_sqlite(self, path: Path) -> None:
-        """Create the tables in another file and move it to `path`: MLflow cannot repair half a schema.
-
-        A file that cannot be written fails at once, where SQLAlchemy would retry for minutes.
-        """
-        try:
-            if path.exists():
-                _probe_sqlite(path)
-                return
+            path = self._sqlite
             fresh = path.with_name(f".{path.name}.{os.getpid()}.partial")
             try:
-                _probe_sqlite(fresh)
-                MlflowClient(f"sqlite:///{fresh}", f"sqlite:///{fresh}")
-                with suppress(FileExistsError):  # another process was quicker
-                    os.link(fresh, path)
+                _probe_sqlite(path if path.exists() else fresh)
+                if not path.exists():
+                    MlflowClient(f"sqlite:///{fresh}", f"sqlite:///{fresh}")
+                    with suppress(FileExistsError):  # another process was quicker
+                        os.link(fresh, path)
+            except sqlite3.Error as error:
+                raise self._failure("cannot be written", str(error)) from None
             finally:
                 fresh.unlink(missing_ok=True)
-        except sqlite3.Error as error:
-            raise self._failure("cannot be written", str(error)) from None
+        return MlflowClient(self.uri, self.uri)
 
     @contextmanager
     def client_session(self) -> Iterator[MlflowClient]:
@@ -114,9 +108,8 @@ class Store:
                 ) from None
             if error.error_code == "PERMISSION_DENIED" or "error code 403" in message:
                 who = os.environ.get("MLFLOW_TRACKING_USERNAME", "this user")
-                raise JobError(
-                    f"{who} may not do this in the MLflow store {self}; ask the MLflow administrator"
-                ) from None
+                cause = f"{who} may not do this in the MLflow store {self}; ask the MLflow administrator"
+                raise JobError(cause) from None
             raise self._failure("refused", message) from None
         except ConnectionError:
             raise self._away() from None
@@ -135,11 +128,8 @@ class Store:
 
 
 def _probe_sqlite(path: Path) -> None:
-    connection = sqlite3.connect(path, timeout=30)
-    try:
+    with closing(sqlite3.connect(path, timeout=30)) as connection:
         connection.execute("BEGIN IMMEDIATE")
-    finally:
-        connection.close()
 
 
 def open_store(root: Path) -> Store:

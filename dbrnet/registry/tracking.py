@@ -3,7 +3,7 @@
 import json
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -31,7 +31,6 @@ class TrackedRun:
         self.experiment_id = str(info.experiment_id)
         self.started = int(info.start_time)  # milliseconds since 1970
         self.resumed = resumed
-        self._known_steps: dict[str, set[int]] = {}
 
     def __enter__(self) -> Self:
         return self
@@ -39,18 +38,15 @@ class TrackedRun:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if error is None:
-            self.finish()
-            return
-        with suppress(JobError):  # what went wrong in the block is the news, not the store
-            self.fail()
+        # What went wrong in the block is the news, not the store.
+        with suppress(JobError) if error else nullcontext():
+            self.finish(failed=error is not None)
 
     def log_params(self, params: Mapping[str, Any]) -> None:
         """Log parameters; nested sections are flattened to `section.key`, other values are JSON."""
-        texts = {key: value if isinstance(value, str) else json.dumps(value) for key, value in flatten(params).items()}
-        flat = [Param(key, text) for key, text in texts.items()]
+        flat = {key: value if isinstance(value, str) else json.dumps(value) for key, value in flatten(params).items()}
         with self.store.client_session() as client:
-            client.log_batch(self.run_id, params=flat)
+            client.log_batch(self.run_id, params=[Param(key, text) for key, text in flat.items()])
 
     def log_dataset(
         self, name: str, content_hash: str, source: Path, splits: Mapping[str, Mapping[str, object]]
@@ -68,12 +64,8 @@ class TrackedRun:
             client.log_inputs(self.run_id, inputs)
 
     def log_metrics(self, values: Mapping[str, float], step: int) -> None:
-        """Log all values of a step in one call.
-
-        A resumed run skips the values that it has logged for that step already, so that work repeated after a
-        kill appears once.
-        """
-        new = {key: value for key, value in values.items() if not (self.resumed and step in self._steps_once(key))}
+        """Log the values of a step in one call; of a resumed run only those that it does not have for the step."""
+        new = {key: value for key, value in values.items() if not (self.resumed and step in self.steps(key))}
         self.send([metrics_of(new, step, int(time.time() * 1000))])
 
     def send(self, steps: Sequence[Sequence[Metric]]) -> None:
@@ -104,11 +96,6 @@ class TrackedRun:
         with self.store.client_session() as client:
             return {metric.step for metric in client.get_metric_history(self.run_id, key)}
 
-    def _steps_once(self, key: str) -> set[int]:
-        if key not in self._known_steps:
-            self._known_steps[key] = self.steps(key)
-        return self._known_steps[key]
-
     def log_artifact(self, path: Path, into: str | None = None) -> None:
         """Copy a file or a folder, under its own name, to the run's artifacts (into the folder `into`)."""
         with self.store.client_session() as client:
@@ -116,21 +103,13 @@ class TrackedRun:
 
     def set_tags(self, tags: Mapping[str, object]) -> None:
         """Set tags; a tag that was there is replaced."""
-        entries = [RunTag(key, str(value)) for key, value in tags.items()]
         with self.store.client_session() as client:
-            client.log_batch(self.run_id, tags=entries)
+            client.log_batch(self.run_id, tags=[RunTag(key, str(value)) for key, value in tags.items()])
 
-    def finish(self) -> None:
-        """Mark the run as finished."""
-        self._end("FINISHED")
-
-    def fail(self) -> None:
-        """Mark the run as failed; it can be continued all the same."""
-        self._end("FAILED")
-
-    def _end(self, status: str) -> None:
+    def finish(self, *, failed: bool = False) -> None:
+        """Mark the run as finished, or as failed; it can be continued all the same."""
         with self.store.client_session() as client:
-            client.set_terminated(self.run_id, status)
+            client.set_terminated(self.run_id, "FAILED" if failed else "FINISHED")
 
 
 def start_or_resume_run(
@@ -141,10 +120,19 @@ def start_or_resume_run(
     A fresh run that stands in for one the store does not know carries that one's id in the tag `missed_run`.
     Raises `JobError` when the store cannot be reached.
     """
+    missed = {} if run_id is None else {"missed_run": run_id}
     if run_id is not None and (run := _continued(store, run_id, tags)):
         return run
-    missed = {} if run_id is None else {"missed_run": run_id}
-    return _fresh(store, _experiment(store, experiment), name, {**tags, **missed})
+    with store.client_session() as client:
+        known = client.get_experiment_by_name(experiment)
+        try:
+            id_ = known.experiment_id if known else client.create_experiment(experiment, store.artifact_location)
+        except MlflowException as error:
+            known = client.get_experiment_by_name(experiment)
+            if error.error_code != "RESOURCE_ALREADY_EXISTS" or known is None:
+                raise
+            id_ = known.experiment_id  # another process was quicker
+    return _fresh(store, str(id_), name, {**tags, **missed})
 
 
 def decision_run(store: Store, parent: TrackedRun, *, key: str, name: str, tags: Mapping[str, object]) -> TrackedRun:
@@ -201,16 +189,3 @@ def _fresh(store: Store, experiment_id: str, name: str, tags: Mapping[str, objec
     texts = resolve_tags({key: str(value) for key, value in tags.items()}, ignore=[GitRunContext])
     with store.client_session() as client:
         return TrackedRun(store, client.create_run(experiment_id, run_name=name, tags=texts).info, resumed=False)
-
-
-def _experiment(store: Store, name: str) -> str:
-    with store.client_session() as client:
-        if experiment := client.get_experiment_by_name(name):
-            return str(experiment.experiment_id)
-        try:
-            return str(client.create_experiment(name, artifact_location=store.artifact_location))
-        except MlflowException as error:
-            experiment = client.get_experiment_by_name(name)
-            if error.error_code == "RESOURCE_ALREADY_EXISTS" and experiment:
-                return str(experiment.experiment_id)  # another process was quicker
-            raise

@@ -55,13 +55,27 @@ def register(
     [1, H, W, 3], of which a corner becomes the input example. Safe to repeat, to kill, and to call from many
     processes at once. Raises `UserError` where the file is no ONNX model, `JobError` when the store fails.
     """
-    digest, proto = _read_model(model)
+    try:
+        proto = onnx.load(model)
+        onnx.checker.check_model(proto)
+    except FileNotFoundError:
+        raise UserError(f"{model} does not exist; run the export step first") from None
+    except (DecodeError, onnx.checker.ValidationError):
+        raise UserError(f"{model} is not a sound ONNX model; run the export step again") from None
+    digest = sha256_file(model)
     tags = {NETWORK_TAG: network_digest(proto), **tags}
     with store.client_session() as client:
-        number = _find(client, model_name, digest)
+        number = find_version(store, model_name, digest)
         if number is None:
-            uploaded = _upload(client, run, model_name, model, proto, digest, files, example)
-            number = _create(client, run, model_name, uploaded, digest)
+            upload = _upload(client, run, model_name, model, proto, digest, files, example)
+            ensure_registered(client, model_name)
+            source, named = upload.artifact_location, {"sha256": digest}
+            created = client.create_model_version(
+                model_name, source, run_id=run.run_id, tags=named, model_id=upload.model_id
+            )
+            number = min(int(created.version), find_version(store, model_name, digest) or int(created.version))
+            if number < int(created.version):  # another process registered the file first
+                client.delete_model_version(model_name, created.version)
         known = client.get_model_version(model_name, str(number)).tags
         for key, value in tags.items():
             if known.get(key) != str(value):
@@ -84,9 +98,13 @@ def registered_models(store: Store) -> list[str]:
 
 
 def find_version(store: Store, model_name: str, digest: str) -> int | None:
-    """The version whose model file has the SHA-256 `digest`, or None."""
+    """The version whose model file has the SHA-256 `digest`, or None.
+
+    It is the lowest, so that all agree on it where two processes made one at the same time.
+    """
     with store.client_session() as client:
-        return _find(client, model_name, digest)
+        versions = client.search_model_versions(f"name = '{model_name}' and tags.sha256 = '{digest}'")
+    return min((int(version.version) for version in versions), default=None)
 
 
 def fetch_model(uri: str, destination: Path, *, store: Store) -> Path:
@@ -98,8 +116,20 @@ def fetch_model(uri: str, destination: Path, *, store: Store) -> Path:
     match = _URI.fullmatch(uri)
     if match is None:
         raise UserError(f"{uri!r} is not a registered model; write models:/NAME@ALIAS or models:/NAME/VERSION")
+    name, number = match["name"], match["version"]
     with store.client_session() as client:
-        version = _resolve(client, match, store)
+        try:
+            if number is None:
+                aliases = client.get_registered_model(name).aliases
+                number = aliases.get(match["alias"])
+                if number is None:
+                    known = ", ".join(sorted(aliases)) or "none yet"
+                    raise UserError(f"{uri}: {name} has no such alias in {store}; its aliases: {known}")
+            version = client.get_model_version(name, str(number))
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise
+            raise UserError(f"{uri}: there is no such model in {store}; promote one first") from None
     fetch_files(store, version.name, int(version.version), destination, [MODEL])
     return destination / MODEL
 
@@ -123,13 +153,9 @@ def fetch_files(
         for name in names:
             if name != MODEL and name not in available:
                 continue
-            fetched = Path(
-                mlflow.artifacts.download_artifacts(
-                    artifact_uri=f"{location}/{name}", dst_path=partial, tracking_uri=store.uri
-                )
-            )
-            expected = version.tags.get("sha256")
-            if name == MODEL and expected is not None and sha256_file(fetched) != expected:
+            address = f"{location}/{name}"
+            fetched = Path(mlflow.artifacts.download_artifacts(address, dst_path=partial, tracking_uri=store.uri))
+            if name == MODEL and sha256_file(fetched) != version.tags.get("sha256", sha256_file(fetched)):
                 raise JobError(
                     f"models:/{model_name}/{number}: the stored file is not the one that was registered "
                     "(its SHA-256 differs)"
@@ -139,47 +165,27 @@ def fetch_files(
 
 
 def describe_version(store: Store, model_name: str, number: int) -> dict[str, str]:
-    """A version's tags and its training's run. Raises `UserError` where there is no such version."""
-    with store.client_session() as client:
-        version = _get(client, store, model_name, number)
+    """A version's tags and its training's run. Raises `UserError` as `get_version`."""
+    version = get_version(store, model_name, number)
     made = datetime.fromtimestamp(version.creation_timestamp / 1000, UTC)
-    return {
-        "registered": f"{made:%Y-%m-%d %H:%M} UTC",
-        **dict(sorted(version.tags.items())),
-        "run": version.run_id or "-",
-    }
+    tags = dict(sorted(version.tags.items()))
+    return {"registered": f"{made:%Y-%m-%d %H:%M} UTC", **tags, "run": version.run_id or "-"}
 
 
 def network_of(store: Store, model_name: str, number: int) -> str | None:
-    """The digest of a version's network, if it was registered with one. Raises `UserError` as `describe_version`."""
+    """The digest of a version's network, if it was registered with one. Raises `UserError` as `get_version`."""
+    return get_version(store, model_name, number).tags.get(NETWORK_TAG)
+
+
+def get_version(store: Store, model_name: str, number: int) -> ModelVersion:
+    """The version in MLflow. Raises `UserError` where there is none of that number."""
     with store.client_session() as client:
-        return _get(client, store, model_name, number).tags.get(NETWORK_TAG)
-
-
-def _get(client: MlflowClient, store: Store, model_name: str, number: int) -> ModelVersion:
-    try:
-        return client.get_model_version(model_name, str(number))
-    except MlflowException as error:
-        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
-            raise
-        raise UserError(f"{model_name} has no version {number} in {store}") from None
-
-
-def _read_model(path: Path) -> tuple[str, onnx.ModelProto]:
-    try:
-        proto = onnx.load(path)
-        onnx.checker.check_model(proto)
-    except FileNotFoundError:
-        raise UserError(f"{path} does not exist; run the export step first") from None
-    except (DecodeError, onnx.checker.ValidationError):
-        raise UserError(f"{path} is not a sound ONNX model; run the export step again") from None
-    return sha256_file(path), proto
-
-
-def _find(client: MlflowClient, name: str, digest: str) -> int | None:
-    """The lowest, so that all agree on it where two processes made one at the same time."""
-    versions = client.search_model_versions(f"name = '{name}' and tags.sha256 = '{digest}'")
-    return min((int(version.version) for version in versions), default=None)
+        try:
+            return client.get_model_version(model_name, str(number))
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise
+            raise UserError(f"{model_name} has no version {number} in {store}") from None
 
 
 def _upload(
@@ -217,20 +223,6 @@ def _upload(
     return logged
 
 
-def _create(client: MlflowClient, run: TrackedRun, name: str, uploaded: Any, digest: str) -> int:
-    """A version, tagged with its digest. Returns another process's version where that registered the file first."""
-    ensure_registered(client, name)
-    created = client.create_model_version(
-        name, uploaded.artifact_location, run_id=run.run_id, tags={"sha256": digest}, model_id=uploaded.model_id
-    )
-    number = int(created.version)
-    first = _find(client, name, digest)
-    if first is not None and first < number:
-        client.delete_model_version(name, str(number))
-        return first
-    return number
-
-
 def ensure_registered(client: MlflowClient, name: str) -> None:
     """Make the registered model `name` where it is not there yet."""
     try:
@@ -241,32 +233,12 @@ def ensure_registered(client: MlflowClient, name: str) -> None:
 
 
 def _signature(proto: onnx.ModelProto) -> ModelSignature:
-    initializers = {tensor.name for tensor in proto.graph.initializer}
-    inputs = [value for value in proto.graph.input if value.name not in initializers]
-    return ModelSignature(Schema(_tensor_specs(inputs)), Schema(_tensor_specs(proto.graph.output)))
-
-
-def _tensor_specs(values: Any) -> list[TensorSpec]:
-    specs = []
-    for value in values:
+    def spec(value: onnx.ValueInfoProto) -> TensorSpec:
         tensor = value.type.tensor_type
         dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type))
         shape = [size.dim_value if size.HasField("dim_value") else -1 for size in tensor.shape.dim]
-        specs.append(TensorSpec(dtype, shape, value.name))
-    return specs
+        return TensorSpec(dtype, shape, value.name)
 
-
-def _resolve(client: MlflowClient, match: re.Match[str], store: Store) -> ModelVersion:
-    name, number = match["name"], match["version"]
-    try:
-        if number is None:
-            aliases = client.get_registered_model(name).aliases
-            number = aliases.get(match["alias"])
-            if number is None:
-                known = ", ".join(sorted(aliases)) or "none yet"
-                raise UserError(f"{match[0]}: {name} has no such alias in {store}; its aliases: {known}")
-        return client.get_model_version(name, str(number))
-    except MlflowException as error:
-        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
-            raise
-        raise UserError(f"{match[0]}: there is no such model in {store}; promote one first") from None
+    initializers = {tensor.name for tensor in proto.graph.initializer}
+    inputs = [spec(value) for value in proto.graph.input if value.name not in initializers]
+    return ModelSignature(Schema(inputs), Schema([spec(value) for value in proto.graph.output]))

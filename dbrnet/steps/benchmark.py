@@ -8,6 +8,7 @@ from pathlib import Path
 
 import cv2
 
+from dbrnet.api import find_model_file
 from dbrnet.benchmark.hardware import machine_state
 from dbrnet.benchmark.measurement import Measured, durations, measure, noise, open_baselines, table
 from dbrnet.benchmark.roofline import count_work
@@ -33,7 +34,6 @@ from dbrnet.records import (
     RuntimeParity,
     TrainRecord,
 )
-from dbrnet.registry.model_file import find_model_file
 from dbrnet.reports.plots import latency_plot, speed_accuracy_plot
 from dbrnet.steps.checks import open_champion, open_runtimes
 

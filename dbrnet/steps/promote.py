@@ -23,8 +23,7 @@ from dbrnet.records import (
     TrainRecord,
     read_history,
 )
-from dbrnet.registry.criteria import Measurements
-from dbrnet.registry.gate import decide
+from dbrnet.registry.gate import Measurements, decide
 from dbrnet.registry.ledger_state import KeyFigures
 from dbrnet.registry.promotion import describe, record
 from dbrnet.registry.store import Store, open_store, retry_while_unavailable

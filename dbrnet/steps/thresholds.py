@@ -4,8 +4,7 @@ from collections.abc import Iterator, Mapping
 
 from dbrnet.config import ParityParams, PromoteParams
 from dbrnet.records import Direction, Unit
-from dbrnet.registry.criteria import PARITY, Measurements
-from dbrnet.registry.gate import Threshold
+from dbrnet.registry.gate import PARITY, Measurements, Threshold
 
 
 def thresholds(params: PromoteParams, measurements: Measurements) -> list[Threshold]:

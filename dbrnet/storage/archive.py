@@ -8,7 +8,6 @@ import tarfile
 import zipfile
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO
 
@@ -56,16 +55,19 @@ def unpack(archive: Path, target: Path, *, max_bytes: int = MAX_BYTES, max_membe
     target.mkdir(parents=True, exist_ok=True)
     max_bytes = bytes_left = min(max_bytes, max(_FREE_BYTES, MAX_RATIO * archive.stat().st_size))
     try:
-        for count, member in enumerate(_members(archive), start=1):
+        with archive.open("rb") as file:
+            is_zip = file.read(4) in (b"PK\x03\x04", b"PK\x05\x06")
+        members = _zip_members(archive) if is_zip else _tar_members(archive)
+        for count, (name, content) in enumerate(members, start=1):
             if count > max_members:
                 raise UserError(f"{archive} holds more than {max_members} members; unpack it yourself")
-            path = target / safe_path(member.name, archive)
-            if member.content is None:
+            path = target / safe_path(name, archive)
+            if content is None:
                 path.mkdir(parents=True, exist_ok=True)
                 continue
             path.parent.mkdir(parents=True, exist_ok=True)
-            with member.content, path.open("xb") as file:
-                while block := member.content.read(_BLOCK):
+            with content, path.open("xb") as file:
+                while block := content.read(_BLOCK):
                     bytes_left -= len(block)
                     if bytes_left < 0:
                         raise UserError(f"{archive} unpacks to more than {max_bytes} bytes; unpack it yourself")
@@ -73,8 +75,8 @@ def unpack(archive: Path, target: Path, *, max_bytes: int = MAX_BYTES, max_membe
     except _DAMAGE as error:
         raise UserError(f"{archive} is damaged or cut short ({error}); fetch it again") from None
     except (FileExistsError, NotADirectoryError) as error:
-        name = Path(error.filename).relative_to(target)
-        raise UserError(f"{archive} holds {name} twice; fetch it again") from None
+        twice = Path(error.filename).relative_to(target)
+        raise UserError(f"{archive} holds {twice} twice; fetch it again") from None
     except OSError as error:
         if error.errno == errno.ENAMETOOLONG:
             raise UserError(f"{archive} holds a name that is too long for this system; rename it") from None
@@ -83,19 +85,10 @@ def unpack(archive: Path, target: Path, *, max_bytes: int = MAX_BYTES, max_membe
         raise UserError(f"{archive} is damaged ({error}); fetch it again") from None
 
 
-@dataclass(frozen=True)
-class _Member:
-    name: str
-    content: IO[bytes] | None  # None: a folder
+Members = Iterator[tuple[str, IO[bytes] | None]]  # names and contents; None: a folder
 
 
-def _members(archive: Path) -> Iterator[_Member]:
-    with archive.open("rb") as file:
-        is_zip = file.read(4) in (b"PK\x03\x04", b"PK\x05\x06")
-    return _zip_members(archive) if is_zip else _tar_members(archive)
-
-
-def _zip_members(archive: Path) -> Iterator[_Member]:
+def _zip_members(archive: Path) -> Members:
     with zipfile.ZipFile(archive) as opened:
         for info in opened.infolist():
             if not info.filename:
@@ -105,10 +98,10 @@ def _zip_members(archive: Path) -> Iterator[_Member]:
                 raise UserError(f"{archive}: {info.filename} is a link or a device; unpack it yourself")
             if info.flag_bits & 1:
                 raise UserError(f"{archive}: {info.filename} is encrypted; unpack it yourself")
-            yield _Member(info.filename, None if info.is_dir() else opened.open(info))
+            yield info.filename, None if info.is_dir() else opened.open(info)
 
 
-def _tar_members(archive: Path) -> Iterator[_Member]:
+def _tar_members(archive: Path) -> Members:
     try:
         opened = tarfile.open(archive, "r:*")  # noqa: SIM115 (closed below)
     except tarfile.ReadError:
@@ -117,7 +110,7 @@ def _tar_members(archive: Path) -> Iterator[_Member]:
         for info in opened:
             if not (info.isfile() or info.isdir()):
                 raise UserError(f"{archive}: {info.name} is a link or a device; unpack it yourself")
-            yield _Member(info.name, None if info.isdir() else opened.extractfile(info))
+            yield info.name, None if info.isdir() else opened.extractfile(info)
         # tarfile takes a damaged header for the archive's end. The true end is a block of zeros.
         stream = opened.fileobj
         if stream is None or stream.seek(opened.offset) != opened.offset or stream.read(512) != bytes(512):

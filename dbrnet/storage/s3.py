@@ -3,14 +3,18 @@
 Endpoint, region and credentials come from the environment alone, as boto3 reads it: AWS_ENDPOINT_URL,
 AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE. No message quotes the server or boto3: their words
 can hold keys.
+
+A folder is sent with a manifest as its last object, which lists each file's SHA-256. Its receiver takes the
+listed files alone and checks them, so a sender that is killed half-way has sent nothing.
 """
 
 import errno
+import hashlib
+import json
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 from urllib.parse import urlsplit
 
 import boto3
@@ -31,12 +35,15 @@ from botocore.exceptions import (
 from botocore.exceptions import ConnectionError as UnreachableError
 from s3transfer.exceptions import RetriesExceededError
 
-from dbrnet.errors import JobError, UserError
+from dbrnet.errors import JobError, UnavailableError, UserError
+from dbrnet.files import atomic_directory
+from dbrnet.parallel import ordered_map
 from dbrnet.progress import Progress
-from dbrnet.retries import S3, UnavailableError
+from dbrnet.retries import S3
 from dbrnet.storage.archive import MAX_BYTES, MAX_MEMBERS, safe_path
 
 PARALLEL = 8  # connections at a time
+MANIFEST = "manifest.json"
 
 # boto3's own retries mend a hiccup. Outages are left to `retries.S3`, since boto3 says nothing while it waits
 # and does not retry an object that breaks off while its content is read.
@@ -81,16 +88,18 @@ class StoredObject:
     etag: str  # changes with the content
 
 
-class Bucket:
-    """The bucket of an address `s3://bucket/key`. Threads may share one; a forked process needs its own.
+class S3Folder:
+    """The bucket of an address `s3://bucket/key`, and the folder below it. Threads may share one; no fork may.
 
     An unavailable server is waited for (`retries.S3`). Raises `UserError` where the address, the credentials
     or the rights are wrong, `JobError` where an object is missing or the server stays unavailable.
     """
 
     def __init__(self, address: str) -> None:
-        self.name, _, self.key = address.removeprefix("s3://").partition("/")
-        if not self.name or {"@", ":"} & set(self.name):
+        self.address = address.rstrip("/") + "/"
+        self.bucket, _, self.key = address.removeprefix("s3://").partition("/")
+        self.prefix = self.address.removeprefix("s3://").partition("/")[2]
+        if not self.bucket or {"@", ":"} & set(self.bucket):
             raise UserError("an S3 address is s3://BUCKET/PREFIX/; credentials go into the environment")
         try:
             self._client = boto3.session.Session().client("s3", config=_CONFIG)
@@ -110,24 +119,30 @@ class Bucket:
             paginator = self._client.get_paginator("list_objects_v2")
             return [
                 StoredObject(item["Key"], item["Size"], str(item.get("ETag", item.get("LastModified"))))
-                for page in paginator.paginate(Bucket=self.name, Prefix=prefix, PaginationConfig=limit)
+                for page in paginator.paginate(Bucket=self.bucket, Prefix=prefix, PaginationConfig=limit)
                 for item in page.get("Contents", [])  # not every server has ETags
             ]
 
         return self._call(prefix, read)
 
-    def read(self, key: str) -> bytes:
-        """The object's content."""
+    def sizes(self) -> dict[str, int]:
+        """The bytes of each object in the folder, by its name."""
+        return {item.key.removeprefix(self.prefix): item.size for item in self.list(self.prefix)}
+
+    def read(self, name: str) -> bytes:
+        """The content of an object in the folder."""
+        key = self.prefix + name
 
         def get() -> bytes:
-            content: bytes = self._client.get_object(Bucket=self.name, Key=key)["Body"].read()
+            content: bytes = self._client.get_object(Bucket=self.bucket, Key=key)["Body"].read()
             return content
 
         return self._call(key, get)
 
-    def write(self, key: str, content: bytes) -> None:
-        """Write or replace an object: readers see the previous or the new one, whole."""
-        self._call(key, lambda: self._client.put_object(Bucket=self.name, Key=key, Body=content))
+    def write(self, name: str, content: bytes) -> None:
+        """Write or replace an object in the folder: readers see the previous or the new one, whole."""
+        key = self.prefix + name
+        self._call(key, lambda: self._client.put_object(Bucket=self.bucket, Key=key, Body=content))
 
     def download(self, item: StoredObject, path: Path, *, in_parts: bool) -> None:
         """Fetch a listed object to the file `path`; `in_parts` at the same time where it is large."""
@@ -135,14 +150,14 @@ class Bucket:
 
         def fetch() -> None:
             with path.open("wb") as file:
-                self._client.download_fileobj(self.name, item.key, file, Config=config)
+                self._client.download_fileobj(self.bucket, item.key, file, Config=config)
 
         self._call(item.key, fetch)
         if (size := path.stat().st_size) != item.size:
             raise JobError(f"{self._at(item.key)}: {size} bytes came and {item.size} were listed; run it again")
 
     def _at(self, key: str) -> str:
-        return f"s3://{self.name}/{key}"
+        return f"s3://{self.bucket}/{key}"
 
     @S3.retried
     def _call(self, key: str, action: Callable[[], Result]) -> Result:
@@ -155,27 +170,25 @@ class Bucket:
         """The one line for what boto3 raises; `UnavailableError` where waiting can help."""
         match error:
             case ClientError():
-                return self._refused(error.response, address)
+                pass
             case NoCredentialsError() | PartialCredentialsError():
                 return UserError(f"{address}: {_SET_CREDENTIALS}")
             case ParamValidationError():
-                return UserError(f"{address}: {self.name!r} cannot be a bucket's name")
+                return UserError(f"{address}: {self.bucket!r} cannot be a bucket's name")
             case _ if isinstance(error, _BROKEN_OFF):
                 return UnavailableError(f"{address}: the connection to {self._server} broke off", "run it again")
             case UnreachableError():
                 return UnavailableError(f"{address}: {self._server} cannot be reached ({type(error).__name__})")
             case HTTPClientError():  # the request could not be made: mostly a line break in a key
-                return UserError(
-                    f"{address}: the request cannot be sent; look for blanks and line breaks in AWS_* variables"
-                )
-        return UserError(f"{address}: {type(error).__name__}; check the AWS_* variables")
-
-    def _refused(self, response: dict[str, Any], address: str) -> UserError | JobError:
-        code = str(response.get("Error", {}).get("Code", "?"))
-        status = int(response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+                remedy = "look for blanks and line breaks in AWS_* variables"
+                return UserError(f"{address}: the request cannot be sent; {remedy}")
+            case _:
+                return UserError(f"{address}: {type(error).__name__}; check the AWS_* variables")
+        code = str(error.response.get("Error", {}).get("Code", "?"))
+        status = int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
         for codes, remedy in _REMEDIES.items():
             if code in codes:
-                return UserError(f"{address}: " + remedy.format(code=code, server=self._server, bucket=self.name))
+                return UserError(f"{address}: " + remedy.format(code=code, server=self._server, bucket=self.bucket))
         if code == "NoSuchKey":
             return JobError(f"{address} is missing: it was not sent, or not to its end; send it again")
         if status >= 500 or status == 429 or code in _OVERLOADED:
@@ -187,10 +200,10 @@ def fetch_s3(source: str, target: Path, *, progress: Progress | None = None) -> 
     """Fetch `s3://bucket/key` to the file `target`, or all below `s3://bucket/prefix/` to a folder there.
 
     An address without a final slash is an object if there is one of that name, else a prefix. Every size is
-    checked against the server's list. Raises as `Bucket` does, and `UserError` where nothing is there or a key
+    checked against the server's list. Raises as `S3Folder` does, and `UserError` where nothing is there or a key
     would leave the folder. After an error `target` may hold some of the files.
     """
-    bucket = Bucket(source)
+    bucket = S3Folder(source)
     prefix, objects = _find(bucket, source)
     if len(objects) == 1 and objects[0].key == prefix:
         bucket.download(objects[0], target, in_parts=True)
@@ -211,20 +224,19 @@ def fetch_s3(source: str, target: Path, *, progress: Progress | None = None) -> 
                 raise UserError(f"{source}: a name is too long for this system: {name}") from None
             raise
 
-    with ThreadPoolExecutor(PARALLEL) as pool:
-        done = pool.map(fetch, objects)  # the first failure cancels the others
-        for _ in progress(done, len(objects), "fetch") if progress else done:
-            pass
+    done = ordered_map(fetch, objects, PARALLEL)
+    for _ in progress(done, len(objects), "fetch") if progress else done:
+        pass
     return target
 
 
 def s3_revision(source: str) -> list[str]:
     """The names, sizes and ETags of all that `fetch_s3` would fetch. Raises as that does."""
-    prefix, objects = _find(Bucket(source), source)
+    prefix, objects = _find(S3Folder(source), source)
     return [f"{item.key.removeprefix(prefix) or item.key}\0{item.size}\0{item.etag}" for item in objects]
 
 
-def _find(bucket: Bucket, source: str) -> tuple[str, list[StoredObject]]:
+def _find(bucket: S3Folder, source: str) -> tuple[str, list[StoredObject]]:
     """The source's prefix and the objects below it, or its key and the one object of that key."""
     key = bucket.key
     if key and not key.endswith("/"):
@@ -237,3 +249,38 @@ def _find(bucket: Bucket, source: str) -> tuple[str, list[StoredObject]]:
     if not objects:
         raise UserError(f"{source}: there is nothing there; check the spelling of the address")
     return key, objects
+
+
+def send_folder(folder: Path, address: str) -> None:
+    """Send all files below `folder` to `address`, and the manifest last. Raises as `S3Folder` does."""
+    target = S3Folder(address)
+    names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+
+    def send(name: str) -> str:
+        content = (folder / name).read_bytes()
+        target.write(name, content)
+        return hashlib.sha256(content).hexdigest()
+
+    digests = dict(zip(names, ordered_map(send, names, PARALLEL), strict=True))
+    target.write(MANIFEST, json.dumps({"files": digests}, indent=2).encode())
+
+
+def receive_folder(address: str, out: Path, command: str) -> Path:
+    """Fetch what `send_folder` sent to `address` into the folder `out`, as `atomic_directory` replaces it.
+
+    Raises `JobError` where the manifest or a file is missing, or a file differs from the manifest; else as
+    `S3Folder` does.
+    """
+    source = S3Folder(address)
+    try:
+        digests: dict[str, str] = dict(json.loads(source.read(MANIFEST))["files"])
+    except (ValueError, KeyError, TypeError):
+        raise JobError(f"{source.address}{MANIFEST} is garbled; send the folder again") from None
+    with atomic_directory(out, command) as folder:
+        paths = {name: folder / safe_path(name, source.address) for name in digests}
+        for name, content in zip(digests, ordered_map(source.read, digests, PARALLEL), strict=True):
+            if hashlib.sha256(content).hexdigest() != digests[name]:
+                raise JobError(f"{source.address}{name} is not what its {MANIFEST} says; send it again")
+            paths[name].parent.mkdir(parents=True, exist_ok=True)
+            paths[name].write_bytes(content)
+    return out

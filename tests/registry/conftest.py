@@ -1,5 +1,5 @@
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import onnx
@@ -7,7 +7,6 @@ import pytest
 from onnx import TensorProto, helper
 
 from dbrnet.registry.store import Store, open_store
-from tests.registry import servers
 
 ModelMaker = Callable[[int], Path]
 
@@ -59,12 +58,3 @@ def make_model(tmp_path: Path) -> ModelMaker:
         return path
 
     return make
-
-
-@pytest.fixture(scope="session")
-def mlflow_server(migrated_database: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The address of a real `mlflow server` that also serves the artifacts."""
-    root = tmp_path_factory.mktemp("server")
-    shutil.copyfile(migrated_database, root / "mlflow.db")
-    with servers.mlflow_server(root, f"sqlite:///{root / 'mlflow.db'}") as address:
-        yield address

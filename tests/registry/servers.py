@@ -12,6 +12,7 @@ import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 BINARIES = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
 
@@ -22,82 +23,66 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-@contextmanager
-def mlflow_server(
-    root: Path, database: str, words: Sequence[str] = (), environment: Mapping[str, str] | None = None
-) -> Iterator[str]:
-    """The address of an `mlflow server` on `database` that also serves the artifacts, which lie in `root`."""
-    port = free_port()
-    given = {key: value for key, value in os.environ.items() if not key.startswith("MLFLOW_TRACKING")}
-    given |= {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", **(environment or {})}
-    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port)]
-    command += ["--backend-store-uri", database, "--artifacts-destination", str(root / "artifacts")]
-    with (root / "log").open("wb") as log:
-        process = subprocess.Popen(
-            [*command, "--workers", "2", *words], cwd=root, env=given, stdout=log, stderr=log, start_new_session=True
-        )
-        try:
-            address = f"http://127.0.0.1:{port}"
-            deadline = time.monotonic() + 120
-            while not _answers(f"{address}/health"):
-                assert process.poll() is None, (root / "log").read_text()
-                assert time.monotonic() < deadline, (root / "log").read_text()
-                time.sleep(0.2)
-            yield address
-        finally:
-            with suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGTERM)
-            process.wait(30)
-
-
 class Server:
-    """A real `mlflow server` on a port of its own, that can be killed, stopped and started again."""
+    """A real `mlflow server` that also serves the artifacts, on a port of its own; it can be killed and started again.
 
-    def __init__(self, root: Path, database: Path | None = None) -> None:
+    `database` is its address, or a SQLite file with MLflow's tables, which is copied: making them takes seconds.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        database: str | Path | None = None,
+        words: Sequence[str] = (),
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
         self.root, self.port = root, free_port()
         self.address = f"http://127.0.0.1:{self.port}"
-        if database:  # with its tables made, which saves seconds
+        if isinstance(database, Path):
             shutil.copyfile(database, root / "mlflow.db")
+        uri = database if isinstance(database, str) else f"sqlite:///{root / 'mlflow.db'}"
+        self.command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(self.port)]
+        self.command += ["--backend-store-uri", uri, "--artifacts-destination", str(root / "artifacts")]
+        self.command += ["--workers", "2", *words]
+        self.environment = {key: value for key, value in os.environ.items() if not key.startswith("MLFLOW_")}
+        self.environment |= {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", **(environment or {})}
         self.start()
 
     def start(self) -> None:
-        command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(self.port)]
-        command += ["--backend-store-uri", f"sqlite:///{self.root / 'mlflow.db'}", "--workers", "1"]
-        command += ["--artifacts-destination", str(self.root / "artifacts")]
-        environment = {key: value for key, value in os.environ.items() if not key.startswith("MLFLOW_")}
         with (self.root / "log").open("ab") as log:
             self.process = subprocess.Popen(
-                command,
-                cwd=self.root,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-                env=environment | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
+                self.command, cwd=self.root, env=self.environment, stdout=log, stderr=log, start_new_session=True
             )
-        deadline = time.monotonic() + 90
-        while True:
-            try:
-                with urllib.request.urlopen(f"{self.address}/health", timeout=5):
-                    return
-            except OSError:
-                assert self.process.poll() is None, (self.root / "log").read_text()
-                assert time.monotonic() < deadline, (self.root / "log").read_text()
-                time.sleep(0.2)
+        deadline = time.monotonic() + 120
+        while not self._answers():
+            assert self.process.poll() is None, (self.root / "log").read_text()
+            assert time.monotonic() < deadline, (self.root / "log").read_text()
+            time.sleep(0.2)
+
+    def _answers(self) -> bool:
+        try:
+            with urllib.request.urlopen(f"{self.address}/health", timeout=5):
+                return True
+        except OSError:
+            return False
 
     def signal(self, number: signal.Signals) -> None:
         os.killpg(self.process.pid, number)
 
     def kill(self) -> None:
-        self.signal(signal.SIGKILL)
+        with suppress(ProcessLookupError):
+            self.signal(signal.SIGKILL)
         self.process.wait(30)
 
 
-def _answers(url: str) -> bool:
+@contextmanager
+def mlflow_server(root: Path, *arguments: Any) -> Iterator[str]:
+    """The address of a `Server` that runs until the block ends."""
+    server = Server(root, *arguments)
     try:
-        with urllib.request.urlopen(url, timeout=5):
-            return True
-    except OSError:
-        return False
+        yield server.address
+    finally:
+        server.kill()
 
 
 @contextmanager

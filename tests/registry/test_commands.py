@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 
 from dbrnet.cli import main
-from dbrnet.records import Answer, Decision, Promotion
+from dbrnet.records import Answer, Promotion
 from dbrnet.registry.ledger import Ledger
 from dbrnet.registry.ledger_state import Entry, KeyFigures
 from dbrnet.registry.promotion import record
 from dbrnet.registry.store import Store
+from tests.registry.acting import decided
 
 NAME = "dbrnet-strip"
 Decide = Callable[..., Promotion]
@@ -34,7 +35,7 @@ def decide(store: Store, monkeypatch: pytest.MonkeyPatch) -> Decide:
             store,
             NAME,
             version,
-            Decision(answer=answer, mode="automatic", reasons=(why,) if why else (), criteria=()),
+            decided(answer, *([why] if why else [])),
             compared_with=against,
             decision_id=os.urandom(8).hex(),
             run_id="0" * 32,
@@ -63,14 +64,23 @@ def test_the_history_names_everything(decide: Decide, capsys: pytest.CaptureFixt
     assert "mIoU 0.61 is below 0.75" in (tmp_path / "history.html").read_text()
 
 
-def test_a_person_approves_rejects_and_rolls_back(decide: Decide, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_person_approves_rejects_and_rolls_back(
+    decide: Decide, store: Store, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ledger = Ledger(store, NAME)
     decide(1)
-    decide(2, "needs review", 1, "too close")
+    assert decide(2, "needs review", 1, "too close").challenger == 2
+    assert ledger.aliases() == {"champion": 1, "challenger": 2}
     assert "version 2 is champion" in registry(capsys, "approve", "2")
+    assert ledger.aliases() == {"champion": 2}
     shown = registry(capsys, "rollback", "--why", "coil 4711")
     assert "ann rolled back from version 2 to version 1" not in shown  # the reason stands in its place
     assert "coil 4711" in shown
     assert f"{NAME}: version 1 is champion" in shown
+    back = decide(2, "promoted", 1)
+    assert back.answer == "rejected"
+    assert "revoked by ann" in back.reasons[0]
+    assert "coil 4711" in back.reasons[0]
     decide(3, "needs review", 1, "too close")
     assert "not now" in registry(capsys, "reject", "3", "--why", "not now")
     outcome = decide(3, "promoted", 1)
@@ -79,6 +89,8 @@ def test_a_person_approves_rejects_and_rolls_back(decide: Decide, capsys: pytest
     shown = registry(capsys, "show", "3")
     assert "revoked by ann" in shown
     assert "not now" in shown
+    assert "version 2 is champion" in registry(capsys, "approve", "2", "--why", "it was the lens")
+    assert ledger.aliases() == {"champion": 2}
 
 
 @pytest.fixture
@@ -99,7 +111,7 @@ def cut_off(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     return run
 
 
-def test_a_persons_act_that_was_killed_ends_as_if_it_had_not_been(
+def test_a_persons_decision_that_was_killed_is_completed(
     decide: Decide, store: Store, cut_off: Callable[..., None], capsys: pytest.CaptureFixture[str]
 ) -> None:
     def tag(version: int) -> str:
@@ -181,7 +193,7 @@ def test_what_cannot_be_done_is_one_line(
     assert "version 1 is champion" in registry(capsys, "history")
 
 
-def test_an_alias_moved_by_hand_is_told(decide: Decide, store: Store, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_alias_moved_by_hand_is_reported(decide: Decide, store: Store, capsys: pytest.CaptureFixture[str]) -> None:
     decide(1)
     decide(2, "rejected", 1, "slow")
     store.client.set_registered_model_alias(NAME, "champion", "2")
@@ -194,7 +206,7 @@ def test_no_ledger_yet(store: Store, capsys: pytest.CaptureFixture[str], monkeyp
     assert f"{NAME}: no champion yet" in registry(capsys, "history")
 
 
-def test_a_model_that_is_not_there_is_told_and_nothing_is_created(
+def test_an_unknown_model_is_one_line_and_nothing_is_created(
     decide: Decide, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     decide(1)

@@ -1,17 +1,21 @@
-"""Many promotions at once, on a file, and on a real server over SQLite and over PostgreSQL."""
+"""Promotions at once, and killed at any point: on a file, on a real server over SQLite and over PostgreSQL."""
 
+import json
 import multiprocessing
 import os
 import shutil
+import signal
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from multiprocessing.synchronize import Event
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from dbrnet.registry.ledger import Ledger
 from dbrnet.registry.store import open_store
+from tests.registry import acting
 from tests.registry.acting import NAME, carry_out, enter, registry_state, start
 from tests.registry.conftest import ModelMaker
 from tests.registry.servers import BINARIES, mlflow_server, postgresql
@@ -30,8 +34,7 @@ def address(
     if request.param == "file":
         yield None
     elif request.param == "server on SQLite":
-        shutil.copyfile(migrated_database, root / "mlflow.db")
-        with mlflow_server(root, f"sqlite:///{root / 'mlflow.db'}") as found:
+        with mlflow_server(root, migrated_database) as found:
             yield found
     else:
         if not BINARIES:
@@ -121,3 +124,78 @@ def test_the_same_decision_eight_times_at_once_counts_once(project: Path, make_m
     at_once(project, run.run_id, [model] * AT_ONCE, decide=True)
     assert [event.outcome for event in Ledger(store, NAME).state().events] == ["promoted"]
     assert registry_state(store)["aliases"] == {"champion": 1}
+
+
+WRITES = ("create_", "set_", "update_", "delete_", "log_", "finalize_")
+
+
+def promote_in_a_child(root: Path, run_id: str, words: dict[str, Any], model: Path, kill_at: int) -> bool:
+    """Promote in a forked process that kills itself before its `kill_at`-th write; True if it was killed."""
+    child = os.fork()
+    if child == 0:
+        try:
+            store = open_store(root)
+            run = start(store, run_id)
+            client, writes = store.client, 0
+
+            def counted(write: Any) -> Any:
+                def call(*args: Any, **kwargs: Any) -> Any:
+                    nonlocal writes
+                    if writes == kill_at:
+                        os.kill(os.getpid(), signal.SIGKILL)
+                    writes += 1
+                    return write(*args, **kwargs)
+
+                return call
+
+            for method in dir(client):
+                if method.startswith(WRITES):
+                    setattr(client, method, counted(getattr(client, method)))
+            carry_out(store, run, model, **words)
+            os._exit(0)
+        finally:
+            os._exit(1)
+    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    assert status in (0, -signal.SIGKILL)
+    return status != 0
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize(
+    ("address", "answer"),
+    [
+        *(("file", answer) for answer in ("promoted", "needs review", "rejected")),
+        *((f"server on {database}", "promoted") for database in ("SQLite", "PostgreSQL")),
+    ],
+    indirect=["address"],
+)
+def test_killed_before_any_write_and_run_again_it_ends_the_same(
+    address: str | None, answer: str, project: Path, make_model: ModelMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words, expected = {"answer": answer, "against": 1, "why": "so it was measured"}, None
+    store = open_store(project)
+    run = start(store)
+    carry_out(store, run, make_model(1))
+    for kill_at in (99, *range(99)):  # first undisturbed, then before each write
+        root = project / f"killed{kill_at}"
+        root.mkdir()
+        if address is None:  # another file: a fork must not share this process's connections
+            shutil.copyfile(project / "mlflow.db", root / "mlflow.db")
+        else:  # another model
+            monkeypatch.setattr(acting, "NAME", root.name)
+            run = start(store)
+            carry_out(store, run, make_model(1))
+        killed = promote_in_a_child(root, run.run_id, words, make_model(2), kill_at)
+        again = open_store(root)
+        assert Ledger(again, acting.NAME).aliases()["champion"] in (1, 2)
+        if killed:
+            carry_out(again, start(again, run.run_id), make_model(2), **words)  # type: ignore[arg-type]
+        state = json.loads(json.dumps(registry_state(again)).replace(run.run_id, "RUN"))
+        expected = expected or state
+        assert state == expected
+        uploads = again.client.search_logged_models([run.experiment_id])
+        assert len([upload for upload in uploads if upload.source_run_id == run.run_id]) == 2
+        if not killed and kill_at != 99:
+            break
+    assert (expected or {})["aliases"]["champion"] == (2 if answer == "promoted" else 1)
+    assert kill_at >= 8  # as many writes were cut off

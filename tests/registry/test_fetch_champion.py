@@ -12,6 +12,7 @@ from dbrnet.registry.store import Store, open_store
 from dbrnet.registry.versions import LINEAGE, TABLES, register
 from tests.registry.acting import EXAMPLE, NAME, carry_out, start
 from tests.registry.conftest import ModelMaker
+from tests.registry.servers import mlflow_server
 from tests.reports import examples
 
 ROOT = Path(__file__).parents[2]
@@ -29,6 +30,13 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+@pytest.fixture
+def file_store(store: Store, project: Path, monkeypatch: pytest.MonkeyPatch) -> Store:
+    """A store in a file, which the project uses."""
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", store.uri)
+    return store
+
+
 def promoted(store: Store, model: Path, files: tuple[str, ...], against: int | None = None) -> None:
     """The next champion, with `files` of the working folder kept beside it."""
     run = start(store)
@@ -42,17 +50,13 @@ def fetched(*words: str) -> ChampionRecord:
     return ChampionRecord.load(Path("champion"))
 
 
-def test_there_is_none_yet(store: Store, project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", store.uri)
+def test_there_is_none_yet(file_store: Store) -> None:
     assert fetched().version is None
     assert {path.name for path in Path("champion").iterdir()} == {MARKER, "champion.json"}
 
 
-def test_the_champion_comes_with_its_tables(
-    store: Store, project: Path, make_model: ModelMaker, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", store.uri)
-    promoted(store, make_model(1), (LINEAGE, *TABLES))
+def test_the_champion_comes_with_its_tables(file_store: Store, make_model: ModelMaker) -> None:
+    promoted(file_store, make_model(1), (LINEAGE, *TABLES))
     champion = fetched()
     assert (champion.version, champion.sha256) == (1, sha256_file(make_model(1)))
     assert champion.lineage == examples.train()
@@ -61,11 +65,10 @@ def test_the_champion_comes_with_its_tables(
 
 
 def test_a_candidate_that_is_champion_is_compared_with_the_one_before(
-    store: Store, project: Path, make_model: ModelMaker, monkeypatch: pytest.MonkeyPatch
+    file_store: Store, make_model: ModelMaker
 ) -> None:
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", store.uri)
-    promoted(store, make_model(1), (LINEAGE, "split.csv"))  # as versions were before there were more tables
-    promoted(store, make_model(2), (LINEAGE, *TABLES), against=1)
+    promoted(file_store, make_model(1), (LINEAGE, "split.csv"))  # as versions were before there were more tables
+    promoted(file_store, make_model(2), (LINEAGE, *TABLES), against=1)
     Path("export").mkdir()
     for mark, baseline in ((2, 1), (3, 2)):
         examples.change(examples.export(), model_sha256=sha256_file(make_model(mark))).save(Path("export"))
@@ -76,25 +79,17 @@ def test_a_candidate_that_is_champion_is_compared_with_the_one_before(
     assert fetched().version == 2
 
 
-def test_a_champion_that_others_registered_without_tags(
-    store: Store, project: Path, make_model: ModelMaker, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", store.uri)
-    promoted(store, make_model(1), (LINEAGE,))
-    store.client.delete_model_version_tag(NAME, "1", "sha256")
+def test_a_champion_that_others_registered_without_tags(file_store: Store, make_model: ModelMaker) -> None:
+    promoted(file_store, make_model(1), (LINEAGE,))
+    file_store.client.delete_model_version_tag(NAME, "1", "sha256")
     assert fetched().sha256 == sha256_file(make_model(1))
 
 
 def test_a_lineage_of_another_version_is_left_out(
-    store: Store,
-    project: Path,
-    make_model: ModelMaker,
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
+    file_store: Store, make_model: ModelMaker, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", store.uri)
     Path(LINEAGE).write_text("{}")
-    promoted(store, make_model(1), (LINEAGE,))
+    promoted(file_store, make_model(1), (LINEAGE,))
     champion = fetched()
     assert (champion.version, champion.lineage) == (1, None)
     assert "lineage.json has schema version None" in caplog.text
@@ -102,10 +97,12 @@ def test_a_lineage_of_another_version_is_left_out(
 
 @pytest.mark.slow
 def test_from_a_server(
-    mlflow_server: str, project: Path, make_model: ModelMaker, monkeypatch: pytest.MonkeyPatch
+    migrated_database: Path, project: Path, make_model: ModelMaker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", mlflow_server)
-    promoted(open_store(project), make_model(1), (LINEAGE, "card.json", "image_stats.csv"))
-    assert fetched().version == 1
+    (project / "server").mkdir()
+    with mlflow_server(project / "server", migrated_database) as address:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
+        promoted(open_store(project), make_model(1), (LINEAGE, "card.json", "image_stats.csv"))
+        assert fetched().version == 1
     kept = {path.name for path in Path("champion").iterdir()}
     assert kept == {MARKER, "champion.json", "model.onnx", LINEAGE, "card.json", "image_stats.csv"}

@@ -42,7 +42,7 @@ def test_one_that_was_compared_with_the_champion_takes_over() -> None:
     assert (state.baseline(2), state.baseline(3), state.baseline(None)) == (1, 2, 2)
 
 
-def test_one_that_was_compared_with_a_previous_champion_is_overtaken() -> None:
+def test_a_version_compared_with_a_previous_champion_is_superseded() -> None:
     state = play(FIRST, decision(2, against=1), decision(3, against=1))
     assert state.champion == 2
     assert last(state) == ("superseded", "version 2 had become champion since the comparison with version 1")
@@ -90,7 +90,7 @@ def test_what_a_person_rejected_the_gate_cannot_promote_until_a_person_approves(
     assert (state.champion, state.revoked) == (3, {})
 
 
-def test_a_rollback_withdraws_the_one_rolled_back() -> None:
+def test_a_rollback_revokes_the_version_that_it_leaves() -> None:
     story = [FIRST, decision(2, against=1), person("rollback", 1, 2, "coil 4711")]
     state = play(*story)
     assert (state.champion, set(state.revoked)) == (1, {2})
@@ -100,7 +100,7 @@ def test_a_rollback_withdraws_the_one_rolled_back() -> None:
     assert state.baseline(1) is None  # as when it was first compared
 
 
-def test_a_withdrawn_network_stays_out_in_whatever_file_it_comes() -> None:
+def test_a_revoked_network_stays_out_in_another_file() -> None:
     def net(entry: Entry, network: str | None) -> Entry:
         return replace(entry, network=network)
 
@@ -160,7 +160,7 @@ def numbered(entries: Sequence[Entry]) -> list[Entry]:
 
 @settings(max_examples=500)
 @given(ENTRIES)
-def test_the_champion_is_always_one_whom_an_entry_made_it(entries: list[Entry]) -> None:
+def test_only_an_entry_on_the_present_champion_changes_the_champion(entries: list[Entry]) -> None:
     state = replay(numbered(entries))
     moves = {"promoted", "approved", "rolled back", "adopted"}
     before = None
@@ -194,7 +194,7 @@ def test_a_prefix_is_what_was_true_then_and_a_retry_changes_nothing(entries: lis
 
 
 @given(ENTRIES)
-def test_a_void_entry_might_as_well_not_be_there(entries: list[Entry]) -> None:
+def test_a_superseded_entry_changes_nothing(entries: list[Entry]) -> None:
     whole = replay(numbered(entries))
     superseded = {event.entry.number for event in whole.events if event.outcome == "superseded"}
     seen = {event.entry.number for event in whole.events}

@@ -30,12 +30,11 @@ Act = Callable[[str], Store]
 @pytest.fixture
 def log_in(migrated_database: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Act]:
     """Become somebody on a server where all may read, and the promoter may write the two models."""
-    (tmp_path / "mlflow.db").write_bytes(migrated_database.read_bytes())
     config = tmp_path / "auth.ini"
     config.write_text(CONFIG.format(folder=tmp_path, password=PASSWORDS["admin"]))
     environment = {"MLFLOW_AUTH_CONFIG_PATH": str(config), "MLFLOW_FLASK_SERVER_SECRET_KEY": "k" * 32}
     words = ["--app-name", "basic-auth"]
-    with mlflow_server(tmp_path, f"sqlite:///{tmp_path / 'mlflow.db'}", words, environment) as address:
+    with mlflow_server(tmp_path, migrated_database, words, environment) as address:
         monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
 
         def become(name: str) -> Store:

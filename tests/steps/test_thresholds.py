@@ -6,8 +6,7 @@ import pytest
 
 from dbrnet.config import PromoteParams
 from dbrnet.records import ChampionScores, ChampionSpeed, Decision, Estimate
-from dbrnet.registry.criteria import Measurements
-from dbrnet.registry.gate import decide
+from dbrnet.registry.gate import Measurements, decide
 from dbrnet.steps.thresholds import thresholds
 from tests.reports import examples
 from tests.reports.examples import CHAMPION, change, figure, parity, scores

@@ -2,10 +2,10 @@
 
 import pytest
 
-from tests.data.conftest import neu_source, severstal_source, tile_source
+from tests.data.conftest import severstal_source
 from tests.retrying import retry_at_once
 
-__all__ = ["neu_source", "severstal_source", "tile_source"]
+__all__ = ["severstal_source"]
 
 
 @pytest.fixture(autouse=True)

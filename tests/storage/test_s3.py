@@ -1,4 +1,4 @@
-"""Sources in S3, from a real server, and from one that lies."""
+"""Sources and folders in S3, on a real server, and on one that lies."""
 
 import os
 from pathlib import Path
@@ -8,8 +8,9 @@ import pytest
 
 from dbrnet.config import IngestParams
 from dbrnet.errors import JobError, UserError
+from dbrnet.files import MARKER, claim
 from dbrnet.steps.ingest import ingest
-from dbrnet.storage.s3 import fetch_s3
+from dbrnet.storage.s3 import MANIFEST, S3Folder, fetch_s3, receive_folder, send_folder
 from dbrnet.storage.source import revision
 from tests.http_server import Handler, serving
 from tests.retrying import retry_at_once
@@ -40,7 +41,8 @@ def stored(s3_server: S3Server) -> str:
 
 
 def files_below(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    files = (path for path in folder.rglob("*") if path.is_file() and path.name != MARKER)
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
 
 
 @pytest.mark.parametrize("prefix", ["line3/steel/", "line3/steel"])
@@ -250,3 +252,59 @@ def test_a_revision_changes_only_with_the_content(s3_server: S3Server) -> None:
     assert revision(address) == second
     with pytest.raises(UserError, match="there is nothing there"):
         revision(f"s3://{BUCKET}/nowhere/")
+
+
+SENT = {"model.pt": bytes(range(256)) * 5000, "curves/loss ü.csv": b"1,2\n", "empty": b""}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for name, content in SENT.items():
+        (tmp_path / "sent" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "sent" / name).write_bytes(content)
+    return tmp_path / "sent"
+
+
+@pytest.mark.usefixtures("s3")
+def test_a_folder_is_sent_and_received(folder: Path, tmp_path: Path) -> None:
+    address = f"s3://{BUCKET}/folders/round"
+    send_folder(folder, address)
+    S3Folder(address).write("stranger", b"not listed")
+    claim(tmp_path / "out", "node")
+    (tmp_path / "out/previous").touch()
+    assert files_below(receive_folder(address, tmp_path / "out", "node")) == SENT
+
+
+@pytest.mark.usefixtures("s3")
+@pytest.mark.parametrize(
+    ("name", "content", "expected"),
+    [
+        ("model.pt", SENT["model.pt"][:-1], r"model\.pt is not what its manifest\.json says; send it again"),
+        ("model.pt", None, r"model\.pt is missing"),
+        (MANIFEST, None, r"manifest\.json is missing: it was not sent, or not to its end"),
+        (MANIFEST, b"{", r"manifest\.json is garbled"),
+    ],
+)
+def test_an_incomplete_folder_is_refused_and_the_previous_one_stays(
+    s3: S3Server, folder: Path, tmp_path: Path, name: str, content: bytes | None, expected: str
+) -> None:
+    address = f"s3://{BUCKET}/folders/half"
+    send_folder(folder, address)
+    if content is None:
+        s3.client().delete_object(Bucket=BUCKET, Key=f"folders/half/{name}")
+    else:
+        S3Folder(address).write(name, content)
+    claim(tmp_path / "out", "node")
+    (tmp_path / "out/previous").touch()
+    with pytest.raises(JobError, match=expected):
+        receive_folder(address, tmp_path / "out", "node")
+    assert files_below(tmp_path / "out") == {"previous": b""}
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "sent"]
+
+
+@pytest.mark.usefixtures("s3")
+def test_a_manifest_with_a_path_outside_is_refused(tmp_path: Path) -> None:
+    address = f"s3://{BUCKET}/folders/evil"
+    S3Folder(address).write(MANIFEST, b'{"files": {"../x": "4d5e"}}')
+    with pytest.raises(UserError, match=r"'\.\./x' would leave the folder"):
+        receive_folder(address, tmp_path / "out", "node")
