@@ -11,6 +11,7 @@ import multiprocessing
 import resource
 import tempfile
 import time
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import cv2
@@ -56,18 +57,17 @@ def write(folder: Path, count: int) -> Dataset:
     return Dataset(folder, card, tuple(samples))
 
 
-def measure(dataset: Dataset, answers: "multiprocessing.Queue[tuple[float, ...]]") -> None:
-    """Put seconds for decoding, for searching, for all, the groups and the peak memory into `answers`."""
+def measure(dataset: Dataset) -> tuple[float, float, float, int, float]:
+    """Seconds for decoding, for searching, and for all; the groups; and the peak memory in MiB."""
     began = time.perf_counter()
     fingerprints = take_fingerprints(dataset)
     decoded = time.perf_counter()
     find_candidates(fingerprints)
     searched = time.perf_counter()
     groups = find_groups(fingerprints)  # searches again
-    done = time.perf_counter()
+    total = time.perf_counter() - began - (searched - decoded)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    total = done - began - (searched - decoded)
-    answers.put((decoded - began, searched - decoded, total, groups.count, peak))
+    return decoded - began, searched - decoded, total, groups.count, peak
 
 
 def main() -> None:
@@ -80,15 +80,11 @@ def main() -> None:
     for count in options.images:
         with tempfile.TemporaryDirectory() as folder:
             dataset = write(Path(folder), count)
-            context = multiprocessing.get_context("spawn")
-            answers: multiprocessing.Queue[tuple[float, ...]] = context.Queue()
-            process = context.Process(target=measure, args=(dataset, answers))
-            process.start()
-            decoding, searching, total, groups, peak = answers.get()
-            process.join()
+            with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
+                decoding, searching, total, groups, peak = process.submit(measure, dataset).result()
         print(
             f"{count} images: {total:.1f} s (decoding {decoding:.1f}, searching {searching:.1f}), "
-            f"{groups:.0f} groups of {count - count // COPIES}, peak {peak:.0f} MiB"
+            f"{groups} groups of {count - count // COPIES}, peak {peak:.0f} MiB"
         )
 
 

@@ -11,6 +11,7 @@ import multiprocessing
 import resource
 import statistics
 import time
+from concurrent.futures import ProcessPoolExecutor
 
 import numpy as np
 
@@ -42,15 +43,15 @@ def peak_memory() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
-def measure(groups: int, classes: int, rounds: int, answers: "multiprocessing.Queue[list[float]]") -> None:
-    """Put the memory in MiB that comparing takes, and the seconds of each round, into `answers`."""
+def measure(groups: int, classes: int, rounds: int) -> tuple[float, list[float]]:
+    """The memory in MiB that comparing takes, and the seconds of each round."""
     candidate, champion = (random_evaluation(groups, classes, seed) for seed in (0, 1))
     before, seconds = peak_memory(), []
     for _ in range(rounds):
         began = time.perf_counter()
         compare(candidate, champion, confidence=0.95, runtime="", seen=None)
         seconds.append(time.perf_counter() - began)
-    answers.put([peak_memory() - before, *seconds])
+    return peak_memory() - before, seconds
 
 
 def main() -> None:
@@ -63,12 +64,8 @@ def main() -> None:
     machine = hardware()
     print(f"{machine.cpu}, {machine.cores} cores; {RESAMPLES:,} resamples, {options.classes} classes")
     for groups in options.groups:
-        context = multiprocessing.get_context("spawn")
-        answers: multiprocessing.Queue[list[float]] = context.Queue()
-        process = context.Process(target=measure, args=(groups, options.classes, options.rounds, answers))
-        process.start()
-        memory, *seconds = answers.get()
-        process.join()
+        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
+            memory, seconds = process.submit(measure, groups, options.classes, options.rounds).result()
         print(
             f"{groups} groups: median {statistics.median(seconds):.2f} s "
             f"({min(seconds):.2f} to {max(seconds):.2f} in {len(seconds)} rounds), {memory:.0f} MiB"

@@ -16,13 +16,13 @@ a process of its own on a quarter of the images and on all of them: the peak of 
 
 import argparse
 import csv
+import multiprocessing
 import resource
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import cv2
@@ -91,9 +91,9 @@ WAYS: dict[str, Callable[[Path], int]] = {
 
 def peak_mib(way: str, source: Path) -> float:
     """The peak of memory of a process that does nothing else, in MiB."""
-    command = [sys.executable, __file__, "--only", way, "--source", str(source)]
-    done = subprocess.run(command, check=True, capture_output=True, text=True)
-    return float(done.stdout) / 1024
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
+        process.submit(WAYS[way], source).result()
+        return process.submit(resource.getrusage, resource.RUSAGE_SELF).result().ru_maxrss / 1024
 
 
 def main() -> None:
@@ -101,13 +101,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Time ingestion against decoding alone.")
     parser.add_argument("--images", type=int, default=400)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--only", choices=WAYS, help=argparse.SUPPRESS)
-    parser.add_argument("--source", type=Path, help=argparse.SUPPRESS)
     given = parser.parse_args()
-    if given.only:
-        WAYS[given.only](given.source)
-        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
-        return
     hardware = provenance.hardware()
     print(f"{hardware.cpu}, {hardware.cores} cores, {hardware.system}")
     with tempfile.TemporaryDirectory() as folder:

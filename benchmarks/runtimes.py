@@ -39,10 +39,9 @@ from dbrnet.benchmark.roofline import count_work
 from dbrnet.data.synthetic import generate
 from dbrnet.errors import UserError
 from dbrnet.files import write_atomically, write_json
-from dbrnet.inference.runtimes import RUNTIMES
+from dbrnet.inference.runtimes import RUNTIMES, open_all, open_model, why_not_available
 from dbrnet.inference.runtimes.base import Answer, Images, Model
 from dbrnet.inference.runtimes.pytorch import TorchModel
-from dbrnet.inference.runtimes.registry import open_all, open_model, why_not_available
 from dbrnet.models.dbrnet import DBRNet
 from dbrnet.models.saved import ModelMeta, load_model
 from dbrnet.provenance import available_cores, collect_provenance, hardware

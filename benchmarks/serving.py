@@ -28,17 +28,21 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import TypeVar
 
 from dbrnet.inference.images import decode_image
-from dbrnet.inference.runtimes.registry import open_model
+from dbrnet.inference.runtimes import open_model
 from dbrnet.provenance import hardware
 from dbrnet.serving.responses import Timing, as_json
 
 IMAGES = 64  # different ones, in turn
+
+Taken = tuple[int, float, float]  # images, and seconds of wall time and of CPU time for them
+Result = TypeVar("Result")
 
 
 @dataclass
@@ -86,7 +90,7 @@ def client(port: int, files: list[bytes], start: int, end: float, load: Load, lo
                 load.latencies.append(time.perf_counter() - began)
 
 
-def ask(answers: Connection, port: int, files: list[bytes], clients: int, seconds: float) -> None:
+def ask(port: int, files: list[bytes], clients: int, seconds: float) -> Load:
     """All clients at once, in this process."""
     load, lock, began = Load(), threading.Lock(), time.perf_counter()
     threads = [
@@ -98,12 +102,12 @@ def ask(answers: Connection, port: int, files: list[bytes], clients: int, second
     for thread in threads:
         thread.join()
     load.seconds, load.client_cpu = time.perf_counter() - began, cpu_seconds() - cpu
-    answers.send(load)
+    return load
 
 
 def bare(
-    answers: Connection, model_path: Path, runtime: str | None, threads: int, files: list[bytes], seconds: float
-) -> None:
+    model_path: Path, runtime: str | None, threads: int, files: list[bytes], seconds: float
+) -> tuple[Taken, Taken]:
     """Images and CPU seconds, first of predicting alone and then of the whole chain."""
     model = open_model(model_path, runtime, threads or None)
     decoded = [decode_image(data, "image") for data in files]
@@ -117,14 +121,14 @@ def bare(
         image = decode_image(files[number], "image")
         as_json(model.classes, model.predict(image[None]), Timing(0, 0))
 
-    def measure(work: Callable[[int], None]) -> tuple[int, float, float]:
+    def measure(work: Callable[[int], None]) -> Taken:
         began, cpu, count = time.perf_counter(), cpu_seconds(), 0
         while time.perf_counter() < began + seconds:
             work(count % len(files))
             count += 1
         return count, time.perf_counter() - began, cpu_seconds() - cpu
 
-    answers.send([measure(predict), measure(whole)])
+    return measure(predict), measure(whole)
 
 
 def cpu_seconds() -> float:
@@ -133,15 +137,10 @@ def cpu_seconds() -> float:
     return used.ru_utime + used.ru_stime
 
 
-def in_child(work: Callable[..., None], *arguments: object) -> object:
-    """What `work` sends, run in a fresh process."""
-    context = multiprocessing.get_context("spawn")
-    here, there = context.Pipe()
-    process = context.Process(target=work, args=(there, *arguments))
-    process.start()
-    answer = here.recv()
-    process.join()
-    return answer
+def in_child(work: Callable[..., Result], *arguments: object) -> Result:
+    """The result of `work`, run in a fresh process."""
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
+        return process.submit(work, *arguments).result()
 
 
 @contextmanager
@@ -176,17 +175,15 @@ def gauge(port: int, name: str) -> float:
 def compare(options: argparse.Namespace, files: list[bytes]) -> None:
     """The bare runtime against the service."""
     bare_seconds, share = max(2.0, options.seconds / options.rounds / 4), options.seconds / options.rounds
-    bares: list[list[tuple[int, float, float]]] = [[], []]
+    bares: tuple[list[Taken], list[Taken]] = [], []
     load, server_cpu = Load(), 0.0
     with service(options) as port:
         for _ in range(options.rounds):
             measured = in_child(bare, options.model, options.runtime, options.threads, files, bare_seconds)
-            for found, one in zip(bares, measured, strict=True):  # type: ignore[call-overload]
+            for found, one in zip(bares, measured, strict=True):
                 found.append(one)
             before = gauge(port, "process_cpu_seconds_total")
-            one_load = in_child(ask, port, files, options.clients, share)
-            assert isinstance(one_load, Load)
-            load.add(one_load)
+            load.add(in_child(ask, port, files, options.clients, share))
             server_cpu += gauge(port, "process_cpu_seconds_total") - before
     print(f"{'':16}{'images/s':>12}{'CPU ms each':>14}")
     for name, rows in zip(("predict alone", "whole chain"), bares, strict=True):
@@ -224,7 +221,6 @@ def overload(options: argparse.Namespace, files: list[bytes]) -> None:
         load = in_child(ask, port, files, options.overload, options.seconds / 3)
         stop.set()
         watcher.join()
-    assert isinstance(load, Load)
     print(
         f"{options.overload} clients for {load.seconds:.0f} s: {dict(load.statuses)}, "
         f"{load.rate:.1f} images/s; "

@@ -36,7 +36,7 @@ def load_model(name: str | Path, runtime: str | None = None, threads: int | None
     Raises `UserError` for a file that is missing, broken or not ours, and `NotAvailableError`, which is one, for a
     runtime that this machine lacks.
     """
-    from dbrnet.inference.runtimes.registry import open_model
+    from dbrnet.inference.runtimes import open_model
 
     if not str(name).startswith("models:/"):
         return open_model(Path(name), runtime, threads)  # which needs no disk that can be written to

@@ -21,6 +21,7 @@ from torch import nn
 
 from dbrnet.data.dataset import ClassInfo, Image
 from dbrnet.inference.export import export_onnx
+from dbrnet.models import Switches
 from dbrnet.models.dbrnet import DBRNet
 from dbrnet.models.saved import ModelMeta
 from tests.registry.servers import free_port
@@ -97,14 +98,13 @@ def _export(
 ) -> Exported:
     """The network, and its file, which takes half a minute: exported once for all who test side by side."""
     shared = factory.getbasetemp().parent if _worker else factory.getbasetemp()
-    switches = {"lfem": True, "affm": True, "dcppm": True}
     meta = ModelMeta(
         classes=CLASSES,
+        model=Switches(lfem=True, affm=True, dcppm=True),
         mean=(0.30, 0.45, 0.60),
         std=(0.15, 0.20, 0.25),
         image_size=image_size,
         normalised=normalised,
-        **switches,
     )
     model = _network()
     path = shared / name / "model.onnx"

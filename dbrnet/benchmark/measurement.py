@@ -12,8 +12,8 @@ from dbrnet.benchmark.load_generator import Series, latency, offline, single_str
 from dbrnet.benchmark.roofline import BYTES, higher, measure_peaks, roofline
 from dbrnet.data.dataset import decode_image
 from dbrnet.errors import UserError
+from dbrnet.inference.runtimes import file_of, kind_of, open_model
 from dbrnet.inference.runtimes.base import Model
-from dbrnet.inference.runtimes.registry import file_of, kind_of, open_model
 from dbrnet.progress import progress
 from dbrnet.records import Estimate, RooflineFacts, RuntimeSpeed, WorkFacts
 

@@ -18,7 +18,7 @@ from onnx import numpy_helper
 from torch import Tensor, nn
 
 from dbrnet.inference.runtimes.base import NotAvailableError
-from dbrnet.inference.runtimes.openvino import latency_settings, require_openvino
+from dbrnet.inference.runtimes.exported import latency_settings, require_openvino
 from dbrnet.models.cost import measure_cost
 from dbrnet.records import PeakFacts, RooflineFacts, WorkFacts
 

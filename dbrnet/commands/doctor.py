@@ -90,8 +90,7 @@ def _version(name: str) -> str | None:
 def _runtimes() -> Iterator[Check]:
     """Each runtime that export.runtimes may name. Imports them all: a broken installation shows there only."""
     try:
-        from dbrnet.inference.runtimes import RUNTIMES
-        from dbrnet.inference.runtimes.registry import why_not_available
+        from dbrnet.inference.runtimes import RUNTIMES, why_not_available
     except (ImportError, OSError) as error:
         yield Check("runtimes", "broken", f"they cannot be imported: {error}")
         return

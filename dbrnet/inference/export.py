@@ -1,49 +1,43 @@
-"""The exported ONNX file: images in, class ids and confidence out; written from a trained network, and read back.
+"""The exported ONNX file: images in, class ids and confidence out; written from a trained network.
 
 Normalisation, resizing, the choice of the class and its confidence are in the graph, so that running the file needs
-none of this code. The auxiliary head is left out, and batch norms are folded into the convolutions before them. Those
-in front of a convolution, as in the context module after a pool, a sum or a concatenation, stay.
+none of this code. The auxiliary head is left out, and the network has fewer operations than in training (`fuse`).
 """
 
 import copy
 import json
 import logging
 import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping
+from dataclasses import asdict
 from functools import reduce
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from pathlib import Path
-from typing import Self
+from typing import cast
 
-import numpy as np
 import onnx
 import torch
 import torch.nn.functional as F
-from google.protobuf.message import DecodeError
 from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 import dbrnet
 from dbrnet.bounds import MINIMUM_SIDE
-from dbrnet.data.dataset import ClassInfo
 from dbrnet.data.loading import normalise_exposure_batch
-from dbrnet.errors import UserError
 from dbrnet.files import write_atomically
-from dbrnet.inference.fuse import fuse, resize_by_products
+from dbrnet.inference.runtimes.exported import INPUTS, LOGITS, OUTPUTS, PRODUCER
+from dbrnet.models.blocks import LFEM, LFEMDown, shuffle_channels
 from dbrnet.models.dbrnet import DBRNet
 from dbrnet.models.saved import ModelMeta
 
-PRODUCER = "dbrnet"
-INPUTS = {"image": onnx.TensorProto.UINT8}
-OUTPUTS = {"mask": onnx.TensorProto.UINT8, "confidence": onnx.TensorProto.FLOAT}
-LOGITS = "logits"  # the tensor in the graph that both outputs follow from
 OPSET = 18  # PyTorch's exporter writes none below, and runtimes support GridSample and Resize less well above
 CONVENTION = f"image: uint8 [N, H, W, 3] RGB, both sides from {MINIMUM_SIDE} up; normalisation is in the graph"
 # Tracing needs a size at which every map, pooled ones too, is larger than 1x1: PyTorch takes a side that is 1 in the
 # example for a constant, and it is longer in larger images.
 EXAMPLE_SIZE = (1159, 1403)
 TRACED_SIDE = 257  # no map is 1 long from here on; the graph is right below it too, which tests show
+
+logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it warns about the same packages
 
 
 class DeployedModel(nn.Module):
@@ -109,6 +103,99 @@ class DeployedModel(nn.Module):
         return *self.classify(logits), logits
 
 
+def fuse(model: DBRNet, scale: Tensor) -> DBRNet:
+    """A copy of `model` with fewer operations, in eval mode: optimisations that runtimes leave undone.
+
+    It has no auxiliary head, and takes images before they are multiplied by `scale` [3, 1, 1]. Every change is exact
+    except for rounding; tests compare the logits with those of the trained network.
+
+    - Batch norms are folded into the convolutions before them. Those in front of a convolution (after a pool, a sum or
+      a concatenation) have no convolution to go into, and stay.
+    - LFEM's two halves become one: the 3x3 kernels are padded to 5x5, so that one depth-wise convolution filters all
+      channels. The channel shuffle becomes the order of the weights before it. Split, shuffle and concatenation would
+      make runtimes copy between memory layouts.
+    - Normalisation becomes one subtraction: its scale goes into the weights of the first convolution. The shift must
+      stay, since the zeros of the padding stand for the average image.
+    """
+    fused = copy.deepcopy(model).cpu().float().eval()
+    del fused.auxiliary_head
+    _fold_batch_norms(fused)
+    for name, stage in fused.named_children():
+        if isinstance(stage, nn.Sequential) and isinstance(stage[-1], LFEM):
+            setattr(fused, name, _merge_stage(*stage))
+    first = _convolution(fused.stem[0])
+    first.weight = nn.Parameter(first.weight * scale)
+    return fused.requires_grad_(False)
+
+
+def resize_by_products(x: Tensor, *sizes: torch.Size) -> Tensor:
+    """Resize [N, C, h, w] bilinearly to each of `sizes` in turn, in one step: [N, C, H, W] of the last one.
+
+    By products with two matrices of bilinear weights: OpenVINO's own resizing of a map with few channels costs as much
+    as ten convolutions.
+    """
+    height, width = x.shape[-2:]
+    rows, columns = _interpolation(height, sizes[0][0]), _interpolation(width, sizes[0][1])
+    for before, after in pairwise(sizes):
+        rows = _interpolation(before[0], after[0]) @ rows
+        columns = _interpolation(before[1], after[1]) @ columns
+    return rows @ (x @ columns.T)
+
+
+def _interpolation(inputs: int, outputs: int) -> Tensor:
+    """The weights [outputs, inputs] of linear interpolation, as `F.interpolate` without aligned corners."""
+    place = ((torch.arange(outputs) + 0.5) * (inputs / outputs) - 0.5).clamp(0, inputs - 1)
+    return (1 - (place[:, None] - torch.arange(inputs)).abs()).clamp_min(0)
+
+
+class MergedLFEM(nn.Module):
+    """An LFEM whose halves are filtered together and whose shuffle is in the order of the weights."""
+
+    def __init__(self, expand: nn.Conv2d, filters: nn.Conv2d, join: nn.Conv2d, final: nn.Module) -> None:
+        super().__init__()
+        self.body = nn.Sequential(expand, nn.ReLU(inplace=True), filters, nn.ReLU(inplace=True), join)
+        self.final = final
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[N, channels, H, W], already shuffled, to the same shape."""
+        return self.final(self.body(x) + x)
+
+
+def _merge_stage(down: LFEMDown, block: LFEM) -> nn.Sequential:
+    """The stage with the shuffle moved before the sum, into the weights that both summands come from."""
+    expand, join = _convolution(block.expand[0]), _convolution(block.join[-1])
+    order = shuffle_channels(torch.arange(join.out_channels).view(1, -1, 1, 1)).flatten()
+    for summand in (_convolution(down.body[-1]), _convolution(down.residual[-1]), join):  # type: ignore[index]
+        summand.weight = nn.Parameter(summand.weight[order])
+        summand.bias = nn.Parameter(cast(Tensor, summand.bias)[order])
+    expand.weight = nn.Parameter(expand.weight[:, order])
+    # One 5x5 depth-wise convolution for the 3x3 of the near half and the 5x5 of the far half.
+    near, far = _convolution(block.local[0]), _convolution(block.wide[0])
+    channels = near.out_channels + far.out_channels
+    filters = nn.Conv2d(channels, channels, 5, padding=2, groups=channels)
+    filters.weight = nn.Parameter(torch.cat((F.pad(near.weight, (1, 1, 1, 1)), far.weight)))
+    filters.bias = nn.Parameter(torch.cat((cast(Tensor, near.bias), cast(Tensor, far.bias))))
+    return nn.Sequential(down, MergedLFEM(expand, filters, join, block.final))
+
+
+def _fold_batch_norms(network: nn.Module) -> None:
+    for module in list(network.modules()):
+        if not isinstance(module, nn.Sequential):
+            continue
+        layers: list[nn.Module] = []
+        for layer in module:
+            if isinstance(layer, nn.BatchNorm2d) and layers and isinstance(layers[-1], nn.Conv2d):
+                layers[-1] = fuse_conv_bn_eval(layers[-1], layer)
+            else:
+                layers.append(layer)
+        del module[:]
+        module.extend(layers)
+
+
+def _convolution(module: nn.Module) -> nn.Conv2d:
+    return cast(nn.Conv2d, module)
+
+
 def export_onnx(model: DBRNet, meta: ModelMeta, path: Path, *, metadata: Mapping[str, str]) -> None:
     """Write the network to `path` as one self-contained ONNX file, atomically.
 
@@ -118,15 +205,16 @@ def export_onnx(model: DBRNet, meta: ModelMeta, path: Path, *, metadata: Mapping
     """
     dimension = torch.export.Dim
     height, width = (dimension(name, min=TRACED_SIDE) for name in ("height", "width"))
-    with _quiet():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about packages that are not needed here
         program = torch.onnx.export(
             DeployedModel(model, meta, fused=True),
             (torch.zeros(2, *EXAMPLE_SIZE, 3, dtype=torch.uint8),),
             dynamo=True,
             external_data=False,
             opset_version=OPSET,
-            input_names=["image"],
-            output_names=["mask", "confidence", LOGITS],
+            input_names=[*INPUTS],
+            output_names=[*OUTPUTS, LOGITS],
             dynamic_shapes={"image": {0: dimension("batch"), 1: height, 2: width}},
             verbose=False,
         )
@@ -169,107 +257,3 @@ def _strip_traces(model: onnx.ModelProto) -> None:
         node.doc_string = ""
     for value in (*model.graph.input, *model.graph.output):
         del value.metadata_props[:]
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Silence the exporter's warnings about packages that are not needed here."""
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.setLevel(level)
-
-
-@dataclass(frozen=True)
-class ExportedFile:
-    """An ONNX file that `dbrnet export` wrote, checked: its bytes, and its metadata as text."""
-
-    path: Path
-    data: bytes
-    metadata: dict[str, str]
-    classes: tuple[ClassInfo, ...]
-
-    @property
-    def precision(self) -> str:
-        """ "fp32" or "int8"."""
-        return self.metadata.get("precision", "fp32")
-
-    def with_logits(self) -> Self:
-        """The same file with the logits, which the graph computes anyway, as a third output."""
-        model = onnx.ModelProto.FromString(self.data)
-        model.graph.output.append(onnx.helper.make_tensor_value_info(LOGITS, onnx.TensorProto.FLOAT, None))
-        return replace(self, data=model.SerializeToString())
-
-
-def read_exported(path: Path) -> ExportedFile:
-    """Read and check `path`, before any runtime is given it.
-
-    Raises `UserError` where it is missing, broken, not written by `export_onnx`, or its metadata contradicts its graph.
-    """
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); give an exported .onnx file") from None
-    model = onnx.ModelProto()
-    try:
-        model.ParseFromString(data)
-        onnx.checker.check_model(model)
-    except (DecodeError, onnx.checker.ValidationError, ValueError):
-        raise UserError(f"{path}: not a readable ONNX file; export the model again") from None
-    if model.producer_name != PRODUCER:
-        raise UserError(f"{path}: an ONNX file, but not one that `dbrnet export` wrote; export the model")
-    metadata = {entry.key: entry.value for entry in model.metadata_props}
-    try:
-        classes = tuple(ClassInfo(str(item["name"]), tuple(item["color"])) for item in json.loads(metadata["classes"]))
-    except (KeyError, TypeError, ValueError):
-        raise UserError(f"{path}: it does not say which classes it knows; export the model again") from None
-    _require_interface(path, model.graph)
-    _require_finite(path, model.graph)
-    channels = _logit_channels(model)
-    if channels is not None and channels != len(classes):
-        raise UserError(
-            f"{path}: it names {len(classes)} classes and its network tells {channels} apart; export the model again"
-        )
-    return ExportedFile(path, data, metadata, classes)
-
-
-def _require_interface(path: Path, graph: onnx.GraphProto) -> None:
-    """Raise where inputs and outputs do not have the names and types that `export_onnx` writes."""
-    for values, wanted in ((graph.input, INPUTS), (graph.output, OUTPUTS)):
-        types = {value.name: value.type.tensor_type.elem_type for value in values}
-        if types != wanted:
-            raise UserError(
-                f"{path}: its inputs and outputs are not those that `dbrnet export` writes "
-                f"({', '.join(types) or 'none'} in place of {', '.join(wanted)}, or of other types); "
-                "export the model again"
-            )
-
-
-def _require_finite(path: Path, graph: onnx.GraphProto) -> None:
-    """Raise for a damaged weight: the network would predict no defects, with a confidence of NaN."""
-    for tensor in graph.initializer:
-        if (
-            tensor.data_location == onnx.TensorProto.EXTERNAL
-        ):  # export never writes this, and the path may lead anywhere
-            raise UserError(f"{path}: {tensor.name} lies in another file; export the model again")
-        try:
-            values = onnx.numpy_helper.to_array(tensor)
-        except (TypeError, ValueError):
-            raise UserError(f"{path}: {tensor.name} is damaged; export the model again") from None
-        if values.dtype.kind == "f" and not np.isfinite(values).all():
-            raise UserError(f"{path}: {tensor.name} holds values that are not finite; export the model again")
-
-
-def _logit_channels(model: onnx.ModelProto) -> int | None:
-    """The number of classes of the logits, where shape inference gives it."""
-    inferred = onnx.shape_inference.infer_shapes(model).graph
-    for value in inferred.value_info:
-        dimensions = value.type.tensor_type.shape.dim
-        if value.name == LOGITS and len(dimensions) == 4 and dimensions[1].HasField("dim_value"):
-            return int(dimensions[1].dim_value)
-    return None

@@ -1,7 +1,6 @@
 """The images that a user names by files, folders, globs and S3 addresses, and their pixels."""
 
 import glob
-import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
@@ -34,7 +33,7 @@ class Source:
     @property
     def is_video(self) -> bool:
         """Whether it is a video by its name."""
-        return _is_video(PurePosixPath(self.name))
+        return Path(self.name).suffix.lower() in VIDEO_SUFFIXES
 
 
 def find_sources(words: Iterable[str], scratch: Path, leave_out: Sequence[Path] = ()) -> list[Source]:
@@ -53,7 +52,7 @@ def find_sources(words: Iterable[str], scratch: Path, leave_out: Sequence[Path] 
         raise UserError("no image to predict; name image files, folders, globs or s3:// addresses")
     ordered = sorted(sources.values(), key=lambda source: (source.name, source.place))
     names = _numbered([PurePosixPath(source.name) for source in ordered])
-    outputs = _numbered([name if _is_video(name) else name.with_suffix("") for name in names])
+    outputs = _numbered([name if name.suffix.lower() in VIDEO_SUFFIXES else name.with_suffix("") for name in names])
     return [
         replace(source, name=str(name), output=str(output))
         for source, name, output in zip(ordered, names, outputs, strict=True)
@@ -66,11 +65,16 @@ def _follow(word: str, scratch: Path, leave_out: Sequence[Path]) -> list[Source]
     if word.startswith("s3://"):
         sources = _fetch(word, scratch)
     elif path.is_dir():
-        sources = [_source(file, path) for file in _below(path, leave_out)]
+        sources = _below(path, [path], leave_out)
     elif path.exists():
         return [_source(path, path.parent)]
     elif glob.has_magic(word):
-        sources = _match(word, leave_out)
+        wild = next(index for index, part in enumerate(path.parts) if glob.has_magic(part))
+        fixed, pattern = Path(*path.parts[:wild]), str(Path(*path.parts[wild:]))
+        try:
+            sources = _below(fixed, fixed.glob(pattern), leave_out)
+        except ValueError as error:
+            raise UserError(f"{word}: not a glob ({error})") from None
     else:
         raise UserError(f"{word}: there is no such file or folder")
     if not sources:
@@ -82,32 +86,17 @@ def _source(file: Path, folder: Path) -> Source:
     return Source(str(file), file, str(file.relative_to(folder)), "")
 
 
-def _below(folder: Path, leave_out: Sequence[Path]) -> Iterator[Path]:
-    """The images and videos in `folder` and its folders; links to folders are not followed."""
-    left_out = {path.resolve() for path in leave_out}
-    for root, folders, files in os.walk(folder):
-        shown = [name for name in folders if not name.startswith(".")]
-        folders[:] = [name for name in shown if Path(root, name).resolve() not in left_out]
-        yield from (Path(root, name) for name in files if _is_wanted(name))
-
-
-def _match(word: str, leave_out: Sequence[Path]) -> list[Source]:
-    """The files that match a glob, named below the last folder before its first wildcard."""
-    parts = Path(word).parts
-    wild = next(index for index, part in enumerate(parts) if glob.has_magic(part))
-    fixed, pattern = Path(*parts[:wild]), str(Path(*parts[wild:]))
+def _below(root: Path, found: Iterable[Path], leave_out: Sequence[Path]) -> list[Source]:
+    """The images and videos among `found`, and in the folders among them; links to folders are not followed."""
     left_out = [path.resolve() for path in leave_out]
     files: set[Path] = set()
-    try:
-        for path in fixed.glob(pattern):
-            if any(part.startswith(".") for part in path.relative_to(fixed).parts):
-                continue
-            if any(path.resolve().is_relative_to(folder) for folder in left_out):
-                continue
-            files.update(_below(path, leave_out) if path.is_dir() else [path] if _is_wanted(path.name) else [])
-    except ValueError as error:
-        raise UserError(f"{word}: not a glob ({error})") from None
-    return [_source(file, fixed) for file in files]
+    for path in found:
+        for file in path.rglob("*") if path.is_dir() else [path]:
+            shown = not any(part.startswith(".") for part in file.relative_to(root).parts)
+            if shown and file.suffix.lower() in SUFFIXES and not file.is_dir():
+                folder = file.parent.resolve()
+                files.update([file] if not any(map(folder.is_relative_to, left_out)) else [])
+    return [_source(file, root) for file in files]
 
 
 def _fetch(address: str, scratch: Path) -> list[Source]:
@@ -117,16 +106,7 @@ def _fetch(address: str, scratch: Path) -> list[Source]:
     if fetched.is_file():
         return [Source(address, fetched, PurePosixPath(address).name, "")]
     prefix = address.rstrip("/")
-    files = [_source(file, fetched) for file in _below(fetched, ())]
-    return [replace(source, place=f"{prefix}/{source.name}") for source in files]
-
-
-def _is_wanted(name: str) -> bool:
-    return not name.startswith(".") and PurePosixPath(name).suffix.lower() in SUFFIXES
-
-
-def _is_video(name: PurePosixPath) -> bool:
-    return name.suffix.lower() in VIDEO_SUFFIXES
+    return [replace(source, place=f"{prefix}/{source.name}") for source in _below(fetched, [fetched], ())]
 
 
 def _numbered(names: Sequence[PurePosixPath]) -> list[PurePosixPath]:

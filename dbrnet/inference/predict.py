@@ -1,7 +1,7 @@
 """Images to masks, overlays and tables, for `dbrnet predict`."""
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -63,7 +63,7 @@ def predict_sources(
         for table in tables:
             stack.callback(table.discard)
         count = sum(declared_frames(source.path) if source.is_video else 1 for source in sources)
-        loaded = ordered_map(_load, _requests(sources, bit_depth))
+        loaded = ordered_map(partial(_load, bit_depth=bit_depth), _requests(sources))
         predicted = _predict(model, _readable(loaded, failures), batch, failures)
         write = partial(_write, classes=model.classes, out=out, formats=formats)
         done = 0
@@ -83,26 +83,16 @@ def predict_sources(
 
 @dataclass(frozen=True)
 class _Request:
-    """An image to predict, not yet in memory (a video's frame is)."""
+    """An image to predict."""
 
     place: str
     name: str
     output: str
-    load: Callable[[], Image]  # raises `UserError`
+    content: Path | Image | UserError  # an image's file, which is read later, a video's frame, or why there is none
 
 
-@dataclass(frozen=True)
-class _Loaded:
-    request: _Request
-    image: Image
-
-
-@dataclass(frozen=True)
-class _Predicted:
-    request: _Request
-    image: Image
-    mask: Mask
-    confidence: NDArray[np.float32]
+_Loaded = tuple[_Request, Image]
+_Predicted = tuple[_Request, Image, Mask, NDArray[np.float32]]
 
 
 def _clear(out: Path) -> None:
@@ -117,38 +107,30 @@ def _clear(out: Path) -> None:
             path.unlink()
 
 
-def _requests(sources: Iterable[Source], bit_depth: int) -> Iterator[_Request]:
+def _requests(sources: Iterable[Source]) -> Iterator[_Request]:
     """Every image, and every frame of a video, which becomes VIDEO/000001.png and so on."""
-
-    def read(source: Source) -> Image:
-        try:
-            return decode_image(source.path.read_bytes(), source.place, bit_depth)
-        except OSError as error:
-            raise UserError(f"{source.place}: cannot be read ({error.strerror})") from None
-
-    def keep(frame: Image) -> Image:
-        return frame
-
-    def fail(error: UserError) -> Image:
-        raise error
-
     for source in sources:
         if not source.is_video:
-            yield _Request(source.place, source.name, source.output, partial(read, source))
+            yield _Request(source.place, source.name, source.output, source.path)
             continue
         try:
             for number, frame in enumerate(read_frames(source.path, source.place), start=1):
                 output = f"{source.output}/{number:06d}"
-                yield _Request(f"{source.place}#{number}", f"{output}.png", output, partial(keep, frame))
+                yield _Request(f"{source.place}#{number}", f"{output}.png", output, frame)
         except UserError as error:
-            yield _Request(source.place, source.name, source.output, partial(fail, error))
+            yield _Request(source.place, source.name, source.output, error)
 
 
-def _load(request: _Request) -> _Loaded | UserError:
+def _load(request: _Request, bit_depth: int) -> _Loaded | UserError:
+    content = request.content
     try:
-        return _Loaded(request, request.load())
+        if isinstance(content, Path):
+            content = decode_image(content.read_bytes(), request.place, bit_depth)
+    except OSError as error:
+        return UserError(f"{request.place}: cannot be read ({error.strerror})")
     except UserError as error:
         return error
+    return content if isinstance(content, UserError) else (request, content)
 
 
 def _readable(results: Iterable[_Loaded | UserError], failures: list[UserError]) -> Iterator[_Loaded]:
@@ -162,21 +144,21 @@ def _readable(results: Iterable[_Loaded | UserError], failures: list[UserError])
 def _predict(model: Model, images: Iterable[_Loaded], batch: int, failures: list[UserError]) -> Iterator[_Predicted]:
     for same_size in _batches(images, batch):
         try:
-            masks, confidences = model.predict(np.stack([loaded.image for loaded in same_size]))
+            masks, confidences = model.predict(np.stack([image for _, image in same_size]))
         except UserError as error:  # the same for all: it comes from their size
-            failures += [UserError(f"{loaded.request.place}: {error}") for loaded in same_size]
+            failures += [UserError(f"{request.place}: {error}") for request, _ in same_size]
             continue
-        for loaded, mask, confidence in zip(same_size, masks, confidences, strict=True):
-            yield _Predicted(loaded.request, loaded.image, mask, confidence)
+        for (request, image), mask, confidence in zip(same_size, masks, confidences, strict=True):
+            yield request, image, mask, confidence
 
 
 def _batches(images: Iterable[_Loaded], batch: int) -> Iterator[list[_Loaded]]:
     """Consecutive images of one size, at most `batch` of them and BATCH_PIXELS."""
     same_size: list[_Loaded] = []
     for loaded in images:
-        height, width = loaded.image.shape[:2]
+        height, width, _ = shape = loaded[1].shape
         room = max(1, min(batch, BATCH_PIXELS // (height * width)))
-        if same_size and (same_size[0].image.shape != loaded.image.shape or len(same_size) >= room):
+        if same_size and (same_size[0][1].shape != shape or len(same_size) >= room):
             yield same_size
             same_size = []
         same_size.append(loaded)
@@ -186,11 +168,11 @@ def _batches(images: Iterable[_Loaded], batch: int) -> Iterator[list[_Loaded]]:
 
 def _write(predicted: _Predicted, *, classes: Sequence[ClassInfo], out: Path, formats: frozenset[Format]) -> ImageRow:
     """Write the mask and the overlay of one image, and return what the tables hold of it."""
-    request, mask = predicted.request, predicted.mask
+    request, image, mask, confidence = predicted
     if "masks" in formats:
         _write_image(out / MASKS, f"{request.output}.png", mask)
     if "overlays" in formats:
-        overlay = add_legend(blend(predicted.image, mask, classes), classes, np.unique(mask))
+        overlay = add_legend(blend(image, mask, classes), classes, np.unique(mask))
         _write_image(out / OVERLAYS, f"{request.output}.jpg", cv2.cvtColor(overlay, cv2.COLOR_RGB2BGR))
     return ImageRow(
         place=request.place,
@@ -199,9 +181,9 @@ def _write(predicted: _Predicted, *, classes: Sequence[ClassInfo], out: Path, fo
         height=mask.shape[0],
         width=mask.shape[1],
         shares=np.bincount(mask.ravel(), minlength=len(classes)) / mask.size,
-        confidence=float(predicted.confidence.mean()),
+        confidence=float(confidence.mean()),
         runs=[encode(mask == index) for index in range(1, len(classes))] if "rle" in formats else (),
-        defects=find_defects(mask, predicted.confidence, classes) if "coco" in formats else (),
+        defects=find_defects(mask, confidence, classes) if "coco" in formats else (),
     )
 
 

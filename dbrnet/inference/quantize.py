@@ -19,9 +19,8 @@ import onnx
 from dbrnet.data.dataset import Image
 from dbrnet.errors import UserError, install_hint
 from dbrnet.files import write_atomically
-from dbrnet.inference.export import read_exported
 from dbrnet.inference.runtimes.base import Model, NotAvailableError
-from dbrnet.inference.runtimes.openvino import OpenVinoModel, require_openvino
+from dbrnet.inference.runtimes.exported import OpenVinoModel, read_exported, require_openvino
 
 RANKING_IMAGES = 100  # of the val split, to estimate each convolution's share in the loss
 
@@ -43,21 +42,29 @@ class Quantized:
     kept: tuple[str, ...]  # convolutions left in higher precision, by the names of their weights
     convolutions: int
 
+    def require_within(self, max_loss: float) -> None:
+        """Raise `TooLossyError` where more than `max_loss` is lost, or the budget is only met with nothing in int8."""
+        quantized = self.convolutions - len(self.kept)
+        if self.loss > max_loss or not quantized:
+            raise TooLossyError(
+                f"int8 loses {self.loss_of_all:.4f} of mIoU on val with all {self.convolutions} convolutions, "
+                f"{self.loss:.4f} with {quantized} of them, and may lose {max_loss:g}; "
+                "allow more by export.max_int8_loss, or leave openvino-int8 out of export.runtimes"
+            )
+
 
 def quantize(
     exported: Path, out: Path, *, calibration: Sequence[Image], validation: Sequence[str], score: Score, max_loss: float
 ) -> Quantized:
     """Write `exported` in int8 to `out`, with as many convolutions in int8 as the budget allows.
 
-    `calibration`: images of the train split, whose activations set the ranges. `validation`: ids of the val split, on
+    `calibration`: images of the train split, which set the activations' ranges. `validation`: ids of the val split, on
     which `score` measures. Where all convolutions in int8 lose more than `max_loss` of mIoU, those that cost most
-    return to higher precision, one after the other, until the loss is within it.
+    return to higher precision, one after the other.
 
-    Raises `NotAvailableError` where OpenVINO or NNCF is not installed. Raises `TooLossyError`, with no file written,
-    where the budget is not met, or only with nothing in int8.
+    Raises `NotAvailableError` without OpenVINO or NNCF, and `TooLossyError`, with no file, outside the budget.
     """
-    nncf = _nncf()
-    file = read_exported(exported)
+    nncf, file = _nncf(), read_exported(exported)
     plain = onnx.ModelProto.FromString(file.data)
     metadata = file.metadata | {"precision": "int8"}
     whole: list[float] = []  # mIoU on all of `validation`: of the float32 file, of all convolutions in int8, ...
@@ -65,14 +72,14 @@ def quantize(
     def validate(model: onnx.ModelProto, ids: Iterable[str]) -> tuple[float, list[float]]:
         int8 = any(node.op_type == "QuantizeLinear" for node in model.graph.node)
         candidate = replace(file, data=model.SerializeToString(), metadata=metadata if int8 else file.metadata)
-        ids = list(ids)
-        # A split may hold as many sizes as images.
-        opened = OpenVinoModel(candidate, "int8" if int8 else "fp32", fixed=False)
-        miou, by_image = score(opened, ids)
-        if len(ids) == len(validation):  # NNCF tries single images, too
+        chosen = list(ids)
+        # Not fixed: a split may hold as many sizes as images.
+        miou, by_image = score(OpenVinoModel(candidate, "int8" if int8 else "fp32", fixed=False), chosen)
+        if len(chosen) == len(validation):  # NNCF tries single images, too
             whole.append(miou)
         return miou, by_image
 
+    restorer = nncf.AdvancedAccuracyRestorerParameters(ranking_subset_size=RANKING_IMAGES)
     with _without_its_bars():
         quantized = nncf.quantize_with_accuracy_control(
             plain,
@@ -82,31 +89,29 @@ def quantize(
             max_drop=max_loss,
             subset_size=len(calibration),
             ignored_scope=nncf.IgnoredScope(names=_nodes_after_the_convolutions(plain)),
-            advanced_accuracy_restorer_parameters=nncf.AdvancedAccuracyRestorerParameters(
-                ranking_subset_size=RANKING_IMAGES
-            ),
+            advanced_accuracy_restorer_parameters=restorer,
         )
     after, _ = validate(quantized, validation)
-    weights = {node.name: node.input[1] for node in plain.graph.node if node.op_type == "Conv"}
-    nodes = quantized.graph.node
-    dequantized = {node.output[0] for node in nodes if node.op_type == "DequantizeLinear"}
-    kept = [node.name for node in nodes if node.op_type == "Conv" and not dequantized.issuperset(node.input[:2])]
     outcome = Quantized(
         miou=whole[0],
         loss_of_all=whole[0] - whole[1],
         loss=whole[0] - after,
-        kept=tuple(weights[name].removeprefix("network.").removesuffix(".weight") for name in kept),
-        convolutions=len(weights),
+        kept=_kept(plain, quantized),
+        convolutions=sum(node.op_type == "Conv" for node in plain.graph.node),
     )
-    if outcome.loss > max_loss or len(outcome.kept) == len(weights):
-        raise TooLossyError(
-            f"int8 loses {outcome.loss_of_all:.4f} of mIoU on val with all {len(weights)} convolutions, "
-            f"{outcome.loss:.4f} with {len(weights) - len(outcome.kept)} of them, and may lose {max_loss:g}; "
-            "allow more by export.max_int8_loss, or leave openvino-int8 out of export.runtimes"
-        )
+    outcome.require_within(max_loss)
     onnx.helper.set_model_props(quantized, metadata | {"val_miou": f"{after:.4f}"})  # of the int8 file
     write_atomically(out, quantized.SerializeToString(deterministic=True))
     return outcome
+
+
+def _kept(plain: onnx.ModelProto, quantized: onnx.ModelProto) -> tuple[str, ...]:
+    """The convolutions of `quantized` with an input in higher precision, by the names of their weights in `plain`."""
+    weights = {node.name: node.input[1] for node in plain.graph.node if node.op_type == "Conv"}
+    nodes = quantized.graph.node
+    dequantized = {node.output[0] for node in nodes if node.op_type == "DequantizeLinear"}
+    kept = [node.name for node in nodes if node.op_type == "Conv" and not dequantized.issuperset(node.input[:2])]
+    return tuple(weights[name].removeprefix("network.").removesuffix(".weight") for name in kept)
 
 
 def _nncf() -> Any:

@@ -7,11 +7,11 @@ matter then, and its presence says that the prediction is complete.
 import csv
 import json
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import cv2
 import numpy as np
@@ -35,13 +35,8 @@ class Defect:
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON, with the score rounded to four digits and without the runs."""
-        return {
-            "class_id": self.class_id,
-            "class_name": self.class_name,
-            "bbox": list(self.bbox),
-            "area": self.area,
-            "score": round(self.score, 4),
-        }
+        plain = {"class_id": self.class_id, "class_name": self.class_name, "bbox": list(self.bbox), "area": self.area}
+        return plain | {"score": round(self.score, 4)}
 
 
 def find_defects(mask: Mask, confidence: NDArray[np.float32], classes: Sequence[ClassInfo]) -> list[Defect]:
@@ -90,21 +85,8 @@ class ImageRow:
     defects: Sequence[Defect]  # empty unless the format needs them
 
 
-class Table(Protocol):
-    """A table that takes images one by one, and has its name on disk only after `publish`."""
-
-    def add(self, row: ImageRow) -> None:
-        """Write the rows of one image."""
-
-    def publish(self) -> Path:
-        """Give the complete file its name."""
-
-    def discard(self) -> None:
-        """Remove the file, unless it is published."""
-
-
-class _Partial:
-    """A file that has its name only when it is complete."""
+class Table(ABC):
+    """A table that takes images one by one. Its file has its name only after `publish`."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -112,7 +94,12 @@ class _Partial:
         self._partial = path.with_name(f".{path.name}.partial")
         self.file = self._partial.open("w", encoding="utf-8", newline="")
 
+    @abstractmethod
+    def add(self, row: ImageRow) -> None:
+        """Write the rows of one image."""
+
     def publish(self) -> Path:
+        """Give the complete file its name."""
         self.file.flush()
         os.fsync(self.file.fileno())
         self.file.close()
@@ -120,12 +107,12 @@ class _Partial:
         return self.path
 
     def discard(self) -> None:
+        """Remove the file, unless it is published."""
         self.file.close()
-        with suppress(FileNotFoundError):
-            self._partial.unlink()
+        self._partial.unlink(missing_ok=True)
 
 
-class Summary(_Partial):
+class Summary(Table):
     """One row per image: each class's share of its pixels, and the mean confidence."""
 
     def __init__(self, out: Path, classes: Sequence[ClassInfo]) -> None:
@@ -139,7 +126,7 @@ class Summary(_Partial):
         self._writer.writerow([row.place, row.output, *shares, f"{row.confidence:.4f}"])
 
 
-class Submission(_Partial):
+class Submission(Table):
     """Severstal's form: a row for each image and defect class, its cell empty where there is none."""
 
     def __init__(self, out: Path) -> None:
@@ -153,24 +140,22 @@ class Submission(_Partial):
             self._writer.writerow([f"{row.name}_{class_id}", runs])
 
 
-class Coco(_Partial):
+class Coco(Table):
     """COCO's form: an annotation for each defect, its pixels as COCO's uncompressed run-length encoding."""
 
     def __init__(self, out: Path, classes: Sequence[ClassInfo], about: Mapping[str, Any]) -> None:
         super().__init__(out / COCO_FILE)
         categories = [
             {"id": class_id, "name": info.name, "supercategory": "defect"}
-            for class_id, info in enumerate(classes)
-            if class_id > 0
+            for class_id, info in enumerate(classes[1:], start=1)
         ]
-        self.file.write(f'{{"info": {json.dumps(about)},\n"categories": {json.dumps(categories)},\n')
-        self.file.write('"annotations": [')
+        self.file.write(f'{{"info": {json.dumps(about)},\n"categories": {json.dumps(categories)},\n"annotations": [')
         self._images: list[str] = []
         self._annotations = 0
 
     def add(self, row: ImageRow) -> None:
         """The image, and an annotation for each of its defects."""
-        image_id = len(self._images) + 1
+        image_id, pixels = len(self._images) + 1, row.height * row.width
         image = {"id": image_id, "file_name": row.name, "height": row.height, "width": row.width}
         self._images.append(json.dumps(image))
         for defect in row.defects:
@@ -184,10 +169,7 @@ class Coco(_Partial):
                 "area": defect.area,
                 "score": round(defect.score, 4),
                 "iscrowd": 0,
-                "segmentation": {
-                    "size": [row.height, row.width],
-                    "counts": coco_counts(defect.runs, row.height * row.width),
-                },
+                "segmentation": {"size": [row.height, row.width], "counts": coco_counts(defect.runs, pixels)},
             }
             self.file.write(json.dumps(annotation))
 

@@ -39,11 +39,26 @@ def conv1x1(inputs: int, outputs: int, stride: int = 1, *, bias: bool = False) -
     return nn.Conv2d(inputs, outputs, 1, stride, bias=bias)
 
 
+def normalised(convolution: nn.Conv2d) -> list[nn.Module]:
+    """A convolution and its BN."""
+    return [convolution, BatchNorm(convolution.out_channels)]
+
+
+def activated(convolution: nn.Conv2d) -> list[nn.Module]:
+    """A convolution, its BN and a ReLU."""
+    return [*normalised(convolution), nn.ReLU(inplace=True)]
+
+
+def preactivated(convolution: nn.Conv2d) -> list[nn.Module]:
+    """BN and ReLU before the convolution, as everywhere in the context modules and the heads."""
+    return [BatchNorm(convolution.in_channels), nn.ReLU(inplace=True), convolution]
+
+
 def projection(inputs: int, outputs: int, stride: int) -> nn.Module:
     """The residual path of a block: the identity where shapes allow it, else a strided 1x1 conv and BN."""
     if stride == 1 and inputs == outputs:
         return nn.Identity()
-    return nn.Sequential(conv1x1(inputs, outputs, stride), BatchNorm(outputs))
+    return nn.Sequential(*normalised(conv1x1(inputs, outputs, stride)))
 
 
 def shuffle_channels(x: Tensor, groups: int = 2) -> Tensor:
@@ -51,48 +66,35 @@ def shuffle_channels(x: Tensor, groups: int = 2) -> Tensor:
     return x.unflatten(1, (groups, -1)).transpose(1, 2).flatten(1, 2)
 
 
-class BasicBlock(nn.Module):
-    """ResNet's basic block (the paper's RB): two 3x3 convolutions and a residual."""
+class ResidualBlock(nn.Module):
+    """Layers and a residual path that are added: [N, inputs, H, W] to [N, outputs, ceil(H / stride), ...]."""
 
-    def __init__(self, inputs: int, outputs: int, stride: int = 1, *, final_relu: bool = True) -> None:
+    def __init__(self, body: list[nn.Module], residual: nn.Module, *, final_relu: bool = True) -> None:
         super().__init__()
-        self.body = nn.Sequential(
-            conv3x3(inputs, outputs, stride),
-            BatchNorm(outputs),
-            nn.ReLU(inplace=True),
-            conv3x3(outputs, outputs),
-            BatchNorm(outputs),
-        )
-        self.residual = projection(inputs, outputs, stride)
+        self.body = nn.Sequential(*body)
+        self.residual = residual
         self.final = nn.ReLU(inplace=True) if final_relu else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
-        """[N, inputs, H, W] to [N, outputs, ceil(H / stride), ceil(W / stride)]."""
+        """The sum of both paths."""
         return self.final(self.body(x) + self.residual(x))
 
 
-class Bottleneck(nn.Module):
+class BasicBlock(ResidualBlock):
+    """ResNet's basic block (the paper's RB): two 3x3 convolutions and a residual."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int = 1, *, final_relu: bool = True) -> None:
+        body = [*activated(conv3x3(inputs, outputs, stride)), *normalised(conv3x3(outputs, outputs))]
+        super().__init__(body, projection(inputs, outputs, stride), final_relu=final_relu)
+
+
+class Bottleneck(ResidualBlock):
     """ResNet's bottleneck (the paper's RBB): 1x1, 3x3, 1x1, the last doubling the channels."""
 
     def __init__(self, inputs: int, outputs: int, stride: int = 1) -> None:
-        super().__init__()
         width = outputs // 2
-        self.body = nn.Sequential(
-            conv1x1(inputs, width),
-            BatchNorm(width),
-            nn.ReLU(inplace=True),
-            conv3x3(width, width, stride),
-            BatchNorm(width),
-            nn.ReLU(inplace=True),
-            conv1x1(width, outputs),
-            BatchNorm(outputs),
-        )
-        self.residual = projection(inputs, outputs, stride)
-        self.final = nn.ReLU(inplace=True)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """[N, inputs, H, W] to [N, outputs, ceil(H / stride), ceil(W / stride)]."""
-        return self.final(self.body(x) + self.residual(x))
+        body = activated(conv1x1(inputs, width)) + activated(conv3x3(width, width, stride))
+        super().__init__(body + normalised(conv1x1(width, outputs)), projection(inputs, outputs, stride))
 
 
 class LFEM(nn.Module):
@@ -104,14 +106,11 @@ class LFEM(nn.Module):
 
     def __init__(self, channels: int, *, final_relu: bool = True) -> None:
         super().__init__()
-        self.expand = nn.Sequential(conv1x1(channels, 2 * channels), BatchNorm(2 * channels), nn.ReLU(inplace=True))
-        self.local = nn.Sequential(conv3x3(channels, channels, groups=channels), BatchNorm(channels))
-        self.wide = nn.Sequential(
-            nn.Conv2d(channels, channels, 5, padding=2, groups=channels, bias=False), BatchNorm(channels)
-        )
-        self.join = nn.Sequential(
-            nn.ReLU(inplace=True), conv1x1(2 * channels, channels, bias=True), BatchNorm(channels)
-        )
+        self.expand = nn.Sequential(*activated(conv1x1(channels, 2 * channels)))
+        self.local = nn.Sequential(*normalised(conv3x3(channels, channels, groups=channels)))
+        wide = nn.Conv2d(channels, channels, 5, padding=2, groups=channels, bias=False)
+        self.wide = nn.Sequential(*normalised(wide))
+        self.join = nn.Sequential(nn.ReLU(inplace=True), *normalised(conv1x1(2 * channels, channels, bias=True)))
         self.final = nn.ReLU(inplace=True) if final_relu else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
@@ -121,7 +120,7 @@ class LFEM(nn.Module):
         return self.final(shuffle_channels(joined + x))
 
 
-class LFEMDown(nn.Module):
+class LFEMDown(ResidualBlock):
     """Low-params Feature Enhancement Module at stride 2 (section 2.1, Fig. 2b).
 
     MobileNet's inverted bottleneck, with a strided 1x1 convolution on the residual path, so that less is lost in
@@ -129,24 +128,9 @@ class LFEMDown(nn.Module):
     """
 
     def __init__(self, inputs: int, outputs: int) -> None:
-        super().__init__()
         width = 2 * outputs
-        self.body = nn.Sequential(
-            conv1x1(inputs, width),
-            BatchNorm(width),
-            nn.ReLU(inplace=True),
-            conv3x3(width, width, stride=2, groups=width),
-            BatchNorm(width),
-            nn.ReLU(inplace=True),
-            conv1x1(width, outputs, bias=True),
-            BatchNorm(outputs),
-        )
-        self.residual = projection(inputs, outputs, stride=2)
-        self.final = nn.ReLU(inplace=True)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """[N, inputs, H, W] to [N, outputs, ceil(H / 2), ceil(W / 2)]."""
-        return self.final(self.body(x) + self.residual(x))
+        body = activated(conv1x1(inputs, width)) + activated(conv3x3(width, width, stride=2, groups=width))
+        super().__init__(body + normalised(conv1x1(width, outputs, bias=True)), projection(inputs, outputs, stride=2))
 
 
 def basic_stage(inputs: int, outputs: int, stride: int) -> nn.Sequential:
@@ -161,7 +145,7 @@ def lfem_stage(inputs: int, outputs: int) -> nn.Sequential:
 
 def compression(semantic: int, detail: int) -> nn.Sequential:
     """The 1x1 convolution and BN that bring the semantic map to the detail branch's channels."""
-    return nn.Sequential(conv1x1(semantic, detail), BatchNorm(detail))
+    return nn.Sequential(*normalised(conv1x1(semantic, detail)))
 
 
 class AFFM(nn.Module):
@@ -242,11 +226,6 @@ def resize(x: Tensor, size: torch.Size) -> Tensor:
     return F.interpolate(x, size=size, mode="bilinear", align_corners=False)
 
 
-def preactivated(convolution: nn.Conv2d) -> list[nn.Module]:
-    """BN and ReLU before the convolution, as everywhere in the context modules."""
-    return [BatchNorm(convolution.in_channels), nn.ReLU(inplace=True), convolution]
-
-
 class DAPPM(nn.Module):
     """DDRNet's Deep Aggregation Pyramid Pooling Module, the baseline's context in place of DCPPM.
 
@@ -325,12 +304,7 @@ class SegHead(nn.Module):
     def __init__(self, inputs: int, width: int, classes: int) -> None:
         super().__init__()
         self.body = nn.Sequential(
-            BatchNorm(inputs),
-            nn.ReLU(inplace=True),
-            conv3x3(inputs, width),
-            BatchNorm(width),
-            nn.ReLU(inplace=True),
-            conv1x1(width, classes, bias=True),
+            *preactivated(conv3x3(inputs, width)), *preactivated(conv1x1(width, classes, bias=True))
         )
 
     def forward(self, x: Tensor) -> Tensor:

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from dbrnet.models.blocks import LFEM, BasicBlock, Bottleneck, LFEMDown, SegHead
+from dbrnet.models.blocks import LFEM, ResidualBlock, SegHead
 
 # The authors' blocks call ReLU as a function, which torchstat does not see: those ReLUs count nothing.
-UNSEEN_RELUS = (BasicBlock, Bottleneck, LFEM, LFEMDown, SegHead)
+UNSEEN_RELUS = (ResidualBlock, LFEM, SegHead)
 
 
 @dataclass(frozen=True)

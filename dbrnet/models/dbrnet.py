@@ -15,15 +15,16 @@ from dbrnet.models.blocks import (
     DAPPM,
     DCPPM,
     BasicBlock,
-    BatchNorm,
     BilinearFusion,
     Bottleneck,
     Flow,
     Process,
     SegHead,
+    activated,
     basic_stage,
     conv3x3,
     lfem_stage,
+    normalised,
     resize,
 )
 
@@ -63,12 +64,7 @@ class DBRNet(nn.Module):
         light_stage = lfem_stage if lfem else lambda inputs, outputs: basic_stage(inputs, outputs, stride=2)
 
         self.stem = nn.Sequential(
-            conv3x3(3, 32, stride=2, bias=True),
-            BatchNorm(32),
-            nn.ReLU(inplace=True),
-            conv3x3(32, 32, stride=2, bias=True),
-            BatchNorm(32),
-            nn.ReLU(inplace=True),
+            *activated(conv3x3(3, 32, stride=2, bias=True)), *activated(conv3x3(32, 32, stride=2, bias=True))
         )
         self.stage1 = basic_stage(32, 32, stride=1)
         self.stage2 = light_stage(32, 64)
@@ -83,14 +79,8 @@ class DBRNet(nn.Module):
         self.detail5 = Bottleneck(64, 128)
 
         self.fusion = AFFM(128, 64, flow) if affm else BilinearFusion(128, 64)
-        self.down3 = nn.Sequential(conv3x3(64, 128, stride=2), BatchNorm(128))
-        self.down4 = nn.Sequential(
-            conv3x3(64, 128, stride=2),
-            BatchNorm(128),
-            nn.ReLU(inplace=True),
-            conv3x3(128, 256, stride=2),
-            BatchNorm(256),
-        )
+        self.down3 = nn.Sequential(*normalised(conv3x3(64, 128, stride=2)))
+        self.down4 = nn.Sequential(*activated(conv3x3(64, 128, stride=2)), *normalised(conv3x3(128, 256, stride=2)))
 
         self.head = SegHead(128, 64, classes)
         self.auxiliary_head = SegHead(64, 64, classes)

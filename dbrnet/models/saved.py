@@ -3,13 +3,14 @@
 import io
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
 
 import torch
+from pydantic import TypeAdapter
 
 from dbrnet.data.dataset import ClassInfo
 from dbrnet.errors import UserError
 from dbrnet.files import write_atomically
+from dbrnet.models import Switches
 from dbrnet.models.dbrnet import DBRNet
 
 Triple = tuple[float, float, float]
@@ -20,9 +21,7 @@ class ModelMeta:
     """The description of a network's weights: the classes, the network's switches, and the normalisation."""
 
     classes: tuple[ClassInfo, ...]  # by id; 0 is the background
-    lfem: bool
-    affm: bool
-    dcppm: bool
+    model: Switches
     mean: Triple  # of the RGB pixels / 255
     std: Triple
     image_size: tuple[int, int] | None  # height and width that images are resized to; None: their own
@@ -30,45 +29,17 @@ class ModelMeta:
 
     def build(self) -> DBRNet:
         """A new network of this description, with fresh weights from torch's generator."""
-        return DBRNet(len(self.classes), lfem=self.lfem, affm=self.affm, dcppm=self.dcppm)
+        return DBRNet(len(self.classes), **self.model.model_dump())
 
-    def to_content(self) -> dict[str, Any]:
-        """The description as plain values, which `torch.load(weights_only=True)` reads."""
-        return {
-            "classes": [{"name": info.name, "color": list(info.color)} for info in self.classes],
-            "model": {"lfem": self.lfem, "affm": self.affm, "dcppm": self.dcppm},
-            "mean": list(self.mean),
-            "std": list(self.std),
-            "image_size": None if self.image_size is None else list(self.image_size),
-            "normalised": self.normalised,
-        }
 
-    @classmethod
-    def from_content(cls, content: dict[str, Any]) -> Self:
-        """Restore a `to_content`; a KeyError, TypeError or ValueError where it is none."""
-        switches, size = content["model"], content["image_size"]
-        mean, std = ((float(r), float(g), float(b)) for r, g, b in (content["mean"], content["std"]))
-        classes = []
-        for info in content["classes"]:
-            red, green, blue = info["color"]
-            classes.append(ClassInfo(str(info["name"]), (int(red), int(green), int(blue))))
-        return cls(
-            classes=tuple(classes),
-            lfem=bool(switches["lfem"]),
-            affm=bool(switches["affm"]),
-            dcppm=bool(switches["dcppm"]),
-            mean=mean,
-            std=std,
-            image_size=None if size is None else (int(size[0]), int(size[1])),
-            normalised=bool(content["normalised"]),
-        )
+_CONTENT = TypeAdapter(ModelMeta)  # to and from plain values, which `torch.load(weights_only=True)` reads
 
 
 def save_model(path: Path, model: DBRNet, meta: ModelMeta) -> None:
     """Write `model` and `meta` to `path`, all or nothing; the weights go to the file from any device."""
     weights = {name: value.detach().cpu() for name, value in model.state_dict().items()}
     buffer = io.BytesIO()
-    torch.save({"state_dict": weights, **meta.to_content()}, buffer)
+    torch.save({"state_dict": weights, **_CONTENT.dump_python(meta, mode="json")}, buffer)
     write_atomically(path, buffer.getvalue())
 
 
@@ -88,7 +59,7 @@ def load_model(path: Path) -> tuple[DBRNet, ModelMeta]:
     except Exception:  # foreign bytes make the unpickler raise nearly anything
         raise UserError(f"{path} is broken or no model file; {remedy}") from None
     try:
-        meta = ModelMeta.from_content(content)
+        meta = _CONTENT.validate_python(content)
         # On the meta device no initial weights are drawn, only to be replaced.
         with torch.device("meta"):
             model = meta.build()

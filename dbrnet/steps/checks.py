@@ -6,8 +6,8 @@ from pathlib import Path
 
 from dbrnet.data.dataset import ClassInfo
 from dbrnet.errors import UserError
+from dbrnet.inference.runtimes import open_all, open_fitting
 from dbrnet.inference.runtimes.base import Model, NotAvailableError
-from dbrnet.inference.runtimes.registry import open_all, open_fitting
 from dbrnet.records import MODEL_FILE, ChampionFacts, ChampionRecord, ExportRecord
 
 

@@ -15,8 +15,8 @@ from dbrnet.drift.checks import FALSE_ALARMS, Feature, check_classes, check_coun
 from dbrnet.drift.new_samples import Images, NewSamples, find_new_samples, open_current, read_image
 from dbrnet.evaluation.predictions import IMAGES_TABLE
 from dbrnet.files import atomic_directory, write_atomically
+from dbrnet.inference.runtimes import open_model
 from dbrnet.inference.runtimes.base import Model, NotAvailableError
-from dbrnet.inference.runtimes.registry import open_model
 from dbrnet.progress import progress
 from dbrnet.provenance import collect_provenance
 from dbrnet.records import MODEL_FILE, ChampionRecord, DriftCheck, DriftComparison, DriftImages, DriftRecord

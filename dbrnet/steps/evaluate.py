@@ -15,7 +15,7 @@ from dbrnet.evaluation.parity import measure_parity
 from dbrnet.evaluation.predictions import IMAGES_TABLE, Evaluation
 from dbrnet.evaluation.predictions import evaluate as run_evaluation
 from dbrnet.files import atomic_directory, write_atomically
-from dbrnet.inference.runtimes.registry import open_model
+from dbrnet.inference.runtimes import open_model
 from dbrnet.provenance import collect_provenance
 from dbrnet.records import (
     WEIGHTS_FILE,

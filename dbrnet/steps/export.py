@@ -14,8 +14,8 @@ from dbrnet.evaluation.predictions import evaluate
 from dbrnet.files import atomic_directory, sha256_file
 from dbrnet.inference.export import OPSET, count_batch_norms, export_onnx
 from dbrnet.inference.quantize import TooLossyError, quantize
+from dbrnet.inference.runtimes import file_of
 from dbrnet.inference.runtimes.base import Model, NotAvailableError
-from dbrnet.inference.runtimes.registry import file_of
 from dbrnet.models.saved import load_model
 from dbrnet.provenance import collect_provenance
 from dbrnet.records import INT8_FILE, MODEL_FILE, WEIGHTS_FILE, ExportRecord, Int8Facts, TrainRecord, format_value

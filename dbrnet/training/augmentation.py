@@ -17,7 +17,7 @@ class Augmentation:
     """
 
     def __init__(
-        self, crop: tuple[int, int], scale: tuple[float, float], *, flip: bool, fill: tuple[float, float, float]
+        self, crop: tuple[int, int], scale: tuple[float, float], *, flip: bool, fill: tuple[float, ...]
     ) -> None:
         height, width = crop
         flips = [A.HorizontalFlip(p=0.5), A.VerticalFlip(p=0.5)] if flip else []

@@ -6,14 +6,12 @@ checkpoint stays for a while: its task may still fail, as when its output is sen
 
 import io
 import logging
-import random
 import re
 import time
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from dbrnet.errors import UserError
@@ -24,7 +22,7 @@ log = logging.getLogger(__name__)
 CHECKPOINT_FILE = "checkpoint.pt"
 FINISHED_FILE = "finished.json"
 KEPT_DAYS = 14
-FORMAT = 1  # raised when the state's layout changes: an older checkpoint is then ignored
+FORMAT = 2  # raised when the state's layout changes: an older checkpoint is then ignored
 
 
 def save_checkpoint(workdir: Path, fingerprint: str, state: dict[str, Any]) -> None:
@@ -83,37 +81,3 @@ def drop_stale(checkpoints: Path, workdir: Path, environment: str) -> None:
                 old = all(path.stat().st_mtime < oldest for path in (folder, *folder.glob("*")))
                 if old and is_marked(folder, "train"):
                     remove_own(folder)
-
-
-# The global random generators. Nothing in training draws from them after the weights are initialised, since order
-# and augmentation have their own seeds. But a layer added one day may, and a resumed run must not depend on that.
-
-
-def seed_all(seed: int) -> None:
-    """Seed Python's, numpy's and torch's global generators."""
-    random.seed(seed)
-    np.random.seed(seed)
-    torch.manual_seed(seed)  # all devices
-
-
-def random_state() -> dict[str, Any]:
-    """The state of all global generators, in types that `torch.load(weights_only=True)` reads."""
-    numpy_state: Any = np.random.get_state(legacy=False)
-    numpy_state["state"]["key"] = torch.from_numpy(numpy_state["state"]["key"].astype(np.int64))
-    return {
-        "python": random.getstate(),
-        "numpy": numpy_state,
-        "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
-    }
-
-
-def restore_random_state(state: dict[str, Any]) -> None:
-    """Restore all global generators from a `random_state`."""
-    numpy_state = state["numpy"]
-    inner = numpy_state["state"] | {"key": numpy_state["state"]["key"].numpy().astype(np.uint32)}
-    random.setstate(state["python"])
-    np.random.set_state(numpy_state | {"state": inner})
-    torch.set_rng_state(state["torch"])
-    if torch.cuda.is_available() and len(state["cuda"]) == torch.cuda.device_count():
-        torch.cuda.set_rng_state_all(state["cuda"])

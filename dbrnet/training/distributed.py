@@ -4,7 +4,6 @@ torchrun starts them: one per GPU, on one machine or several, or some on a CPU. 
 here does nothing.
 """
 
-import io
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -65,17 +64,9 @@ class DistributedContext:
         """The value of `make` (tensors and plain values), which is called on the first process only."""
         if self.size == 1:
             return make()
-        file = io.BytesIO()
-        if self.first:
-            torch.save(make(), file)
-        length = torch.tensor([len(file.getvalue())], device=self.device)
-        dist.broadcast(length, 0)
-        content = torch.zeros(int(length.item()), dtype=torch.uint8)
-        if self.first:
-            content = torch.frombuffer(bytearray(file.getvalue()), dtype=torch.uint8)
-        content = content.to(self.device)
-        dist.broadcast(content, 0)
-        return torch.load(io.BytesIO(content.cpu().numpy().tobytes()), map_location="cpu", weights_only=True)
+        values = [make() if self.first else None]
+        dist.broadcast_object_list(values, 0, device=self.device)
+        return values[0]
 
     def synchronise_batch_norms(self, model: nn.Module) -> None:
         """Make the model's batch norms normalise over the whole batch."""

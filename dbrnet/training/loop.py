@@ -3,30 +3,27 @@
 import logging
 import math
 import time
-from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from dbrnet.data.dataset import Dataset
 from dbrnet.data.loading import Augmented, Images, epoch_batches, load_batches, normalise
 from dbrnet.errors import JobError, UserError
-from dbrnet.evaluation.metrics import Scores, confusion_matrix
 from dbrnet.models.dbrnet import DBRNet
 from dbrnet.models.saved import ModelMeta
 from dbrnet.progress import progress
 from dbrnet.training.augmentation import Augmentation
-from dbrnet.training.checkpoint import load_checkpoint, random_state, restore_random_state, save_checkpoint, seed_all
+from dbrnet.training.checkpoint import load_checkpoint, save_checkpoint
 from dbrnet.training.distributed import DistributedContext, join_processes
 from dbrnet.training.loss import OhemCrossEntropy
-from dbrnet.training.recipe import Recipe, learning_rate
+from dbrnet.training.recipe import Recipe
+from dbrnet.training.validation import validate
 
 log = logging.getLogger(__name__)
 
@@ -45,6 +42,9 @@ class EpochRow:
     val_iou: dict[str, float | None]  # None: the class is absent from the validation split
     images_per_second: float  # of training alone
     seconds: float  # since the start, validation included, interruptions not
+
+
+OnEpoch = Callable[[EpochRow], None]
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ def train(
     *,
     workers: int,
     checkpoint_seconds: float,
-    on_epoch: Callable[[EpochRow], None] | None = None,
+    on_epoch: OnEpoch | None = None,
 ) -> TrainResult:
     """Train on the GPU if there is one, else on the CPU; resume from the checkpoint in `workdir` if it fits.
 
@@ -112,10 +112,7 @@ class Run:
     ) -> None:
         self.recipe, self.workers = recipe, workers
         self.distributed, self.device = distributed, distributed.device
-        self.half = recipe.amp and self.device.type == "cuda"
-        torch.backends.cudnn.benchmark = True
-        seed_all(recipe.seed)
-
+        torch.manual_seed(recipe.seed)  # of all devices
         self.train_images, self.val_images = (
             Images(dataset, ids, recipe.image_size, normalised=recipe.normalise_exposure)
             for ids in (train_ids, val_ids)
@@ -124,47 +121,22 @@ class Run:
             self.train_images.warm()
         mean, std = distributed.from_first(self.train_images.statistics)
         self.mean, self.std = torch.tensor(mean, device=self.device), torch.tensor(std, device=self.device)
-        fill = (mean[0] * 255, mean[1] * 255, mean[2] * 255)
+        fill = tuple(255 * value for value in mean)
         self.augment = Augmentation(recipe.crop, recipe.scale, flip=recipe.flip, fill=fill)
-
         self.meta = ModelMeta(
             classes=dataset.card.classes,
-            lfem=recipe.model.lfem,
-            affm=recipe.model.affm,
-            dcppm=recipe.model.dcppm,
+            model=recipe.model,
             mean=mean,
             std=std,
             image_size=recipe.image_size,
             normalised=recipe.normalise_exposure,
         )
         self.names = [info.name for info in self.meta.classes]
-        self.model = self.meta.build()
-        distributed.synchronise_batch_norms(self.model)
-        self.model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.network = distributed.parallel(self.model)  # the model as it is trained
-        self.averaged = (
-            AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(recipe.ema_decay), use_buffers=True)
-            if recipe.ema_decay is not None
-            else None
-        )
-        self.loss = OhemCrossEntropy(recipe.ohem_threshold, distributed)
-        # Decay on all parameters, batch norms too, as in the released code.
-        self.optimizer = torch.optim.SGD(
-            self.model.parameters(), lr=recipe.learning_rate, momentum=recipe.momentum, weight_decay=recipe.weight_decay
-        )
-        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.half)
+        self._build_network()
 
         self.epoch = 0  # epochs finished
         self.batch = 0  # batches of the current epoch done
-        batches = self._batches()
-        self.batches_per_epoch = len(batches)
-        if not batches:
-            raise UserError("train.defect_free leaves nothing to train on: raise it, or add images with defects")
-        if len(batches[0]) < distributed.size:
-            raise UserError(
-                f"a batch of {len(batches[0])} cannot be shared by {distributed.size} processes: raise "
-                "train.batch_size, which counts the images of all, or start fewer"
-            )
+        self.batches_per_epoch = self._count_batches()
         self.losses: list[list[float]] = []  # of each iteration: total, main, auxiliary
         self.history: list[EpochRow] = []
         self.best_epoch, self.best_miou = 0, -1.0
@@ -172,6 +144,46 @@ class Run:
         self.epoch_seconds = 0.0  # spent in the current epoch's iterations
         self.seconds = 0.0  # spent before `since`
         self.since = self.iteration_began = time.monotonic()
+
+    def _build_network(self) -> None:
+        """The network, its averaged copy, the loss and the optimizer."""
+        recipe = self.recipe
+        torch.backends.cudnn.benchmark = True
+        self.model = self.meta.build()
+        self.distributed.synchronise_batch_norms(self.model)
+        self.model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.network = self.distributed.parallel(self.model)  # the model as it is trained
+        self.loss = OhemCrossEntropy(recipe.ohem_threshold, self.distributed)
+        # Decay on all parameters, batch norms too, as in the released code.
+        self.optimizer = torch.optim.SGD(
+            self.model.parameters(), lr=recipe.learning_rate, momentum=recipe.momentum, weight_decay=recipe.weight_decay
+        )
+        self.half = recipe.amp and self.device.type == "cuda"
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.half)
+        self.averaged: AveragedModel | None = None
+        self.stateful: dict[str, Any] = {"model": self.model, "optimizer": self.optimizer, "scaler": self.scaler}
+        if recipe.ema_decay is not None:
+            average = get_ema_multi_avg_fn(recipe.ema_decay)
+            self.averaged = AveragedModel(self.model, multi_avg_fn=average, use_buffers=True)
+            self.stateful["averaged"] = self.averaged
+
+    def _batches(self) -> list[list[int]]:
+        """The indices of the current epoch's training images, by batch of all processes."""
+        defect_free = [not sample.classes for sample in self.train_images.samples]
+        recipe = self.recipe
+        return epoch_batches(defect_free, recipe.defect_free, recipe.batch_size, recipe.seed, self.epoch)
+
+    def _count_batches(self) -> int:
+        """The batches of each epoch; `UserError` where there are none or too small ones."""
+        batches = self._batches()
+        if not batches:
+            raise UserError("train.defect_free leaves nothing to train on: raise it, or add images with defects")
+        if len(batches[0]) < self.distributed.size:
+            raise UserError(
+                f"a batch of {len(batches[0])} cannot be shared by {self.distributed.size} processes: raise "
+                "train.batch_size, which counts the images of all, or start fewer"
+            )
+        return len(batches)
 
     @property
     def step(self) -> int:
@@ -184,11 +196,7 @@ class Run:
         return self.seconds + time.monotonic() - self.since
 
     def finish(
-        self,
-        workdir: Path,
-        fingerprint: str,
-        checkpoint_seconds: float,
-        on_epoch: Callable[[EpochRow], None] | None = None,
+        self, workdir: Path, fingerprint: str, checkpoint_seconds: float, on_epoch: OnEpoch | None = None
     ) -> None:
         """Resume from the checkpoint in `workdir` if there is one, and train to the end of the last epoch."""
         first, epochs = self.distributed.first, self.recipe.epochs
@@ -216,11 +224,6 @@ class Run:
                 save_checkpoint(workdir, fingerprint, self.state())
             saved = time.monotonic()
 
-    def _batches(self) -> list[list[int]]:
-        defect_free = [not sample.classes for sample in self.train_images.samples]
-        recipe = self.recipe
-        return epoch_batches(defect_free, recipe.defect_free, recipe.batch_size, recipe.seed, self.epoch)
-
     def rest_of_epoch(self) -> Iterator[tuple[Tensor, Tensor]]:
         """This process's share of the batches that the current epoch has left."""
         samples = Augmented(self.train_images, self.augment, self.recipe.seed, self.epoch)
@@ -229,15 +232,9 @@ class Run:
         self.iteration_began = time.monotonic()
         return progress(loader, len(batches), f"epoch {self.epoch + 1} of {self.recipe.epochs}")
 
-    def rate(self, step: int) -> float:
-        """The learning rate of iteration `step`."""
-        warmup = round(self.recipe.warmup_epochs * self.batches_per_epoch)
-        total = self.recipe.epochs * self.batches_per_epoch
-        return learning_rate(step, total, self.recipe.learning_rate, warmup, self.recipe.schedule)
-
     def iterate(self, images: Tensor, masks: Tensor) -> None:
         """One iteration on a share of a batch: images uint8 [N, H, W, 3], masks uint8 [N, H, W]."""
-        rate = self.rate(self.step)
+        rate = self.recipe.rate(self.step, self.batches_per_epoch)
         for parameters in self.optimizer.param_groups:
             parameters["lr"] = rate
         inputs = normalise(images.to(self.device, non_blocking=True), self.mean, self.std)
@@ -275,7 +272,7 @@ class Run:
         row = EpochRow(
             epoch=self.epoch + 1,
             step=self.step,
-            learning_rate=self.rate(self.step - 1),
+            learning_rate=self.recipe.rate(self.step - 1, self.batches_per_epoch),
             loss=means[0],
             main_loss=means[1],
             auxiliary_loss=means[2],
@@ -294,34 +291,26 @@ class Run:
     def state(self) -> dict[str, Any]:
         """All that a resumed run needs, in types that `torch.load(weights_only=True)` reads."""
         return {
-            "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "scaler": self.scaler.state_dict(),
-            "averaged": self.averaged.state_dict() if self.averaged is not None else None,
-            "random": random_state(),
+            **{name: holder.state_dict() for name, holder in self.stateful.items()},
+            "random": torch.get_rng_state(),  # order and augmentation have seeds of their own; layers may draw from it
             "epoch": self.epoch,
             "batch": self.batch,
             "losses": torch.tensor(self.losses, dtype=torch.float64).reshape(-1, 3),
             "history": [asdict(row) for row in self.history],
-            "best": {"epoch": self.best_epoch, "miou": self.best_miou, "weights": self.best_weights},
-            "epoch_seconds": self.epoch_seconds,
-            "seconds": self.elapsed,
+            "best": (self.best_epoch, self.best_miou, self.best_weights),
+            "seconds": (self.epoch_seconds, self.elapsed),
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Restore what `state` returned."""
-        self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.scaler.load_state_dict(state["scaler"])
-        if self.averaged is not None:
-            self.averaged.load_state_dict(state["averaged"])
-        restore_random_state(state["random"])
+        for name, holder in self.stateful.items():
+            holder.load_state_dict(state[name])
+        torch.set_rng_state(state["random"])
         self.epoch, self.batch = state["epoch"], state["batch"]
         self.losses = state["losses"].tolist()
         self.history = [EpochRow(**row) for row in state["history"]]
-        best = state["best"]
-        self.best_epoch, self.best_miou, self.best_weights = best["epoch"], best["miou"], best["weights"]
-        self.epoch_seconds, self.seconds = state["epoch_seconds"], state["seconds"]
+        self.best_epoch, self.best_miou, self.best_weights = state["best"]
+        self.epoch_seconds, self.seconds = state["seconds"]
         self.since = time.monotonic()
 
     def result(self) -> TrainResult:
@@ -340,38 +329,3 @@ class Run:
             device=torch.cuda.get_device_name() if self.device.type == "cuda" else "cpu",
             processes=self.distributed.size,
         )
-
-
-@torch.inference_mode()
-def validate(
-    model: nn.Module,
-    images: Images,
-    names: Sequence[str],
-    mean: Tensor,
-    std: Tensor,
-    batch_size: int,
-    distributed: DistributedContext,
-) -> Scores:
-    """Score `model` on all of `images`, at the masks' native size, from one confusion matrix.
-
-    `mean` and `std` ([3], of pixels / 255) lie on the model's device. Each process scores a share of the batches,
-    and all get the scores of the whole split. The model is left in eval mode.
-    """
-    model.eval()
-    by_size: dict[tuple[int, int], list[int]] = defaultdict(list)  # only images of one size share a batch
-    for index, sample in enumerate(images.samples):
-        by_size[sample.height, sample.width].append(index)
-    batches = distributed.share(
-        [same[start : start + batch_size] for same in by_size.values() for start in range(0, len(same), batch_size)]
-    )
-    images.prefetch(index for batch in batches for index in batch)
-    confusion = np.zeros((len(names), len(names)), np.int64)
-    for batch in progress(batches, len(batches), "validating"):
-        pixels, masks = zip(*(images[index] for index in batch), strict=True)
-        logits = model(normalise(torch.from_numpy(np.stack(pixels)).to(mean.device), mean, std))
-        target = np.stack(masks)
-        if logits.shape[-2:] != target.shape[-2:]:  # resized images: the logits fit the mask, not the mask the logits
-            logits = F.interpolate(logits, size=target.shape[-2:], mode="bilinear", align_corners=False)
-        confusion += confusion_matrix(logits.argmax(1).byte().cpu().numpy(), target, len(names))
-    total = distributed.sum(torch.from_numpy(confusion).to(mean.device))
-    return Scores.from_confusion(total.cpu().numpy(), names)

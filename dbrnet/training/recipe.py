@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from dbrnet.bounds import Fraction, OpenFraction, Seed, Size
+from dbrnet.models import Switches
 
 WARMUP_START = 0.1  # share of the base rate that warm-up starts from, as in the released code
 POLY_POWER = 0.9  # as in the released code
@@ -23,16 +24,6 @@ def _ascending(bounds: tuple[float, float]) -> tuple[float, float]:
     if bounds[0] > bounds[1]:
         raise ValueError("the first must not exceed the second")
     return bounds
-
-
-class Switches(BaseModel):
-    """Which of the paper's three modules the network has (the ablation of Tables 3 and 4)."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    lfem: bool
-    affm: bool
-    dcppm: bool
 
 
 class Recipe(BaseModel):
@@ -73,14 +64,14 @@ class Recipe(BaseModel):
         content = json.dumps([recipe, content_hash, list(train_ids), list(val_ids)], sort_keys=True)
         return hashlib.sha256(content.encode()).hexdigest()
 
+    def rate(self, step: int, batches: int) -> float:
+        """The learning rate of iteration `step` (from 0), of `batches` in each epoch: from 0 to `learning_rate`.
 
-def learning_rate(step: int, total: int, base: float, warmup: int, schedule: Schedule) -> float:
-    """The rate of iteration `step` (from 0) of `total`: never negative, and at most `base`.
-
-    It rises linearly from a tenth of `base` for `warmup` iterations. Then it falls and would reach 0 right after
-    the last iteration: linearly (paper, section 3.2), or with the power 0.9 ("poly", the released code).
-    """
-    if step < warmup:
-        return base * (WARMUP_START + (1 - WARMUP_START) * step / warmup)
-    left = max(0.0, (total - step) / max(1, total - warmup))
-    return base * left ** (1.0 if schedule == "linear" else POLY_POWER)
+        It rises linearly from a tenth of `learning_rate` during the warm-up. Then it falls and would reach 0 right
+        after the last iteration: linearly (paper, section 3.2), or with the power 0.9 ("poly", the released code).
+        """
+        warmup, total = round(self.warmup_epochs * batches), self.epochs * batches
+        if step < warmup:
+            return self.learning_rate * (WARMUP_START + (1 - WARMUP_START) * step / warmup)
+        left = max(0.0, (total - step) / max(1, total - warmup))
+        return self.learning_rate * left ** (1.0 if self.schedule == "linear" else POLY_POWER)

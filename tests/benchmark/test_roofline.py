@@ -7,8 +7,8 @@ from torch import nn
 
 from dbrnet.benchmark import roofline as roofline_module
 from dbrnet.benchmark.roofline import Peaks, count_work, dense_convolutions, higher, measure_peaks, roofline
+from dbrnet.inference.runtimes import why_not_available
 from dbrnet.inference.runtimes.base import NotAvailableError
-from dbrnet.inference.runtimes.registry import why_not_available
 from dbrnet.models.dbrnet import DBRNet
 from dbrnet.models.saved import ModelMeta
 from dbrnet.records import PeakFacts, WorkFacts

@@ -8,7 +8,7 @@ import pytest
 
 from dbrnet.cli import main
 from dbrnet.data.dataset import Image
-from dbrnet.inference.runtimes.registry import why_not_available
+from dbrnet.inference.runtimes import why_not_available
 from dbrnet.models.dbrnet import DBRNet
 from dbrnet.models.saved import ModelMeta, save_model
 from tests.inference.conftest import files_below, save

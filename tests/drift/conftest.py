@@ -14,7 +14,7 @@ from dbrnet.data.dataset import Dataset, Image, Sample, content_hash
 from dbrnet.data.image_stats import write_image_stats
 from dbrnet.data.synthetic import generate
 from dbrnet.data.writer import build_dataset
-from dbrnet.inference.export import PRODUCER
+from dbrnet.inference.runtimes.exported import PRODUCER
 
 
 def ingested(name: str, source: Path, out: Path) -> Dataset:

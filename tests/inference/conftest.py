@@ -9,8 +9,8 @@ import torch
 
 from dbrnet.data.dataset import Image
 from dbrnet.files import MARKER
+from dbrnet.inference.runtimes import open_model
 from dbrnet.inference.runtimes.base import Model
-from dbrnet.inference.runtimes.registry import open_model
 from dbrnet.models.dbrnet import DBRNet
 from dbrnet.models.saved import ModelMeta
 

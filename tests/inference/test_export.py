@@ -1,4 +1,6 @@
+import copy
 import json
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -9,16 +11,19 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 import dbrnet
 from dbrnet.data.dataset import Image
 from dbrnet.data.loading import normalise_exposure, normalise_exposure_batch
 from dbrnet.errors import UserError
-from dbrnet.inference.export import DeployedModel, count_batch_norms, read_exported
+from dbrnet.inference.export import DeployedModel, count_batch_norms, fuse, resize_by_products
+from dbrnet.inference.runtimes import open_model
+from dbrnet.inference.runtimes.exported import read_exported
 from dbrnet.inference.runtimes.pytorch import TorchModel
-from dbrnet.inference.runtimes.registry import open_model
-from tests.conftest import CLASSES, Exported
+from dbrnet.models.dbrnet import DBRNet
+from tests.conftest import CLASSES, Exported, lively
 
 SIZES = [(1, 32, 32), (3, 33, 47), (1, 256, 400), (2, 63, 201), (1, 32, 700), (1, 577, 40)]
 
@@ -165,6 +170,39 @@ def test_the_runtime_normalises_a_large_strip_exactly(make_image: Callable[..., 
     assert np.abs(found - normalise_exposure_batch(strip.double()).numpy()).max() < 1e-3  # grey values
 
 
+@pytest.mark.parametrize("off", ["", "lfem", "affm", "dcppm"])
+@pytest.mark.parametrize("size", [(32, 32), (33, 47), (128, 200)])
+@torch.inference_mode()
+def test_the_fused_network_gives_the_same_logits(off: str, size: tuple[int, int]) -> None:
+    torch.manual_seed(1)
+    model = lively(DBRNet(3, lfem=off != "lfem", affm=off != "affm", dcppm=off != "dcppm"))
+    before = copy.deepcopy(model.state_dict())
+    images, scale = torch.randn(2, 3, *size), torch.tensor([0.5, 2.0, 3.0])[:, None, None]
+    expected = model(images * scale)
+    assert torch.allclose(fuse(model, scale)(images), expected, atol=1e-4 * float(expected.abs().max()))
+    after = model.state_dict()
+    assert all(torch.equal(before[name], after[name]) for name in before | after)  # the trained network is as it was
+
+
+def test_operations_that_make_runtimes_copy_are_gone(exported: Exported) -> None:
+    operations = Counter(node.op_type for node in onnx.load_model(exported[0]).graph.node)
+    assert operations["Split"] == 0
+    assert operations["GridSample"] == 1
+    # That of the image, from [N, H, W, C] to [N, C, H, W], and that of an interpolation matrix.
+    assert operations["Transpose"] == 2
+    assert operations["ReduceMax"] == operations["ArgMax"] == operations["ReduceSum"] == 0
+
+
+@pytest.mark.parametrize("sizes", [[(64, 96)], [(200, 13)], [(4, 5)], [(96, 160), (33, 47)], [(1, 9), (32, 40)]])
+def test_two_products_resize_like_interpolation(sizes: list[tuple[int, int]]) -> None:
+    logits = torch.randn(2, 3, 8, 12, generator=torch.Generator().manual_seed(0))
+    expected = logits
+    for size in sizes:
+        expected = F.interpolate(expected, size=size, mode="bilinear", align_corners=False)
+    resized = resize_by_products(logits, *(torch.Size(size) for size in sizes))
+    assert torch.allclose(resized, expected, atol=1e-5)
+
+
 Change = Callable[[onnx.ModelProto], None]
 
 
@@ -224,6 +262,7 @@ def test_a_file_whose_metadata_contradicts_its_graph_is_refused(
     assert "\n" not in str(caught.value)
 
 
-def test_an_exported_file_is_accepted(exported: Exported) -> None:
-    assert read_exported(exported[0]).classes == CLASSES
-    assert read_exported(exported[0]).with_logits().classes == CLASSES
+def test_an_exported_file_is_accepted_and_needs_nothing_beside_it(exported: Exported) -> None:
+    file = read_exported(exported[0])
+    assert file.classes == file.with_logits().classes == CLASSES
+    assert file.metadata["dataset_content_hash"] == "4d5e"

@@ -7,13 +7,12 @@ import torch
 
 from dbrnet.data.dataset import ClassInfo
 from dbrnet.errors import UserError
+from dbrnet.models import Switches
 from dbrnet.models.saved import ModelMeta, load_model, save_model
 
 META = ModelMeta(
     classes=(ClassInfo("background", (0, 0, 0)), ClassInfo("crack", (255, 0, 64))),
-    lfem=True,
-    affm=False,
-    dcppm=True,
+    model=Switches(lfem=True, affm=False, dcppm=True),
     mean=(0.4, 0.41, 0.42),
     std=(0.2, 0.21, 0.22),
     image_size=(64, 96),

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from dbrnet.data.dataset import Image
-from dbrnet.inference.runtimes.registry import open_model
+from dbrnet.inference.runtimes import open_model
 from dbrnet.models.dbrnet import DBRNet
 from dbrnet.models.saved import ModelMeta
 from dbrnet.registry.ledger_state import KeyFigures

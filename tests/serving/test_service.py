@@ -18,7 +18,7 @@ from PIL import Image as Pillow
 from dbrnet.cli import main
 from dbrnet.data.dataset import Image
 from dbrnet.inference.images import decode_image
-from dbrnet.inference.runtimes.registry import open_model
+from dbrnet.inference.runtimes import open_model
 from dbrnet.inference.tables import find_defects
 from dbrnet.models.dbrnet import DBRNet
 from dbrnet.models.saved import ModelMeta

@@ -12,7 +12,7 @@ import pytest
 from dbrnet.data.dataset import Card, Dataset, Image, Sample, decode_image
 from dbrnet.data.split import Split
 from dbrnet.files import sha256_file
-from dbrnet.inference.runtimes.registry import open_model
+from dbrnet.inference.runtimes import open_model
 from dbrnet.models.saved import save_model
 from dbrnet.records import AuditRecord, SplitCounts
 from tests.conftest import CLASSES, Exported

@@ -16,7 +16,7 @@ from dbrnet.data.image_stats import write_image_stats
 from dbrnet.drift.checks import group_weights
 from dbrnet.evaluation.predictions import evaluate
 from dbrnet.files import MARKER, sha256_file
-from dbrnet.inference.runtimes.registry import open_model
+from dbrnet.inference.runtimes import open_model
 from dbrnet.records import ChampionRecord, DriftCheck, DriftImages, DriftRecord
 from dbrnet.steps.drift import drift
 from tests.conftest import Exported

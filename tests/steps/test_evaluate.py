@@ -17,7 +17,7 @@ from dbrnet.data.split import Split
 from dbrnet.errors import UserError
 from dbrnet.evaluation.metrics import confusion_matrix
 from dbrnet.files import sha256_file
-from dbrnet.inference.runtimes.registry import open_model
+from dbrnet.inference.runtimes import open_model
 from dbrnet.records import Bootstrap, ChampionScores, EvaluationRecord, TrainRecord
 from dbrnet.steps.benchmark import benchmark
 from dbrnet.steps.evaluate import evaluate

@@ -3,18 +3,19 @@
 from dataclasses import asdict
 from typing import Any
 
-import cv2
 import numpy as np
 import pytest
 import torch
 
-from dbrnet.data.dataset import Card, ClassInfo, Dataset, Sample
+from dbrnet.data.dataset import Dataset, Sample
 from dbrnet.training.distributed import DistributedContext
 from dbrnet.training.loop import TrainResult
 from dbrnet.training.recipe import Recipe
+from tests.data.conftest import make_dataset, write_image
 
 ALONE = DistributedContext(torch.device("cpu"))
-NAMES = ["background", "dark", "light"]
+Splits = tuple[list[str], list[str]]
+NAMES = ("background", "dark", "light")
 EACH_ITERATION = 1e-3  # seconds between two checkpoints
 NEVER = 3600.0
 RECIPE = Recipe.model_validate(
@@ -42,19 +43,16 @@ RECIPE = Recipe.model_validate(
 )
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(scope="module", autouse=True)
 def _one_thread() -> None:
     torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")
-def train_ids() -> list[str]:
-    return [f"p{index:02}" for index in range(14)]
-
-
-@pytest.fixture(scope="session")
-def val_ids() -> list[str]:
-    return [f"p{index:02}" for index in range(14, 20)]
+def splits() -> Splits:
+    """The ids of the training and of the validation split."""
+    ids = [f"p{index:02}" for index in range(20)]
+    return ids[:14], ids[14:]
 
 
 @pytest.fixture(scope="session")
@@ -72,29 +70,11 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
         image[top : top + 24, left : left + 24] = (20, 230)[kind - 1]
         mask[top : top + 24, left : left + 24] = kind
         name = f"p{index:02}"
-        for folder, pixels in (("images", image), ("masks", mask)):
-            (root / folder).mkdir(parents=True, exist_ok=True)
-            cv2.imwrite(str(root / folder / f"{name}.png"), pixels)
         files = f"images/{name}.png", f"masks/{name}.png"
+        for file, pixels in zip(files, (image, mask), strict=True):
+            write_image(root / file, pixels)
         samples.append(Sample(name, *files, height, width, (kind,), name, name))
-    colors = ((0, 0, 0), (255, 0, 0), (0, 255, 0))
-    card = Card(
-        name="squares",
-        title="Squares",
-        classes=tuple(map(ClassInfo, NAMES, colors)),
-        homepage="",
-        citation="",
-        licence="",
-        group_rule="",
-        leak_note="",
-        notes=(),
-        images=20,
-        groups=20,
-        images_by_class={"background": 0, "dark": 10, "light": 10},
-        pixel_shares={},
-        content_hash="squares",
-    )
-    dataset = Dataset(root, card, tuple(samples))
+    dataset = make_dataset(root, tuple(samples), NAMES)
     dataset.save_tables()
     return dataset
 

@@ -20,7 +20,7 @@ from dbrnet.training.checkpoint import CHECKPOINT_FILE
 from dbrnet.training.loop import EpochRow
 from dbrnet.training.loop import train as run_training
 from dbrnet.training.recipe import Recipe
-from tests.training.conftest import ALONE, EACH_ITERATION, RECIPE, content
+from tests.training.conftest import ALONE, EACH_ITERATION, RECIPE, Splits, content
 from tests.training.together import CASES, loss_and_gradient
 
 ROOT = Path(__file__).parents[2]
@@ -38,16 +38,15 @@ def _float64() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def job(dataset: Dataset, train_ids: list[str], val_ids: list[str]) -> Job:
+def job(dataset: Dataset, splits: Splits) -> Job:
     """Batches of five, which two processes cannot halve."""
     update = {"epochs": 2, "batch_size": 5, "crop": (32, 32), "scale": (0.5, 1.0)}
     update |= {"auxiliary_weight": 0.8, "ema_decay": 0.8}
-    return dataset, train_ids, val_ids, RECIPE.model_copy(update=update)
+    return dataset, *splits, RECIPE.model_copy(update=update)
 
 
 @pytest.fixture(scope="module")
 def alone(job: Job, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    torch.set_num_threads(1)
     return content(train(*job, tmp_path_factory.mktemp("alone")))
 
 
@@ -63,7 +62,6 @@ def pair(job: Job, tmp_path_factory: pytest.TempPathFactory) -> Results:
         raise StoppedError
 
     # A single process begins; the other two resume, the second without a checkpoint to read.
-    torch.set_num_threads(1)
     with pytest.raises(StoppedError):
         train(*job, folder / "resumed" / "of rank 0", on_epoch=stop)
     assert (folder / "resumed" / "of rank 0" / CHECKPOINT_FILE).exists()

@@ -18,28 +18,19 @@ from dbrnet.data.loading import Images
 from dbrnet.errors import JobError, UserError
 from dbrnet.files import write_atomically
 from dbrnet.training.checkpoint import CHECKPOINT_FILE
-from dbrnet.training.loop import EpochRow, Run, validate
+from dbrnet.training.loop import EpochRow, Run
 from dbrnet.training.loop import train as run_training
-from tests.training.conftest import ALONE, EACH_ITERATION, NAMES, NEVER, RECIPE, content
-
-Splits = tuple[list[str], list[str]]
+from dbrnet.training.validation import validate
+from tests.training.conftest import ALONE, EACH_ITERATION, NAMES, NEVER, RECIPE, Splits, content
 
 train = functools.partial(run_training, workers=0, checkpoint_seconds=NEVER)
 # Averaged weights are a part of what must survive a kill.
 AVERAGED = RECIPE.model_copy(update={"epochs": 2, "ema_decay": 0.8})
 
 
-@pytest.fixture
-def splits(train_ids: list[str], val_ids: list[str]) -> Splits:
-    return train_ids, val_ids
-
-
 @pytest.fixture(scope="module")
-def uninterrupted(
-    dataset: Dataset, train_ids: list[str], val_ids: list[str], tmp_path_factory: pytest.TempPathFactory
-) -> dict[str, Any]:
-    torch.set_num_threads(1)
-    return content(train(dataset, train_ids, val_ids, AVERAGED, tmp_path_factory.mktemp("uninterrupted")))
+def uninterrupted(dataset: Dataset, splits: Splits, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    return content(train(dataset, *splits, AVERAGED, tmp_path_factory.mktemp("uninterrupted")))
 
 
 def assert_same(result: dict[str, Any], expected: dict[str, Any]) -> None:
@@ -113,7 +104,7 @@ def test_each_epoch_is_reported_once_and_the_best_is_kept(dataset: Dataset, spli
     for row in rows:
         assert row.loss == pytest.approx(row.main_loss + RECIPE.auxiliary_weight * row.auxiliary_loss)
         assert row.loss == pytest.approx(sum(result.step_losses[row.step - 3 : row.step]) / 3)
-        assert list(row.val_iou) == NAMES
+        assert tuple(row.val_iou) == NAMES
     assert result.meta.classes == dataset.card.classes
     assert not result.model.training
 
@@ -130,6 +121,16 @@ def test_of_equally_good_epochs_the_earlier_ones_weights_are_kept(dataset: Datas
     result = run.result()
     assert (result.best_epoch, result.best_miou) == (2, scores[1])
     assert result.model.head.state_dict()[name].tolist() == [1003.0, 0.0, 0.0]
+
+
+def test_a_resumed_run_draws_the_random_numbers_of_an_uninterrupted_one(dataset: Dataset, splits: Splits) -> None:
+    """As a network with dropout does."""
+    run = Run(dataset, *splits, RECIPE, ALONE, workers=0)
+    torch.rand(3)
+    state = run.state()
+    expected = torch.rand(3)
+    Run(dataset, *splits, RECIPE, ALONE, workers=0).load_state(state)
+    assert torch.equal(torch.rand(3), expected)
 
 
 def test_another_seed_starts_afresh(
@@ -193,19 +194,19 @@ class Threshold(nn.Module):
         return -logits if self.training else logits
 
 
-def test_validation_counts_every_pixel_once_for_any_sizes_and_batch(dataset: Dataset, val_ids: list[str]) -> None:
+def test_validation_counts_every_pixel_once_for_any_sizes_and_batch(dataset: Dataset, splits: Splits) -> None:
     model = Threshold().train()
-    images = Images(dataset, val_ids, None)
+    images = Images(dataset, splits[1], None)
     for batch_size in (1, 3, 8):
         scores = validate(model, images, NAMES, MEAN, STD, batch_size, ALONE)
         assert scores.iou == dict.fromkeys(NAMES, 1.0)
     assert not model.training
 
 
-def test_validation_scores_resized_images_at_the_masks_size(dataset: Dataset, val_ids: list[str]) -> None:
-    scores = validate(Threshold(), Images(dataset, val_ids, (32, 40)), NAMES, MEAN, STD, 4, ALONE)
+def test_validation_scores_resized_images_at_the_masks_size(dataset: Dataset, splits: Splits) -> None:
+    scores = validate(Threshold(), Images(dataset, splits[1], (32, 40)), NAMES, MEAN, STD, 4, ALONE)
     union, hits = np.zeros(3), np.zeros(3)
-    for name in val_ids:
+    for name in splits[1]:
         sample = dataset.by_id[name]
         image, mask = Images(dataset, [name], (32, 40))[0]
         x = (torch.from_numpy(image).float().permute(2, 0, 1)[None] / 255 - MEAN[:, None, None]) / STD[:, None, None]

@@ -2,29 +2,37 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dbrnet.training.recipe import Recipe, Schedule, learning_rate
+from dbrnet.training.recipe import Recipe, Schedule
 from tests.sections import PARAMS
 from tests.training.conftest import RECIPE
 
 
-def test_warms_up_linearly_from_a_tenth() -> None:
-    rates = [learning_rate(step, 100, 0.01, 10, "linear") for step in range(11)]
-    assert [rates[step] for step in (0, 5, 10)] == pytest.approx([0.001, 0.0055, 0.01])
+def schedule(kind: Schedule, warmup: float = 1.0, epochs: int = 10, base: float = 0.01) -> Recipe:
+    update = {"schedule": kind, "warmup_epochs": warmup, "epochs": epochs, "learning_rate": base}
+    return RECIPE.model_copy(update=update)
 
 
-def test_linear_decay_reaches_zero_after_the_last_iteration() -> None:
-    rates = [learning_rate(step, 100, 0.01, 10, "linear") for step in (55, 99, 100)]
-    assert rates == pytest.approx([0.005, 0.01 / 90, 0])
+@pytest.mark.parametrize(
+    ("recipe", "rates"),  # of ten batches an epoch: iteration -> rate
+    [
+        (schedule("linear"), {0: 0.001, 5: 0.0055, 10: 0.01}),  # warms up from a tenth
+        (schedule("linear"), {55: 0.005, 99: 0.01 / 90, 100: 0}),  # reaches zero after the last iteration
+        (schedule("poly", warmup=0), {50: 0.01 * 0.5**0.9}),
+    ],
+)
+def test_the_rate_warms_up_and_decays(recipe: Recipe, rates: dict[int, float]) -> None:
+    assert {step: recipe.rate(step, 10) for step in rates} == pytest.approx(rates)
 
 
-def test_poly_decay_has_the_power_nine_tenths() -> None:
-    assert learning_rate(50, 100, 0.01, 0, "poly") == pytest.approx(0.01 * 0.5**0.9)
-
-
-@given(st.integers(1, 500), st.integers(0, 600), st.sampled_from(["linear", "poly"]), st.floats(1e-6, 1.0))
-def test_the_rate_stays_real_and_between_zero_and_base(total: int, warmup: int, kind: Schedule, base: float) -> None:
+@given(
+    st.integers(1, 50), st.integers(1, 20), st.floats(0, 60), st.sampled_from(["linear", "poly"]), st.floats(1e-6, 1)
+)
+def test_the_rate_stays_real_and_between_zero_and_base(
+    epochs: int, batches: int, warmup: float, kind: Schedule, base: float
+) -> None:
+    total = epochs * batches
     for step in {0, total // 2, total - 1, total, total + 5}:  # the released code's turned complex past the end
-        rate = learning_rate(step, total, base, warmup, kind)
+        rate = schedule(kind, warmup, epochs, base).rate(step, batches)
         assert isinstance(rate, float)
         assert 0 <= rate <= base * (1 + 1e-9)
 

@@ -1,7 +1,6 @@
 """The interface of every runtime: images in, class ids and confidence out."""
 
-from collections.abc import Callable
-from typing import Generic, Protocol, TypeVar
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,10 +13,6 @@ Images = NDArray[np.uint8]  # [N, H, W, 3], RGB
 Mask = NDArray[np.uint8]  # class ids [N, H, W]
 Answer = tuple[Mask, NDArray[np.float32]]  # the mask, and the confidence [N, H, W] in 0 to 1
 Logits = NDArray[np.float32]  # [N, C, H, W]
-Shape = tuple[int, ...]
-Opened = TypeVar("Opened")
-
-KEPT_SHAPES = 4  # prepared at the same time: each takes memory
 
 
 class Model(Protocol):
@@ -48,22 +43,6 @@ class Model(Protocol):
     def predict_with_logits(self, images: Images) -> tuple[Mask, Logits]:
         """Class ids, and the logits float32 [N, C, H, W] that they follow from; slower, for measuring parity."""
         ...
-
-
-class ByShape(Generic[Opened]):
-    """A runtime's preparation for each shape of its input, made when the shape first comes; the last few are kept."""
-
-    def __init__(self, open_: Callable[[Shape], Opened]) -> None:
-        self._open = open_
-        self._opened: dict[Shape, Opened] = {}
-
-    def __call__(self, shape: Shape) -> Opened:
-        """The preparation for `shape`."""
-        opened = self._opened.pop(shape, None) or self._open(shape)
-        self._opened[shape] = opened  # the last used is the last to be dropped
-        if len(self._opened) > KEPT_SHAPES:
-            del self._opened[next(iter(self._opened))]
-        return opened
 
 
 class NotAvailableError(UserError):

@@ -24,15 +24,13 @@ class TorchModel:
     """
 
     def __init__(self, model: DBRNet, meta: ModelMeta, mode: str = "eager", threads: int | None = None) -> None:
+        require_mode(mode)
         self.runtime = f"pytorch-{mode}"
         self.precision = "fp32"
         self.threads = threads or available_cores()
         torch.set_num_threads(self.threads)
         torch.backends.cudnn.allow_tf32 = False
-        on_gpu = torch.cuda.is_available()
-        if mode == "cudagraph" and not on_gpu:
-            raise NotAvailableError("pytorch-cudagraph is not available: PyTorch finds no CUDA device here")
-        self.device = "cuda" if on_gpu else "cpu"
+        self.device = "cuda" if torch.cuda.is_available() else "cpu"
         self.classes = meta.classes
         self.metadata: dict[str, str] = {}
         deployed = DeployedModel(model, meta).to(self.device)
@@ -55,6 +53,12 @@ class TorchModel:
         check_images(images)
         mask, _, logits = self._forward(torch.from_numpy(images).to(self.device))
         return mask.cpu().numpy(), logits.cpu().numpy()
+
+
+def require_mode(mode: str) -> None:
+    """Raise `NotAvailableError` where PyTorch cannot run in `mode` here."""
+    if mode == "cudagraph" and not torch.cuda.is_available():
+        raise NotAvailableError("pytorch-cudagraph is not available: PyTorch finds no CUDA device here")
 
 
 class _Recorded:
