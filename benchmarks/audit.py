@@ -44,7 +44,7 @@ def write(folder: Path, count: int) -> Dataset:
         symmetry = SYMMETRIES[(index * 2) % 8] if original != index else SYMMETRIES[0]
         file = f"images/{index:06}.jpg"
         cv2.imwrite(str(folder / file), np.ascontiguousarray(symmetry.apply(strip(original))))
-        samples.append(Sample(f"{index:06}", file, "", *SIZE, (), f"{index:06}", f"{index}"))
+        samples.append(Sample(f"{index:06}", file, "", *SIZE, (), f"{index:06}", f"{index}", f"{index}"))
     card = Card(
         *("made", "Made", (), "", "", "", "", ""),
         notes=(),

@@ -9,21 +9,26 @@ masks/<id>.png  single-channel 8-bit class ids; 0 is the background
 import csv
 import hashlib
 import io
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Annotated, Any, ClassVar, Self
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import BeforeValidator, ConfigDict, StringConstraints, TypeAdapter, ValidationError
 
 from dbrnet.errors import UserError
 from dbrnet.files import read_json, write_atomically, write_json
 
 Image = NDArray[np.uint8]  # [H, W, 3], RGB
 Mask = NDArray[np.uint8]  # [H, W], class ids
+
+Text = Annotated[str, StringConstraints(min_length=1)]
+Words = BeforeValidator(lambda value: value.split() if isinstance(value, str) else value)
 
 CARD_FILE = "card.json"
 SAMPLES_FILE = "samples.csv"
@@ -42,51 +47,44 @@ class ClassInfo:
 class Sample:
     """One image with its mask: a row of samples.csv. Paths are relative to the dataset's root."""
 
-    id: str
-    image: str
-    mask: str
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
+
+    id: Text
+    image: Text
+    mask: Text
     height: int
     width: int
-    classes: tuple[int, ...]  # defect ids present, ascending; empty: defect-free
-    group: str  # near-duplicates share a group, and a group must not cross splits
-    sha256: str  # of the decoded pixels of image and mask
-    image_sha256: str = ""  # of the image's decoded pixels alone
+    classes: Annotated[tuple[int, ...], Words]  # defect ids present, ascending; empty: defect-free
+    group: Text  # near-duplicates share a group, and a group must not cross splits
+    sha256: Text  # of the decoded pixels of image and mask
+    image_sha256: Text  # of the image's decoded pixels alone
     published: str = ""  # the split in which it was published, train or test; empty: none
 
-    @classmethod
-    def from_row(cls, row: Mapping[str, str]) -> Self:
-        """Parse a row of samples.csv; raises `KeyError` or `ValueError` where it is broken."""
-        return cls(
-            id=row["id"],
-            image=row["image"],
-            mask=row["mask"],
-            height=int(row["height"]),
-            width=int(row["width"]),
-            classes=tuple(int(label) for label in row["classes"].split()),
-            group=row["group"],
-            sha256=row["sha256"],
-            image_sha256=row["image_sha256"],
-            published=row["published"],
-        )
+    @property
+    def strata(self) -> tuple[int, ...]:
+        """The classes that the image counts for; a defect-free one counts for the background."""
+        return self.classes or (0,)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class DatasetInfo:
     """What is known of a dataset before it is read."""
 
     name: str
     title: str
     classes: tuple[ClassInfo, ...]
-    homepage: str
-    citation: str
+    homepage: str = ""
+    citation: str = ""
     licence: str
-    group_rule: str  # how the reader found groups, in words; empty: each image is a group of its own
-    leak_note: str  # known near-duplicates that the groups do not cover; empty: none are known
+    group_rule: str = ""  # how the reader found groups, in words; empty: each image is a group of its own
+    leak_note: str = ""  # known near-duplicates that the groups do not cover; empty: none are known
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Card(DatasetInfo):
     """card.json: what a dataset holds, and what must be known before a score on it is trusted."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid")
 
     notes: tuple[str, ...]  # what the reader decided or noticed (thresholds, overlaps, empty masks)
     images: int
@@ -98,12 +96,10 @@ class Card(DatasetInfo):
     @classmethod
     def load(cls, root: Path) -> Self:
         """Read card.json under `root`; raises `UserError` where it is missing or broken."""
-        raw = read_json(root / CARD_FILE)
         try:
-            classes = tuple(ClassInfo(item["name"], tuple(item["color"])) for item in raw.pop("classes"))
-            return cls(classes=classes, notes=tuple(raw.pop("notes")), **raw)
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise _unreadable(root, error) from None
+            return TypeAdapter(cls).validate_python(read_json(root / CARD_FILE))
+        except ValidationError as error:
+            raise _unreadable(root, CARD_FILE, error) from None
 
 
 @dataclass(frozen=True)
@@ -118,24 +114,19 @@ class Dataset:
     @classmethod
     def load(cls, root: Path) -> Self:
         """Read card.json and samples.csv under `root`; raises `UserError` where one is missing or broken."""
-        card = Card.load(root)
+        card, table = Card.load(root), root / SAMPLES_FILE
         try:
-            samples = tuple(map(Sample.from_row, csv.DictReader(io.StringIO((root / SAMPLES_FILE).read_text()))))
+            rows = tuple(csv.DictReader(io.StringIO(table.read_text())))
+            return cls(root, card, TypeAdapter(tuple[Sample, ...]).validate_python(rows))
         except FileNotFoundError:
-            raise UserError(f"{root / SAMPLES_FILE} does not exist; run `dbrnet ingest` again") from None
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise _unreadable(root, error) from None
-        return cls(root, card, samples)
+            raise UserError(f"{table} does not exist; run `dbrnet ingest` again") from None
+        except (ValueError, csv.Error) as error:
+            raise _unreadable(root, SAMPLES_FILE, error) from None
 
     def save_tables(self) -> None:
         """Write card.json and samples.csv; images and masks are already in place."""
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(field.name for field in fields(Sample))
-        for sample in self.samples:
-            row: dict[str, Any] = asdict(sample) | {"classes": " ".join(map(str, sample.classes))}
-            writer.writerow(row.values())
-        write_atomically(self.root / SAMPLES_FILE, text.getvalue())
+        rows = (asdict(sample) | {"classes": " ".join(map(str, sample.classes))} for sample in self.samples)
+        write_table(self.root / SAMPLES_FILE, [field.name for field in fields(Sample)], (row.values() for row in rows))
         write_json(self.root / CARD_FILE, asdict(self.card))
 
     @cached_property
@@ -199,6 +190,12 @@ def decode_pixels(data: bytes, name: Path | str, flags: int) -> NDArray[Any]:
     return pixels
 
 
+def count_by_class(samples: Sequence[Sample], classes: Sequence[ClassInfo]) -> dict[str, int]:
+    """How many of the images hold each class; the background's are the defect-free ones."""
+    held = Counter(label for sample in samples for label in sample.strata)
+    return {info.name: held[label] for label, info in enumerate(classes)}
+
+
 def content_hash(samples: Iterable[Sample]) -> str:
     """One SHA-256 for a dataset's content: ids, groups and pixels, in whatever order they come."""
     digest = hashlib.sha256()
@@ -208,23 +205,39 @@ def content_hash(samples: Iterable[Sample]) -> str:
 
 
 def pixel_hashes(image: Image, mask: Mask) -> tuple[str, str]:
-    """`image_sha256` and `sha256` of a sample: of the pixels [H, W, 3], and of these with the mask's [H, W]."""
-    digest = _hashed(image)
+    """`image_sha256` and `sha256` of a sample: of the pixels [H, W, 3], and of these with the mask's [H, W].
+
+    An image that is saved again without loss keeps its hash.
+    """
+    digest = hashlib.sha256(f"{image.shape[0]} {image.shape[1]}\n".encode())
+    digest.update(np.ascontiguousarray(image).data)
     image_sha256 = digest.hexdigest()
     digest.update(np.ascontiguousarray(mask).data)
     return image_sha256, digest.hexdigest()
 
 
 def image_hash(image: Image) -> str:
-    """`image_sha256` of the pixels [H, W, 3]: an image that is saved again without loss keeps it."""
-    return _hashed(image).hexdigest()
+    """`image_sha256` of the pixels [H, W, 3]."""
+    return pixel_hashes(image, np.empty((0, 0), np.uint8))[0]
 
 
-def _hashed(image: Image) -> "hashlib._Hash":
-    digest = hashlib.sha256(f"{image.shape[0]} {image.shape[1]}\n".encode())
-    digest.update(np.ascontiguousarray(image).data)
-    return digest
+def write_table(path: Path, columns: Sequence[str], rows: Iterable[Iterable[object]]) -> None:
+    """Write a csv file atomically: the same bytes on every system."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows(rows)
+    write_atomically(path, text.getvalue())
 
 
-def _unreadable(root: Path, error: Exception) -> UserError:
-    return UserError(f"{root} is not a dataset this version reads ({error}); ingest it again")
+def describe_fault(error: Exception) -> str:
+    """What is wrong in a table or record that does not parse, in a few words."""
+    if isinstance(error, ValidationError):
+        first = error.errors()[0]
+        return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+    return str(error)
+
+
+def _unreadable(root: Path, name: str, error: Exception) -> UserError:
+    reason = describe_fault(error)
+    return UserError(f"{root} is not a dataset this version reads ({name}: {reason}); ingest it again")

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image as Pillow
 from PIL import TiffImagePlugin
 
-from dbrnet.data.dataset import Image, Mask, decode_grey, decode_image, decode_pixels
+from dbrnet.data.dataset import Image, Mask, decode_grey, decode_pixels
 from dbrnet.errors import UserError
 
 _JPEG, _PNG, _BMP = b"\xff\xd8", b"\x89PNG\r\n\x1a\n", b"BM"
@@ -37,12 +37,6 @@ class DecodedImage:
     suffix: str
     pixels: Image
     brightest: int | None = None  # the highest value of a 16-bit image, before its reduction to 8 bits
-
-
-def read_as_it_is(path: Path) -> DecodedImage:
-    """A JPEG or PNG file, its bytes kept. Raises `UserError` that names it where it is broken."""
-    data = read_whole(path)
-    return DecodedImage(data, path.suffix.lower(), decode_image(data, path))
 
 
 def read_any(path: Path, bit_depth: int) -> DecodedImage:

@@ -12,9 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dbrnet.bounds import MINIMUM_SIDE
-from dbrnet.data.dataset import Dataset, Image, Sample
+from dbrnet.data.dataset import Dataset, Image, Sample, write_table
 from dbrnet.errors import UserError
-from dbrnet.files import write_atomically
 from dbrnet.parallel import ordered_map
 from dbrnet.progress import progress
 
@@ -63,13 +62,9 @@ def write_image_stats(dataset: Dataset, known: Mapping[str, Features]) -> None:
         return measure_image_stats(dataset.image(sample)) if features is None else features
 
     samples = [sample for sample in dataset.samples if min(sample.height, sample.width) >= MINIMUM_SIDE]
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(("id", *FEATURES))
     measured = progress(ordered_map(measure, samples), len(samples), "image statistics")
-    for sample, features in zip(samples, measured, strict=True):
-        writer.writerow((sample.id, *features.tolist()))
-    write_atomically(dataset.root / IMAGE_STATS_FILE, text.getvalue())
+    rows = ((sample.id, *features.tolist()) for sample, features in zip(samples, measured, strict=True))
+    write_table(dataset.root / IMAGE_STATS_FILE, ("id", *FEATURES), rows)
 
 
 def read_image_stats(dataset: Dataset) -> dict[str, Features]:
@@ -79,8 +74,7 @@ def read_image_stats(dataset: Dataset) -> dict[str, Features]:
         return {}
     try:
         rows = csv.DictReader(io.StringIO(path.read_text()))
-        return {
-            dataset.by_id[row["id"]].image_sha256: np.array([float(row[name]) for name in FEATURES]) for row in rows
-        }
+        features = {row["id"]: np.array([float(row[name]) for name in FEATURES]) for row in rows}
+        return {dataset.by_id[id_].image_sha256: values for id_, values in features.items()}
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path} does not fit its dataset ({error!r}); ingest that again") from None

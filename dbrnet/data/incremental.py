@@ -5,25 +5,19 @@ An image is identified by its pixels, whatever its file is called. What cannot b
 quarantine.csv    file,reason: each file (or row of the csv) of the batch that is not in the dataset, and why
 """
 
-import csv
-import io
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dbrnet.data.dataset import Dataset, Sample
-from dbrnet.data.image_decoding import read_any
-from dbrnet.data.readers import factory
+from dbrnet.data.dataset import Dataset, Sample, write_table
+from dbrnet.data.readers import RawSample, factory
 from dbrnet.data.readers.factory import Rejected
-from dbrnet.data.readers.reader import RawSample
-from dbrnet.data.writer import Converted, ReadImage, convert, count_classes, make_card, opened_source, without_root
+from dbrnet.data.writer import Converted, convert, count_classes, make_card, opened_source, without_root
 from dbrnet.errors import UserError, one_line
-from dbrnet.files import write_atomically
 from dbrnet.parallel import ordered_map
 from dbrnet.progress import progress
 
@@ -42,9 +36,8 @@ class Changes:
 
     def __str__(self) -> str:
         return (
-            f"{len(self.new)} images new, {len(self.unchanged)} unchanged, "
-            f"{len(self.relabelled)} relabelled, {len(self.withdrawn)} withdrawn, "
-            f"{len(self.rejected)} files in {QUARANTINE_FILE}"
+            f"{len(self.new)} images new, {len(self.unchanged)} unchanged, {len(self.relabelled)} relabelled, "
+            f"{len(self.withdrawn)} withdrawn, {len(self.rejected)} files in {QUARANTINE_FILE}"
         )
 
 
@@ -66,15 +59,21 @@ def build_factory_dataset(
     """
     info = factory.dataset_info(classes)
     before = _load_previous(previous, classes) if previous else None
+
+    def try_convert(raw: RawSample) -> Converted | UserError:
+        try:
+            return convert(raw, len(info.classes), bit_depth)
+        except UserError as error:
+            return error
+        except PermissionError as error:
+            return UserError(f"{error.filename} may not be read; change its permissions")
+
     with opened_source(source, out) as root:
         listing = factory.list_source(root, classes)
-        merge = _Merge(before, listing.withdrawn, len(info.classes), out)
-        merge.changes.rejected += listing.rejected
-        read_image = partial(read_any, bit_depth=bit_depth)
-        try_convert = partial(_try_convert, read_image=read_image, classes=len(info.classes))
+        merge = _Merge(before, listing, len(info.classes), root, out)
         results = progress(ordered_map(try_convert, listing.samples), len(listing.samples), "ingest")
         for raw, result in zip(listing.samples, results, strict=True):
-            merge.take(raw, result, root)
+            merge.take(raw, result)
         _require_few_rejected(merge.changes, max_quarantine)
         samples = merge.finish()
         if not samples:
@@ -85,33 +84,30 @@ def build_factory_dataset(
         card = make_card(info, samples, merge.pixels, _notes(listing.labels, merge, bit_depth, before))
     dataset = Dataset(out, card, samples)
     dataset.save_tables()
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(("file", "reason"))
-    writer.writerows(sorted((one_line(item.file), one_line(item.reason)) for item in merge.changes.rejected))
-    write_atomically(out / QUARANTINE_FILE, text.getvalue())
+    rejected = sorted((one_line(item.file), one_line(item.reason)) for item in merge.changes.rejected)
+    write_table(out / QUARANTINE_FILE, ("file", "reason"), rejected)
     return dataset, merge.changes
 
 
 class _Merge:
     """The next dataset while a batch is merged into the previous one, image by image."""
 
-    def __init__(self, before: Dataset | None, withdrawn: Sequence[str], classes: int, out: Path) -> None:
-        self.changes = Changes()
+    def __init__(self, before: Dataset | None, listing: factory.Listing, classes: int, root: Path, out: Path) -> None:
+        self.changes = Changes(rejected=list(listing.rejected))
         self.pixels = np.zeros(classes, np.int64)  # of each class, in all masks
         self.overlaps: list[int] = []
         self.brightest: list[int] = []  # of the 16-bit images
         self._before = before
+        self._root = root
         self._out = out
-        self._withdrawn = frozenset(withdrawn)
+        self._withdrawn = listing.withdrawn
         self._rows: dict[str, Sample] = {}  # by id
         self._batch: dict[str, tuple[str, str]] = {}  # image_sha256 -> file and sha256 of an image of this batch
         if before:
             pixels = sum(sample.height * sample.width for sample in before.samples)
-            shares = np.array(list(before.card.pixel_shares.values()))
-            self.pixels += np.rint(shares * pixels).astype(np.int64)
+            self.pixels += np.rint(np.array(list(before.card.pixel_shares.values())) * pixels).astype(np.int64)
         for sample in before.samples if before else ():
-            if self._is_withdrawn(sample.id, Path(sample.image).name):
+            if factory.is_named(self._withdrawn, sample.id, Path(sample.image).name):
                 self.changes.withdrawn.append(sample.id)
                 self.pixels -= self._count(sample)
             else:
@@ -119,46 +115,46 @@ class _Merge:
         self._by_image = {sample.image_sha256: sample for sample in self._rows.values()}
         self._taken = {id_.casefold() for id_ in self._rows}  # two ids must be two files on any system
 
-    def take(self, raw: RawSample, result: Converted | UserError, root: Path) -> None:
+    def take(self, raw: RawSample, result: Converted | UserError) -> None:
         """Merge one image of the batch, or reject it with the reason."""
-        if self._is_withdrawn(raw.id, raw.image.name):
-            self._reject(raw, root, f"is listed in {factory.WITHDRAWN}", counts=False)
+        if factory.is_named(self._withdrawn, raw.id, raw.image.name):
+            self._reject(raw, f"is listed in {factory.WITHDRAWN}", counts=False)
         elif isinstance(result, UserError):
-            self._reject(raw, root, without_root(root, str(result)))
+            self._reject(raw, without_root(self._root, str(result)))
         elif result.sample.image_sha256 in self._batch:
             file, sha256 = self._batch[result.sample.image_sha256]
             same = sha256 == result.sample.sha256
             reason = f"is the same image as {file}{'' if same else ', and their masks differ'}"
-            self._reject(raw, root, reason, counts=not same)
+            self._reject(raw, reason, counts=not same)
         else:
             self._batch[result.sample.image_sha256] = raw.image.name, result.sample.sha256
-            self._accept(raw, result, root)
+            self._accept(raw, result)
 
     def finish(self) -> tuple[Sample, ...]:
         """Copy what stays of the previous dataset, and return all rows by id."""
         rows = tuple(self._rows[id_] for id_ in sorted(self._rows))
-        for sample in rows:
-            for file in (sample.image, sample.mask):
-                if self._before and not (self._out / file).exists():  # the batch's files are there already
-                    shutil.copyfile(self._before.root / file, self._out / file)
+        for file in (file for sample in rows for file in (sample.image, sample.mask)):
+            if self._before and not (self._out / file).exists():  # the batch's files are there already
+                shutil.copyfile(self._before.root / file, self._out / file)
         return rows
 
-    def _accept(self, raw: RawSample, converted: Converted, root: Path) -> None:
+    def _accept(self, raw: RawSample, converted: Converted) -> None:
         sample, measured = converted.sample, converted.measured
         previous = self._by_image.get(sample.image_sha256)
         if previous and previous.sha256 == sample.sha256:
             self.changes.unchanged.append(previous.id)
         elif previous:
-            self._rows[previous.id] = replace(
-                converted.renamed(previous.id), image=previous.image, group=previous.group
-            )
-            (self._out / previous.mask).write_bytes(converted.mask)
+            sample = replace(converted.renamed(previous.id), image=previous.image, group=previous.group)
+            self._rows[previous.id] = sample
+            (self._out / sample.mask).write_bytes(converted.mask)
             self.changes.relabelled.append(previous.id)
             self.pixels += measured.pixels - self._count(previous)
         else:
-            sample = converted.renamed(self._free_id(sample))
-            if self._is_withdrawn(sample.id, Path(sample.image).name):
-                self._reject(raw, root, f"is listed in {factory.WITHDRAWN} as {sample.id}", counts=False)
+            # Where another image has the id, the image's hash follows it.
+            ids = (sample.id, f"{sample.id}-{sample.image_sha256[:8]}", f"{sample.id}-{sample.image_sha256}")
+            sample = converted.renamed(next(id_ for id_ in ids if id_.casefold() not in self._taken))
+            if factory.is_named(self._withdrawn, sample.id, Path(sample.image).name):
+                self._reject(raw, f"is listed in {factory.WITHDRAWN} as {sample.id}", counts=False)
             else:
                 converted.store(sample, self._out)
                 self._rows[sample.id] = sample
@@ -168,22 +164,11 @@ class _Merge:
         self.overlaps += [measured.overlap] if measured.overlap else []
         self.brightest += [converted.brightest] if converted.brightest is not None else []
 
-    def _free_id(self, sample: Sample) -> str:
-        """The sample's id, followed by the image's hash where another image has that id."""
-        for id_ in (sample.id, f"{sample.id}-{sample.image_sha256[:8]}"):
-            if id_.casefold() not in self._taken:
-                return id_
-        return f"{sample.id}-{sample.image_sha256}"
-
-    def _reject(self, raw: RawSample, root: Path, reason: str, *, counts: bool = True) -> None:
-        image, *masks = (path.relative_to(root).as_posix() for path in (raw.image, *raw.mask_files))
-        reason = reason.removeprefix(image).lstrip(": ")
-        self.changes.rejected.append(Rejected(image, reason, counts))
-        for mask in masks:
-            self.changes.rejected.append(Rejected(mask, f"its image, {image}, is not used", counts=False))
-
-    def _is_withdrawn(self, id_: str, file: str) -> bool:
-        return factory.is_named(self._withdrawn, id_, file)
+    def _reject(self, raw: RawSample, reason: str, *, counts: bool = True) -> None:
+        image, *masks = (path.relative_to(self._root).as_posix() for path in (raw.image, *raw.mask_files))
+        self.changes.rejected.append(Rejected(image, reason.removeprefix(image).lstrip(": "), counts))
+        unused = f"its image, {image}, is not used"
+        self.changes.rejected += [Rejected(mask, unused, counts=False) for mask in masks]
 
     def _count(self, sample: Sample) -> NDArray[np.int64]:
         """The pixels of each class in a mask of the previous dataset."""
@@ -191,20 +176,11 @@ class _Merge:
         return count_classes(self._before.mask(sample), len(self.pixels), self._before.root / sample.mask)
 
 
-def _try_convert(raw: RawSample, read_image: ReadImage, classes: int) -> Converted | UserError:
-    try:
-        return convert(raw, read_image, classes)
-    except UserError as error:
-        return error
-    except PermissionError as error:
-        return UserError(f"{error.filename} may not be read; change its permissions")
-
-
 def _load_previous(root: Path, classes: Sequence[str]) -> Dataset:
     previous = Dataset.load(root)
-    names = [info.name for info in previous.card.classes[1:]]
     if previous.card.name != factory.NAME:
         raise UserError(f"ingest.previous: {root} is {previous.card.name} and not own data; name another")
+    names = [info.name for info in previous.card.classes[1:]]
     if names != list(classes):
         raise UserError(
             f"ingest.previous: {root} has the classes {', '.join(names)} and ingest.classes are "
@@ -233,9 +209,8 @@ def _notes(labels: str, merge: _Merge, bit_depth: int, before: Dataset | None) -
     ]
     if merge.brightest:
         notes.append(
-            f"{len(merge.brightest)} images came with 16 bits, of which {bit_depth} are used "
-            f"(ingest.bit_depth) and the upper 8 of those are kept; their highest value is "
-            f"{max(merge.brightest)}"
+            f"{len(merge.brightest)} images came with 16 bits, of which {bit_depth} are used (ingest.bit_depth) "
+            f"and the upper 8 of those are kept; their highest value is {max(merge.brightest)}"
         )
     if unlabelled := sum(item.reason == factory.NO_MASK for item in merge.changes.rejected):
         notes.append(f"{unlabelled} images of the last batch have no mask and are left out")

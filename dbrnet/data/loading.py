@@ -11,6 +11,7 @@ from the metal; a network that reads raw grey values may then learn nothing for 
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import cv2
 import numpy as np
@@ -42,23 +43,26 @@ class Images:
     def __init__(
         self, dataset: Dataset, ids: Sequence[str], image_size: tuple[int, int] | None, *, normalised: bool = False
     ) -> None:
-        unknown = [id_ for id_ in ids if id_ not in dataset.by_id]
-        if unknown:
-            raise UserError(f"the split names {unknown[0]}, which the dataset does not hold; run `dbrnet split` again")
-        self.samples = [dataset.by_id[id_] for id_ in ids]
+        try:
+            self.samples = [dataset.by_id[id_] for id_ in ids]
+        except KeyError as error:
+            raise UserError(
+                f"the split names {error.args[0]}, which the dataset does not hold; run `dbrnet split` again"
+            ) from None
         self.image_size = image_size
         self.normalised = normalised
         self._dataset = dataset
         images = sum(3 * int(np.prod(self.size(index))) for index in range(len(self)))
         masks = sum(sample.height * sample.width for sample in self.samples)
-        self._cache: dict[int, tuple[Image, Mask]] | None = {} if images + masks <= CACHE_BYTES else None
+        self._cached = images + masks <= CACHE_BYTES
+        self._cache: dict[int, tuple[Image, Mask]] = {}
 
     def __len__(self) -> int:
         return len(self.samples)
 
     def __getitem__(self, index: int) -> tuple[Image, Mask]:
         """The image [H, W, 3] and its mask at native size."""
-        if self._cache is not None and index in self._cache:
+        if index in self._cache:
             return self._cache[index]
         sample = self.samples[index]
         image, mask = self._dataset.pair(sample)
@@ -68,7 +72,7 @@ class Images:
             image = normalise_exposure(image)
         if self.image_size is not None:
             image = resize_image(image, self.image_size)
-        if self._cache is not None:
+        if self._cached:
             self._cache[index] = image, mask
         return image, mask
 
@@ -77,14 +81,14 @@ class Images:
 
         A remote dataset is left alone: each process fetches only what it reads.
         """
-        if self._cache is not None and self._dataset.local:
+        if self._cached and self._dataset.local:
             for index in progress(range(len(self)), len(self), "decoding"):
                 self[index]
 
     def prefetch(self, indices: Iterable[int]) -> None:
         """Announce which images will be read next, in this order, so that a remote dataset fetches ahead."""
-        cache = {} if self._cache is None else self._cache  # looked at when each index is due, not now
-        self._dataset.prefetch(self.samples[index] for index in indices if index not in cache)
+        # The generator looks at the cache when each index is due, not now.
+        self._dataset.prefetch(self.samples[index] for index in indices if index not in self._cache)
 
     def size(self, index: int) -> tuple[int, int]:
         """Height and width of the image as the network sees it."""
@@ -105,7 +109,7 @@ class Images:
                 squares[channel] += counts @ np.arange(256) ** 2
         mean = total / count / 255
         deviation = np.sqrt(np.maximum(squares / count / 255**2 - mean**2, 1e-6))  # a flat image has none
-        return _triple(mean), _triple(deviation)
+        return cast(Triple, tuple(mean.tolist())), cast(Triple, tuple(deviation.tolist()))
 
 
 def normalise_exposure(image: Image) -> Image:
@@ -202,8 +206,3 @@ def load_batches(samples: Augmented, batches: list[list[int]], workers: int) -> 
         pin_memory=torch.cuda.is_available(),
         generator=torch.Generator(),  # its own, so that loading does not draw from the global one
     )
-
-
-def _triple(values: np.ndarray) -> Triple:
-    first, second, third = values.tolist()
-    return first, second, third

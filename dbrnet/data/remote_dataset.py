@@ -11,7 +11,7 @@ S3 is an error. So a worker may be killed at any moment, and several may share a
 """
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
@@ -91,7 +91,7 @@ class RemoteDataset(Dataset):
         """The image and its mask; raises `JobError` where S3 does not hold what samples.csv says."""
         fetcher = _fetcher(self.root, os.getpid())
         fetcher.wait_for(sample)
-        return _read(self.root, sample) or fetcher.fetch(sample)
+        return _decoded(sample, lambda name: (self.root / name).read_bytes()) or fetcher.fetch(sample)
 
     def prefetch(self, samples: Iterable[Sample]) -> None:
         """Fetch those of `samples` that are missing here, in their order and a little ahead of the reader."""
@@ -128,13 +128,13 @@ class _Fetcher:
 
     def fetch(self, sample: Sample) -> tuple[Image, Mask]:
         """Fetch from the source to the folder; raises `JobError` if it is not what samples.csv says."""
-        contents = [self._source.read(name) for name in (sample.image, sample.mask)]
-        if (pair := _decoded(sample, *contents)) is None:
+        contents = {name: self._source.read(name) for name in (sample.image, sample.mask)}
+        if (pair := _decoded(sample, contents.__getitem__)) is None:
             raise JobError(
                 f"{self._source.address}{sample.image} or its mask is not what {SAMPLES_FILE} says (its hash "
                 "differs); send the dataset again"
             )
-        for name, content in zip((sample.image, sample.mask), contents, strict=True):
+        for name, content in contents.items():
             write_atomically(self._root / name, content)
         return pair
 
@@ -150,18 +150,10 @@ def _fetcher(root: Path, process: int) -> _Fetcher:
     return _Fetcher(root)
 
 
-def _read(root: Path, sample: Sample) -> tuple[Image, Mask] | None:
-    """The pair in the folder, if it is what samples.csv says."""
+def _decoded(sample: Sample, read: Callable[[str], bytes]) -> tuple[Image, Mask] | None:
+    """The pair, if it is what samples.csv says."""
     try:
-        image, mask = ((root / name).read_bytes() for name in (sample.image, sample.mask))
-    except FileNotFoundError:
-        return None
-    return _decoded(sample, image, mask)
-
-
-def _decoded(sample: Sample, image: bytes, mask: bytes) -> tuple[Image, Mask] | None:
-    try:
-        pair = decode_image(image, sample.image), decode_grey(mask, sample.mask)
-    except UserError:
+        pair = decode_image(read(sample.image), sample.image), decode_grey(read(sample.mask), sample.mask)
+    except (UserError, FileNotFoundError):
         return None
     return pair if pixel_hashes(*pair)[1] == sample.sha256 else None

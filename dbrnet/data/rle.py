@@ -32,20 +32,13 @@ class RleError(UserError):
 
 
 class Row(NamedTuple):
-    """The runs of one class in one image."""
+    """The runs of one class in one image, or a row that cannot be used."""
 
-    image: str  # file name
-    class_id: int
-    runs: str
     place: str  # file and row, for messages
-
-
-class BadRow(NamedTuple):
-    """A row that cannot be used."""
-
     image: str  # file name; empty where the row does not say
-    place: str
-    reason: str
+    class_id: int = 0
+    runs: str = ""
+    fault: str = ""  # why the row cannot be used; empty: it can
 
 
 def encode(mask: NDArray[np.bool_]) -> str:
@@ -59,27 +52,34 @@ def encode(mask: NDArray[np.bool_]) -> str:
 
 def decode(runs: str, height: int, width: int) -> NDArray[np.bool_]:
     """Decode one row to a mask [H, W], column-major in memory; raises `RleError` that names the wrong run."""
-    pixels = np.zeros(height * width, bool)
+    size = height * width
+    pixels = np.zeros(size, bool)
     try:
-        numbers = np.fromstring("" if runs.isspace() else runs, np.int64, sep=" ")
+        numbers = np.fromstring("" if runs.isspace() else runs, np.int64, sep=" ").tolist()
     except ValueError:
         bad = next((word for word in runs.split() if not re.fullmatch(r"[+-]?[0-9]+", word)), runs)
         raise RleError(f"{bad[:40]!r} is not a whole number") from None
-    if numbers.size % 2:
-        raise RleError(f"{numbers.size} numbers are no pairs of start and length; the last length is missing")
-    if numbers.size and (numbers.min() < 1 or numbers.max() > pixels.size):  # before a sum that could wrap around
-        raise RleError(_describe_fault(numbers.tolist(), pixels.size))
-    starts = numbers[::2] - 1
-    ends = starts + numbers[1::2]
-    if (starts[1:] < ends[:-1]).any() or (ends > pixels.size).any():
-        raise RleError(_describe_fault(numbers.tolist(), pixels.size))
+    if len(numbers) % 2:
+        raise RleError(f"{len(numbers)} numbers are no pairs of start and length; the last length is missing")
+    previous, end = 0, 0  # start and end of the run before, from 1 and inclusive
     # A slice for each run: decoding takes 1 % of ingesting Severstal, so nothing faster is worth its code.
-    for start, end in zip(starts.tolist(), ends.tolist(), strict=True):
-        pixels[start:end] = True
+    for run, (start, length) in enumerate(zip(numbers[::2], numbers[1::2], strict=True), start=1):
+        if not 1 <= start <= size:
+            raise RleError(f"run {run} starts at {start}, and starts go from 1 to {size}")
+        if not 1 <= length <= size:
+            raise RleError(f"run {run} has length {length}, and lengths go from 1 to {size}")
+        if start < previous:
+            raise RleError(f"run {run} starts at {start}, before run {run - 1}; starts must ascend")
+        if start <= end:
+            raise RleError(f"run {run} starts at {start} and overlaps run {run - 1}, which ends at {end}")
+        previous, end = start, start + length - 1
+        if end > size:
+            raise RleError(f"run {run} ends at pixel {end} of {size}")
+        pixels[start - 1 : end] = True
     return pixels.reshape(width, height).T
 
 
-def read_table(path: Path, labels: Mapping[str, int]) -> Iterator[Row | BadRow]:
+def read_table(path: Path, labels: Mapping[str, int]) -> Iterator[Row]:
     """The rows that hold a defect, and those that are wrong. `labels` maps a class in the file to its id.
 
     Raises `UserError` where the file as a whole cannot be read.
@@ -89,23 +89,19 @@ def read_table(path: Path, labels: Mapping[str, int]) -> Iterator[Row | BadRow]:
         reader = csv.reader(io.StringIO(path.read_text("utf-8-sig"), newline=""), strict=True)
         header = next(reader, [])
         if header not in (COLUMNS, OLD_COLUMNS):
-            raise UserError(
-                f"{path}: the columns are {','.join(header)[:80]!r}; they must be "
-                f"{','.join(COLUMNS)} or {','.join(OLD_COLUMNS)}"
-            )
-        for cells in reader:
+            given, new, old = (",".join(columns) for columns in (header, COLUMNS, OLD_COLUMNS))
+            raise UserError(f"{path}: the columns are {given[:80]!r}; they must be {new} or {old}")
+        for cells in filter(None, reader):  # without empty lines
             place = f"{path} row {reader.line_num}"
-            if not cells:  # an empty line
-                continue
             if len(cells) != len(header):
                 image = cells[0] if header == COLUMNS else ""
-                yield BadRow(image, place, f"has {len(cells)} cells and not {len(header)}")
+                yield Row(place, image, fault=f"has {len(cells)} cells and not {len(header)}")
                 continue
             image, label = cells[:2] if header == COLUMNS else _split_cell(cells[0], longest_first)
             if label not in labels:
-                yield BadRow(image, place, f"class {label[:20]!r} is not one of {', '.join(labels)}")
+                yield Row(place, image, fault=f"class {label[:20]!r} is not one of {', '.join(labels)}")
             elif cells[-1].strip():
-                yield Row(image, labels[label], cells[-1], place)
+                yield Row(place, image, labels[label], cells[-1])
     except (csv.Error, UnicodeDecodeError) as error:
         raise UserError(f"{path} is not a readable csv file ({error})") from None
 
@@ -134,21 +130,3 @@ def _split_cell(cell: str, labels: Sequence[str]) -> tuple[str, str]:
             return cell[: -len(label) - 1], label
     image, _, label = cell.rpartition("_")
     return image, label
-
-
-def _describe_fault(numbers: Sequence[int], size: int) -> str:
-    """What is wrong with the first wrong run."""
-    previous, end = 0, 0  # start and end of the run before, from 1 and inclusive
-    for run, (start, length) in enumerate(zip(numbers[::2], numbers[1::2], strict=True), start=1):
-        if not 1 <= start <= size:
-            return f"run {run} starts at {start}, and starts go from 1 to {size}"
-        if not 1 <= length <= size:
-            return f"run {run} has length {length}, and lengths go from 1 to {size}"
-        if start < previous:
-            return f"run {run} starts at {start}, before run {run - 1}; starts must ascend"
-        if start <= end:
-            return f"run {run} starts at {start} and overlaps run {run - 1}, which ends at {end}"
-        if start + length - 1 > size:
-            return f"run {run} ends at pixel {start + length - 1} of {size}"
-        previous, end = start, start + length - 1
-    raise AssertionError("no run is wrong")

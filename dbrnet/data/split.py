@@ -8,16 +8,17 @@ import csv
 import io
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
 from typing import Literal, Self
 
 import numpy as np
+from pydantic import TypeAdapter
 
-from dbrnet.data.dataset import ClassInfo, Dataset, Sample
+from dbrnet.data.dataset import ClassInfo, Dataset, Sample, count_by_class, describe_fault, write_table
 from dbrnet.errors import UserError
-from dbrnet.files import read_json, sha256_file, write_atomically, write_json
+from dbrnet.files import read_json, sha256_file, write_json
 from dbrnet.records import SplitCounts, TrainRecord
 
 SPLITS = ("train", "val", "test")
@@ -56,13 +57,9 @@ class Split:
 
     def save(self, folder: Path) -> None:
         """Write `split.csv` and `split.json` into `folder`."""
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(("id", "split", "group"))
-        writer.writerows(sorted((id_, name, self.groups[id_]) for name, ids in self.ids.items() for id_ in ids))
-        write_atomically(folder / SPLIT_TABLE, text.getvalue())
-        record = asdict(self) | {"counts": {name: counts.model_dump() for name, counts in self.counts.items()}}
-        del record["ids"], record["groups"]  # in the table
+        rows = sorted((id_, name, self.groups[id_]) for name, ids in self.ids.items() for id_ in ids)
+        write_table(folder / SPLIT_TABLE, ("id", "split", "group"), rows)
+        record = TypeAdapter(Split).dump_python(self, mode="json", exclude={"ids", "groups"})  # in the table
         write_json(folder / SPLIT_FILE, record)
 
     @classmethod
@@ -70,14 +67,20 @@ class Split:
         """Read a saved split; raises `UserError` where a file is missing or broken, or the two disagree."""
         record = read_json(folder / SPLIT_FILE)
         try:
-            ids, groups = _parse_table((folder / SPLIT_TABLE).read_text())
-            record["counts"] = {name: SplitCounts(**record["counts"][name]) for name in SPLITS}
-            record["fractions"] = tuple(record["fractions"])
-            split = cls(ids=ids, groups=groups, **record)
+            rows = list(csv.DictReader(io.StringIO((folder / SPLIT_TABLE).read_text())))
+            ids: dict[str, list[str]] = {name: [] for name in SPLITS}
+            for row in rows:
+                ids[row["split"]].append(row["id"])
+            groups = {row["id"]: row["group"] for row in rows}
+            if len(groups) != len(rows):
+                raise ValueError(f"an id is listed twice in {SPLIT_TABLE}")
+            split = TypeAdapter(cls).validate_python(record | {"ids": ids, "groups": groups})
         except FileNotFoundError:
             raise UserError(f"{folder / SPLIT_TABLE} does not exist; run `dbrnet split` again") from None
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise UserError(f"{folder} is not a split this version reads ({error}); split again") from None
+        except (KeyError, ValueError, csv.Error) as error:
+            raise UserError(
+                f"{folder} is not a split this version reads ({describe_fault(error)}); split again"
+            ) from None
         for name in SPLITS:
             listed, counted = len(ids[name]), split.counts[name].images
             if listed != counted:
@@ -107,17 +110,25 @@ def split_samples(
     """
     samples = sorted(dataset.regrouped(groups).samples, key=lambda sample: sample.id)
     classes = dataset.card.classes
-    _require_enough(samples, classes, kind)
+    if len(samples) < len(SPLITS):
+        raise UserError(f"the dataset has {len(samples)} images, and a split needs at least {len(SPLITS)}")
     if kind == "groups":
         split_of_group = _assign_groups(samples, fractions, seed, _kept_from(previous, samples))
         assigned = [split_of_group[sample.group] for sample in samples]
-        _require_reach(samples, assigned, classes)
     else:
         assigned = _assign_at_random(len(samples), fractions, seed)
-    held = {
-        name: [sample for sample, index in zip(samples, assigned, strict=True) if SPLITS[index] == name]
+    held: dict[str, list[Sample]] = {name: [] for name in SPLITS}
+    for sample, index in zip(samples, assigned, strict=True):
+        held[SPLITS[index]].append(sample)
+    counts = {
+        name: SplitCounts(
+            images=len(held[name]),
+            groups=len({sample.group for sample in held[name]}),
+            images_by_class=count_by_class(held[name], classes),
+        )
         for name in SPLITS
     }
+    _require_reach(samples, counts, classes, kind)
     trained = {sample.group for sample in held["train"]}
     leak_rate = {name: sum(sample.group in trained for sample in held[name]) / len(held[name]) for name in SPLITS[1:]}
     return Split(
@@ -126,7 +137,7 @@ def split_samples(
         fractions=fractions,
         ids={name: tuple(sample.id for sample in held[name]) for name in SPLITS},
         groups={sample.id: sample.group for sample in samples},
-        counts={name: _count(held[name], classes) for name in SPLITS},
+        counts=counts,
         leaks="yes" if any(leak_rate.values()) else "no",
         leak_rate=leak_rate,
         leak_note=dataset.card.leak_note,
@@ -140,43 +151,40 @@ def require_trained_on(lineage: TrainRecord, dataset: Dataset, split: Path) -> N
     Compares the dataset's content hash and the SHA-256 of split.csv. On other data the test split may hold
     images learned from, and what the lineage says of leaks holds for its own split alone.
     """
+    table = split / SPLIT_TABLE
+    risk = "and its test split may hold images learned from; give the {} of that training, or train again"
     trained, content = lineage.dataset.content_hash, dataset.card.content_hash
     if trained != content:
         raise UserError(
             f"{dataset.root} holds other images (content {content[:8]}) than the network was trained on "
-            f"({trained[:8]}), and its test split may hold images learned from; "
-            "give the dataset of that training, or train again"
+            f"({trained[:8]}), {risk.format('dataset')}"
         )
-    table = split / SPLIT_TABLE
     if not table.is_file():
         raise UserError(f"{table} does not exist; give the split of that training")
     trained, content = lineage.split.sha256, sha256_file(table)
     if trained != content:
         raise UserError(
             f"{table} (SHA-256 {content[:8]}) is not the split that the network was trained on "
-            f"({trained[:8]}), and its test split may hold images learned from; "
-            "give the split of that training, or train again"
+            f"({trained[:8]}), {risk.format('split')}"
         )
 
 
-def _strata(sample: Sample) -> tuple[int, ...]:
-    """The classes that an image counts for; a defect-free one counts for the background."""
-    return sample.classes or (0,)
-
-
-def _require_enough(samples: list[Sample], classes: tuple[ClassInfo, ...], kind: Kind) -> None:
-    units: dict[int, set[str]] = {label: set() for label in range(len(classes))}
-    for sample in samples:
-        for label in sample.classes:
-            units[label].add(sample.group if kind == "groups" else sample.id)
+def _require_reach(
+    samples: list[Sample], counts: Mapping[str, SplitCounts], classes: tuple[ClassInfo, ...], kind: Kind
+) -> None:
     for label, info in enumerate(classes[1:], start=1):
-        if len(units[label]) < len(SPLITS):
+        held = {sample.group if kind == "groups" else sample.id for sample in samples if label in sample.classes}
+        if len(held) < len(SPLITS):
             raise UserError(
-                f"class {info.name!r} has {len(units[label])} {'groups' if kind == 'groups' else 'images'}, and "
+                f"class {info.name!r} has {len(held)} {'groups' if kind == 'groups' else 'images'}, and "
                 f"needs {len(SPLITS)} to reach train, val and test; add images of it or drop the class"
             )
-    if len(samples) < len(SPLITS):
-        raise UserError(f"the dataset has {len(samples)} images, and a split needs at least {len(SPLITS)}")
+        for name in SPLITS if kind == "groups" else ():
+            if not counts[name].images_by_class[info.name]:
+                raise UserError(
+                    f"class {info.name!r} does not reach {name} with this seed, since its groups hold "
+                    "other rare classes too; choose another split.seed or add images of it"
+                )
 
 
 def _kept_from(previous: Split | None, samples: list[Sample]) -> dict[str, int]:
@@ -206,7 +214,7 @@ def _assign_groups(
     sizes = Counter(sample.group for sample in samples)
     strata: dict[str, Counter[int]] = {group: Counter() for group in sizes}
     for sample in samples:
-        strata[sample.group].update(_strata(sample))
+        strata[sample.group].update(sample.strata)
     names = sorted(sizes)
     order = [names[index] for index in np.random.default_rng(seed).permutation(len(names))]
     order.sort(key=lambda group: -sizes[group])
@@ -250,17 +258,6 @@ def _splits_in_need(held: Iterable[int], groups_left: Counter[int], unreached: d
     return sorted(allowed)
 
 
-def _require_reach(samples: list[Sample], assigned: list[int], classes: tuple[ClassInfo, ...]) -> None:
-    reached = {(label, index) for sample, index in zip(samples, assigned, strict=True) for label in sample.classes}
-    for label, info in enumerate(classes[1:], start=1):
-        for index, name in enumerate(SPLITS):
-            if (label, index) not in reached:
-                raise UserError(
-                    f"class {info.name!r} does not reach {name} with this seed, since its groups hold "
-                    "other rare classes too; choose another split.seed or add images of it"
-                )
-
-
 def _assign_at_random(images: int, fractions: tuple[float, ...], seed: int) -> list[int]:
     bounds = [round(images * share) for share in accumulate(fractions)][:-1]
     ranks = np.random.default_rng(seed).permutation(images)
@@ -269,22 +266,3 @@ def _assign_at_random(images: int, fractions: tuple[float, ...], seed: int) -> l
         if index not in assigned:
             raise UserError(f"{images} images are too few to give {name} a share of {fractions[index]:g}")
     return assigned
-
-
-def _count(samples: list[Sample], classes: tuple[ClassInfo, ...]) -> SplitCounts:
-    present = Counter(label for sample in samples for label in _strata(sample))
-    by_class = {info.name: present[label] for label, info in enumerate(classes)}
-    groups = len({sample.group for sample in samples})
-    return SplitCounts(images=len(samples), groups=groups, images_by_class=by_class)
-
-
-def _parse_table(text: str) -> tuple[dict[str, tuple[str, ...]], dict[str, str]]:
-    """Split -> ids, and id -> group."""
-    rows = list(csv.DictReader(io.StringIO(text)))
-    ids: dict[str, list[str]] = {name: [] for name in SPLITS}
-    for row in rows:
-        ids[row["split"]].append(row["id"])
-    groups = {row["id"]: row["group"] for row in rows}
-    if len(groups) != len(rows):
-        raise ValueError(f"an id is listed twice in {SPLIT_TABLE}")
-    return {name: tuple(sorted(listed)) for name, listed in ids.items()}, groups

@@ -8,8 +8,6 @@ is then photographed up to three times: turned or flipped, at another exposure, 
 are near-duplicates; they share the strip's name and must not cross splits.
 """
 
-import csv
-import io
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,7 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dbrnet.data import rle
-from dbrnet.files import atomic_directory, write_atomically
+from dbrnet.data.dataset import write_table
+from dbrnet.files import atomic_directory
 
 HEIGHT, WIDTH = 128, 512
 
@@ -47,15 +46,13 @@ def generate(out: Path, *, images: int = 200, seed: int = 0) -> None:
     The same seed and number of images give the same bytes. A folder `out` that this function wrote is
     replaced; `UserError` where it holds anything else.
     """
-    table = io.StringIO()
-    writer = csv.writer(table, lineterminator="\n")
-    writer.writerow(("ImageId", "ClassId", "EncodedPixels"))
+    rows: list[tuple[str, int, str]] = []
     with atomic_directory(out, "generate") as partial:
         (partial / "train_images").mkdir()
         for name, jpeg, regions in _photographs(images, np.random.default_rng(seed)):
             (partial / "train_images" / name).write_bytes(jpeg)
-            writer.writerows((name, label, rle.encode(region)) for label, region in regions.items())
-        write_atomically(partial / "train.csv", table.getvalue())
+            rows += [(name, label, rle.encode(region)) for label, region in regions.items()]
+        write_table(partial / "train.csv", rle.COLUMNS, rows)
 
 
 def _photographs(images: int, rng: np.random.Generator) -> Iterator[tuple[str, bytes, dict[int, Region]]]:
@@ -83,10 +80,9 @@ def _draw_strip(labels: tuple[int, ...], rng: np.random.Generator) -> tuple[Plan
     for label in labels:
         wanted = rng.integers(1, 4)
         for _ in range(8):  # attempts: a crowded strip gets fewer defects
-            shape, relief = _DEFECTS[label](rng)
-            shape = (
-                cv2.morphologyEx(shape.astype(np.uint8), cv2.MORPH_OPEN, _DISC) > 0
-            )  # annotators do not label slivers
+            region, relief = _DEFECTS[label](rng)
+            # Annotators do not label slivers.
+            shape = cv2.morphologyEx(region.astype(np.uint8), cv2.MORPH_OPEN, _DISC) > 0
             if not shape.any() or not free[shape].all():
                 continue
             steel += cv2.GaussianBlur(shape.astype(np.float32), (0, 0), 0.8) * relief

@@ -5,7 +5,7 @@ Each sample is decoded, checked, hashed and written by itself: on all cores and 
 
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,16 +14,13 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from dbrnet.data.dataset import Card, Dataset, DatasetInfo, Mask, Sample, content_hash, pixel_hashes
-from dbrnet.data.image_decoding import DecodedImage, read_as_it_is
-from dbrnet.data.readers import READERS
-from dbrnet.data.readers.reader import Measured, RawSample, find_layout
+from dbrnet.data.dataset import Card, Dataset, DatasetInfo, Mask, Sample, content_hash, count_by_class, pixel_hashes
+from dbrnet.data.image_decoding import read_any
+from dbrnet.data.readers import READERS, Measured, RawSample, find_layout
 from dbrnet.errors import UserError
 from dbrnet.parallel import ordered_map
 from dbrnet.progress import progress
 from dbrnet.storage.archive import open_source
-
-ReadImage = Callable[[Path], DecodedImage]
 
 _UNPACKED = ".unpacked"
 
@@ -64,22 +61,22 @@ def build_dataset(name: str, source: Path, out: Path, *, mask_threshold: int = 1
     """
     if name not in READERS:
         raise UserError(f"unknown dataset {name!r}; known are {', '.join(READERS)}")
-    reader = READERS[name]
+    info = READERS[name].info
 
     def convert_and_store(raw: RawSample) -> tuple[Sample, Measured]:
-        converted = convert(raw, read_as_it_is, len(reader.info.classes))
+        converted = convert(raw, len(info.classes))
         converted.store(converted.sample, out)
         return converted.sample, converted.measured
 
     with opened_source(source, out) as root:
-        folder = find_layout(root, reader.layout)
-        raw = sorted(reader.samples(folder, mask_threshold), key=lambda sample: sample.id)
+        reader = READERS[name](find_layout(root, READERS[name].layout), mask_threshold)
+        raw = sorted(reader.samples(), key=lambda sample: sample.id)
         _require_distinct(raw)
         built = list(progress(ordered_map(convert_and_store, raw), len(raw), "ingest"))
-        notes = reader.notes(folder, [measured for _, measured in built], mask_threshold)
+        notes = reader.notes([measured for _, measured in built])
     samples = tuple(sample for sample, _ in built)
     pixels = np.sum([measured.pixels for _, measured in built], axis=0)
-    dataset = Dataset(out, make_card(reader.info, samples, pixels, notes), samples)
+    dataset = Dataset(out, make_card(info, samples, pixels, notes), samples)
     dataset.save_tables()
     return dataset
 
@@ -105,9 +102,9 @@ def without_root(root: Path, message: str) -> str:
     return message.replace(f"{root}{os.sep}", "")
 
 
-def convert(raw: RawSample, read_image: ReadImage, classes: int) -> Converted:
+def convert(raw: RawSample, classes: int, bit_depth: int = 16) -> Converted:
     """Read one sample and check its mask against the image; raises `UserError` that names the file at fault."""
-    image = read_image(raw.image)
+    image = read_any(raw.image, bit_depth)
     height, width = image.pixels.shape[:2]
     mask = raw.read_mask(height, width)
     if mask.ids.shape != (height, width):
@@ -144,16 +141,13 @@ def count_classes(mask: Mask, classes: int, name: Path | str) -> NDArray[np.int6
 
 def make_card(info: DatasetInfo, samples: Sequence[Sample], pixels: NDArray[np.int64], notes: tuple[str, ...]) -> Card:
     """The card of `samples`, whose masks hold `pixels` [C] of each class in all."""
-    names = [class_info.name for class_info in info.classes]
     return Card(
         **vars(info),
         notes=notes,
         images=len(samples),
         groups=len({sample.group for sample in samples}),
-        images_by_class={
-            name: sum(label in (sample.classes or (0,)) for sample in samples) for label, name in enumerate(names)
-        },
-        pixel_shares=dict(zip(names, (pixels / pixels.sum()).tolist(), strict=True)),
+        images_by_class=count_by_class(samples, info.classes),
+        pixel_shares=dict(zip((kind.name for kind in info.classes), (pixels / pixels.sum()).tolist(), strict=True)),
         content_hash=content_hash(samples),
     )
 

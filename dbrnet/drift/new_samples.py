@@ -13,7 +13,7 @@ from dbrnet.data import open_dataset
 from dbrnet.data.dataset import CARD_FILE, Dataset, Image, Sample, decode_image, image_hash
 from dbrnet.data.image_decoding import read_whole
 from dbrnet.data.image_stats import FEATURES, Features, measure_image_stats, read_image_stats
-from dbrnet.data.readers.reader import IMAGE_SUFFIXES, image_files
+from dbrnet.data.readers import IMAGE_SUFFIXES, image_files
 from dbrnet.errors import UserError
 from dbrnet.parallel import ordered_map
 from dbrnet.progress import progress

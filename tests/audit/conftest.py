@@ -44,7 +44,7 @@ def make(tmp_path: Path) -> Make:
             for file, pixels in zip(files, (image, mask), strict=True):
                 cv2.imwrite(str(tmp_path / file), np.ascontiguousarray(pixels))
             classes = tuple(int(label) for label in np.unique(mask) if label)
-            samples.append(Sample(id_, *files, *mask.shape, classes, id_, id_))  # type: ignore[call-arg]
+            samples.append(Sample(id_, *files, *mask.shape, classes, id_, id_, id_))  # type: ignore[call-arg]
         return make_dataset(tmp_path, tuple(samples), ("background", "pit", "scratch"))
 
     return written

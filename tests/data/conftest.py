@@ -50,10 +50,7 @@ def make_dataset(root: Path, samples: tuple[Sample, ...], names: tuple[str, ...]
         name="made-up",
         title="Made up",
         classes=tuple(ClassInfo(name, (0, 0, 0)) for name in names),
-        homepage="",
-        citation="",
         licence="",
-        group_rule="",
         leak_note=leak_note,
         notes=(),
         images=len(samples),
@@ -65,10 +62,9 @@ def make_dataset(root: Path, samples: tuple[Sample, ...], names: tuple[str, ...]
     return Dataset(root, card, samples)
 
 
-@pytest.fixture
-def neu_source(tmp_path: Path) -> Path:
+def make_neu_source(folder: Path) -> Path:
     """Wrapped in the top folder of a repository's download: 3 training and 2 test images of 40 x 50."""
-    top = tmp_path / "source"
+    top = folder / "source"
     for name, numbers in (("training", (1, 2, 3)), ("test", (1, 2))):
         for number in numbers:
             file = f"{name}/{number:06d}"
@@ -76,6 +72,11 @@ def neu_source(tmp_path: Path) -> Path:
             write_image(top / f"NEU_Seg-main/annotations/{file}.png", square(40, 50, number))
     (top / "NEU_Seg-main/README.md").write_text("# NEU_Seg")
     return top
+
+
+@pytest.fixture
+def neu_source(tmp_path: Path) -> Path:
+    return make_neu_source(tmp_path)
 
 
 @pytest.fixture

@@ -280,7 +280,7 @@ def _write(root: Path, files: Files) -> None:
 
 @given(entries=st.lists(ENTRIES, min_size=1, max_size=6, unique_by=lambda entry: entry[0]), strangers=STRANGERS)
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-def test_every_file_is_either_in_or_inquarantine(
+def test_every_file_is_either_in_the_dataset_or_in_quarantine(
     entries: list[tuple[str, str, str, bool]], strangers: set[str]
 ) -> None:
     files: Files = dict.fromkeys(strangers, b"") | {"masks/zz.png": b""}
@@ -326,7 +326,7 @@ ROWS = st.lists(
 
 @given(rows=ROWS)
 @settings(max_examples=60, deadline=None)
-def test_any_rows_leave_every_image_in_or_inquarantine(rows: list[tuple[str, ...]]) -> None:
+def test_any_rows_leave_every_image_in_the_dataset_or_in_quarantine(rows: list[tuple[str, ...]]) -> None:
     bad, strays, held = set(), 0, set()
     for name, *cells in rows:
         label, runs = cells or ("", "")

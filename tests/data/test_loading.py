@@ -32,7 +32,7 @@ def dataset(tmp_path: Path) -> Dataset:
         mask = rng.integers(0, 3, (height, width), dtype=np.uint8)
         cv2.imwrite(str(tmp_path / f"{name}.png"), cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
         cv2.imwrite(str(tmp_path / f"{name}-mask.png"), mask)
-        samples.append(Sample(name, f"{name}.png", f"{name}-mask.png", height, width, (1, 2), name, name))
+        samples.append(Sample(name, f"{name}.png", f"{name}-mask.png", height, width, (1, 2), name, name, name))
     return make_dataset(tmp_path, tuple(samples), ("background", "a", "b"))
 
 
@@ -167,18 +167,15 @@ def test_statistics_equal_a_plain_count(dataset: Dataset) -> None:
     assert normal[0, 2, 7, 9].item() == pytest.approx((images[0, 7, 9, 2].item() / 255 - mean[2]) / std[2], rel=1e-4)
 
 
-def test_split_of_another_dataset_is_refused(dataset: Dataset) -> None:
+def test_unknown_ids_and_masks_of_another_size_are_refused(dataset: Dataset) -> None:
     with pytest.raises(UserError, match="the split names elsewhere"):
         Images(dataset, ["p1", "elsewhere"], None)
-
-
-def test_mask_of_another_size_is_refused(dataset: Dataset) -> None:
     cv2.imwrite(str(dataset.root / "p1-mask.png"), np.zeros((5, 5), np.uint8))
     with pytest.raises(UserError, match="p1: the mask is"):
         Images(dataset, IDS, None)[1]
 
 
-def test_normalising_removes_the_exposure() -> None:
+def test_normalising_removes_the_exposure_and_does_not_stretch_a_flat_image() -> None:
     image = np.random.default_rng(0).integers(0, 52, (36, 44, 3), dtype=np.uint8)
     normalised = normalise_exposure(image)
     assert normalised.dtype == np.uint8
@@ -186,12 +183,9 @@ def test_normalising_removes_the_exposure() -> None:
     assert normalised.std() == pytest.approx(32, abs=0.5)
     assert np.array_equal(normalised, normalise_exposure(2 * image))
     assert np.array_equal(normalised, normalise_exposure(image + 90))
-
-
-def test_flat_image_is_not_stretched() -> None:
     flat = np.full((8, 9, 3), 77, np.uint8)
     flat[0, 0, 0] = 78
-    assert np.abs(normalise_exposure(flat).astype(int) - 128).max() <= 7
+    assert np.abs(normalise_exposure(flat).astype(int) - 128).max() <= 7  # it is not stretched
 
 
 def test_batch_is_normalised_image_by_image_as_in_training() -> None:

@@ -4,8 +4,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -113,24 +112,26 @@ def test_prefetch_runs_only_a_little_ahead(
     assert_same(linked, dataset)  # all images are here
 
 
-KINDS = ["truncated", "empty", "another image", "one pixel of the mask"]
+Content = tuple[str, bytes]
 
 
-def garbled(kind: str, dataset: Dataset) -> tuple[str, bytes]:
-    image = (dataset.root / "images/p04.jpg").read_bytes()
-    mask = dataset.mask(dataset.by_id["p04"]).copy()
-    mask[0, 0] ^= 1
-    return {
-        "truncated": ("images/p04.jpg", image[: len(image) // 2]),
-        "empty": ("images/p04.jpg", b""),
-        "another image": ("images/p04.jpg", (dataset.root / "images/p05.jpg").read_bytes()),
-        "one pixel of the mask": ("masks/p04.png", encoded(mask)),
-    }[kind]
+@pytest.fixture(params=["truncated", "empty", "another image", "one pixel of the mask"])
+def garbled(request: pytest.FixtureRequest, dataset: Dataset) -> Content:
+    """One of p04's files, and what is wrong in it."""
+    if request.param == "one pixel of the mask":
+        mask = dataset.mask(dataset.by_id["p04"]).copy()
+        mask[0, 0] ^= 1
+        return "masks/p04.png", encoded(mask)
+    image, other = ((dataset.root / f"images/{name}.jpg").read_bytes() for name in ("p04", "p05"))
+    return "images/p04.jpg", {"truncated": image[: len(image) // 2], "empty": b"", "another image": other}[
+        request.param
+    ]
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_wrong_image_in_s3_is_refused(s3: S3Server, address: str, dataset: Dataset, tmp_path: Path, kind: str) -> None:
-    put(s3, address, *garbled(kind, dataset))
+def test_wrong_image_in_s3_is_refused(
+    s3: S3Server, address: str, dataset: Dataset, tmp_path: Path, garbled: Content
+) -> None:
+    put(s3, address, *garbled)
     linked = link_dataset(address, tmp_path)
     for _ in range(2):
         linked.prefetch([dataset.by_id["p04"]])
@@ -139,10 +140,11 @@ def test_wrong_image_in_s3_is_refused(s3: S3Server, address: str, dataset: Datas
     assert images_in(tmp_path) == set()
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_wrong_image_in_the_folder_is_fetched_again(address: str, dataset: Dataset, tmp_path: Path, kind: str) -> None:
+def test_wrong_image_in_the_folder_is_fetched_again(
+    address: str, dataset: Dataset, tmp_path: Path, garbled: Content
+) -> None:
     link_dataset(address, tmp_path).pair(dataset.by_id["p04"])
-    name, content = garbled(kind, dataset)
+    name, content = garbled
     (tmp_path / name).write_bytes(content)
     assert_same(link_dataset(address, tmp_path), dataset)
     assert (tmp_path / name).read_bytes() == (dataset.root / name).read_bytes()
@@ -189,25 +191,6 @@ def test_broken_connections_are_retried(
         assert_same(link_dataset(address, tmp_path), dataset)
 
 
-@contextmanager
-def returning(server: S3Server, after: float) -> Iterator[None]:
-    """The server comes back after so many seconds, for as long as the block runs."""
-    ended = threading.Event()
-
-    def run() -> None:
-        time.sleep(after)
-        with server.running():
-            ended.wait()
-
-    thread = threading.Thread(target=run)
-    thread.start()
-    try:
-        yield
-    finally:
-        ended.set()
-        thread.join()
-
-
 @pytest.mark.slow
 def test_server_that_is_killed_and_comes_back_is_waited_for(
     dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
@@ -225,7 +208,10 @@ def test_server_that_is_killed_and_comes_back_is_waited_for(
         linked = link_dataset(f"s3://{BUCKET}/away/", tmp_path / "here")
         for sample in dataset.samples[:5]:
             linked.pair(sample)
-    with returning(server, 2), caplog.at_level("INFO", "dbrnet"):
+    with ExitStack() as back, caplog.at_level("INFO", "dbrnet"):
+        returning = threading.Timer(2, lambda: back.enter_context(server.running()))
+        returning.start()
+        back.callback(returning.join)  # also where this fails before the server is back
         linked.prefetch(dataset.samples)
         assert_same(linked, dataset)
     assert "trying again in" in caplog.text

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from dbrnet.data import rle, synthetic
 from dbrnet.data.dataset import Dataset
-from dbrnet.data.readers.severstal import SteelStrip
+from dbrnet.data.readers.public import SteelStrip
 from dbrnet.data.synthetic import HEIGHT, WIDTH, generate
 from dbrnet.data.writer import build_dataset
 from dbrnet.files import MARKER, claim

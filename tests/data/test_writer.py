@@ -1,4 +1,4 @@
-import json
+import re
 import shutil
 import tarfile
 import zipfile
@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
-from dbrnet.data.dataset import Dataset
+from dbrnet.data.dataset import ClassInfo, Dataset
 from dbrnet.data.writer import count_classes
 from dbrnet.errors import UserError
-from tests.data.conftest import build, file_contents
+from tests.data.conftest import build, file_contents, make_neu_source, square
 
 TOP = "NEU_Seg-main"
 
@@ -30,6 +30,13 @@ def assert_refused(source: Path, tmp_path: Path, *parts: str) -> None:
     assert ".unpacked" not in message
 
 
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A dataset, only to be read."""
+    folder = tmp_path_factory.mktemp("written")
+    return build("neu-seg", make_neu_source(folder), folder / "dataset").root
+
+
 def test_written_dataset_loads_unchanged_and_is_right(neu_source: Path, tmp_path: Path) -> None:
     built = build("neu-seg", neu_source, tmp_path / "out")
     assert Dataset.load(tmp_path / "out") == built
@@ -37,12 +44,12 @@ def test_written_dataset_loads_unchanged_and_is_right(neu_source: Path, tmp_path
     assert set(file_contents(tmp_path / "out")) == {"card.json", "samples.csv", *files}
     sample = built.by_id["training-000003"]
     assert (built.root / sample.image).read_bytes() == (neu_source / TOP / "images/training/000003.jpg").read_bytes()
-    mask = cv2.imread(str(neu_source / TOP / "annotations/training/000003.png"), cv2.IMREAD_UNCHANGED)
-    assert mask is not None
-    assert np.array_equal(built.mask(sample), mask)
+    assert np.array_equal(built.mask(sample), square(40, 50, 3))
     assert (sample.height, sample.width) == built.image(sample).shape[:2] == (40, 50)
     assert [s.id for s in built.samples] == sorted(s.id for s in built.samples)
-    assert built.card.images == 5
+    assert (built.card.name, built.card.images) == ("neu-seg", 5)
+    assert (built.card.homepage, built.card.licence) == ("https://github.com/DHW-Master/NEU_Seg", "none is stated")
+    assert built.card.classes[0] == ClassInfo("background", (0, 0, 0))
     assert built.card.images_by_class == {"background": 0, "inclusion": 2, "patches": 2, "scratches": 1}
     assert built.card.pixel_shares == pytest.approx(
         {"background": 0.95, "inclusion": 0.02, "patches": 0.02, "scratches": 0.01}
@@ -63,9 +70,7 @@ def test_folder_and_archives_give_the_same_bytes(neu_source: Path, tmp_path: Pat
 
 def test_hashes_depend_on_pixels_and_not_on_files(neu_source: Path, tmp_path: Path) -> None:
     first = build("neu-seg", neu_source, tmp_path / "first")
-    mask = neu_source / TOP / "annotations/test/000001.png"
-    pixels = cv2.imread(str(mask), cv2.IMREAD_UNCHANGED)
-    assert pixels is not None
+    mask, pixels = neu_source / TOP / "annotations/test/000001.png", square(40, 50, 1)
     before = mask.read_bytes()
     cv2.imwrite(str(mask), pixels, [cv2.IMWRITE_PNG_COMPRESSION, 0])
     assert mask.read_bytes() != before
@@ -91,21 +96,46 @@ def test_progress_counts_every_sample(neu_source: Path, tmp_path: Path, monkeypa
     assert seen == [(done, 5) for done in range(1, 6)]
 
 
-def test_card_names_its_source(severstal_source: Path, tmp_path: Path) -> None:
-    build("severstal", severstal_source, tmp_path / "out")
-    card = json.loads((tmp_path / "out/card.json").read_text())
-    assert card["name"] == "severstal"
-    assert card["licence"].startswith("owned by PAO Severstal")
-    assert card["homepage"].startswith("https://")
-    assert card["classes"][0] == {"name": "background", "color": [0, 0, 0]}
+@pytest.mark.parametrize(
+    ("name", "old", "new", "reason"),
+    [
+        ("samples.csv", r",\w+,train\n", ",,train\n", "2.image_sha256: String should have at least 1 character"),
+        ("samples.csv", "image_sha256", "image_md5", "0.image_sha256: Field required"),
+        ("samples.csv", ",40,50,", ",40,wide,", "0.width: Input should be a valid integer"),
+        ("samples.csv", ",40,50,", ",40,", "0."),
+        ("samples.csv", ",40,50,", ",40,50,60,", "0."),
+        ("samples.csv", "training", "\udcff", "codec can't decode"),
+        ("card.json", '"notes"', '"note"', "notes: Field required"),
+        ("card.json", r"213,\s+94,", "213,", "classes.1.color.2: Field required"),
+    ],
+)
+def test_tables_of_another_version_are_refused(
+    written: Path, tmp_path: Path, name: str, old: str, new: str, reason: str
+) -> None:
+    shutil.copytree(written, tmp_path / "broken")
+    table = tmp_path / "broken" / name
+    text = re.sub(old, new, table.read_text(), count=3)
+    assert text != table.read_text()
+    table.write_text(text, errors="surrogateescape")
+    with pytest.raises(UserError) as caught:
+        Dataset.load(table.parent)
+    message = str(caught.value)
+    assert message.startswith(f"{table.parent} is not a dataset this version reads ({name}: ")
+    assert reason in message
+    assert message.endswith("; ingest it again")
 
 
-def test_unknown_dataset_is_an_error_that_lists_the_known(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="unknown dataset 'neu'; known are steel-strip, neu-seg,"):
-        build("neu", tmp_path, tmp_path / "out")
+def test_missing_tables_are_named(written: Path, tmp_path: Path) -> None:
+    shutil.copy(written / "card.json", tmp_path)
+    with pytest.raises(UserError, match=r"samples\.csv does not exist; run `dbrnet ingest` again"):
+        Dataset.load(tmp_path)
+    with pytest.raises(UserError, match=r"nowhere/card\.json does not exist"):
+        Dataset.load(tmp_path / "nowhere")
 
 
-def test_missing_damaged_and_other_sources_are_errors(severstal_source: Path, tmp_path: Path) -> None:
+def test_unknown_missing_damaged_and_other_sources_are_errors(severstal_source: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="unknown dataset 'neu'; known are neu-seg, magnetic-tile,"):
+        build("neu", tmp_path, tmp_path / "unknown")
     (tmp_path / "neu.zip").write_bytes(b"PK\x03\x04" + bytes(500))
     for source, message in (
         (tmp_path / "nowhere.zip", "does not exist"),
@@ -117,9 +147,8 @@ def test_missing_damaged_and_other_sources_are_errors(severstal_source: Path, tm
 
 
 def test_empty_dataset_is_an_error(neu_source: Path, tmp_path: Path) -> None:
-    for path in neu_source.rglob("*"):
-        if path.suffix in {".jpg", ".png"}:
-            path.unlink()
+    for path in neu_source.rglob("*.*g"):
+        path.unlink()
     assert_refused(neu_source, tmp_path, "holds no images")
 
 
@@ -154,29 +183,29 @@ def test_mask_that_does_not_fit_is_named(neu_source: Path, tmp_path: Path, pixel
     assert_refused(neu_source, tmp_path, "000001", message)
 
 
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (("000001\n", "2"), "the name holds what does not print"),
+        (("000001\r", "2"), "the name holds what does not print"),
+        (("\udcff", "2"), "the name holds what does not print"),
+        (("a", "A"), "images/test/A.jpg and images/test/a.jpg have the same name"),
+    ],
+)
+def test_names_that_no_system_keeps_apart_are_refused(
+    neu_source: Path, tmp_path: Path, names: tuple[str, str], message: str
+) -> None:
+    for old, new in zip(("000001", "000002"), names, strict=True):
+        for kind in ("images", "annotations"):
+            (path,) = (neu_source / TOP / kind / "test").glob(f"{old}.*")
+            path.rename(path.with_stem(new))
+    assert_refused(neu_source, tmp_path, *message.split(" and "))
+
+
 def test_two_images_of_one_name_are_an_error(neu_source: Path, tmp_path: Path) -> None:
     folder = neu_source / TOP / "images/test"
     shutil.copy(folder / "000001.jpg", folder / "000001.png")
     assert_refused(neu_source, tmp_path, "000001.png", "has no mask")
-
-
-def rename(source: Path, name: str, new: str) -> None:
-    """Rename a test image and its mask."""
-    for kind in ("images", "annotations"):
-        (path,) = (source / TOP / kind / "test").glob(f"{name}.*")
-        path.rename(path.with_stem(new))
-
-
-@pytest.mark.parametrize("name", ["000001\n", "000001\r", "\udcff"])
-def test_unprintable_name_is_refused(neu_source: Path, tmp_path: Path, name: str) -> None:
-    rename(neu_source, "000001", name)
-    assert_refused(neu_source, tmp_path, "the name holds what does not print")
-
-
-def test_names_that_differ_only_in_case_are_refused(neu_source: Path, tmp_path: Path) -> None:
-    rename(neu_source, "000001", "a")
-    rename(neu_source, "000002", "A")
-    assert_refused(neu_source, tmp_path, "images/test/A.jpg and", "images/test/a.jpg have the same name")
 
 
 @given(hnp.arrays(np.uint8, hnp.array_shapes(min_dims=2, max_dims=2, max_side=9), elements=st.integers(0, 5)))

@@ -61,7 +61,7 @@ def dataset(tmp_path: Path) -> Dataset:
         cv2.imwrite(str(tmp_path / image), np.full((height, width, 3), 10 * number, np.uint8))
         cv2.imwrite(str(tmp_path / name), mask)
         present = tuple(int(value) for value in np.unique(mask) if value)
-        samples.append(Sample(f"p{number}", image, name, height, width, present, group, "0" * 64))
+        samples.append(Sample(f"p{number}", image, name, height, width, present, group, "0" * 64, "0" * 64))
     dataset = Dataset(tmp_path, CARD, tuple(samples))
     dataset.save_tables()
     return Dataset.load(tmp_path)

@@ -73,7 +73,7 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
         files = f"images/{name}.png", f"masks/{name}.png"
         for file, pixels in zip(files, (image, mask), strict=True):
             write_image(root / file, pixels)
-        samples.append(Sample(name, *files, height, width, (kind,), name, name))
+        samples.append(Sample(name, *files, height, width, (kind,), name, name, name))
     dataset = make_dataset(root, tuple(samples), NAMES)
     dataset.save_tables()
     return dataset

@@ -141,9 +141,12 @@ def test_accent_of_two_characters_equals_that_of_one(batch: Path) -> None:
     ("files", "message"),
     [
         ((), "has images/ but no labels"),
-        (("masks/a.png", "labels.csv"), "has labels.csv and masks; give the labels in one"),
+        (("masks/a.png", "labels.csv"), "has masks/a.png and labels.csv; give the labels in one form"),
         (("one.csv", "two.csv"), "has one.csv and two.csv; give"),
-        (("masks/a.png", "masks/scratch/a.png"), "holds files (a.png) and folders (scratch)"),
+        (
+            ("masks/a.png", "masks/scratch/a.png"),
+            "has masks/a.png and masks/scratch/a.png; give the labels in one form",
+        ),
         (("masks/dnet/a.png",), "masks/dnet is no class; ingest.classes in params.yaml has scratch, deep_dent"),
         (("labels.csv",), "the columns are ''"),
     ],
