@@ -218,7 +218,15 @@ class ChampionSpeed(ChampionFacts):
 
 
 class ComplexityFacts(Part):
-    """The cost of one image of height x width, see `models.complexity`."""
+    """The cost of one image of height x width.
+
+    - `parameters`: those of the modules that run in eval mode (no auxiliary head), as the paper counts.
+    - `conv_macs`: multiply-accumulates of all convolutions, biases not counted.
+    - `paper_flops`: the unit of the FLOPs columns of Tables 1 to 4, torchstat's "Total Flops". It counts the
+      multiply-accumulates of convolutions with their biases, two per batch norm element, one per ReLU output and one
+      per average pool input. ReLUs in residual blocks and heads, additions, resizing, sampling and global means count
+      nothing. The unit is close to `conv_macs`, not to twice that.
+    """
 
     height: int
     width: int

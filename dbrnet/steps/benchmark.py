@@ -3,7 +3,6 @@
 import logging
 import tempfile
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 
 import cv2
@@ -27,7 +26,6 @@ from dbrnet.records import (
     BenchmarkRecord,
     ChampionSpeed,
     ComparedSpeed,
-    ComplexityFacts,
     EvaluationRecord,
     ExportRecord,
     MachineStates,
@@ -96,7 +94,7 @@ def benchmark(
         batch=1,
         threads=threads,
         images=len(files),
-        complexity=ComplexityFacts(**asdict(measure_cost(network, *inner_size))),
+        complexity=measure_cost(network, *inner_size),
         work=work,
         machine=MachineStates(start=start, end=machine_state()),
         noise=noise(measured),
