@@ -73,12 +73,12 @@ def benchmark(
     network, meta = load_model(trained / WEIGHTS_FILE)
     inner_size = meta.image_size or params.size
     work = count_work(network, *inner_size)
-    runtimes = open_runtimes(export, trained, exported, threads=threads, beside=["pytorch-eager"])
-    names = list(runtimes.models)
+    candidates, missing = open_runtimes(export, trained, exported, threads=threads, beside=["pytorch-eager"])
+    names = list(candidates)
     others, digest = _open_baselines(against, names, threads)
     baseline = open_champion(champion, export.deployed, threads=threads)
     champions = {export.deployed: baseline.model} if baseline and baseline.model else {}
-    models, start = _side_by_side(runtimes.models, others, champions), machine_state()
+    models, start = _side_by_side(candidates, others, champions), machine_state()
     measured = measure(models, files, dict.fromkeys(names, work), seconds=params.seconds, in_batches=names)
     speed: ChampionSpeed | None = None
     if baseline:
@@ -87,7 +87,7 @@ def benchmark(
         speed = ChampionSpeed(**vars(baseline.facts), runtime=runtime, compared=compared)
     record = BenchmarkRecord(
         runtimes={name: measured[name].speed for name in names},
-        not_available=runtimes.missing,
+        not_available=missing,
         against=AgainstSpeed(model=against, sha256=digest, runtimes=_compare(measured, AGAINST)) if against else None,
         champion=speed,
         size=params.size,

@@ -12,14 +12,6 @@ from dbrnet.records import MODEL_FILE, ChampionFacts, ChampionRecord, ExportReco
 
 
 @dataclass(frozen=True)
-class Runtimes:
-    """The candidate in the runtimes that this machine has, and for each of the others the reason why not."""
-
-    models: dict[str, Model]
-    missing: dict[str, str]
-
-
-@dataclass(frozen=True)
 class Champion:
     """The champion's model; None where this machine does not run it, for the reason in `facts`."""
 
@@ -29,13 +21,16 @@ class Champion:
 
 def open_runtimes(
     export: ExportRecord, trained: Path, exported: Path, *, threads: int | None = None, beside: Sequence[str] = ()
-) -> Runtimes:
-    """Open export.runtimes, after those `beside`; raises `UserError` where the deployed one is missing."""
+) -> tuple[dict[str, Model], dict[str, str]]:
+    """The candidate in export.runtimes, after those `beside`, and for each that this machine lacks the reason.
+
+    Raises `UserError` where the deployed one is missing.
+    """
     models, missing = open_all([*beside, *export.runtimes], trained, exported, threads)
     if export.deployed in missing:
         reason = missing[export.deployed]
         raise UserError(f"{reason}; it is the first of export.runtimes, which runs in production")
-    return Runtimes(models, missing)
+    return models, missing
 
 
 def open_champion(

@@ -55,14 +55,14 @@ def evaluate(
     train, export, audit = TrainRecord.load(trained), ExportRecord.load(exported), AuditRecord.load(split)
     require_trained_on(train, data, split)
     ids = [sample.id for sample in splits.samples(data, "test")]
-    runtimes = open_runtimes(export, trained, exported)
-    model = runtimes.models[export.deployed]
+    candidates, missing = open_runtimes(export, trained, exported)
+    model = candidates[export.deployed]
     if difference := class_difference(model.classes, data.card.classes, str(dataset)):
         raise UserError(f"{exported}: the model {difference}; give the dataset that it was trained on")
     baseline = open_champion(champion, export.deployed, classes=data.card.classes)
     rules = MatchFacts(min_overlap=params.min_overlap, boundary_tolerance=params.boundary_tolerance)
     evaluation = run_evaluation(model.predict, data, ids, rules)
-    parity = measure_parity(open_model(trained / WEIGHTS_FILE), runtimes.models, data, ids)
+    parity = measure_parity(open_model(trained / WEIGHTS_FILE), candidates, data, ids)
     with atomic_directory(out, "evaluate") as folder:
         compared: ComparedScores | None = None
         disagreements: tuple[DisagreementFacts, ...] = ()
@@ -79,7 +79,7 @@ def evaluate(
             disagreements=disagreements,
             colors={info.name: info.color for info in data.card.classes[1:]},
             runtimes=parity,
-            not_available=runtimes.missing,
+            not_available=missing,
             model_sha256=export.model_sha256,
             dataset=train.dataset,
             split=train.split,
