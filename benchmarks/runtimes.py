@@ -33,9 +33,9 @@ import numpy as np
 import torch
 from subprocess_benchmark import SubprocessModel, keeping_memory  # type: ignore[import-not-found]  # beside this script
 
-from dbrnet.benchmark.hardware import describe_machine, machine_state
+from dbrnet.benchmark.hardware import machine_state
 from dbrnet.benchmark.measurement import Measured, measure, noise, table
-from dbrnet.benchmark.roofline import Work, count_work
+from dbrnet.benchmark.roofline import count_work
 from dbrnet.data.synthetic import generate
 from dbrnet.errors import UserError
 from dbrnet.files import write_atomically, write_json
@@ -44,8 +44,8 @@ from dbrnet.inference.runtimes.base import Answer, Images, Model
 from dbrnet.inference.runtimes.pytorch import TorchModel
 from dbrnet.models.dbrnet import DBRNet
 from dbrnet.models.saved import ModelMeta, load_model
-from dbrnet.provenance import available_cores, collect_provenance
-from dbrnet.records import EvaluationRecord
+from dbrnet.provenance import available_cores, collect_provenance, hardware
+from dbrnet.records import WEIGHTS_FILE, EvaluationRecord, WorkFacts
 from dbrnet.reports.plots import latency_plot, speed_accuracy_plot
 
 BASELINE, KEPT = "released, eager", "released, memory kept"
@@ -105,7 +105,7 @@ def released(meta: ModelMeta, size: Size, threads: int, part: str) -> Model:
 
 def measure_size(given: argparse.Namespace, size: Size) -> tuple[dict[str, Measured], dict[str, str]]:
     """All figures at one size, and the reasons why runtimes are missing."""
-    network, meta = load_model(given.trained / "model.pt")
+    network, meta = load_model(given.trained / WEIGHTS_FILE)
     theirs, ours = (count_work(model, *(meta.image_size or size)) for model in (released_network(meta), network))
     settings = meta, size, given.threads
     models: dict[str, Model] = {
@@ -114,7 +114,7 @@ def measure_size(given: argparse.Namespace, size: Size) -> tuple[dict[str, Measu
         FORWARD: SubprocessModel(size, released, *settings, FORWARD),
         AUTOGRAD: SubprocessModel(size, released, *settings, AUTOGRAD),
     }
-    work: dict[str, Work] = dict.fromkeys(models, theirs)
+    work: dict[str, WorkFacts] = dict.fromkeys(models, theirs)
     in_pytorch = [name for name in given.runtimes if name.startswith("pytorch")]
     others = [name for name in given.runtimes if name not in in_pytorch]
     opened, missing = open_all(others, given.trained, given.exported, given.threads)
@@ -122,7 +122,7 @@ def measure_size(given: argparse.Namespace, size: Size) -> tuple[dict[str, Measu
         if reason := why_not_available(name):
             missing[name] = reason
         else:
-            models[name] = SubprocessModel(size, open_model, given.trained / "model.pt", name, given.threads)
+            models[name] = SubprocessModel(size, open_model, given.trained / WEIGHTS_FILE, name, given.threads)
     models |= opened
     work |= {name: ours for name in models if name not in work}
     for name, path, runtime in given.also:
@@ -145,11 +145,11 @@ def report(measured: dict[str, Measured]) -> str:
 def draw(given: argparse.Namespace, size: Size, measured: dict[str, Measured]) -> None:
     """latency-HxW.png and speed-accuracy-HxW.png."""
     name = f"{size[0]}x{size[1]}"
-    title = f"{name}, batch 1, {given.threads} threads, {describe_machine()}"
+    title = f"{name}, batch 1, {given.threads} threads, {hardware().processors}"
     times = {key: [1000 * run.predict for run in one.series.runs] for key, one in measured.items()}
     write_atomically(given.out / f"latency-{name}.png", latency_plot(times, title))
     accuracy = EvaluationRecord.load(given.evaluated).runtimes
-    points = {key: (one.series.predict.fps, accuracy[key].miou) for key, one in measured.items() if key in accuracy}
+    points = {key: (one.speed.fps, accuracy[key].miou) for key, one in measured.items() if key in accuracy}
     if points:
         write_atomically(given.out / f"speed-accuracy-{name}.png", speed_accuracy_plot(points, title))
 
@@ -184,10 +184,10 @@ def main() -> None:
     """Measure and print."""
     given = parse()
     source = collect_provenance()
-    print(f"{describe_machine()}, {given.threads} threads; {source.libraries}\n")
+    print(f"{hardware().processors}, {given.threads} threads; {source.libraries}\n")
     figures: list[dict[str, Any]] = []
     for size in given.sizes:
-        start = machine_state()
+        start = machine_state().model_dump()
         measured, missing = measure_size(given, size)
         print(f"{size[0]}x{size[1]}, batch 1, {given.seconds:g} s each\n\n{report(measured)}\n")
         print("".join(f"left out: {reason}\n" for reason in missing.values()))
@@ -197,11 +197,12 @@ def main() -> None:
             {
                 "size": size,
                 "runtimes": {
-                    name: one.to_dict() | {"times_as_fast": one.times_as_fast_as(measured[BASELINE]).model_dump()}
+                    name: one.speed.model_dump(mode="json")
+                    | {"times_as_fast": one.times_as_fast_as(measured[BASELINE]).model_dump()}
                     for name, one in measured.items()
                 },
                 "not_available": missing,
-                "machine": {"start": start, "end": machine_state()},
+                "machine": {"start": start, "end": machine_state().model_dump()},
             }
         )
         if given.out:

@@ -211,44 +211,39 @@ class Params(_Section):
     drift: DriftParams
 
 
+Section = TypeVar("Section", bound=BaseModel)
+
+
 def load_params(path: Path) -> Params:
     """Read and check params.yaml; a `UserError` names section, key and what is allowed, in one line."""
     try:
-        raw = YAML(typ="safe").load(path.read_text())
+        content = path.read_bytes()
     except FileNotFoundError:
         raise UserError(f"{path} does not exist; give the parameters' file with --params") from None
-    except (YAMLError, ValueError) as error:  # ValueError: not UTF-8, no such date, a number of 5000 digits
-        raise UserError(f"{path} is not valid YAML: {_problem(error)}") from None
-    return _checked(Params, raw, str(path))
+    return _parse(Params, content, str(path), "YAML")
 
 
 def parse_section(name: str, text: str) -> Any:
     """One section of params.yaml, given as text (JSON or YAML); a `UserError` as from `load_params`."""
-    section = Params.model_fields[name].annotation
+    section = cast("type[BaseModel]", Params.model_fields[name].annotation)
+    return _parse(section, text.encode(), f"the parameter {name}", "JSON")
+
+
+def _parse(section: type[Section], content: bytes, name: str, language: str) -> Section:
     try:
-        raw = YAML(typ="safe").load(text)
-    except (YAMLError, ValueError) as error:
-        raise UserError(f"the parameter {name} is not valid JSON: {_problem(error)}") from None
-    return _checked(cast("type[BaseModel]", section), raw, f"the parameter {name}")
+        return section.model_validate(YAML(typ="safe").load(content.decode()))
+    except ValidationError as error:
+        raise UserError(f"{name}: {_explain(error, section)}") from None
+    except (YAMLError, ValueError) as error:  # ValueError: not UTF-8, no such date, a number of 5000 digits
+        raise UserError(f"{name} is not valid {language}: {_problem(error)}") from None
 
 
 def _problem(error: YAMLError | ValueError) -> str:
     """What is wrong and in which line, without the line itself: it may begin amid a password."""
     if not isinstance(error, MarkedYAMLError) or error.problem_mark is None:
         return " ".join(str(error).split())
-    mark = error.problem_mark
     words = " ".join(filter(None, [error.context, error.problem]))
-    return f"{words}, line {mark.line + 1}, column {mark.column + 1}"
-
-
-Section = TypeVar("Section", bound=BaseModel)
-
-
-def _checked(section: type[Section], raw: object, name: str) -> Section:
-    try:
-        return section.model_validate(raw)
-    except ValidationError as error:
-        raise UserError(f"{name}: {_explain(error, section)}") from None
+    return f"{words}, line {error.problem_mark.line + 1}, column {error.problem_mark.column + 1}"
 
 
 def _explain(error: ValidationError, section: type[BaseModel]) -> str:

@@ -15,11 +15,12 @@ from typing import NamedTuple
 
 import cv2
 import numpy as np
+from scipy.stats import binom
 
-from dbrnet.benchmark.latency import Latency
 from dbrnet.data.dataset import decode_image
 from dbrnet.inference.runtimes.base import Answer, Images
 from dbrnet.progress import progress
+from dbrnet.records import Estimate, LatencyFacts, OfflineFacts, WarmUpFacts
 
 ROUNDS = 10  # at least: enough pairs of blocks for an interval
 BLOCK_SECONDS = 1.0  # at most
@@ -40,19 +41,10 @@ Predict = Callable[[Images], Answer]
 
 
 @dataclass(frozen=True)
-class WarmUp:
-    """The runs before the measurement; `steady`: whether they ended because durations had settled."""
-
-    runs: int
-    seconds: float
-    steady: bool
-
-
-@dataclass(frozen=True)
 class Series:
     """Every run of a stream, in the blocks of its turns."""
 
-    warm_up: WarmUp
+    warm_up: WarmUpFacts
     blocks: tuple[tuple[Run, ...], ...]
 
     @property
@@ -61,29 +53,9 @@ class Series:
         return [run for block in self.blocks for run in block]
 
     @property
-    def predict(self) -> Latency:
-        """From the image in memory to the mask in memory."""
-        return Latency.from_seconds([run.predict for run in self.runs])
-
-    @property
-    def whole(self) -> Latency:
-        """From the encoded image's bytes to the mask's."""
-        return Latency.from_seconds([run.whole for run in self.runs])
-
-    @property
     def medians(self) -> list[float]:
         """Each block's median of `predict`, in seconds."""
         return [median(run.predict for run in block) for block in self.blocks]
-
-
-@dataclass(frozen=True)
-class Offline:
-    """The best throughput of any batch, the batches tried, and why no larger one was."""
-
-    batch: int
-    images_per_second: float
-    tried: dict[int, float]  # batch size -> images per second
-    ended: str
 
 
 def single_stream(predict: Predict, files: Sequence[bytes]) -> Stream:
@@ -126,7 +98,7 @@ def take_turns(streams: Mapping[str, Stream], *, seconds: float) -> dict[str, Se
     return {name: Series(warm_ups[name], tuple(blocks[name])) for name in streams}
 
 
-def warm_up(stream: Stream, *, least: float, most: float) -> WarmUp:
+def warm_up(stream: Stream, *, least: float, most: float) -> WarmUpFacts:
     """Run until steady: the medians of the last two windows of 5 runs differ by less than 5 %.
 
     It takes at least `least` and at most `most` seconds. The first run, which may compile, does not count.
@@ -136,20 +108,42 @@ def warm_up(stream: Stream, *, least: float, most: float) -> WarmUp:
     while True:
         durations.append(stream().predict)
         spent = sum(durations)
-        steady = spent >= least and is_steady(durations)
+        before, now = durations[-2 * WINDOW : -WINDOW], durations[-WINDOW:]
+        settled = len(before) == WINDOW and abs(median(now) - median(before)) < STEADY * median(before)
+        steady = spent >= least and settled
         if steady or spent >= most:
-            return WarmUp(len(durations) + 1, spent, steady)
+            return WarmUpFacts(runs=len(durations) + 1, seconds=spent, steady=steady)
 
 
-def is_steady(durations: Sequence[float]) -> bool:
-    """Whether the medians of the last two windows agree."""
-    if len(durations) < 2 * WINDOW:
-        return False
-    before, now = median(durations[-2 * WINDOW : -WINDOW]), median(durations[-WINDOW:])
-    return abs(now - before) < STEADY * before
+def latency(durations: Sequence[float]) -> LatencyFacts:
+    """Summarise single runs' durations, in seconds."""
+    times = 1000 * np.array(durations)
+    p50, p90, p99 = (float(value) for value in np.percentile(times, [50, 90, 99]))
+    mean, least, most = float(times.mean()), float(times.min()), float(times.max())
+    return LatencyFacts(
+        runs=len(times), mean_ms=mean, p50_ms=p50, p90_ms=p90, p99_ms=p99, min_ms=least, max_ms=most, fps=1000 / mean
+    )
 
 
-def offline(predict: Predict, images: Images, *, seconds: float, image_bytes: int) -> Offline:
+def times_as_fast(own: Sequence[float], other: Sequence[float]) -> Estimate:
+    """How many times as fast `own` is as `other`, from the median durations of blocks measured side by side.
+
+    Each pair of blocks gives one ratio of their medians, and the value is the median of these ratios. The interval
+    covers it with a confidence of 95 % or more: its ends are order statistics of the ratios, by the sign test, which
+    assumes nothing about their distribution. Below 6 pairs it is the whole range of the ratios.
+    """
+    ratios = sorted(theirs / ours for ours, theirs in zip(own, other, strict=True))
+    rank = max(int(binom.ppf(0.025, len(ratios), 0.5)), 1)  # from either end
+    return Estimate(value=float(np.median(ratios)), low=ratios[rank - 1], high=ratios[-rank], unit="ratio")
+
+
+def spread(blocks: Sequence[float]) -> float:
+    """The relative spread of the blocks' durations: from the 10th to the 90th percentile, over the median."""
+    low, middle, high = np.percentile(blocks, [10, 50, 90])
+    return float((high - low) / middle)
+
+
+def offline(predict: Predict, images: Images, *, seconds: float, image_bytes: int) -> OfflineFacts:
     """The throughput of `predict` at the best batch of 1, 2, 4, 8 and 16 images of `images`, [N, H, W, 3].
 
     Each batch runs for `seconds`. The search ends where throughput falls, where the device's memory is too small, or
@@ -172,7 +166,7 @@ def offline(predict: Predict, images: Images, *, seconds: float, image_bytes: in
             ended = f"a batch of {batch} was slower"
             break
     best = max(tried, key=lambda batch: tried[batch])
-    return Offline(best, tried[best], tried, ended)
+    return OfflineFacts(batch=best, images_per_second=tried[best], tried=tried, ended=ended)
 
 
 def _throughput(predict: Predict, images: Images, seconds: float) -> float:

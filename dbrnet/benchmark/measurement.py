@@ -3,66 +3,44 @@
 import csv
 import io
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from dbrnet.benchmark.latency import NOISY, spread, times_as_fast
-from dbrnet.benchmark.load_generator import Offline, Series, offline, single_stream, take_turns
-from dbrnet.benchmark.roofline import BYTES, Roofline, Work, higher, measure_peaks, roofline
+from dbrnet.benchmark.load_generator import Series, latency, offline, single_stream, spread, take_turns, times_as_fast
+from dbrnet.benchmark.roofline import BYTES, higher, measure_peaks, roofline
 from dbrnet.data.dataset import decode_image
 from dbrnet.errors import UserError
 from dbrnet.inference.runtimes import file_of, kind_of, open_model
 from dbrnet.inference.runtimes.base import Model
 from dbrnet.progress import progress
-from dbrnet.records import Estimate
+from dbrnet.records import Estimate, RooflineFacts, RuntimeSpeed, WorkFacts
 
 OFFLINE_SHARE = 0.1  # of the measuring time, for each batch
+NOISY = 0.10  # a spread of the blocks above it is a warning
 
 
 @dataclass(frozen=True)
 class Measured:
-    """One model's speed. `roofline` is a reason where it could not be measured."""
+    """One model's speed, and every run that it follows from."""
 
-    precision: str
-    device: str
-    threads: int
+    speed: RuntimeSpeed
     series: Series
-    roofline: Roofline | str
-    offline: Offline | None
-
-    def to_dict(self) -> dict[str, Any]:
-        """For JSON: the latency from memory to memory at the top level, the rest by name."""
-        latency = self.series.predict
-        return {
-            **latency.to_dict(),
-            "precision": self.precision,
-            "device": self.device,
-            "threads": self.threads,
-            "batch": 1,
-            "end_to_end": self.series.whole.to_dict(),
-            "offline": None if self.offline is None else asdict(self.offline),
-            "roofline": self.roofline if isinstance(self.roofline, str) else self.roofline.to_dict(latency.p50_ms),
-            "warm_up": asdict(self.series.warm_up),
-            "block_spread": spread(self.series.medians),
-        }
 
     def row(self, name: str) -> dict[str, str]:
         """A row of `table`."""
-        latency, batches = self.series.predict, self.offline
+        speed, batches = self.speed, self.speed.offline
         return {
             "runtime": name,
-            "precision": self.precision,
-            **{
-                f"p{rank} ms": f"{value:.1f}"
-                for rank, value in ((50, latency.p50_ms), (90, latency.p90_ms), (99, latency.p99_ms))
-            },
-            "FPS": f"{latency.fps:.1f}",
+            "precision": speed.precision,
+            "p50 ms": f"{speed.p50_ms:.1f}",
+            "p90 ms": f"{speed.p90_ms:.1f}",
+            "p99 ms": f"{speed.p99_ms:.1f}",
+            "FPS": f"{speed.fps:.1f}",
             "images/s (batch)": f"{batches.images_per_second:.1f} ({batches.batch})" if batches else "",
-            "file to file p50 ms": f"{self.series.whole.p50_ms:.1f}",
-            "roofline / p50": f"{self.roofline.ms / latency.p50_ms:.0%}" if isinstance(self.roofline, Roofline) else "",
+            "file to file p50 ms": f"{speed.end_to_end.p50_ms:.1f}",
+            "roofline / p50": f"{speed.roofline.share:.0%}" if isinstance(speed.roofline, RooflineFacts) else "",
         }
 
     def times_as_fast_as(self, other: "Measured") -> Estimate:
@@ -73,7 +51,7 @@ class Measured:
 def measure(
     models: Mapping[str, Model],
     files: Sequence[bytes],
-    work: Mapping[str, Work],
+    work: Mapping[str, WorkFacts],
     *,
     seconds: float,
     in_batches: Collection[str] = (),
@@ -99,22 +77,34 @@ def measure(
     }
     measured = {}
     for name, model in models.items():
-        least: Roofline | str = "its work is not known"
+        summary = latency([run.predict for run in series[name].runs])
+        least: RooflineFacts | str = "its work is not known"
         if name in work:
             peak = peaks[model.device, model.precision]
-            least = peak if isinstance(peak, str) else roofline(work[name], model.precision, peak)
-        measured[name] = Measured(model.precision, model.device, model.threads, series[name], least, batches.get(name))
+            least = peak if isinstance(peak, str) else roofline(work[name], model.precision, peak, summary.p50_ms)
+        speed = RuntimeSpeed(
+            **vars(summary),
+            precision=model.precision,
+            device=model.device,
+            threads=model.threads,
+            batch=1,
+            end_to_end=latency([run.whole for run in series[name].runs]),
+            offline=batches.get(name),
+            roofline=least,
+            warm_up=series[name].warm_up,
+            block_spread=spread(series[name].medians),
+        )
+        measured[name] = Measured(speed, series[name])
     return measured
 
 
 def noise(measured: Mapping[str, Measured]) -> str | None:
     """A warning where the machine was too busy for milliseconds to mean much, else None."""
-    spreads = {name: spread(model.series.medians) for name, model in measured.items()}
-    worst = max(spreads, key=lambda name: spreads[name])
-    if spreads[worst] <= NOISY:
+    worst, noisiest = max(measured.items(), key=lambda item: item[1].speed.block_spread)
+    if noisiest.speed.block_spread <= NOISY:
         return None
     return (
-        f"a noisy machine: the blocks of {worst} lie {spreads[worst]:.0%} apart (more than {NOISY:.0%}); "
+        f"a noisy machine: the blocks of {worst} lie {noisiest.speed.block_spread:.0%} apart (more than {NOISY:.0%}); "
         "trust the ratios' intervals, not the milliseconds, or measure again when it is idle"
     )
 

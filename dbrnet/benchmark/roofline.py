@@ -7,19 +7,20 @@ doing less work or by keeping its activations in the caches.
 """
 
 from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass
+from functools import partial
 from time import perf_counter as clock
 from typing import Any
 
 import numpy as np
-import onnx
+import onnx.parser
 import torch
-from onnx import TensorProto, helper, numpy_helper
+from onnx import numpy_helper
 from torch import Tensor, nn
 
 from dbrnet.inference.runtimes.base import NotAvailableError
 from dbrnet.inference.runtimes.exported import latency_settings, require_openvino
 from dbrnet.models.cost import measure_cost
+from dbrnet.records import PeakFacts, RooflineFacts, WorkFacts
 
 SECONDS = 0.25  # for each peak, measured twice in a run; the best counts
 BYTES = {"fp32": 4, "bf16": 2, "int8": 1}  # of one value
@@ -32,53 +33,10 @@ CHANNELS, MAP_SIDE, LAYERS = 256, 64, 3  # of the dense convolutions
 Kind = tuple[str, str]  # device and precision
 
 
-@dataclass(frozen=True)
-class Work:
-    """The work of a network for one image: multiply-accumulates, and the values that it keeps in memory."""
-
-    macs: int
-    weights: int
-    activations: int
-
-    def moved(self, precision: str) -> int:
-        """Bytes moved: the weights read once, and each convolution's output written once and read once.
-
-        Batch norms, ReLUs, sums and resizing count nothing, because good runtimes fuse them.
-        """
-        return BYTES[precision] * (self.weights + 2 * self.activations)
+Peaks = dict[Kind, PeakFacts | str]  # or the reason why there is none
 
 
-@dataclass(frozen=True)
-class Peak:
-    """The highest rates per second that were measured on a device at one precision, and the way."""
-
-    macs: float
-    bytes: float
-    measured_by: str
-
-
-Peaks = dict[Kind, Peak | str]  # or the reason why there is none
-
-
-@dataclass(frozen=True)
-class Roofline:
-    """The least time for one image, and its two parts."""
-
-    arithmetic_ms: float
-    memory_ms: float
-    peak: Peak
-
-    @property
-    def ms(self) -> float:
-        """The longer of the two."""
-        return max(self.arithmetic_ms, self.memory_ms)
-
-    def to_dict(self, p50_ms: float) -> dict[str, Any]:
-        """For JSON, with the roofline's share in the median time of one image."""
-        return asdict(self) | {"ms": self.ms, "share": self.ms / p50_ms}
-
-
-def count_work(model: nn.Module, height: int, width: int) -> Work:
+def count_work(model: nn.Module, height: int, width: int) -> WorkFacts:
     """Count the work of `model` for one image of height x width; leaves the model as it was."""
     convolutions: dict[int, tuple[int, int]] = {}  # a module's identity -> its weights and its outputs
 
@@ -94,13 +52,17 @@ def count_work(model: nn.Module, height: int, width: int) -> Work:
         for hook in hooks:
             hook.remove()
     weights, activations = (sum(column) for column in zip(*convolutions.values(), strict=True))
-    return Work(macs, weights, activations)
+    return WorkFacts(macs=macs, weights=weights, activations=activations)
 
 
-def roofline(work: Work, precision: str, peak: Peak) -> Roofline:
-    """The roofline of `work` at a precision under a peak."""
-    arithmetic, memory = work.macs / peak.macs, work.moved(precision) / peak.bytes
-    return Roofline(1000 * arithmetic, 1000 * memory, peak)
+def roofline(work: WorkFacts, precision: str, peak: PeakFacts, p50_ms: float) -> RooflineFacts:
+    """The roofline of `work` at a precision under a peak, and its share in the median time of one image."""
+    # The weights are read once, and each convolution's output is written once and read once. Batch norms, ReLUs,
+    # sums and resizing count nothing, because good runtimes fuse them.
+    moved = BYTES[precision] * (work.weights + 2 * work.activations)
+    arithmetic, memory = 1000 * (work.macs / peak.macs), 1000 * (moved / peak.bytes)
+    least = max(arithmetic, memory)
+    return RooflineFacts(arithmetic_ms=arithmetic, memory_ms=memory, peak=peak, ms=least, share=least / p50_ms)
 
 
 def measure_peaks(kinds: Iterable[Kind], threads: int) -> Peaks:
@@ -118,17 +80,22 @@ def measure_peaks(kinds: Iterable[Kind], threads: int) -> Peaks:
         except NotAvailableError as reason:
             peaks[device, precision] = f"the peak in {precision} is not measured: {reason}"
             continue
-        if place not in bandwidths:
-            bandwidths[place] = _bandwidth(place)
-        peaks[device, precision] = Peak(macs, bandwidths[place], f"{way}; a copy in PyTorch")
+        if place not in bandwidths:  # bytes per second, reads and writes together
+            source = torch.zeros(COPIED[place], dtype=torch.uint8, device=place)
+            target = torch.empty_like(source)
+            copying = partial(target.copy_, source)
+            bandwidths[place] = 2 * COPIED[place] / _best_seconds(copying, place)
+        peaks[device, precision] = PeakFacts(
+            macs=macs, bytes=bandwidths[place], measured_by=f"{way}; a copy in PyTorch"
+        )
     return peaks
 
 
 def higher(first: Peaks, second: Peaks) -> Peaks:
     """The better of two measurements, so that a disturbance of one does not lower a peak."""
 
-    def macs(peak: Peak | str) -> float:
-        return peak.macs if isinstance(peak, Peak) else 0.0
+    def macs(peak: PeakFacts | str) -> float:
+        return peak.macs if isinstance(peak, PeakFacts) else 0.0
 
     return {kind: max(peak, second[kind], key=macs) for kind, peak in first.items()}
 
@@ -152,13 +119,6 @@ def _measure_macs(place: str, precision: str, threads: int) -> tuple[float, str]
         raise NotAvailableError("no library here computes in it on that device")
     best = max(rates, key=lambda way: rates[way])
     return rates[best], best
-
-
-def _bandwidth(place: str) -> float:
-    """Bytes per second, reads and writes together."""
-    source = torch.zeros(COPIED[place], dtype=torch.uint8, device=place)
-    target = torch.empty_like(source)
-    return 2 * COPIED[place] / _best_seconds(lambda: target.copy_(source), place)
 
 
 def _openvino_macs(precision: str, threads: int) -> float:
@@ -197,38 +157,31 @@ def _best_seconds(run: Callable[[], object], place: str) -> float:
 
 def dense_convolutions(*, quantized: bool) -> bytes:
     """An ONNX file of 3x3 convolutions and ReLUs; quantized: 8-bit weights and activations (QDQ)."""
-    rng = np.random.default_rng(0)
-    shape = [1, CHANNELS, MAP_SIDE, MAP_SIDE]
-    constants: dict[str, np.ndarray[Any, Any]] = {}
-    nodes = []
-    if quantized:
-        constants |= {"scale": np.array(0.02, np.float32), "zero": np.array(0, np.uint8)}
-        constants |= {"weight_scale": np.full(CHANNELS, 3e-3, np.float32)}
-        constants |= {"weight_zero": np.zeros(CHANNELS, np.int8)}
-    x = "x"
+    rng, shape = np.random.default_rng(0), (CHANNELS, CHANNELS, 3, 3)
+    constants: dict[str, np.ndarray[Any, Any]] = {
+        "scale": np.array(0.02, np.float32),
+        "zero": np.array(0, np.uint8),
+        "weight_scale": np.full(CHANNELS, 3e-3, np.float32),
+        "weight_zero": np.zeros(CHANNELS, np.int8),
+    }
+    x, lines = "x", []
     for layer in range(LAYERS):
         weight = f"weight{layer}"
         if quantized:
-            constants[weight] = rng.integers(-127, 128, (CHANNELS, CHANNELS, 3, 3)).astype(np.int8)
-            nodes += [
-                helper.make_node("QuantizeLinear", [x, "scale", "zero"], [f"q{layer}"]),
-                helper.make_node("DequantizeLinear", [f"q{layer}", "scale", "zero"], [f"dq{layer}"]),
-                helper.make_node("DequantizeLinear", [weight, "weight_scale", "weight_zero"], [f"{weight}_dq"], axis=0),
-            ]
-            x, weight = f"dq{layer}", f"{weight}_dq"
+            constants[weight] = rng.integers(-127, 128, shape).astype(np.int8)
+            lines.append(f"q{layer} = QuantizeLinear ({x}, scale, zero)")
+            lines.append(f"x{layer} = DequantizeLinear (q{layer}, scale, zero)")
+            lines.append(f"w{layer} = DequantizeLinear <axis = 0> ({weight}, weight_scale, weight_zero)")
+            x, weight = f"x{layer}", f"w{layer}"
         else:
-            constants[weight] = rng.normal(0, 0.03, (CHANNELS, CHANNELS, 3, 3)).astype(np.float32)
-        nodes.append(helper.make_node("Conv", [x, weight], [f"conv{layer}"], pads=[1, 1, 1, 1]))
-        nodes.append(helper.make_node("Relu", [f"conv{layer}"], [f"y{layer}"]))
+            constants[weight] = rng.normal(0, 0.03, shape).astype(np.float32)
+        lines.append(f"conv{layer} = Conv <pads = [1, 1, 1, 1]> ({x}, {weight})")
+        lines.append(f"y{layer} = Relu (conv{layer})")
         x = f"y{layer}"
-    graph = helper.make_graph(
-        nodes,
-        "dense",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)],
-        [helper.make_tensor_value_info(x, TensorProto.FLOAT, shape)],
-        [numpy_helper.from_array(value, name) for name, value in constants.items()],
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    maps = f"float[1, {CHANNELS}, {MAP_SIDE}, {MAP_SIDE}]"
+    graph = f"dense ({maps} x) => ({maps} {x}) {{ {' '.join(lines)} }}"
+    model = onnx.parser.parse_model(f'<ir_version: 9, opset_import: ["": 18]> {graph}')
+    model.graph.initializer.extend(numpy_helper.from_array(value, name) for name, value in constants.items())
     onnx.checker.check_model(model)
     data: bytes = model.SerializeToString()
     return data

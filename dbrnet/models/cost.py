@@ -1,36 +1,16 @@
 """The cost of a network: parameters and multiply-accumulates, counted while it runs."""
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor, nn
 
 from dbrnet.models.blocks import LFEM, ResidualBlock, SegHead
+from dbrnet.records import ComplexityFacts
 
 # The authors' blocks call ReLU as a function, which torchstat does not see: those ReLUs count nothing.
 UNSEEN_RELUS = (ResidualBlock, LFEM, SegHead)
 
 
-@dataclass(frozen=True)
-class Cost:
-    """The cost of one image.
-
-    - `parameters`: those of the modules that run in eval mode (no auxiliary head), as the paper counts.
-    - `conv_macs`: multiply-accumulates of all convolutions, biases not counted.
-    - `paper_flops`: the unit of the FLOPs columns of Tables 1 to 4, torchstat's "Total Flops". It counts the
-      multiply-accumulates of convolutions with their biases, two per batch norm element, one per ReLU output and one
-      per average pool input. ReLUs in residual blocks and heads, additions, resizing, sampling and global means count
-      nothing. The unit is close to `conv_macs`, not to twice that.
-    """
-
-    height: int
-    width: int
-    parameters: int
-    conv_macs: int
-    paper_flops: int
-
-
-def measure_cost(model: nn.Module, height: int, width: int) -> Cost:
+def measure_cost(model: nn.Module, height: int, width: int) -> ComplexityFacts:
     """Count what `model` computes for one image [1, 3, height, width] in eval mode; leaves it as it was."""
     used: dict[int, int] = {}  # a parameter's identity -> its elements
     conv_macs = paper_flops = 0
@@ -62,4 +42,6 @@ def measure_cost(model: nn.Module, height: int, width: int) -> Cost:
         model.train(training)
         for hook in hooks:
             hook.remove()
-    return Cost(height, width, sum(used.values()), conv_macs, paper_flops)
+    return ComplexityFacts(
+        height=height, width=width, parameters=sum(used.values()), conv_macs=conv_macs, paper_flops=paper_flops
+    )

@@ -28,10 +28,11 @@ from numpy.typing import NDArray
 
 from dbrnet.errors import JobError, UserError
 from dbrnet.files import sha256_file
+from dbrnet.records import MODEL_FILE
 from dbrnet.registry.store import Store, repeatable
 from dbrnet.registry.tracking import TrackedRun
 
-MODEL, LINEAGE = "model.onnx", "lineage.json"
+LINEAGE = "lineage.json"
 NETWORK_TAG = "network_sha256"
 TABLES = ("split.csv", "split.json", "card.json", "samples.csv", "image_stats.csv", "images.csv")
 EXAMPLE_SIDE = 96  # pixels: the input example is kept as text
@@ -130,8 +131,8 @@ def fetch_model(uri: str, destination: Path, *, store: Store) -> Path:
             if error.error_code != "RESOURCE_DOES_NOT_EXIST":
                 raise
             raise UserError(f"{uri}: there is no such model in {store}; promote one first") from None
-    fetch_files(store, version.name, int(version.version), destination, [MODEL])
-    return destination / MODEL
+    fetch_files(store, version.name, int(version.version), destination, [MODEL_FILE])
+    return destination / MODEL_FILE
 
 
 def fetch_files(
@@ -151,11 +152,11 @@ def fetch_files(
         stored = mlflow.artifacts.list_artifacts(artifact_uri=location, tracking_uri=store.uri)
         available = {Path(file.path).name for file in stored}
         for name in names:
-            if name != MODEL and name not in available:
+            if name != MODEL_FILE and name not in available:
                 continue
             address = f"{location}/{name}"
             fetched = Path(mlflow.artifacts.download_artifacts(address, dst_path=partial, tracking_uri=store.uri))
-            if name == MODEL and sha256_file(fetched) != version.tags.get("sha256", sha256_file(fetched)):
+            if name == MODEL_FILE and sha256_file(fetched) != version.tags.get("sha256", sha256_file(fetched)):
                 raise JobError(
                     f"models:/{model_name}/{number}: the stored file is not the one that was registered "
                     "(its SHA-256 differs)"
@@ -215,7 +216,7 @@ def _upload(
             input_example=example[:, :EXAMPLE_SIDE, :EXAMPLE_SIDE],
             save_as_external_data=False,
         )
-        shutil.copyfile(path, folder / MODEL)  # the very bytes, so that the digest holds
+        shutil.copyfile(path, folder / MODEL_FILE)  # the very bytes, so that the digest holds
         for file, source in files.items():
             shutil.copyfile(source, folder / file)
         client.log_model_artifacts(logged.model_id, str(folder))

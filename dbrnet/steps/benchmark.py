@@ -3,18 +3,17 @@
 import logging
 import tempfile
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 
 import cv2
 
 from dbrnet.api import find_model_file
-from dbrnet.benchmark.hardware import describe_machine, machine_state
+from dbrnet.benchmark.hardware import machine_state
 from dbrnet.benchmark.measurement import Measured, durations, measure, noise, open_baselines, table
 from dbrnet.benchmark.roofline import count_work
 from dbrnet.config import BenchmarkParams
 from dbrnet.data import open_dataset
-from dbrnet.data.dataset import Dataset, Sample
+from dbrnet.data.dataset import Dataset
 from dbrnet.data.split import Split, require_trained_on
 from dbrnet.files import atomic_directory, require_apart, sha256_file, write_atomically
 from dbrnet.inference.runtimes.base import Model
@@ -22,22 +21,19 @@ from dbrnet.models.cost import measure_cost
 from dbrnet.models.saved import load_model
 from dbrnet.provenance import available_cores, collect_provenance
 from dbrnet.records import (
+    WEIGHTS_FILE,
     AgainstSpeed,
     BenchmarkRecord,
     ChampionSpeed,
     ComparedSpeed,
-    ComplexityFacts,
     EvaluationRecord,
     ExportRecord,
-    MachineState,
     MachineStates,
     RuntimeParity,
-    RuntimeSpeed,
     TrainRecord,
-    WorkFacts,
 )
 from dbrnet.reports.plots import latency_plot, speed_accuracy_plot
-from dbrnet.steps.checks import Champion, open_champion, open_runtimes
+from dbrnet.steps.checks import open_champion, open_runtimes
 
 log = logging.getLogger(__name__)
 
@@ -70,126 +66,112 @@ def benchmark(
     if against:
         require_apart(out, Path(against), "against")
     threads = params.threads or available_cores()
-    accuracy = EvaluationRecord.load(evaluated).runtimes
     data, export = open_dataset(dataset), ExportRecord.load(exported)
     require_trained_on(TrainRecord.load(trained), data, split)
+    accuracy = EvaluationRecord.load(evaluated).runtimes
     files = _images(data, Split.load(split), params.size)
-    network, meta = load_model(trained / "model.pt")
+    network, meta = load_model(trained / WEIGHTS_FILE)
     inner_size = meta.image_size or params.size
     work = count_work(network, *inner_size)
-    runtimes = open_runtimes(export, trained, exported, threads=threads, beside=["pytorch-eager"])
-    models, deployed = runtimes.models, export.deployed
-    baselines, baseline_digest = _open_baselines(against, list(models), threads)
-    baseline = open_champion(champion, deployed, threads=threads)
-    champions = {deployed: baseline.model} if baseline and baseline.model else {}
-    start = MachineState.model_validate(machine_state())
-    measured = measure(
-        _side_by_side(models, baselines, champions),
-        files,
-        dict.fromkeys(models, work),
-        seconds=params.seconds,
-        in_batches=list(models),
-    )
+    candidates, missing = open_runtimes(export, trained, exported, threads=threads, beside=["pytorch-eager"])
+    names = list(candidates)
+    others, digest = _open_baselines(against, names, threads)
+    baseline = open_champion(champion, export.deployed, threads=threads)
+    champions = {export.deployed: baseline.model} if baseline and baseline.model else {}
+    models, start = _side_by_side(candidates, others, champions), machine_state()
+    measured = measure(models, files, dict.fromkeys(names, work), seconds=params.seconds, in_batches=names)
+    speed: ChampionSpeed | None = None
+    if baseline:
+        compared = _compare(measured, CHAMPION).get(export.deployed)
+        runtime = baseline.model.runtime if baseline.model else None
+        speed = ChampionSpeed(**vars(baseline.facts), runtime=runtime, compared=compared)
     record = BenchmarkRecord(
-        runtimes={name: _speed(measured[name]) for name in models},
-        not_available=runtimes.missing,
-        against=_against(against, baseline_digest, {name: _compare(measured, name, AGAINST) for name in baselines}),
-        champion=_champion(baseline, _compare(measured, deployed, CHAMPION) if champions else None),
+        runtimes={name: measured[name].speed for name in names},
+        not_available=missing,
+        against=AgainstSpeed(model=against, sha256=digest, runtimes=_compare(measured, AGAINST)) if against else None,
+        champion=speed,
         size=params.size,
         batch=1,
         threads=threads,
         images=len(files),
-        complexity=ComplexityFacts(**asdict(measure_cost(network, *inner_size))),
-        work=WorkFacts(**asdict(work)),
-        machine=MachineStates(start=start, end=MachineState.model_validate(machine_state())),
+        complexity=measure_cost(network, *inner_size),
+        work=work,
+        machine=MachineStates(start=start, end=machine_state()),
         noise=noise(measured),
         model_sha256=export.model_sha256,
         provenance=collect_provenance(),
     )
-    title = f"{params.size[0]}x{params.size[1]}, batch 1, {threads} threads, {describe_machine()}"
     with atomic_directory(out, "benchmark") as folder:
         record.save(folder)
         write_atomically(folder / "durations.csv", durations(measured))
-        _draw(folder, measured, accuracy, title)
-    log.info("%s", title)
-    for line in table([one.row(name) for name, one in measured.items()]).splitlines():
-        log.info("%s", line)
-    _log_comparisons(record)
+        _draw(folder, measured, accuracy, _title(record))
+    _log(record, measured)
 
 
-def _open_baselines(against: str | None, runtimes: list[str], threads: int) -> tuple[dict[str, Model], str | None]:
+def _open_baselines(against: str | None, runtimes: list[str], threads: int) -> tuple[dict[str, Model], str]:
     """The model to compare with in those of the runtimes that take it, and its file's SHA-256."""
     if against is None:
-        return {}, None
+        return {}, ""
     with tempfile.TemporaryDirectory() as scratch:
         file = find_model_file(against, Path(scratch))
         return open_baselines(file, runtimes, threads), sha256_file(file)
 
 
-def _side_by_side(models: Mapping[str, Model], *baselines: Mapping[str, Model]) -> dict[str, Model]:
+def _side_by_side(
+    models: Mapping[str, Model], others: Mapping[str, Model], champions: Mapping[str, Model]
+) -> dict[str, Model]:
     """Each model followed by its baselines, so that the blocks that are compared are neighbours in time."""
-    ordered = {}
-    for name, model in models.items():
-        ordered[name] = model
-        for suffix, others in zip((AGAINST, CHAMPION), baselines, strict=True):
-            if name in others:
-                ordered[name + suffix] = others[name]
-    return ordered
+    groups = {"": models, AGAINST: others, CHAMPION: champions}
+    return {name + suffix: group[name] for name in models for suffix, group in groups.items() if name in group}
+
+
+def _compare(measured: Mapping[str, Measured], suffix: str) -> dict[str, ComparedSpeed]:
+    """The baseline's speed by runtime, and how many times as fast the candidate is there."""
+    return {
+        name: ComparedSpeed(
+            speed=measured[name + suffix].speed,
+            times_as_fast=own.times_as_fast_as(measured[name + suffix]),
+            pairs=len(own.series.blocks),
+        )
+        for name, own in measured.items()
+        if name + suffix in measured
+    }
 
 
 def _images(data: Dataset, split: Split, size: tuple[int, int]) -> list[bytes]:
     """Images from all over the test split, encoded as their files are, at [height, width] `size`."""
     samples = split.samples(data, "test")
     number = min(IMAGES, len(samples))
-    return [_at_size(data, samples[place * len(samples) // number], size) for place in range(number)]
-
-
-def _at_size(data: Dataset, sample: Sample, size: tuple[int, int]) -> bytes:
-    path = data.root / sample.image
-    if (sample.height, sample.width) == size:
-        return path.read_bytes()
-    resized = cv2.resize(data.image(sample), size[::-1], interpolation=cv2.INTER_AREA)
-    _, encoded = cv2.imencode(path.suffix, cv2.cvtColor(resized, cv2.COLOR_RGB2BGR))
-    return encoded.tobytes()
-
-
-def _speed(measured: Measured) -> RuntimeSpeed:
-    return RuntimeSpeed.model_validate(measured.to_dict())
-
-
-def _compare(measured: Mapping[str, Measured], name: str, suffix: str) -> ComparedSpeed:
-    """The baseline's speed in the runtime `name`, and how many times as fast the candidate is there."""
-    own, other = measured[name], measured[name + suffix]
-    ratio = own.times_as_fast_as(other)
-    return ComparedSpeed(speed=_speed(other), times_as_fast=ratio, pairs=len(own.series.blocks))
-
-
-def _against(model: str | None, sha256: str | None, runtimes: dict[str, ComparedSpeed]) -> AgainstSpeed | None:
-    return AgainstSpeed(model=model, sha256=sha256, runtimes=runtimes) if model and sha256 else None
-
-
-def _champion(champion: Champion | None, compared: ComparedSpeed | None) -> ChampionSpeed | None:
-    if champion is None:
-        return None
-    return ChampionSpeed(
-        version=champion.version,
-        sha256=champion.sha256,
-        not_compared=champion.not_compared,
-        runtime=champion.model.runtime if champion.model else None,
-        compared=compared,
-    )
+    files = []
+    for sample in (samples[place * len(samples) // number] for place in range(number)):
+        path = data.root / sample.image
+        if (sample.height, sample.width) == size:
+            files.append(path.read_bytes())
+            continue
+        resized = cv2.resize(data.image(sample), size[::-1], interpolation=cv2.INTER_AREA)
+        _, encoded = cv2.imencode(path.suffix, cv2.cvtColor(resized, cv2.COLOR_RGB2BGR))
+        files.append(encoded.tobytes())
+    return files
 
 
 def _draw(folder: Path, measured: Mapping[str, Measured], accuracy: Mapping[str, RuntimeParity], title: str) -> None:
     """The plots; the second has the runtimes of known accuracy, and is left out where none is known."""
     times = {name: [1000 * run.predict for run in one.series.runs] for name, one in measured.items()}
     write_atomically(folder / "latency.png", latency_plot(times, title))
-    points = {name: (one.series.predict.fps, accuracy[name].miou) for name, one in measured.items() if name in accuracy}
+    points = {name: (one.speed.fps, accuracy[name].miou) for name, one in measured.items() if name in accuracy}
     if points:
         write_atomically(folder / "speed-accuracy.png", speed_accuracy_plot(points, title))
 
 
-def _log_comparisons(record: BenchmarkRecord) -> None:
+def _title(record: BenchmarkRecord) -> str:
+    height, width = record.size
+    return f"{height}x{width}, batch 1, {record.threads} threads, {record.provenance.hardware.processors}"
+
+
+def _log(record: BenchmarkRecord, measured: Mapping[str, Measured]) -> None:
+    log.info("%s", _title(record))
+    for line in table([one.row(name) for name, one in measured.items()]).splitlines():
+        log.info("%s", line)
     for reason in record.not_available.values():
         log.info("left out: %s", reason)
     if against := record.against:

@@ -8,36 +8,29 @@ from dbrnet.data.dataset import ClassInfo
 from dbrnet.errors import UserError
 from dbrnet.inference.runtimes import open_all, open_fitting
 from dbrnet.inference.runtimes.base import Model, NotAvailableError
-from dbrnet.records import ChampionRecord, ExportRecord
-
-
-@dataclass(frozen=True)
-class Runtimes:
-    """The candidate in the runtimes that this machine has, and for each of the others the reason why not."""
-
-    models: dict[str, Model]
-    missing: dict[str, str]
+from dbrnet.records import MODEL_FILE, ChampionFacts, ChampionRecord, ExportRecord
 
 
 @dataclass(frozen=True)
 class Champion:
-    """The champion's model, or the reason why this machine does not run it."""
+    """The champion's model; None where this machine does not run it, for the reason in `facts`."""
 
-    version: int
-    sha256: str
+    facts: ChampionFacts
     model: Model | None
-    not_compared: str | None = None
 
 
 def open_runtimes(
     export: ExportRecord, trained: Path, exported: Path, *, threads: int | None = None, beside: Sequence[str] = ()
-) -> Runtimes:
-    """Open export.runtimes, after those `beside`; raises `UserError` where the deployed one is missing."""
+) -> tuple[dict[str, Model], dict[str, str]]:
+    """The candidate in export.runtimes, after those `beside`, and for each that this machine lacks the reason.
+
+    Raises `UserError` where the deployed one is missing.
+    """
     models, missing = open_all([*beside, *export.runtimes], trained, exported, threads)
     if export.deployed in missing:
         reason = missing[export.deployed]
         raise UserError(f"{reason}; it is the first of export.runtimes, which runs in production")
-    return Runtimes(models, missing)
+    return models, missing
 
 
 def open_champion(
@@ -51,13 +44,13 @@ def open_champion(
     if record.version is None or record.sha256 is None:
         return None
     try:
-        model = open_fitting(folder / "model.onnx", runtime, threads)
+        model = open_fitting(folder / MODEL_FILE, runtime, threads)
+        difference = None if classes is None else class_difference(model.classes, classes, "the dataset")
+        reason = f"it {difference}" if difference else None
     except NotAvailableError as error:
-        return Champion(record.version, record.sha256, None, str(error))
-    difference = None if classes is None else class_difference(model.classes, classes, "the dataset")
-    if difference:
-        return Champion(record.version, record.sha256, None, f"it {difference}")
-    return Champion(record.version, record.sha256, model)
+        reason = str(error)
+    facts = ChampionFacts(version=record.version, sha256=record.sha256, not_compared=reason)
+    return Champion(facts, None if reason else model)
 
 
 def class_difference(known: Sequence[ClassInfo], present: Sequence[ClassInfo], place: str) -> str | None:

@@ -3,7 +3,6 @@
 import csv
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +19,7 @@ from dbrnet.inference.runtimes import open_model
 from dbrnet.inference.runtimes.base import Model, NotAvailableError
 from dbrnet.progress import progress
 from dbrnet.provenance import collect_provenance
-from dbrnet.records import ChampionRecord, DriftCheck, DriftImages, DriftRecord
+from dbrnet.records import MODEL_FILE, ChampionRecord, DriftCheck, DriftComparison, DriftImages, DriftRecord
 from dbrnet.reports.plots import Panel, drift_plot
 from dbrnet.steps.checks import class_difference
 
@@ -45,31 +44,25 @@ def drift(params: DriftParams, dataset: Path, champion: Path, *, out: Path) -> N
     under --out.
     """
     present, record = open_current(dataset), ChampionRecord.load(champion)
-    hindrance = _hindrance(record, champion, present)
-    comparison = _Comparison([hindrance]) if hindrance else _compare(params, present, champion)
-    reference = comparison.reference.card if comparison.reference else None
+    features: dict[str, Sides] = {}
+    if hindrance := _hindrance(record, champion, present):
+        comparison = DriftComparison(reasons=(hindrance,))
+    else:
+        comparison, features = _compare(params, present, champion)
     drift_record = DriftRecord(
+        **vars(comparison),
         answer="yes" if comparison.reasons else "no",
-        reasons=tuple(comparison.reasons),
-        notes=tuple(comparison.notes),
-        checks=tuple(comparison.checks),
-        images=comparison.images,
-        unusable=comparison.unusable,
-        reference=reference.content_hash if reference else None,
-        reference_name=reference.name if reference else None,
         current=str(dataset),
-        content_hash=comparison.content_hash,
         model_name=record.model_name,
         model_version=record.version,
         model_sha256=record.sha256,
-        model_metadata=comparison.metadata,
         params=params.model_dump() | {"false_alarms": FALSE_ALARMS},
         provenance=collect_provenance(),
     )
     with atomic_directory(out, "drift") as folder:
         drift_record.save(folder)
-        if comparison.features:
-            plot = _plot(comparison.features, comparison.checks, drift_record.answer)
+        if features:
+            plot = _plot(features, comparison.checks, drift_record.answer)
             write_atomically(folder / "drift.png", plot)
     log.info("is retraining warranted? %s", drift_record.answer)
     for reason in comparison.reasons:
@@ -79,23 +72,8 @@ def drift(params: DriftParams, dataset: Path, champion: Path, *, out: Path) -> N
             log.info("  no   %s", check.text)
     for note in comparison.notes:
         log.info("note: %s", note)
-    if comparison.features:
+    if features:
         log.info("the distributions: %s", out / "drift.png")
-
-
-@dataclass(frozen=True)
-class _Comparison:
-    """The reasons for a retraining, and, where there was a comparison, what they rest on."""
-
-    reasons: list[str]
-    notes: list[str] = field(default_factory=list)
-    checks: list[DriftCheck] = field(default_factory=list)
-    features: dict[str, Sides] = field(default_factory=dict)
-    images: DriftImages | None = None
-    unusable: tuple[str, ...] = ()
-    content_hash: str | None = None
-    reference: Dataset | None = None
-    metadata: dict[str, str] = field(default_factory=dict)  # of the champion's file
 
 
 def _hindrance(record: ChampionRecord, champion: Path, present: Dataset | Path) -> str | None:
@@ -115,24 +93,27 @@ def _hindrance(record: ChampionRecord, champion: Path, present: Dataset | Path) 
     return None
 
 
-def _compare(params: DriftParams, present: Dataset | Path, champion: Path) -> _Comparison:
+def _compare(params: DriftParams, present: Dataset | Path, champion: Path) -> tuple[DriftComparison, dict[str, Sides]]:
     reference = open_dataset(champion)
     new_samples = find_new_samples(reference, present)
-    network, notes = _open(champion / "model.onnx")
+    network, notes = None, []
+    try:
+        network = open_model(champion / MODEL_FILE)
+    except NotAvailableError as error:
+        notes = [f"confidence was not measured: {error}"]
     features = _features(new_samples, network, champion)
-    checks = [
+    checks = (
         check_count(new_samples, params.min_new_images),
         check_classes(new_samples, reference.card.classes, params.max_class_shift),
         *(
             check_feature(name, UNITS[name], *sides, limit=params.max_image_drift, comparisons=len(features))
             for name, sides in features.items()
         ),
-    ]
-    return _Comparison(
-        reasons=[check.text for check in checks if check.warrants],
-        notes=notes + _notes(new_samples, checks, params.max_image_drift),
+    )
+    comparison = DriftComparison(
+        reasons=tuple(check.text for check in checks if check.warrants),
+        notes=(*notes, *_notes(new_samples, checks, params.max_image_drift)),
         checks=checks,
-        features=features,
         images=DriftImages(
             reference=len(new_samples.reference),
             reference_groups=len(set(new_samples.reference.groups)),
@@ -143,17 +124,11 @@ def _compare(params: DriftParams, present: Dataset | Path, champion: Path) -> _C
         ),
         unusable=new_samples.unusable,
         content_hash=new_samples.content_hash,
-        reference=reference,
-        metadata=network.metadata if network else {},
+        reference=reference.card.content_hash,
+        reference_name=reference.card.name,
+        model_metadata=network.metadata if network else {},
     )
-
-
-def _open(model: Path) -> tuple[Model | None, list[str]]:
-    """The champion, or the note that this machine cannot run it."""
-    try:
-        return open_model(model), []
-    except NotAvailableError as error:
-        return None, [f"confidence was not measured: {error}"]
+    return comparison, features
 
 
 def _features(new_samples: NewSamples, network: Model | None, champion: Path) -> dict[str, Sides]:

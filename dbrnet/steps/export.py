@@ -7,7 +7,7 @@ from pathlib import Path
 
 from dbrnet.config import ExportParams
 from dbrnet.data import open_dataset
-from dbrnet.data.dataset import Dataset, Sample
+from dbrnet.data.dataset import Dataset
 from dbrnet.data.split import Split, require_trained_on
 from dbrnet.errors import UserError
 from dbrnet.evaluation.predictions import evaluate
@@ -18,7 +18,7 @@ from dbrnet.inference.runtimes import file_of
 from dbrnet.inference.runtimes.base import Model, NotAvailableError
 from dbrnet.models.saved import load_model
 from dbrnet.provenance import collect_provenance
-from dbrnet.records import ExportRecord, Int8Facts, TrainRecord, format_value
+from dbrnet.records import INT8_FILE, MODEL_FILE, WEIGHTS_FILE, ExportRecord, Int8Facts, TrainRecord, format_value
 
 log = logging.getLogger(__name__)
 
@@ -33,11 +33,11 @@ def export(params: ExportParams, dataset: Path, split: Path, trained: Path, *, o
     """
     data, splits, train = open_dataset(dataset), Split.load(split), TrainRecord.load(trained)
     require_trained_on(train, data, split)
-    model, meta = load_model(trained / "model.pt")
+    model, meta = load_model(trained / WEIGHTS_FILE)
     with atomic_directory(out, "export") as folder:
-        path = folder / "model.onnx"
+        path = folder / MODEL_FILE
         export_onnx(model, meta, path, metadata=_metadata(train))
-        log.info("model.onnx: %.1f MB", path.stat().st_size / 1e6)
+        log.info("%s: %.1f MB", path.name, path.stat().st_size / 1e6)
         int8, no_int8 = _quantize(params, data, splits, folder)
         deployed = folder / file_of(params.runtimes[0])
         if not deployed.exists():
@@ -70,11 +70,13 @@ def _quantize(params: ExportParams, data: Dataset, splits: Split, folder: Path) 
         evaluation = evaluate(model.predict, data, ids, label="validate int8")
         return evaluation.scores.miou, [image.scores.pixel_accuracy for image in evaluation.images]
 
-    chosen = _spread(splits.samples(data, "train"), params.calibration_images)
+    training = splits.samples(data, "train")
+    chosen = training[:: -(-len(training) // params.calibration_images)]  # from all over the list
+    path = folder / INT8_FILE
     try:
         quantized = quantize(
-            folder / "model.onnx",
-            folder / "model-int8.onnx",
+            folder / MODEL_FILE,
+            path,
             calibration=[data.image(sample) for sample in chosen],
             validation=validation,
             score=score,
@@ -84,19 +86,14 @@ def _quantize(params: ExportParams, data: Dataset, splits: Split, folder: Path) 
         log.info("no int8: %s", error)
         return None, str(error)
     log.info(
-        "model-int8.onnx: %d of %d convolutions in int8; mIoU on the val split %s (%s with all)",
+        "%s: %d of %d convolutions in int8; mIoU on the val split %s (%s with all)",
+        path.name,
         quantized.convolutions - len(quantized.kept),
         quantized.convolutions,
         format_value(-quantized.loss, "points"),
         format_value(-quantized.loss_of_all, "points"),
     )
-    sha256 = sha256_file(folder / "model-int8.onnx")
-    return Int8Facts(**asdict(quantized), max_loss=params.max_int8_loss, sha256=sha256), None
-
-
-def _spread(samples: Sequence[Sample], count: int) -> Sequence[Sample]:
-    """At most `count` samples from all over the list."""
-    return samples[:: -(-len(samples) // count)]
+    return Int8Facts(**asdict(quantized), max_loss=params.max_int8_loss, sha256=sha256_file(path)), None
 
 
 def _metadata(train: TrainRecord) -> dict[str, str]:

@@ -6,10 +6,10 @@ from pathlib import Path
 from dbrnet.config import FetchChampionParams
 from dbrnet.errors import UserError
 from dbrnet.files import atomic_directory, sha256_file
-from dbrnet.records import ChampionRecord, ExportRecord, TrainRecord
+from dbrnet.records import MODEL_FILE, ChampionRecord, ExportRecord, TrainRecord
 from dbrnet.registry.ledger import Ledger
 from dbrnet.registry.store import open_store, retry_while_unavailable
-from dbrnet.registry.versions import LINEAGE, MODEL, TABLES, fetch_files, find_version
+from dbrnet.registry.versions import LINEAGE, TABLES, fetch_files, find_version
 
 log = logging.getLogger(__name__)
 
@@ -31,26 +31,13 @@ def fetch_champion(params: FetchChampionParams, exported: Path | None = None, *,
     with atomic_directory(out, "fetch-champion") as folder:
         sha256 = since = lineage = None
         if number is not None:
-            fetch_files(store, name, number, folder, [MODEL, LINEAGE, *TABLES])
-            sha256 = sha256_file(folder / MODEL)  # a version that others registered may lack the tag
+            fetch_files(store, name, number, folder, [MODEL_FILE, LINEAGE, *TABLES])
+            sha256 = sha256_file(folder / MODEL_FILE)  # a version that others registered may lack the tag
             since = state.since(number)
-            lineage = _lineage(folder / LINEAGE)
-        ChampionRecord(
-            model_name=name,
-            version=number,
-            sha256=sha256,
-            since=since.isoformat(timespec="seconds") if since else None,
-            lineage=lineage,
-        ).save(folder)
+            try:
+                lineage = TrainRecord.read(folder / LINEAGE) if (folder / LINEAGE).exists() else None
+            except UserError as error:  # others or another version of dbrnet wrote it
+                log.warning("the champion's lineage is not shown: %s", error)
+        time = since.isoformat(timespec="seconds") if since else None
+        ChampionRecord(model_name=name, version=number, sha256=sha256, since=time, lineage=lineage).save(folder)
     log.info("%s: the champion is %s", name, "none yet" if number is None else f"version {number}")
-
-
-def _lineage(path: Path) -> TrainRecord | None:
-    """The champion's lineage; None where it is missing, or was written by others or by another version."""
-    if not path.exists():
-        return None
-    try:
-        return TrainRecord.read(path)
-    except UserError as error:
-        log.warning("the champion's lineage is not shown: %s", error)
-        return None

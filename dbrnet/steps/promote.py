@@ -3,14 +3,12 @@
 import hashlib
 import json
 import logging
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
 from dbrnet.config import PromoteParams
 from dbrnet.data import open_dataset
-from dbrnet.data.dataset import Dataset, Image
 from dbrnet.data.split import Split, require_trained_on
 from dbrnet.errors import UserError
 from dbrnet.files import atomic_directory, sha256_file, write_atomically
@@ -20,10 +18,8 @@ from dbrnet.records import (
     ChampionRecord,
     Decision,
     DecisionRecord,
-    Estimate,
     EvaluationRecord,
     ExportRecord,
-    Promotion,
     TrainRecord,
     read_history,
 )
@@ -64,93 +60,45 @@ def promote(
     rendered, a full disk and a store that takes no files fail before the decision is entered. A step that is
     killed after it is completed by the next run of the same step.
     """
-    evidence = _Evidence.load(trained, exported, champion, evaluated, benchmarked)
+    train = TrainRecord.load(trained)
+    evidence = _Evidence(
+        ExportRecord.load(exported),
+        ChampionRecord.load(champion),
+        EvaluationRecord.load(evaluated),
+        BenchmarkRecord.load(benchmarked),
+        *(train.split, train, exported, evaluated, benchmarked),
+    )
     evidence.require_one_model()
     data = open_dataset(dataset)
-    require_trained_on(evidence.train, data, split)
-    measurements = evidence.measurements
-    figures = measurements.figures(params.fps_hardware)
-    decision = decide(figures, thresholds(params, measurements), params.mode)
-    key, name, store = evidence.key(decision), evidence.champion.model_name, open_store(Path.cwd())
+    require_trained_on(train, data, split)
+    decision = decide(evidence.figures(params.fps_hardware), thresholds(params, evidence), params.mode)
+    name, store = evidence.champion.model_name, open_store(Path.cwd())
     run = start_or_resume_run(
-        store, evidence.train.dataset.name, run_id=evidence.train.run_id, name=name, tags={"answer": decision.answer}
+        store, train.dataset.name, run_id=train.run_id, name=name, tags={"answer": decision.answer}
     )
     try:
         send_missing(run, read_history(trained))
-        run.log_metrics(_metrics(evidence.evaluation, evidence.benchmark), step=0)
-        version = register(
-            store,
-            run,
-            name,
-            evidence.model,
-            files={LINEAGE: trained / TrainRecord.FILE, **_tables(dataset, split, evaluated)},
-            tags=evidence.tags,
-            example=_example(data, split),
-        )
+        run.log_metrics(_metrics(evidence), step=0)
+        files = {LINEAGE: trained / TrainRecord.FILE, **_tables(dataset, split, evaluated)}
+        example = data.image(Split.load(split).samples(data, "test")[0])[None]  # raw
+        version = register(store, run, name, evidence.model, files=files, tags=evidence.tags, example=example)
     finally:
         run.finish()  # the training did, whatever becomes of its model
-    with decision_run(store, run, key=key, name=f"decide-v{version}", tags=evidence.tags) as own:
-        enter = partial(
-            record,
-            store,
-            name,
-            version,
-            decision,
-            compared_with=evidence.champion.version,
-            decision_id=key,
-            run_id=own.run_id,
-            figures=_key_figures(measurements),
-        )
-        with atomic_directory(out, "promote") as folder:
-            # First with the expected outcome: an error in the content, on the disk or in the store ends the
-            # step here, before anything is decided.
-            links = _links(store, own, name, version, out, evaluated)
-            facts = evidence.facts(params, decision, enter(dry_run=True), links)
-            _write(folder, facts, own)
-            for file in evidence.attachments:
-                own.log_artifact(file)
-            facts = replace(facts, promotion=enter())
-            _write(folder, facts, own)
-            for file in sorted(folder.glob("[!.]*")):
-                own.log_artifact(file)
-        own.set_tags({"answer": facts.promotion.answer})
-        describe(store, name, version, model_card(facts))
-    log.info("%s", outcome_line(facts.promotion))
+    _carry_out(params, evidence, decision, store, run, version, out)
 
 
 @dataclass(frozen=True)
-class _Evidence:
+class _Evidence(Measurements):
     """The records of the steps before, and their folders."""
 
+    train: TrainRecord
     exported: Path
     evaluated: Path
     benchmarked: Path
-    train: TrainRecord
-    export: ExportRecord
-    champion: ChampionRecord
-    evaluation: EvaluationRecord
-    benchmark: BenchmarkRecord
-
-    @classmethod
-    def load(cls, trained: Path, exported: Path, champion: Path, evaluated: Path, benchmarked: Path) -> "_Evidence":
-        return cls(
-            exported,
-            evaluated,
-            benchmarked,
-            TrainRecord.load(trained),
-            ExportRecord.load(exported),
-            ChampionRecord.load(champion),
-            EvaluationRecord.load(evaluated),
-            BenchmarkRecord.load(benchmarked),
-        )
 
     @property
     def model(self) -> Path:
         return self.exported / self.export.model_file
-
-    @property
-    def measurements(self) -> Measurements:
-        return Measurements(self.export, self.champion, self.evaluation, self.benchmark, self.train.split)
 
     @property
     def attachments(self) -> list[Path]:
@@ -166,15 +114,25 @@ class _Evidence:
     @property
     def tags(self) -> dict[str, object]:
         """What stays on the version for ever."""
-        dataset, split = self.train.dataset, self.train.split
+        dataset = self.train.dataset
         return {
             "dataset": dataset.name,
             "dataset_hash": dataset.content_hash,
-            "split": split.kind,
-            "leaks": split.leaks,
+            "split": self.split.kind,
+            "leaks": self.split.leaks,
             "code_revision": self.train.provenance.code_revision,
             **{f"dvc_{name}": value for name, value in dataset.dvc.known.items()},
         }
+
+    @property
+    def key_figures(self) -> KeyFigures:
+        """What the ledger keeps."""
+        compared, speed = self.evaluation.compared, self.benchmark.runtimes.get(self.export.deployed)
+        return KeyFigures(
+            miou=self.evaluation.figures["miou"].value,
+            difference=compared.difference["miou"].value if compared else None,
+            fps=speed.fps if speed else None,
+        )
 
     def require_one_model(self) -> None:
         """Figures of another model, or against another champion, must not decide on this one."""
@@ -198,20 +156,6 @@ class _Evidence:
         ]
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
-    def facts(self, params: PromoteParams, decision: Decision, promotion: Promotion, links: Mapping[str, str]) -> Facts:
-        return Facts(
-            decision=decision,
-            promotion=promotion,
-            evaluation=self.evaluation,
-            benchmark=self.benchmark,
-            train=self.train,
-            champion=self.champion,
-            settings=params.model_dump(),
-            evaluated=self.evaluated,
-            durations=self.benchmarked / "durations.csv",
-            links=links,
-        )
-
 
 def _tables(*folders: Path) -> dict[str, Path]:
     """The tables that a later run compares with, by name, in the folders that the steps wrote."""
@@ -225,35 +169,66 @@ def _tables(*folders: Path) -> dict[str, Path]:
     return tables
 
 
-def _example(data: Dataset, split: Path) -> Image:
-    """One raw image of the test split, [1, H, W, 3]."""
-    return data.image(Split.load(split).samples(data, "test")[0])[None]
-
-
-def _metrics(evaluation: EvaluationRecord, benchmark: BenchmarkRecord) -> dict[str, float]:
+def _metrics(evidence: _Evidence) -> dict[str, float]:
     """The candidate's figures in MLflow's tables, beside the training's."""
-    metrics = {f"test_{name.replace('/', '_')}": figure.value for name, figure in evaluation.figures.items()}
-    for name, speed in benchmark.runtimes.items():
-        metrics |= {f"{name}_fps": speed.fps, f"{name}_p50_ms": speed.p50_ms, f"{name}_p99_ms": speed.p99_ms}
-    for name, parity in evaluation.runtimes.items():
-        metrics |= {
-            f"{name}_miou_change": parity.miou_change,
-            f"{name}_max_logit_difference": parity.max_logit_difference,
-            f"{name}_differing_pixels": parity.differing_pixels,
-        }
+    figures, runtimes = evidence.evaluation.figures, evidence.evaluation.runtimes
+    metrics = {f"test_{name.replace('/', '_')}": figure.value for name, figure in figures.items()}
+    for name, speed in evidence.benchmark.runtimes.items():
+        metrics |= {f"{name}_{field}": getattr(speed, field) for field in ("fps", "p50_ms", "p99_ms")}
+    for name, parity in runtimes.items():
+        distances = ("miou_change", "max_logit_difference", "differing_pixels")
+        metrics |= {f"{name}_{field}": getattr(parity, field) for field in distances}
     return {name: value for name, value in metrics.items() if value is not None}
 
 
-def _key_figures(measurements: Measurements) -> KeyFigures:
-    evaluation, deployed = measurements.evaluation, measurements.export.deployed
-    nothing = Estimate(value=None)
-    difference = evaluation.compared.difference if evaluation.compared else {}
-    speed = measurements.benchmark.runtimes.get(deployed)
-    return KeyFigures(
-        miou=evaluation.figures.get("miou", nothing).value,
-        difference=difference.get("miou", nothing).value,
-        fps=speed.fps if speed else None,
-    )
+def _carry_out(
+    params: PromoteParams,
+    evidence: _Evidence,
+    decision: Decision,
+    store: Store,
+    run: TrackedRun,
+    version: int,
+    out: Path,
+) -> None:
+    """Enter the decision in the ledger, and write what tells of it, into `out` and a run of its own."""
+    name, key = evidence.champion.model_name, evidence.key(decision)
+    with decision_run(store, run, key=key, name=f"decide-v{version}", tags=evidence.tags) as own:
+        enter = partial(
+            record,
+            store,
+            name,
+            version,
+            decision,
+            compared_with=evidence.champion.version,
+            decision_id=key,
+            run_id=own.run_id,
+            figures=evidence.key_figures,
+        )
+        with atomic_directory(out, "promote") as folder:
+            # First with the expected outcome: an error in the content, on the disk or in the store ends the
+            # step here, before anything is decided.
+            facts = Facts(
+                decision=decision,
+                promotion=enter(dry_run=True),
+                evaluation=evidence.evaluation,
+                benchmark=evidence.benchmark,
+                train=evidence.train,
+                champion=evidence.champion,
+                settings=params.model_dump(),
+                evaluated=evidence.evaluated,
+                durations=evidence.benchmarked / "durations.csv",
+                links=_links(store, own, name, version, out, evidence.evaluated),
+            )
+            _write(folder, facts, own)
+            for file in evidence.attachments:
+                own.log_artifact(file)
+            facts = replace(facts, promotion=enter())
+            _write(folder, facts, own)
+            for file in sorted(folder.glob("[!.]*")):
+                own.log_artifact(file)
+        own.set_tags({"answer": facts.promotion.answer})
+        describe(store, name, version, model_card(facts))
+    log.info("%s", outcome_line(facts.promotion))
 
 
 def _links(store: Store, own: TrackedRun, name: str, version: int, out: Path, evaluated: Path) -> dict[str, str]:

@@ -2,10 +2,12 @@
 
 import logging
 import os
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from dbrnet.config import TrainParams
 from dbrnet.data import open_dataset
@@ -16,12 +18,22 @@ from dbrnet.files import atomic_directory, claim, remove_own, require_own, sha25
 from dbrnet.models.saved import save_model
 from dbrnet.process_group import process_group
 from dbrnet.provenance import collect_provenance, computing_digest, data_revision
-from dbrnet.records import DatasetFacts, RunNote, SplitFacts, TrainingFacts, TrainRecord, format_value, write_history
+from dbrnet.records import (
+    WEIGHTS_FILE,
+    DatasetFacts,
+    Part,
+    RunNote,
+    SplitFacts,
+    TrainingFacts,
+    TrainRecord,
+    format_value,
+    write_history,
+)
 from dbrnet.registry.metric_logger import MetricLogger
 from dbrnet.registry.store import open_store, retry_while_unavailable
 from dbrnet.registry.tracking import TrackedRun, start_or_resume_run
 from dbrnet.training.checkpoint import drop_stale, mark_finished
-from dbrnet.training.loop import EpochRow
+from dbrnet.training.loop import EpochRow, TrainResult
 from dbrnet.training.loop import train as run_training
 
 log = logging.getLogger(__name__)
@@ -49,8 +61,7 @@ def train(params: TrainParams, dataset: Path, split: Path, *, out: Path, checkpo
         return
     data, splits = open_dataset(dataset), Split.load(split)
     train_ids, val_ids = ([sample.id for sample in splits.samples(data, name)] for name in ("train", "val"))
-    card = data.card
-    fingerprint = params.fingerprint(card.content_hash, train_ids, val_ids)
+    fingerprint = params.fingerprint(data.card.content_hash, train_ids, val_ids)
     workdir = checkpoints / fingerprint[:16] if checkpoints else out.with_name(f".{out.name}.checkpoint")
     train_here = partial(
         run_training,
@@ -66,47 +77,57 @@ def train(params: TrainParams, dataset: Path, split: Path, *, out: Path, checkpo
     if checkpoints:
         drop_stale(checkpoints, workdir, environment)
     claim(workdir, "train")
-    name = f"{card.name} {splits.kind} seed {params.seed} {fingerprint[:8]}"
-    dataset_facts, split_facts = _dataset_facts(card, dataset), _split_facts(splits, split)
-    provenance = collect_provenance()
-    with _tracked(workdir, fingerprint, params, card.name, name) as logger:
-        _describe(logger.run, params, dataset, dataset_facts, split_facts, provenance.code_revision)
-        result = train_here(on_epoch=lambda row: logger.add(_metrics(row)))
-        for row in result.history:  # those of before a kill may not have been sent
-            logger.add(_metrics(row))
-    record = TrainRecord(
-        dataset=dataset_facts,
-        split=split_facts,
-        provenance=provenance,
-        training=TrainingFacts(
-            seed=params.seed,
-            epochs=params.epochs,
-            params=params.model_dump(mode="json"),
-            best_epoch=result.best_epoch,
-            best_val_miou=result.best_miou,
-            seconds=result.seconds,
-            device=result.device,
-            processes=result.processes,
-        ),
-        run_id=logger.run.run_id,
-        missing_epochs=tuple(logger.missing),
-    )
+    name = f"{data.card.name} {splits.kind} seed {params.seed} {fingerprint[:8]}"
+    with _tracked(workdir, fingerprint, params, data.card.name, name) as logger:
+        result, record = _train_and_log(train_here, logger, params, data.card, splits, dataset, split)
     with atomic_directory(out, "train") as folder:
-        save_model(folder / "model.pt", result.model, result.meta)
+        save_model(folder / WEIGHTS_FILE, result.model, result.meta)
         write_history(folder, [_metrics(row) for row in result.history])
-        record.save(folder)
+        record.model_copy(update={"missing_epochs": tuple(logger.missing)}).save(folder)
     if checkpoints:  # the caller may still fail, and call again
         mark_finished(workdir, environment)
     else:
         with suppress(OSError):
             remove_own(workdir)
-    log.info(
-        "best epoch %d of %d, validation mIoU %s, %.0f s on %s",
-        result.best_epoch,
-        params.epochs,
-        format_value(result.best_miou, "share"),
-        result.seconds,
-        result.device,
+    best = format_value(result.best_miou, "share")
+    words = "best epoch %d of %d, validation mIoU %s, %.0f s on %s"
+    log.info(words, result.best_epoch, params.epochs, best, result.seconds, result.device)
+
+
+def _train_and_log(
+    train_here: Callable[..., TrainResult],
+    logger: MetricLogger,
+    params: TrainParams,
+    card: Card,
+    splits: Split,
+    dataset: Path,
+    split: Path,
+) -> tuple[TrainResult, TrainRecord]:
+    """Train, and log each epoch; the record still lacks the epochs that the closing logger could not send."""
+    facts = DatasetFacts(**_shared(card, DatasetFacts), dvc=data_revision(dataset, Path.cwd()))
+    split_facts = SplitFacts(**_shared(splits, SplitFacts), sha256=sha256_file(split / SPLIT_TABLE))
+    provenance = collect_provenance()
+    _describe(logger.run, params, dataset, facts, split_facts, provenance.code_revision)
+    result = train_here(on_epoch=lambda row: logger.add(_metrics(row)))
+    for row in result.history:  # those of before a kill may not have been sent
+        logger.add(_metrics(row))
+    training = TrainingFacts(
+        seed=params.seed,
+        epochs=params.epochs,
+        params=params.model_dump(mode="json"),
+        best_epoch=result.best_epoch,
+        best_val_miou=result.best_miou,
+        seconds=result.seconds,
+        device=result.device,
+        processes=result.processes,
+    )
+    return result, TrainRecord(
+        dataset=facts,
+        split=split_facts,
+        provenance=provenance,
+        training=training,
+        run_id=logger.run.run_id,
+        missing_epochs=(),
     )
 
 
@@ -137,17 +158,12 @@ def _describe(
     code_revision: str | None,
 ) -> None:
     """Log the run's parameters, data, split and code."""
-    run.log_params(
-        {
-            "train": params.model_dump(),
-            "dataset": dataset.model_dump(include={"name", "title", "content_hash"}),
-            "split": split.model_dump(include={"kind", "seed", "leaks", "leak_rate", "leak_note"}),
-        }
-    )
-    run.set_tags(
-        {"code_revision": code_revision, "mlflow.source.git.commit": code_revision or "", "leaks": split.leaks}
-    )
-    run.set_tags({f"dvc_{name}": value for name, value in dataset.dvc.known.items()})
+    known = dataset.model_dump(include={"name", "title", "content_hash"})
+    made = split.model_dump(include={"kind", "seed", "leaks", "leak_rate", "leak_note"})
+    run.log_params({"train": params.model_dump(), "dataset": known, "split": made})
+    revisions = {"code_revision": code_revision, "mlflow.source.git.commit": code_revision or ""}
+    dvc = {f"dvc_{name}": value for name, value in dataset.dvc.known.items()}
+    run.set_tags({**revisions, "leaks": split.leaks, **dvc})
     splits = {
         context: {"split": split.text, "images": split.counts[name].images, "groups": split.counts[name].groups}
         for name, context in CONTEXTS.items()
@@ -155,28 +171,9 @@ def _describe(
     run.log_dataset(dataset.name, dataset.content_hash, source, splits)
 
 
-def _dataset_facts(card: Card, dataset: Path) -> DatasetFacts:
-    return DatasetFacts(
-        name=card.name,
-        title=card.title,
-        content_hash=card.content_hash,
-        images=card.images,
-        groups=card.groups,
-        images_by_class=card.images_by_class,
-        dvc=data_revision(dataset, Path.cwd()),
-    )
-
-
-def _split_facts(splits: Split, folder: Path) -> SplitFacts:
-    return SplitFacts(
-        kind=splits.kind,
-        seed=splits.seed,
-        leaks=splits.leaks,
-        leak_rate=splits.leak_rate,
-        leak_note=splits.leak_note,
-        sha256=sha256_file(folder / SPLIT_TABLE),
-        counts=splits.counts,
-    )
+def _shared(source: object, part: type[Part]) -> dict[str, Any]:
+    """The attributes of `source` that are fields of `part` too, by name."""
+    return {name: getattr(source, name) for name in part.model_fields if hasattr(source, name)}
 
 
 def _metrics(row: EpochRow) -> dict[str, float]:

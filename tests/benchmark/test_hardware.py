@@ -4,6 +4,7 @@ import pytest
 
 from dbrnet.benchmark import hardware
 from dbrnet.benchmark.hardware import UNREADABLE, machine_state
+from dbrnet.records import MachineState
 
 CPU = "sys/devices/system/cpu"
 
@@ -32,24 +33,24 @@ def test_the_systems_figures_are_read(tmp_path: Path) -> None:
             f"{CPU}/cpu{core}/thermal_throttle/core_throttle_count": "7\n",
         }
     write(tmp_path, files)
-    assert machine_state(tmp_path) == {
-        "governor": ["powersave"],
-        "mhz": [2600, 3100],
-        "throttled": 14,
-        "load_average": [0.5, 1.25, 2.0],
-        "stolen_seconds": 12.34,
-        "cpu_quota": 1.5,
-        "gpus": [],
-    }
+    assert machine_state(tmp_path) == MachineState(
+        governor=["powersave"],
+        mhz=[2600, 3100],
+        throttled=14,
+        load_average=[0.5, 1.25, 2.0],
+        stolen_seconds=12.34,
+        cpu_quota=1.5,
+        gpus=[],
+    )
 
 
 def test_missing_figures_are_not_readable(tmp_path: Path) -> None:
-    state = machine_state(tmp_path)
+    state = machine_state(tmp_path).model_dump()
     assert state.pop("gpus") == []
     assert set(state.values()) == {UNREADABLE}
     write(tmp_path, {"proc/loadavg": "garbage", "proc/cpuinfo": "model name: x\n"})
-    assert machine_state(tmp_path)["load_average"] == UNREADABLE
-    assert machine_state(tmp_path)["mhz"] == UNREADABLE
+    assert machine_state(tmp_path).load_average == UNREADABLE
+    assert machine_state(tmp_path).mhz == UNREADABLE
 
 
 def test_older_places_of_the_figures_are_read(tmp_path: Path) -> None:
@@ -62,29 +63,16 @@ def test_older_places_of_the_figures_are_read(tmp_path: Path) -> None:
         },
     )
     state = machine_state(tmp_path)
-    assert state["mhz"] == [2596, 1200]
-    assert state["cpu_quota"] == 0.5
+    assert (state.mhz, state.cpu_quota) == ([2596, 1200], 0.5)
     write(tmp_path, {"sys/fs/cgroup/cpu.max": "max 100000"})
-    assert machine_state(tmp_path)["cpu_quota"] == "none"
+    assert machine_state(tmp_path).cpu_quota == "none"
 
 
 def test_a_gpus_clocks_and_power_are_read(tmp_path: Path) -> None:
     tool = tmp_path / "nvidia-smi"
     tool.write_text("#!/bin/sh\necho '1980 MHz, 1980 MHz, 120.5 W, 700.00 W, 41, 0x0'\n")
     tool.chmod(0o755)
-    (gpu,) = machine_state(tmp_path)["gpus"]
+    (gpu,) = machine_state(tmp_path).gpus
     assert tuple(gpu) == hardware.GPU_FIGURES
     assert gpu["clocks.sm"] == "1980 MHz"
     assert gpu["power.draw"] == "120.5 W"
-
-
-def test_this_machine_has_all_figures() -> None:
-    assert set(machine_state()) == {
-        "governor",
-        "mhz",
-        "throttled",
-        "load_average",
-        "stolen_seconds",
-        "cpu_quota",
-        "gpus",
-    }

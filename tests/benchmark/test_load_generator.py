@@ -1,4 +1,4 @@
-"""With made-up durations, and a clock that only the model moves."""
+"""Load and its statistics, with made-up durations, and a clock that only the model moves."""
 
 from collections.abc import Callable, Iterator
 from itertools import chain, count, repeat
@@ -8,8 +8,18 @@ import numpy as np
 import pytest
 
 from dbrnet.benchmark import load_generator
-from dbrnet.benchmark.latency import times_as_fast
-from dbrnet.benchmark.load_generator import Run, Stream, offline, single_stream, take_turns, warm_up
+from dbrnet.benchmark.load_generator import (
+    Run,
+    Stream,
+    latency,
+    offline,
+    single_stream,
+    spread,
+    take_turns,
+    times_as_fast,
+    warm_up,
+)
+from dbrnet.benchmark.measurement import NOISY
 from dbrnet.data.dataset import decode_image
 from dbrnet.inference.runtimes.base import Answer, Images
 
@@ -68,8 +78,7 @@ def test_streams_take_turns_and_a_blocks_first_run_does_not_count() -> None:
     for name, one in series.items():
         assert 1 <= sum(run.whole for run in one.runs) < 1.5
         assert calls.count(name) == len(one.runs) + len(one.blocks) + one.warm_up.runs
-        assert one.predict.runs == len(one.runs)
-        assert one.whole.p50_ms == pytest.approx(one.predict.p50_ms + 1)
+        assert all(run.whole == pytest.approx(run.predict + 0.001) for run in one.runs)
 
 
 def test_a_drift_changes_both_latencies_but_not_their_ratio() -> None:
@@ -80,7 +89,8 @@ def test_a_drift_changes_both_latencies_but_not_their_ratio() -> None:
 
     series = take_turns({"a": made_up(drifting(0.01)), "b": made_up(drifting(0.03))}, seconds=2)
     ratio = times_as_fast(series["a"].medians, series["b"].medians)
-    assert series["a"].predict.p99_ms > 2 * series["a"].predict.min_ms
+    drifted = latency([run.predict for run in series["a"].runs])
+    assert drifted.p99_ms > 2 * drifted.min_ms
     assert ratio.value == pytest.approx(3, rel=0.05)
     assert (ratio.low or 0) < 3 < (ratio.high or 0)
 
@@ -98,14 +108,11 @@ def test_the_warm_up_ends_when_durations_settle() -> None:
     assert warmed.seconds < 10, "the first run, which compiles, is not counted"
 
 
-def test_the_warm_up_is_bounded_where_nothing_settles() -> None:
+def test_the_warm_up_is_bounded_on_both_sides() -> None:
     restless = (0.1 * 1.2**step for step in count())
     warmed = warm_up(made_up(restless), least=0, most=2)
     assert not warmed.steady
     assert 2 <= warmed.seconds < 4
-
-
-def test_the_warm_up_takes_the_least_time() -> None:
     assert warm_up(made_up(repeat(0.01)), least=0.5, most=1).seconds == pytest.approx(0.5)
 
 
@@ -122,22 +129,24 @@ def test_the_search_for_the_best_batch_ends_where_throughput_falls(monkeypatch: 
     assert model.seen[-1].shape == (8, 40, 50, 3)
 
 
-def test_a_batch_that_does_not_fit_ends_the_search(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("fits", "image_bytes", "best", "ended"),
+    [
+        (2, 0, 2, "a batch of 4 could not be run (CUDA out of memory)"),
+        (64, 2**60, 1, "a batch of 2 might need more than half of the free memory"),
+        (64, 0, 16, "all were tried"),
+    ],
+)
+def test_the_search_ends_where_memory_does(
+    fits: int, image_bytes: int, best: int, ended: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def cost(batch: int) -> float:
-        if batch > 2:
+        if batch > fits:
             raise RuntimeError("CUDA out of memory\nmore")
         return 0.1
 
-    best = offline(FakeModel(cost, monkeypatch).predict, IMAGES, seconds=0.1, image_bytes=0)
-    assert best.batch == 2
-    assert best.ended == "a batch of 4 could not be run (CUDA out of memory)"
-
-
-def test_a_batch_that_might_exhaust_the_memory_is_not_tried(monkeypatch: pytest.MonkeyPatch) -> None:
-    model = FakeModel(lambda batch: 0.1, monkeypatch)
-    best = offline(model.predict, IMAGES, seconds=0.1, image_bytes=2**60)
-    assert list(best.tried) == [1]
-    assert "half of the free memory" in best.ended
+    found = offline(FakeModel(cost, monkeypatch).predict, IMAGES, seconds=0.1, image_bytes=image_bytes)
+    assert (found.batch, max(found.tried), found.ended) == (best, best, ended)
 
 
 def test_a_single_image_that_cannot_be_run_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -146,3 +155,41 @@ def test_a_single_image_that_cannot_be_run_is_an_error(monkeypatch: pytest.Monke
 
     with pytest.raises(RuntimeError, match="broken"):
         offline(FakeModel(cost, monkeypatch).predict, IMAGES, seconds=0.1, image_bytes=0)
+
+
+def test_a_summary_of_known_durations_is_right() -> None:
+    summary = latency([0.010] * 98 + [0.020, 0.520])
+    assert summary.runs == 100
+    assert summary.p50_ms == summary.p90_ms == pytest.approx(10)
+    assert 20 < summary.p99_ms < 520
+    assert (summary.min_ms, summary.max_ms, summary.mean_ms) == pytest.approx((10, 520, 15.2))
+    assert summary.fps == pytest.approx(1000 / 15.2)
+
+
+def test_a_drift_cancels_out_of_the_ratio_of_pairs() -> None:
+    drift = np.linspace(1, 3, 12)
+    ratio = times_as_fast(own=list(0.010 * drift), other=list(0.025 * drift))
+    assert (ratio.value, ratio.low, ratio.high) == pytest.approx((2.5, 2.5, 2.5))
+    assert str(ratio) == "2.50 (2.50 to 2.50)"
+
+
+def test_the_interval_is_that_of_the_sign_test() -> None:
+    ten = times_as_fast(own=[1.0] * 10, other=[float(n) for n in range(1, 11)])
+    assert (ten.low, ten.value, ten.high) == (2, 5.5, 9)  # from the 2nd to the 9th: 97.9 %
+    assert times_as_fast([1.0] * 6, [1.0, 2, 3, 4, 5, 6]).low == 1  # all six: 96.9 %
+
+
+def test_the_interval_has_its_coverage() -> None:
+    rng = np.random.default_rng(0)
+    held = 0
+    for _ in range(400):
+        noise = rng.lognormal(0, 0.3, (2, 12))
+        ratio = times_as_fast(list(noise[0]), list(2 * noise[1]))
+        held += (ratio.low or 0) <= 2 <= (ratio.high or 0)
+    assert held / 400 > 0.93
+
+
+def test_the_spread_differs_for_a_noisy_machine_and_one_blip() -> None:
+    assert spread([1.0] * 19 + [9.0]) == 0
+    assert spread([1.0, 1.01, 0.99, 1.0]) < NOISY
+    assert spread([1.0, 1.5, 1.0, 1.5]) > NOISY

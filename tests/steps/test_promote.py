@@ -156,7 +156,7 @@ FAULTS: dict[str, tuple[type[Exception], Callable[[Candidate, pytest.MonkeyPatch
     "decision.json": (ValueError, ask_for_infinity),
     "a record": (UserError, lambda one, _: one.change("train", "dataset", "images", to="many")),
     "the page": (NameError, lambda _, patch: patch.delattr("dbrnet.reports.decision_page._lineage")),
-    "an image of the page": (OSError, lambda one, _: shutil.rmtree(one.folder / "disagreements")),
+    "an image of the page": (JobError, lambda one, _: shutil.rmtree(one.folder / "disagreements")),
     "the model card": (NameError, lambda _, patch: patch.delattr("dbrnet.reports.decision_text._nn_baseline")),
     "the summary": (NameError, lambda _, patch: patch.delattr("dbrnet.reports.decision_text._comparison")),
     "the disk": (OSError, fill_disk),

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, get_args
 
 from dbrnet.errors import UserError
+from dbrnet.records import INT8_FILE, MODEL_FILE, WEIGHTS_FILE
 
 if TYPE_CHECKING:
     from dbrnet.inference.runtimes.base import Model
@@ -63,15 +64,15 @@ def kind_of(path: Path) -> str:
     from dbrnet.inference.runtimes.exported import read_exported
 
     if path.suffix == ".pt":
-        return "model.pt"
-    return "model-int8.onnx" if read_exported(path).precision == "int8" else "model.onnx"
+        return WEIGHTS_FILE
+    return INT8_FILE if read_exported(path).precision == "int8" else MODEL_FILE
 
 
 def file_of(runtime: str) -> str:
     """The name of the file that `runtime` takes, as the train and export steps write it."""
     if runtime.startswith("pytorch"):
-        return "model.pt"
-    return "model-int8.onnx" if runtime == "openvino-int8" else "model.onnx"
+        return WEIGHTS_FILE
+    return INT8_FILE if runtime == "openvino-int8" else MODEL_FILE
 
 
 def open_all(
