@@ -228,7 +228,7 @@ def test_two_nodes_train(
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    monkeypatch.setattr("dbrnet.cluster.following.POLL_SECONDS", 1.0)
+    monkeypatch.setattr("dbrnet.cluster.api.POLL_SECONDS", 1.0)
     pod.on_create = lambda job: threading.Thread(target=nodes_of, args=(job, tmp_path)).start()
     train(TWO_NODES, dataset.root, split, out=tmp_path / "out")
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [

@@ -113,7 +113,7 @@ def test_wrong_parameters_end_in_one_line(
 def test_numbers_survive_the_way_as_text() -> None:
     """Kubeflow makes floats of an object's integers, and takes no null: so sections travel as text."""
     from dbrnet.config import Params, parse_section
-    from pipelines.compiling import sections
+    from pipelines.graphs import sections
 
     texts = sections(PARAMS, Params.model_fields)
     assert {name: parse_section(name, text) for name, text in texts.items()} == dict(PARAMS)

@@ -16,8 +16,7 @@ from dbrnet.cluster.trainjob import SETTINGS
 from dbrnet.config import Params
 from dbrnet.errors import UserError
 from dbrnet.steps import STAGES
-from pipelines.compiling import compile_all, compile_pipeline
-from pipelines.graphs import PIPELINES
+from pipelines.graphs import PIPELINES, compile_all, compile_pipeline
 from pipelines.resources import SECRET_KEYS, TASK_SPECS
 
 ROOT = Path(__file__).parents[2]

@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from pipelines import client
-from tests.pipelines.command import Command, Outcome
+from tests.pipelines.conftest import Command, Outcome
 from tests.pipelines.kfp_server import Fault, KfpServer, kfp_server
 
 SECRET = "eyJhbGciOi.secret"

@@ -11,8 +11,7 @@ import pytest
 from dbrnet.errors import JobError
 from pipelines import client
 from pipelines.client import Cluster
-from pipelines.scheduling import replace
-from tests.pipelines.command import Command
+from tests.pipelines.conftest import Command
 from tests.pipelines.kfp_server import Fault, KfpServer, Turns
 
 NIGHTLY = ("--cron", "0 30 2 * * *")
@@ -193,13 +192,13 @@ def test_two_processes_in_every_order_leave_one_enabled(
         monkeypatch.setenv(client.TOKEN, who)
         clusters[who] = Cluster(cluster.address, None)
     experiment = clusters["A"].experiment("dbrnet")
-    replace(clusters["A"], package, "nightly", "0 0 1 * * *", "before", experiment, VALUES)
+    clusters["A"].schedule("nightly", "0 0 1 * * *", "UTC", experiment, package, VALUES)
     (before,) = cluster.enabled("nightly")
     ended = dict[str, str]()
 
     def put(who: str) -> None:
         try:
-            replace(clusters[who], package, "nightly", "0 0 2 * * *", f"by {who}", experiment, VALUES)
+            clusters[who].schedule("nightly", "0 0 2 * * *", who, experiment, package, VALUES)
             ended[who] = "done"
         except JobError as error:
             ended[who] = str(error)

@@ -8,8 +8,8 @@ from ruamel.yaml import YAML
 
 from components.from_step import IMAGE
 from dbrnet.config import Params, load_params
-from pipelines import commands
-from tests.pipelines.command import PARAMS, Command
+from pipelines import __main__
+from tests.pipelines.conftest import PARAMS, Command
 from tests.pipelines.kfp_server import Fault, KfpServer
 
 
@@ -62,7 +62,7 @@ def test_an_experiment_created_meanwhile_is_used(cluster: KfpServer, command: Co
 def test_wait_ends_with_the_runs_status(
     state: str, status: int, words: str, cluster: KfpServer, command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(commands, "SECONDS", 0.01)
+    monkeypatch.setattr(__main__, "SECONDS", 0.01)
     states = iter(["PENDING", "RUNNING", "RUNNING", state])
 
     def go_on(request: str) -> None:
@@ -86,7 +86,7 @@ def test_waiting_outlasts_a_short_outage_only(
     cluster: KfpServer, command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A short outage is survived; a long one ends the waiting, not the run."""
-    monkeypatch.setattr(commands, "SECONDS", 0.0)
+    monkeypatch.setattr(__main__, "SECONDS", 0.0)
     cluster.faults.append(Fault(503, "GET", ".*/runs/.*", times=3))
 
     def end(request: str) -> None:
