@@ -17,10 +17,9 @@ from dbrnet import __version__
 from dbrnet.errors import UserError
 from dbrnet.inference.runtimes.base import Answer
 from dbrnet.reports.html import templates
-from dbrnet.serving.metrics import Metrics
 from dbrnet.serving.responses import ErrorLine, Prediction, Refusal, Timing, as_json, as_png, class_table
 from dbrnet.serving.upload import Uploads
-from dbrnet.serving.worker import Worker
+from dbrnet.serving.worker import Metrics, Worker
 
 GONE = 499  # nginx's status for a client that did not wait; nobody receives it
 PAGE_POLICY = (  # the page loads nothing, sends requests to this service alone, and stands in no frame
