@@ -85,30 +85,18 @@ class Metrics:
 
     def __init__(self, worker: Worker) -> None:
         self._registry = registry = CollectorRegistry()
-        self._requests = Counter(
-            "dbrnet_requests", "Images by the status of their response", ["status"], registry=registry
-        )
-        self._waiting = Histogram(
-            "dbrnet_waiting_seconds",
-            "From an image's arrival to the start of its inference",
-            buckets=BUCKETS,
-            registry=registry,
-        )
-        self._inference = Histogram(
-            "dbrnet_inference_seconds", "An image's inference", buckets=BUCKETS, registry=registry
-        )
+        timed = partial(Histogram, buckets=BUCKETS, registry=registry)
+        self._waiting = timed("dbrnet_waiting_seconds", "From an image's arrival to the start of its inference")
+        self._inference = timed("dbrnet_inference_seconds", "An image's inference")
+        by_status = "Images by the status of their response"
+        self._requests = Counter("dbrnet_requests", by_status, ["status"], registry=registry)
         length = Gauge("dbrnet_queue_length", "Images waiting or being processed", registry=registry)
         length.set_function(lambda: worker.taken)
         Gauge("dbrnet_queue_places", "Images that may wait", registry=registry).set(worker.places)
         model = worker.model
-        Info("dbrnet_model", "The model served", registry=registry).info(
-            {
-                "runtime": model.runtime,
-                "precision": model.precision,
-                "dataset": model.metadata.get("dataset", ""),
-                "dataset_content_hash": model.metadata.get("dataset_content_hash", ""),
-            }
-        )
+        labels = {key: model.metadata.get(key, "") for key in ("dataset", "dataset_content_hash")}
+        labels |= {"runtime": model.runtime, "precision": model.precision}
+        Info("dbrnet_model", "The model served", registry=registry).info(labels)
         ProcessCollector(registry=registry)
 
     def count(self, status: int) -> None:
