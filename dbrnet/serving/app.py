@@ -4,7 +4,7 @@ import asyncio
 import logging
 from collections.abc import Coroutine
 from functools import partial
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 
 from fastapi import FastAPI, Query, Request
 from fastapi.exceptions import RequestValidationError
@@ -36,7 +36,6 @@ BODY = {
 }
 
 log = logging.getLogger(__name__)
-Result = TypeVar("Result")
 
 
 def create_app(worker: Worker, *, model_name: str, max_bytes: int, hosts: list[str]) -> FastAPI:
@@ -134,7 +133,7 @@ def _add_descriptions(app: FastAPI, worker: Worker, model_name: str) -> None:
         )
 
 
-async def _while_connected(request: Request, work: Coroutine[Any, Any, Result]) -> Result:
+async def _while_connected(request: Request, work: Coroutine[Any, Any, Response]) -> Response:
     """The result of `work`; where the client disconnects, cancels it and raises `ClientDisconnect`."""
     task = asyncio.ensure_future(work)
     gone = asyncio.ensure_future(request.receive())  # the body is read, so the next message is the disconnect

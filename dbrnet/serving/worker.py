@@ -10,9 +10,9 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from time import perf_counter
-from typing import TypeVar
 
 import numpy as np
+from fastapi.responses import Response
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, ProcessCollector, generate_latest
 
 from dbrnet.data.dataset import Image
@@ -23,8 +23,6 @@ from dbrnet.serving.responses import Timing, busy
 MAX_PIXELS = 2**24  # 4096 x 4096; the network then takes about 1.4 GB
 WARM_UP_SIZE = 256
 BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)  # seconds
-
-Result = TypeVar("Result")
 
 
 class Worker:
@@ -48,7 +46,7 @@ class Worker:
         model.predict(np.zeros((1, WARM_UP_SIZE, WARM_UP_SIZE, 3), np.uint8))
         return model
 
-    async def answer(self, data: bytes, bit_depth: int, finish: Callable[[Answer, Timing], Result]) -> Result:
+    async def answer(self, data: bytes, bit_depth: int, finish: Callable[[Answer, Timing], Response]) -> Response:
         """Decode the image's file, run the model, and `finish` its answer, all outside the event loop.
 
         `bit_depth` is for 16-bit images. Raises `Refusal` where no place is free, `UserError` where the file is

@@ -65,7 +65,7 @@ def test_what_is_committed_is_what_the_code_compiles_to(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", [*COMPILED, *COMPONENTS], ids=lambda path: path.stem)
-def test_it_parses_strictly(path: Path) -> None:
+def test_the_yaml_parses_strictly(path: Path) -> None:
     spec, *platform = documents(path)
     json_format.ParseDict(spec, spec_pb.PipelineSpec())
     for document in platform:
@@ -78,7 +78,7 @@ def test_it_parses_strictly(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", [*COMPILED, *COMPONENTS], ids=lambda path: path.stem)
-def test_nothing_refers_to_what_is_not_there(path: Path) -> None:
+def test_every_reference_in_a_graph_exists(path: Path) -> None:
     spec, *platform = documents(path)
     executors = spec["deploymentSpec"]["executors"]
     for component in spec["components"].values():
@@ -128,14 +128,14 @@ def registered_edges() -> set[tuple[str, str]]:
 
 
 @pytest.mark.parametrize("variant", ["cpu", "gpu"])
-def test_training_is_the_graph_of_the_registry(variant: str) -> None:
+def test_training_has_the_edges_of_the_registry(variant: str) -> None:
     spec = documents(ROOT / f"pipelines/compiled/training-{variant}.yaml")[0]
     assert set(tasks(spec)) - ALONE == {step.name for step in STAGES}
     assert edges(spec) == registered_edges()
 
 
 @pytest.mark.parametrize("variant", ["cpu", "gpu"])
-def test_retraining_is_the_same_behind_the_question(variant: str) -> None:
+def test_retraining_runs_the_stages_only_if_drift_says_yes(variant: str) -> None:
     spec = documents(ROOT / f"pipelines/compiled/retraining-{variant}.yaml")[0]
     question = {("ingest", "drift"), ("fetch-champion", "drift"), ("fetch-champion", "split")}
     second = {
@@ -167,7 +167,7 @@ def test_parameters_are_the_sections(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", COMPILED, ids=lambda path: path.stem)
-def test_how_tasks_are_placed(path: Path) -> None:
+def test_resources_retries_and_secrets_of_each_task(path: Path) -> None:
     spec, platform = documents(path)
     settings = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
     for name, task in tasks(spec).items():

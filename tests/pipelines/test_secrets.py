@@ -90,12 +90,12 @@ def test_a_server_that_fails(
         f"ftp://ann:{SECRET}@kubeflow.example",
     ],
 )
-def test_a_host_that_is_none(host: str, run: Run) -> None:
+def test_a_malformed_host(host: str, run: Run) -> None:
     for words in COMMANDS:
         run(*words, host=host).failed()
 
 
-def test_a_run_that_fails_over_an_address(cluster: KfpServer, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_address_in_the_error_of_a_run(cluster: KfpServer, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     """Kubeflow's words are a task's, whatever wrote them."""
     monkeypatch.setattr(__main__, "SECONDS", 0.0)
 
