@@ -94,16 +94,17 @@ def image(address: str) -> str:
     return f"{address}/line/dbrnet@{answer.headers['Docker-Content-Digest']}"
 
 
-@pytest.mark.parametrize("words", ["submit training", "schedule nightly training --cron 0-30-2-*-*-*"])
-def test_a_wrong_digest_is_one_line(words: str, image: str, cluster: KfpServer, command: Command) -> None:
-    given = [word.replace("0-30-2-*-*-*", "0 30 2 * * *") for word in words.split()]
+@pytest.mark.parametrize(
+    "words", [("submit", "training"), ("schedule", "nightly", "training", "--cron", "0 30 2 * * *")], ids=" ".join
+)
+def test_a_wrong_digest_is_one_line(words: tuple[str, ...], image: str, cluster: KfpServer, command: Command) -> None:
     wrong = f"{image.partition('@')[0]}@{ABSENT}"
-    outcome = command(*given, "--image", wrong)
+    outcome = command(*words, "--image", wrong)
     assert outcome.status == 2
     assert outcome.error == f"error: its registry has no image {wrong}: is the digest right, and was it pushed?\n"
-    assert command(*given, "--image", image.replace("dbrnet", "other")).status == 2
+    assert command(*words, "--image", image.replace("dbrnet", "other")).status == 2
     assert not cluster.requests
-    outcome = command(*given, "--image", image)
+    outcome = command(*words, "--image", image)
     assert (outcome.status, outcome.error) == (0, "")
     assert len(cluster.runs) + len(cluster.schedules) == 1
 
