@@ -15,8 +15,8 @@ import time
 import numpy as np
 
 from dbrnet.evaluation.bootstrap import RESAMPLES
-from dbrnet.evaluation.comparison import compare
 from dbrnet.evaluation.defect_metrics import DefectCounts
+from dbrnet.evaluation.figures import compare
 from dbrnet.evaluation.predictions import Evaluation, ImageResult
 from dbrnet.provenance import hardware
 
@@ -48,7 +48,7 @@ def measure(groups: int, classes: int, rounds: int, answers: "multiprocessing.Qu
     before, seconds = peak_memory(), []
     for _ in range(rounds):
         began = time.perf_counter()
-        compare(candidate, champion, confidence=0.95)
+        compare(candidate, champion, confidence=0.95, runtime="", seen=None)
         seconds.append(time.perf_counter() - began)
     answers.put([peak_memory() - before, *seconds])
 

@@ -677,9 +677,9 @@ class DriftCheck(Part):
     threshold: float
     warrants: bool  # retraining
     text: str
-    shift: ShiftFacts | None
-    before: float | dict[str, float] | None  # a feature's mean, or each class's share
-    now: float | dict[str, float] | None
+    shift: ShiftFacts | None = None
+    before: float | dict[str, float] | None = None  # a feature's mean, or each class's share
+    now: float | dict[str, float] | None = None
 
 
 class DriftImages(Part):

@@ -158,6 +158,14 @@ def test_the_champion_predicts_images(workspace: Workspace) -> None:
     assert len(list((workspace.folder / "answers/overlays").glob("*.jpg"))) == len(images)
 
 
+def test_a_changed_audit_page_is_written_again_and_trains_nothing(workspace: Workspace) -> None:
+    with (workspace.folder / "dbrnet/reports/templates/page.css").open("a") as style:
+        style.write("/* changed */\n")
+    output = workspace.run("dvc", "repro", "export")
+    assert [step for step in STAGES if f"Running stage '{step}'" in output] == ["split"]
+    assert "/* changed */" in (workspace.folder / "data/split/audit.html").read_text()
+
+
 def test_changed_content_and_only_that_is_ingested_again(workspace: Workspace) -> None:
     moved = workspace.folder / "data/steel-strip/train.csv"
     rows = moved.read_text().splitlines()

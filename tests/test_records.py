@@ -24,7 +24,7 @@ from dbrnet.records import (
     read_history,
     write_history,
 )
-from tests.reports import examples
+from tests.reports import cases, examples
 
 RECORDS: list[Record] = [
     examples.train(),
@@ -44,7 +44,7 @@ def test_reads_what_it_wrote(record: Record, tmp_path: Path) -> None:
 
 
 def test_decision_holds_criteria_and_promotion(tmp_path: Path) -> None:
-    facts = examples.facts(tmp_path)
+    facts = cases.facts(tmp_path)
     record = DecisionRecord(
         **vars(facts.decision), promotion=facts.promotion, run_id="1", provenance=collect_provenance()
     )

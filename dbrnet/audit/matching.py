@@ -70,6 +70,11 @@ class Candidate:
     symmetry: Symmetry
     score: float  # correlation of the coarse vectors
 
+    @property
+    def turned(self) -> "Candidate":
+        """The same pair, the other way round."""
+        return Candidate(self.second, self.first, self.symmetry.inverse, self.score)
+
 
 @dataclass(frozen=True)
 class Alignment:
@@ -108,13 +113,11 @@ def find_candidates(fingerprints: Fingerprints) -> list[Candidate]:
     """Each image's `NEIGHBOURS` nearest by coarse vectors under all eight symmetries, the likeliest pair first."""
     indices = np.arange(len(fingerprints.samples))
     best: dict[tuple[int, int], Candidate] = {}
-    for query, neighbour, symmetry, score in nearest(fingerprints, indices, indices, NEIGHBOURS):
-        first, second = min(query, neighbour), max(query, neighbour)
-        laid = symmetry if first == query else symmetry.inverse
-        candidate = Candidate(first, second, laid, score)
-        known = best.setdefault((first, second), candidate)
-        if known.score < score:
-            best[first, second] = candidate
+    for found in nearest(fingerprints, indices, indices, NEIGHBOURS):
+        candidate = found if found.first < found.second else found.turned
+        pair = candidate.first, candidate.second
+        if best.setdefault(pair, candidate).score < candidate.score:
+            best[pair] = candidate
     return sorted(best.values(), key=lambda candidate: (-candidate.score, candidate.first, candidate.second))
 
 
@@ -124,8 +127,8 @@ def nearest(
     among: NDArray[np.intp],
     count: int,
     least: float = LEAST_COARSE,
-) -> Iterator[tuple[int, int, Symmetry, float]]:
-    """For each query its `count` nearest others: (query, neighbour, symmetry of the neighbour, correlation).
+) -> Iterator[Candidate]:
+    """For each query, as the first of a pair, its `count` nearest others.
 
     Neighbours whose correlation is below `least` are left out. All are compared with all, in blocks: time grows
     with the square of the number of images, memory with the number.
@@ -150,7 +153,7 @@ def nearest(
         for row, query in enumerate(block.tolist()):
             for score, column in zip(top.values[row].tolist(), top.indices[row].tolist(), strict=True):
                 if score >= least:
-                    yield query, int(others[column]), SYMMETRIES[int(which[row, column])], score
+                    yield Candidate(query, int(others[column]), SYMMETRIES[int(which[row, column])], score)
 
 
 def align(fingerprints: Fingerprints, candidate: Candidate) -> Alignment:

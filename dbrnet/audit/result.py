@@ -8,20 +8,26 @@ import csv
 import io
 import logging
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from dbrnet.audit.fingerprint import Fingerprints, take_fingerprints
 from dbrnet.audit.grouping import Groups, Link, find_groups
-from dbrnet.audit.label_checks import LabelChecks, check_labels
-from dbrnet.audit.nn_baseline import nn_baseline, repeatability
+from dbrnet.audit.matching import align, nearest
 from dbrnet.data.dataset import Dataset
+from dbrnet.data.loading import resize_mask
+from dbrnet.evaluation.metrics import IGNORE_INDEX, Scores, confusion_matrix
 from dbrnet.files import write_atomically
+from dbrnet.progress import progress
 from dbrnet.records import AuditRecord, format_value
 
 LINKS_FILE = "links.csv"
 AGREEING = 0.5  # share of the marked pixels below which the masks of near-duplicates are listed as differing
+FEW_PIXELS = 10  # a smaller defect is more likely a slip of the brush
 METHOD = (
     "images share a group where their names say so, or where their band-passed textures coincide, wholly "
     "or in a good part, as they are or turned or mirrored, under any exposure, moved by up to an eighth"
@@ -40,19 +46,37 @@ class Search:
 
 
 @dataclass(frozen=True)
+class Balance:
+    """One split's share of the data; lists by class id, the background (defect-free images) first."""
+
+    split: str
+    images: int
+    groups: int
+    images_by_class: list[int]
+    pixel_shares: list[float]
+    brightness: tuple[float, float, float]  # grey values: darkest, median and brightest image
+
+
+@dataclass(frozen=True)
+class LabelChecks:
+    """What the masks and sizes of the whole dataset are like."""
+
+    balance: list[Balance]
+    sizes: dict[str, int]  # "height x width" -> images, the most common first
+    few_pixels: dict[str, int]  # id -> defect pixels, from 1 to FEW_PIXELS - 1
+    out_of_range: dict[str, int]  # id -> the highest class id, where the card has no such class
+
+
+@dataclass(frozen=True)
 class Audit:
     """Everything that an audit writes and shows."""
 
     dataset: Dataset
     groups: Groups
     agreement: dict[Link, float]  # share of the pixels that either mask marks to which both give one class
+    labelled_differently: list[Link]  # whole images that agree on less than `AGREEING` of what they mark, worst first
     label_checks: LabelChecks
     result: AuditRecord
-
-    @property
-    def labelled_differently(self) -> list[Link]:
-        """The pairs of whole images whose masks agree on less than `AGREEING` of what they mark, worst first."""
-        return _labelled_differently(self.agreement)
 
     def save(self, folder: Path) -> None:
         """Write audit.json and links.csv into `folder`."""
@@ -97,7 +121,8 @@ def audit_splits(found: Search, splits: Mapping[str, Sequence[str]]) -> Audit:
     Without splits the labels are checked over the whole dataset, as one split "all".
     """
     dataset, groups = found.dataset, found.groups
-    labels = repeatability(dataset, groups.links)
+    repeated, agreement = repeatability(dataset, groups.links)
+    differing = [link for link, share in agreement.items() if share < AGREEING and link.evidence == "whole image"]
     trained = {groups.of[id_] for id_ in splits.get("train", ())}
     baseline = None
     if splits:
@@ -109,20 +134,104 @@ def audit_splits(found: Search, splits: Mapping[str, Sequence[str]]) -> Audit:
         groups_by_name=len({sample.group for sample in dataset.samples}),
         group_sizes=dict(sorted(Counter(Counter(groups.of.values()).values()).items())),
         links=dict(Counter(link.evidence for link in groups.links)),
-        repeatability=labels.scores,
+        repeatability=repeated,
         leaking={
             name: sum(groups.of[id_] in trained for id_ in ids) for name, ids in splits.items() if name != "train"
         },
         splits={name: len(ids) for name, ids in splits.items()},
         nn_baseline=baseline,
         method=METHOD,
-        labelled_differently=len(_labelled_differently(labels.agreement)),
+        labelled_differently=len(differing),
     )
     checked = splits or {"all": list(dataset.by_id)}
     label_checks = check_labels(dataset, groups.of, found.fingerprints.brightness, checked)
-    return Audit(dataset, groups, labels.agreement, label_checks, result)
+    worst_first = sorted(differing, key=lambda link: agreement[link])
+    return Audit(dataset, groups, agreement, worst_first, label_checks, result)
 
 
-def _labelled_differently(agreement: Mapping[Link, float]) -> list[Link]:
-    links = [link for link, share in agreement.items() if share < AGREEING and link.evidence == "whole image"]
-    return sorted(links, key=lambda link: agreement[link])
+def nn_baseline(
+    dataset: Dataset, fingerprints: Fingerprints, groups: Groups, train: Sequence[str], test: Sequence[str]
+) -> Scores:
+    """The nearest-neighbour baseline: masks copied from `train` (ids), scored on `test` as a model's are.
+
+    It learns nothing. Each test image gets the mask of the training image with the nearest coarse vector, in
+    whichever of the eight symmetries. Where a split leaks, it scores as well as any network can, and a network's
+    score there proves no skill.
+    """
+    names = [info.name for info in dataset.card.classes]
+    samples = fingerprints.samples
+    index_of = {sample.id: index for index, sample in enumerate(samples)}
+    queries, among = (np.array([index_of[id_] for id_ in ids], np.intp) for ids in (test, train))
+    confusion = np.zeros((len(names), len(names)), np.int64)
+    neighbours = nearest(fingerprints, queries, among, count=1, least=-1.0)
+    for pair in progress(neighbours, len(queries), "nearest neighbours"):
+        query, neighbour = samples[pair.first], samples[pair.second]
+        target, mask = dataset.mask(query), dataset.mask(neighbour)
+        shape = target.shape[0], target.shape[1]
+        if groups.of[query.id] == groups.of[neighbour.id]:
+            copied = align(fingerprints, pair).lay(mask, shape)
+            copied[copied == IGNORE_INDEX] = 0  # where the neighbour does not reach
+        else:
+            copied = resize_mask(np.ascontiguousarray(pair.symmetry.apply(mask)), shape)
+        confusion += confusion_matrix(copied, target, len(names))
+    return Scores.from_confusion(confusion, names)
+
+
+def repeatability(dataset: Dataset, links: Iterable[Link]) -> tuple[Scores | None, dict[Link, float]]:
+    """How far the masks of near-duplicates agree where both reach, over the links that have an alignment.
+
+    The scores take one mask as the prediction and the other as the truth, which bounds any model's score; None
+    where no link has an alignment. By link: the share of the pixels that either marks to which both give one class.
+    """
+    names = [info.name for info in dataset.card.classes]
+    confusion = np.zeros((len(names), len(names)), np.int64)
+    agreement: dict[Link, float] = {}
+    for link in links:
+        if link.alignment is not None:
+            first, second = (dataset.mask(dataset.by_id[id_]) for id_ in (link.first, link.second))
+            laid = link.alignment.lay(second, (first.shape[0], first.shape[1]))
+            pair = confusion_matrix(np.where(laid == IGNORE_INDEX, 0, first), laid, len(names))
+            confusion += pair
+            marked = pair.sum() - pair[0, 0]
+            agreement[link] = float(pair.trace() - pair[0, 0]) / float(marked) if marked else 1.0
+    return Scores.from_confusion(confusion, names) if confusion.any() else None, agreement
+
+
+def check_labels(
+    dataset: Dataset, groups: Mapping[str, str], brightness: NDArray[np.float32], splits: Mapping[str, Sequence[str]]
+) -> LabelChecks:
+    """Count every mask's pixels.
+
+    `groups` maps ids to groups, `splits` names to ids; `brightness` [N] is the images', in the samples' order.
+    """
+    classes = len(dataset.card.classes)
+    pixels: dict[str, NDArray[np.int64]] = {}
+    out_of_range: dict[str, int] = {}
+    for sample in progress(dataset.samples, len(dataset.samples), "masks"):
+        counts = np.bincount(dataset.mask(sample).ravel(), minlength=classes)
+        if len(counts) > classes:
+            out_of_range[sample.id] = len(counts) - 1
+        pixels[sample.id] = counts[:classes]
+    light = dict(zip(dataset.by_id, brightness.tolist(), strict=True))
+
+    def balance(name: str, ids: Sequence[str]) -> Balance:
+        total = np.sum([pixels[id_] for id_ in ids], axis=0)
+        values = np.array([light[id_] for id_ in ids])
+        present = Counter(label for id_ in ids for label in dataset.by_id[id_].classes or (0,))
+        return Balance(
+            split=name,
+            images=len(ids),
+            groups=len({groups[id_] for id_ in ids}),
+            images_by_class=[present[label] for label in range(classes)],
+            pixel_shares=(total / total.sum()).tolist(),
+            brightness=(float(values.min()), float(np.median(values)), float(values.max())),
+        )
+
+    sizes = Counter(f"{sample.height} x {sample.width}" for sample in dataset.samples)
+    defects = {id_: int(counts[1:].sum()) for id_, counts in pixels.items()}
+    return LabelChecks(
+        balance=[balance(name, ids) for name, ids in splits.items() if ids],
+        sizes=dict(sorted(sizes.items(), key=lambda item: (-item[1], item[0]))),
+        few_pixels={id_: count for id_, count in defects.items() if 0 < count < FEW_PIXELS},
+        out_of_range=out_of_range,
+    )

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, cast
 from dbrnet.api import load_model
 from dbrnet.commands import USE, Json, app, print_json
 from dbrnet.errors import UserError, install_hint
-from dbrnet.files import atomic_directory, require_apart, write_atomically
+from dbrnet.files import atomic_directory, require_apart
 
 if TYPE_CHECKING:
     from dbrnet.inference.predict import Format
@@ -36,14 +36,13 @@ def audit(dataset: Path, /, *, out: Path, split: Path | None = None) -> None:
     from dbrnet.audit.result import audit_splits, search
     from dbrnet.data import open_dataset
     from dbrnet.data.split import Split
-    from dbrnet.reports.audit_page import PAGE, render_audit
+    from dbrnet.reports.audit_page import PAGE, write_audit
 
     data = open_dataset(dataset)
     splits = Split.load(split).ids if split else data.published_splits
     result = audit_splits(search(data), splits)
     with atomic_directory(out, "audit") as folder:
-        result.save(folder)
-        write_atomically(folder / PAGE, render_audit(result))
+        write_audit(result, folder)
     result.log()
     log.info("page: %s", out / PAGE)
 

@@ -6,7 +6,7 @@ one group are near-duplicates and no independent evidence. So each group weighs 
 and counts as one observation when a distance is compared with what chance alone reaches.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,24 +16,13 @@ from scipy.stats import chi2, kstwobign
 
 from dbrnet.data.dataset import ClassInfo
 from dbrnet.drift.new_samples import NewSamples
+from dbrnet.records import DriftCheck, ShiftFacts
 
 FALSE_ALARMS = 0.01  # how often unchanged data may exceed the chance bound
 COUNT, CLASSES = "new labelled images", "class balance"
 
 Values = NDArray[np.float64]
-
-
-@dataclass(frozen=True)
-class Shift:
-    """One distance, and the bound of chance. `groups` counts those of the reference and of the new images."""
-
-    distance: float  # 0 to 1
-    chance: float  # unchanged data exceed it with probability FALSE_ALARMS; 1 where any distance may be chance
-    groups: tuple[int, int]
-
-    def exceeds(self, limit: float) -> bool:
-        """Whether the shift is larger than `limit` and than chance explains."""
-        return self.distance > max(limit, self.chance)
+Average = float | dict[str, float]  # a feature's mean, or each class's share
 
 
 @dataclass(frozen=True)
@@ -54,37 +43,24 @@ class Feature:
         return float(self.values @ self.weights)
 
 
-@dataclass(frozen=True)
-class Check:
-    """One figure held against its threshold; `figure` is None where there was nothing to measure it on."""
-
-    name: str
-    figure: float | None
-    threshold: float  # of a shift: the larger of the parameter and of the chance bound
-    warrants: bool  # retraining
-    text: str  # for people
-    shift: Shift | None = None
-    before: float | Mapping[str, float] | None = None  # a feature's mean, or each class's share
-    now: float | Mapping[str, float] | None = None
-
-
-def check_count(new_samples: NewSamples, enough: int) -> Check:
+def check_count(new_samples: NewSamples, enough: int) -> DriftCheck:
     """Whether at least `enough` labelled images are new or have a new mask."""
     if new_samples.relabelled is None:
-        return Check(COUNT, None, enough, False, f"{COUNT}: not measured, these images have no masks")
+        return _not_measured(COUNT, enough, "these images have no masks")
     new, relabelled, known = len(new_samples.new), new_samples.relabelled, len(new_samples.reference)
     text = (
         f"{new} new labelled images and {relabelled} relabelled ones, {(new + relabelled) / known:.1%} of "
         f"the champion's {known}; threshold {enough}"
     )
-    return Check(COUNT, new + relabelled, enough, new + relabelled >= enough, text)
+    count = new + relabelled
+    return DriftCheck(name=COUNT, figure=count, threshold=enough, warrants=count >= enough, text=text)
 
 
-def check_classes(new_samples: NewSamples, classes: tuple[ClassInfo, ...], limit: float) -> Check:
+def check_classes(new_samples: NewSamples, classes: tuple[ClassInfo, ...], limit: float) -> DriftCheck:
     """Whether the class balance of the new labelled images differs from that of the champion's."""
     before, new = new_samples.reference, new_samples.new
     if before.labels is None or new.labels is None or not len(new):
-        return Check(CLASSES, None, limit, False, f"{CLASSES}: not measured, no new labelled images")
+        return _not_measured(CLASSES, limit, "no new labelled images")
     shift = compare_classes(before.labels, before.groups, new.labels, new.groups, classes=len(classes))
     names = [info.name for info in classes]
     old_shares = dict(zip(names, class_balance(before.labels, before.groups, len(names)).tolist(), strict=True))
@@ -94,35 +70,46 @@ def check_classes(new_samples: NewSamples, classes: tuple[ClassInfo, ...], limit
     return _check_shift(CLASSES, shift, limit, change, old_shares, new_shares)
 
 
-def check_feature(name: str, unit: str, before: Feature, new: Feature, *, limit: float, comparisons: int) -> Check:
+def check_feature(name: str, unit: str, before: Feature, new: Feature, *, limit: float, comparisons: int) -> DriftCheck:
     """Whether a feature's distribution over the new images differs from that over the champion's.
 
     `comparisons` features are checked together, see `compare_values`.
     """
     if not len(new.values):
-        return Check(name, None, limit, False, f"{name}: not measured, no new images")
+        return _not_measured(name, limit, "no new images")
     shift = compare_values(before.values, before.groups, new.values, new.groups, comparisons=comparisons)
     change = f"from {before.mean:.4g} to {new.mean:.4g} ({unit})"
     return _check_shift(name, shift, limit, change, before.mean, new.mean)
 
 
-def _check_shift(
-    name: str,
-    shift: Shift,
-    limit: float,
-    change: str,
-    before: float | Mapping[str, float],
-    now: float | Mapping[str, float],
-) -> Check:
-    threshold, warrants = max(limit, shift.chance), shift.exceeds(limit)
+def _not_measured(name: str, threshold: float, why: str) -> DriftCheck:
+    text = f"{name}: not measured, {why}"
+    return DriftCheck(name=name, figure=None, threshold=threshold, warrants=False, text=text)
+
+
+def _check_shift(name: str, shift: ShiftFacts, limit: float, change: str, before: Average, now: Average) -> DriftCheck:
+    threshold, warrants = max(limit, shift.chance), exceeds(shift, limit)
     verdict = "has shifted by" if warrants else "is as it was, shift"
-    text = f"{name} {verdict} {shift.distance:.2f}, threshold {threshold:.2f}: {change}"
-    return Check(name, shift.distance, threshold, warrants, text, shift, before, now)
+    return DriftCheck(
+        name=name,
+        figure=shift.distance,
+        threshold=threshold,
+        warrants=warrants,
+        text=f"{name} {verdict} {shift.distance:.2f}, threshold {threshold:.2f}: {change}",
+        shift=shift,
+        before=before,
+        now=now,
+    )
+
+
+def exceeds(shift: ShiftFacts, limit: float) -> bool:
+    """Whether the shift is larger than `limit` and than chance explains."""
+    return shift.distance > max(limit, shift.chance)
 
 
 def compare_values(
     reference: Values, reference_groups: Sequence[str], new: Values, new_groups: Sequence[str], *, comparisons: int
-) -> Shift:
+) -> ShiftFacts:
     """The shift of one feature from the reference's images [N] to the new ones [M].
 
     `comparisons` features share `FALSE_ALARMS` (Bonferroni). The chance bound is Kolmogorov's, for as many
@@ -131,7 +118,7 @@ def compare_values(
     groups = len(set(reference_groups)), len(set(new_groups))
     bound = kstwobign.isf(FALSE_ALARMS / comparisons) * np.sqrt(1 / groups[0] + 1 / groups[1])
     distance = ks_distance(reference, group_weights(reference_groups), new, group_weights(new_groups))
-    return Shift(distance, min(1.0, float(bound)), groups)
+    return ShiftFacts(distance=distance, chance=min(1.0, float(bound)), groups=groups)
 
 
 def compare_classes(
@@ -141,7 +128,7 @@ def compare_classes(
     new_groups: Sequence[str],
     *,
     classes: int,
-) -> Shift:
+) -> ShiftFacts:
     """The shift of the class balance; each image is given by the defect ids that it holds.
 
     The chance bound is Pearson's chi-squared: for samples of n and m from the same k classes, the squared
@@ -153,7 +140,7 @@ def compare_classes(
     groups = len(set(reference_groups)), len(set(new_groups))
     present = int(np.count_nonzero(before + after))
     spread = chi2.isf(FALSE_ALARMS, max(present - 1, 1)) * (1 / groups[0] + 1 / groups[1])
-    return Shift(js_distance(before, after), min(1.0, float(np.sqrt(spread / 4))), groups)
+    return ShiftFacts(distance=js_distance(before, after), chance=min(1.0, float(np.sqrt(spread / 4))), groups=groups)
 
 
 def group_weights(groups: Sequence[str]) -> Values:

@@ -77,9 +77,8 @@ def find_new_samples(reference: Dataset, current: Dataset | Path) -> NewSamples:
     dataset; in a plain folder, which may hold anything, it is left out and listed.
     """
     features = read_image_stats(reference)
-    learned = _describe(
-        reference, [sample for sample in reference.samples if sample.image_sha256 in features], features
-    )
+    seen = [sample for sample in reference.samples if sample.image_sha256 in features]
+    learned = _describe(reference, seen, features)
     known = {sample.image_sha256 for sample in reference.samples}
     if isinstance(current, Dataset):
         return _compare_dataset(current, reference, learned, known)
@@ -105,7 +104,7 @@ def _compare_dataset(current: Dataset, reference: Dataset, learned: Images, know
     for sample, result in zip(unmeasured, measured, strict=True):
         if isinstance(result, UserError):
             raise result
-        features[sample.image_sha256] = result.features
+        features[sample.image_sha256], _ = result
     return NewSamples(
         reference=learned,
         new=_describe(current, new, features),
@@ -122,17 +121,17 @@ def _compare_folder(folder: Path, learned: Images, known: set[str]) -> NewSample
     unusable = tuple(
         str(result).replace(f"{folder}{os.sep}", "") for result in results if isinstance(result, UserError)
     )
-    usable = [(path, result) for path, result in zip(paths, results, strict=True) if isinstance(result, _Measured)]
+    usable = [(path, *result) for path, result in zip(paths, results, strict=True) if not isinstance(result, UserError)]
     if not usable:
         raise UserError(f"{folder}: none of its {len(paths)} images is usable; {unusable[0]}")
-    hashes = [measured.image_sha256 for _, measured in usable]
+    hashes = [image for _, _, image in usable]
     new = [usable[index] for index in _first_unseen(hashes, known)]
     return NewSamples(
         reference=learned,
         new=Images(
-            tuple(path for path, _ in new),
-            tuple(path.name for path, _ in new),  # nothing is known of near-duplicates: each is its own group
-            _stack([measured.features for _, measured in new]),
+            tuple(path for path, *_ in new),
+            tuple(path.name for path, *_ in new),  # nothing is known of near-duplicates: each is its own group
+            _stack([features for _, features, _ in new]),
             None,
         ),
         known=sum(image in known for image in hashes),
@@ -164,20 +163,15 @@ def _stack(features: Sequence[Features]) -> NDArray[np.float64]:
     return np.array(features, np.float64).reshape(len(features), len(FEATURES))
 
 
-@dataclass(frozen=True)
-class _Measured:
-    features: Features
-    image_sha256: str
-
-
-def _measure_all(paths: Sequence[Path], label: str) -> list["_Measured | UserError"]:
+def _measure_all(paths: Sequence[Path], label: str) -> list[tuple[Features, str] | UserError]:
+    """The features and the hash of each image, or why it cannot be used."""
     return list(progress(ordered_map(_measure, paths), len(paths), label))
 
 
-def _measure(path: Path) -> "_Measured | UserError":
+def _measure(path: Path) -> tuple[Features, str] | UserError:
     try:
         image = read_image(path)
-        return _Measured(measure_image_stats(image), image_hash(image))
+        return measure_image_stats(image), image_hash(image)
     except UserError as error:
         message = str(error)
         return UserError(message if message.startswith(str(path)) else f"{path}: {message}")

@@ -22,11 +22,6 @@ MIN_DEFINED = 0.9  # share of the resamples in which a figure must be defined to
 CHUNK = 1_000_000  # draws at a time, which take about 40 MB
 
 
-def share_of(name: str) -> Unit:
-    """The unit of figures that are all shares."""
-    return "share"
-
-
 def estimate(
     counts: NDArray[np.int64],
     statistic: Statistic,
@@ -34,7 +29,7 @@ def estimate(
     confidence: float,
     resamples: int = RESAMPLES,
     seed: int = SEED,
-    unit_of: Callable[[str], Unit] = share_of,
+    unit_of: Callable[[str], Unit] = lambda _: "share",
 ) -> dict[str, Estimate]:
     """Each figure of `statistic` with its interval, from `counts` [G, K], one row per group.
 

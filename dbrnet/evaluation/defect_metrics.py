@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from dbrnet.data.dataset import Mask
 from dbrnet.evaluation.metrics import IGNORE_INDEX
+from dbrnet.records import MatchFacts
 
 SIZES = ("small", "medium", "large")
 SIZE_BOUNDS = (32**2, 96**2)  # pixels: COCO's, from which on a defect is medium, and large
@@ -19,14 +20,6 @@ Region = NDArray[np.bool_]  # [H, W]
 Counts = NDArray[np.int64]
 
 CROSS = cv2.getStructuringElement(cv2.MORPH_CROSS, (3, 3))
-
-
-@dataclass(frozen=True)
-class MatchRules:
-    """When a defect counts as found, and an outline as met."""
-
-    min_overlap: float  # the share of a defect's pixels on which truth and prediction agree, above 0
-    boundary_tolerance: int  # pixels
 
 
 @dataclass(frozen=True)
@@ -49,7 +42,7 @@ def no_defects(classes: int) -> DefectCounts:
     return DefectCounts(*by_size, *(np.zeros(classes, np.int64) for _ in range(6)))
 
 
-def count_defects(prediction: Mask, truth: Mask, classes: int, rules: MatchRules) -> DefectCounts:
+def count_defects(prediction: Mask, truth: Mask, classes: int, rules: MatchFacts) -> DefectCounts:
     """Count one image's defects and outlines; class ids [H, W] below `classes`, in `truth` also 255 (ignored).
 
     A defect is an 8-connected region of one class. A true defect is found where at least `rules.min_overlap` of its

@@ -10,7 +10,9 @@ from numpy.typing import NDArray
 from dbrnet.evaluation.bootstrap import estimate
 from dbrnet.evaluation.defect_metrics import SIZES
 from dbrnet.evaluation.predictions import Evaluation, ImageResult
-from dbrnet.records import DefectTable, DefectTally, Estimate, Unit
+from dbrnet.records import ComparedScores, DefectTable, DefectTally, Estimate, Unit
+
+DIFFERENCE = "difference of "  # before a figure's name
 
 Floats = NDArray[np.float64]
 
@@ -62,9 +64,42 @@ def estimates(evaluation: Evaluation, confidence: float) -> dict[str, Estimate]:
     )
 
 
+def compare(
+    candidate: Evaluation, champion: Evaluation, *, confidence: float, runtime: str, seen: float | None
+) -> ComparedScores:
+    """The champion's figures, and the candidate's minus those; `runtime` and `seen` are the champion's.
+
+    Both are scored on the same draws of groups, so that the difficulty of an image cancels out of the difference.
+    Raises ValueError where the images or classes are not the same.
+    """
+    images = [[(image.id, image.group) for image in model.images] for model in (candidate, champion)]
+    if images[0] != images[1] or candidate.classes != champion.classes:
+        raise ValueError("the two models were not evaluated on the same images and classes")
+    classes, counts = candidate.classes, group_counts(candidate)
+    own = counts.shape[1]
+
+    def both(sums: Floats) -> dict[str, Floats]:
+        first, second = figures(sums[:, :own], classes), figures(sums[:, own:], classes)
+        return second | {DIFFERENCE + name: first[name] - second[name] for name in first}
+
+    compared = estimate(np.hstack([counts, group_counts(champion)]), both, confidence=confidence, unit_of=unit_of)
+    names = [name for name in compared if not name.startswith(DIFFERENCE)]
+    return ComparedScores(
+        runtime=runtime,
+        seen=seen,
+        scores=champion.scores,
+        figures={name: compared[name] for name in names},
+        defects=defect_counts(champion),
+        difference={name: compared[DIFFERENCE + name] for name in names},
+    )
+
+
 def unit_of(name: str) -> Unit:
-    """The unit of a figure of `figures`."""
-    return "count" if name == "false_positives" else "share"
+    """The unit of a figure of `figures`, or of the difference of two."""
+    count = name.removeprefix(DIFFERENCE) == "false_positives"
+    if name.startswith(DIFFERENCE):
+        return "difference" if count else "points"
+    return "count" if count else "share"
 
 
 def defect_counts(evaluation: Evaluation) -> DefectTable:

@@ -3,9 +3,9 @@
 It is measured on the deployed file, on every image of a split.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from math import isfinite
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,43 +17,24 @@ from dbrnet.records import RuntimeParity
 
 ClassIds = NDArray[np.uint8]  # [N, H, W]
 Logits = NDArray[np.float32]  # [N, C, H, W]
-# Images uint8 RGB [N, H, W, 3] in; class ids and the logits that they follow from out.
-PredictWithLogits = Callable[[NDArray[np.uint8]], tuple[ClassIds, Logits]]
 
 # Images that a runtime takes in one turn. Its threads spin for a while afterwards, and slow the next runtime down.
 TURN = 16
 
 
-@dataclass(frozen=True)
-class Parity:
-    """The distance of one runtime's outputs from those of PyTorch in float32."""
+class Runtime(Protocol):
+    """What is compared: a network in some runtime, and the precision of most of its arithmetic."""
 
-    max_logit_difference: float
-    differing_pixels: float  # the share of pixels with another class
-    miou_change: float  # its mIoU minus PyTorch's
-    iou_change: dict[str, float | None]  # by class; None: absent from one of the two
-    scores: Scores
-    images: int
+    precision: str
 
-    def record(self, precision: str) -> RuntimeParity:
-        """What metrics.json keeps. A NaN becomes None, which reads as not measured and which the gate rejects."""
-        logits = self.max_logit_difference
-        return RuntimeParity(
-            precision=precision,
-            images=self.images,
-            miou=self.scores.miou,
-            miou_defects=self.scores.miou_defects,
-            iou=self.scores.iou,
-            miou_change=self.miou_change,
-            iou_change=self.iou_change,
-            max_logit_difference=logits if isfinite(logits) else None,
-            differing_pixels=self.differing_pixels,
-        )
+    def predict_with_logits(self, images: NDArray[np.uint8], /) -> tuple[ClassIds, Logits]:
+        """Class ids and the logits that they follow from, of images uint8 RGB [N, H, W, 3]."""
+        ...
 
 
 def measure_parity(
-    reference: PredictWithLogits, runtimes: Mapping[str, PredictWithLogits], dataset: Dataset, ids: Sequence[str]
-) -> dict[str, Parity]:
+    reference: Runtime, runtimes: Mapping[str, Runtime], dataset: Dataset, ids: Sequence[str]
+) -> dict[str, RuntimeParity]:
     """Run `reference` and each of `runtimes` on the images `ids`, each at its native size; the parity by name.
 
     Raises ValueError where there is no image, or a runtime's output has another shape.
@@ -68,14 +49,14 @@ def measure_parity(
         samples = [dataset.by_id[id_] for id_ in turn]
         images = [dataset.image(sample)[None] for sample in samples]
         truths = [dataset.mask(sample)[None] for sample in samples]
-        outputs = [reference(image) for image in images]
+        outputs = [reference.predict_with_logits(image) for image in images]
         for (mask, _), truth in zip(outputs, truths, strict=True):
             expected += confusion_matrix(mask, truth, len(classes))
-        for name, predict in runtimes.items():
+        for name, runtime in runtimes.items():
             for image, output, truth in zip(images, outputs, truths, strict=True):
-                counts[name].add(*predict(image), *output, truth)
+                counts[name].add(*runtime.predict_with_logits(image), *output, truth)
     target = Scores.from_confusion(expected, classes)
-    return {name: count.result(target, classes, len(ids)) for name, count in counts.items()}
+    return {name: counts[name].record(target, runtime.precision, len(ids)) for name, runtime in runtimes.items()}
 
 
 class _Counts:
@@ -99,18 +80,22 @@ class _Counts:
         self.pixels += mask.size
         self.confusion += confusion_matrix(mask, truth, len(self.confusion))
 
-    def result(self, target: Scores, classes: Sequence[str], images: int) -> Parity:
-        scores = Scores.from_confusion(self.confusion, classes)
+    def record(self, target: Scores, precision: str, images: int) -> RuntimeParity:
+        scores = Scores.from_confusion(self.confusion, list(target.iou))
 
         def change(name: str) -> float | None:
             value, before = scores.iou[name], target.iou[name]
             return None if value is None or before is None else value - before
 
-        return Parity(
-            max_logit_difference=self.logit_difference,
-            differing_pixels=self.differing / self.pixels,
-            miou_change=scores.miou - target.miou,
-            iou_change={name: change(name) for name in classes},
-            scores=scores,
+        return RuntimeParity(
+            precision=precision,
             images=images,
+            miou=scores.miou,
+            miou_defects=scores.miou_defects,
+            iou=scores.iou,
+            miou_change=scores.miou - target.miou,
+            iou_change={name: change(name) for name in target.iou},
+            # A NaN becomes None, which reads as not measured and which the gate rejects.
+            max_logit_difference=self.logit_difference if isfinite(self.logit_difference) else None,
+            differing_pixels=self.differing / self.pixels,
         )

@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 
 from dbrnet.data.dataset import Dataset, Image, Mask
 from dbrnet.errors import UserError
-from dbrnet.evaluation.defect_metrics import DefectCounts, MatchRules, count_defects, no_defects
+from dbrnet.evaluation.defect_metrics import DefectCounts, count_defects, no_defects
 from dbrnet.evaluation.metrics import Confusion, Scores, confusion_matrix
 from dbrnet.progress import progress
+from dbrnet.records import MatchFacts
 
 # RGB images uint8 [N, H, W, 3] in; class ids uint8 [N, H, W] and their confidences float32 [N, H, W] out.
 Predict = Callable[[NDArray[np.uint8]], tuple[NDArray[np.uint8], NDArray[np.float32]]]
@@ -150,7 +151,7 @@ class Evaluation:
 
 
 def evaluate(
-    predict: Predict, dataset: Dataset, ids: Sequence[str], rules: MatchRules | None = None, label: str = "evaluate"
+    predict: Predict, dataset: Dataset, ids: Sequence[str], rules: MatchFacts | None = None, label: str = "evaluate"
 ) -> Evaluation:
     """Predict the images `ids` of `dataset` one by one, at native size, and compare them with their masks.
 

@@ -1,1 +1,1 @@
-"""What a person reads of a decision: its page, the model's card, and the ledger's page."""
+"""Every page, card, gallery and plot that a person sees, made from the records alone."""

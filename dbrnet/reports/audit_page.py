@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -10,8 +11,9 @@ from dbrnet.audit.grouping import Link
 from dbrnet.audit.result import Audit
 from dbrnet.data.dataset import Dataset, Image
 from dbrnet.evaluation.metrics import IGNORE_INDEX
+from dbrnet.files import write_atomically
 from dbrnet.overlay import blend
-from dbrnet.reports.html import data_uri, jpeg, templates
+from dbrnet.reports.html import jpeg, render
 
 PAGE = "audit.html"
 PAIRS = 8  # of each kind
@@ -26,24 +28,27 @@ class Pair:
     link: Link
     agreement: float  # of their masks
     classes: tuple[str, str]
-    panels: tuple[str, str]  # data URIs
+    panels: tuple[bytes, bytes]  # JPEG files
+
+
+def write_audit(audit: Audit, folder: Path) -> None:
+    """Write audit.json, links.csv and the page into `folder`."""
+    audit.save(folder)
+    write_atomically(folder / PAGE, render_audit(audit))
 
 
 def render_audit(audit: Audit) -> str:
     """The whole page as HTML."""
-    return (
-        templates()
-        .get_template("audit.html")
-        .render(
-            title=f"Audit of {audit.dataset.card.title}",
-            result=audit.result,
-            label_checks=audit.label_checks,
-            card=audit.dataset.card,
-            galleries={
-                kind: [_pair(audit.dataset, link, audit.agreement[link]) for link in links]
-                for kind, links in _chosen(audit)
-            },
-        )
+    return render(
+        "audit.html",
+        title=f"Audit of {audit.dataset.card.title}",
+        result=audit.result,
+        label_checks=audit.label_checks,
+        card=audit.dataset.card,
+        galleries={
+            kind: [_pair(audit.dataset, link, audit.agreement[link]) for link in links]
+            for kind, links in _chosen(audit)
+        },
     )
 
 
@@ -82,9 +87,9 @@ def _pair(dataset: Dataset, link: Link, agreement: float) -> Pair:
     )
 
 
-def _panel(image: Image) -> str:
+def _panel(image: Image) -> bytes:
     height, width = image.shape[:2]
     scale = min(PANEL[0] / width, PANEL[1] / height, LARGEST_SCALE)
     size = max(1, round(width * scale)), max(1, round(height * scale))
     interpolation = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
-    return data_uri(jpeg(cv2.resize(image, size, interpolation=interpolation).astype(np.uint8)), "jpeg")
+    return jpeg(cv2.resize(image, size, interpolation=interpolation).astype(np.uint8))

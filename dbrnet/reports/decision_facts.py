@@ -1,8 +1,9 @@
-"""The facts of one decision, and what follows from them in words."""
+"""The facts of one decision, candidate and champion in rows, and what follows from them in words."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from dbrnet.evaluation.defect_metrics import SIZES
 from dbrnet.records import (
@@ -10,18 +11,34 @@ from dbrnet.records import (
     ChampionRecord,
     ComparedScores,
     Decision,
+    DefectTally,
     Estimate,
     EvaluationRecord,
     Promotion,
     TrainRecord,
     format_value,
 )
+from dbrnet.reports.html import leak_statement
 
+LISTED = 6  # names in a sentence
 SHOWN_REASONS = 2  # in the sentence; the criteria list them all
 FEW_GROUPS = 50  # in the test split: below, the intervals are wide and themselves uncertain
 FEW_IMAGES = 30  # of a class in the train split
 LOW_RECALL = 0.8  # of the defects of a size or a class
 NOT_KNOWN = Estimate(value=None)
+OVERALL = {
+    "miou": "mIoU",
+    "miou_defects": "mIoU, defects only",
+    "pixel_accuracy": "pixel accuracy",
+    "defect_recall": "defects found",
+    "defect_precision": "predicted defects that are correct",
+    "boundary_f1": "boundary F1",
+    "false_positives": "false positives per defect-free image",
+    "flagged_share": "defect-free images flagged",
+}
+LESS_IS_BETTER = {"false_positives", "flagged_share"}
+
+Reading = Literal["better", "worse", "same", "unclear", ""]
 
 
 @dataclass(frozen=True)
@@ -48,11 +65,6 @@ class Facts:
     def compared(self) -> ComparedScores | None:
         """The champion's scores on the same images, where both were scored."""
         return self.evaluation.compared
-
-    @property
-    def not_compared(self) -> str | None:
-        """Why there is no comparison though there is a champion."""
-        return self.evaluation.champion.not_compared if self.evaluation.champion else None
 
     @property
     def machine(self) -> str:
@@ -83,6 +95,65 @@ class Facts:
 
 
 @dataclass(frozen=True)
+class Comparison:
+    """A row: both sides' figures and their difference."""
+
+    key: str  # the figure's
+    label: str  # in its table
+    name: str  # in a sentence
+    candidate: Estimate
+    champion: Estimate
+    difference: Estimate
+    counts: str = ""  # such as "41 of 57 found", the candidate's; "" where nothing is counted
+
+    @property
+    def improvement(self) -> Estimate:
+        """The difference with the better side above 0."""
+        if self.key not in LESS_IS_BETTER:
+            return self.difference
+        own = self.difference
+        value, low, high = (None if end is None else -end for end in (own.value, own.high, own.low))
+        return Estimate(value=value, low=low, high=high, unit=own.unit)
+
+    @property
+    def reads(self) -> Reading:
+        """The difference in a word; unclear where its interval holds 0, "" where it has none."""
+        low, high = self.improvement.low, self.improvement.high
+        if low is None or high is None:
+            return ""
+        if low == high == 0:
+            return "same"
+        if low <= 0 <= high:
+            return "unclear"
+        return "better" if low > 0 else "worse"
+
+
+def overall(facts: Facts) -> list[Comparison]:
+    """The figures of the whole test split; those that were not measured on either side are left out."""
+    rows = [_row(facts, name, label, label) for name, label in OVERALL.items()]
+    return [row for row in rows if row.candidate.value is not None or row.champion.value is not None]
+
+
+def by_class(facts: Facts, figure: str, name: str) -> list[Comparison]:
+    """`figure` (iou, boundary_f1, defect_recall/class) of each class; `name` such as "IoU of {}"."""
+    counted = facts.evaluation.defects.by_class if figure == "defect_recall/class" else {}
+    return [_row(facts, f"{figure}/{label}", label, name.format(label), counted.get(label)) for label in facts.classes]
+
+
+def by_size(facts: Facts) -> list[Comparison]:
+    """The recall of small, medium and large defects."""
+    counted = facts.evaluation.defects.by_size
+    return [
+        _row(facts, f"defect_recall/size/{size}", size, f"{size} defects found", counted.get(size)) for size in SIZES
+    ]
+
+
+def _row(facts: Facts, key: str, label: str, name: str, counted: DefectTally | None = None) -> Comparison:
+    figures = facts.figure(key), facts.champion_figure(key), facts.difference(key)
+    return Comparison(key, label, name, *figures, f"{counted.found} of {counted.true} found" if counted else "")
+
+
+@dataclass(frozen=True)
 class Verdict:
     """The outcome as the page's first words; `kind` is its style, one of four."""
 
@@ -99,7 +170,9 @@ def verdict(facts: Facts) -> Verdict:
     now = "There is no champion." if champion is None else f"Champion now: version {champion}."
     if before == champion == version:
         now = f"Version {version} is the champion already and stays."
-    reasons = _sentence(promotion.reasons)
+    reasons = "; ".join(promotion.reasons[:SHOWN_REASONS])
+    if (more := len(promotion.reasons) - SHOWN_REASONS) > 0:
+        reasons += f"; and {more} more"
     met = f"All {len(criteria)} criteria are met" if gate == "promoted" else "No criterion failed"
     if promotion.answer == "rejected" and gate != "rejected":  # the champion changed, or it was revoked
         return Verdict("superseded", "Not promoted, though it passed", f"{met}, but: {reasons}.", now)
@@ -113,22 +186,6 @@ def verdict(facts: Facts) -> Verdict:
         return Verdict("promoted", "Promoted", f"{met}, and it was promoted before.", now)
     place = "there was no champion before" if before is None else f"it takes the place of version {before}"
     return Verdict("promoted", "Promoted", f"{met}; {place}.", now)
-
-
-def _sentence(reasons: Sequence[str]) -> str:
-    shown = "; ".join(reasons[:SHOWN_REASONS])
-    more = len(reasons) - SHOWN_REASONS
-    return f"{shown}; and {more} more" if more > 0 else shown
-
-
-def leak_statement(facts: Facts) -> tuple[bool, str]:
-    """Whether the candidate's scores leak, and the sentence that says so."""
-    split = facts.train.split
-    if split.leaks != "yes":
-        return False, "No known leak: the audit found no test image that is a near-copy of a training image."
-    rate = split.leak_rate.get("test")
-    counted = "Test images" if rate is None else f"{format_value(rate, 'share')} of the test images"
-    return True, f"LEAKS: {counted} have a near-copy in training. The scores measure memory as much as skill."
 
 
 def seen_statement(facts: Facts) -> str | None:
@@ -148,8 +205,8 @@ def seen_statement(facts: Facts) -> str | None:
 
 def limitations(facts: Facts) -> list[str]:
     """What a user of the model should not expect of it: a sentence each, the gravest first."""
-    leaking, leak = leak_statement(facts)
-    return [*([leak] if leaking else []), *_of_data(facts), *_of_accuracy(facts), *_of_runtimes(facts)]
+    leaking, leak = leak_statement(facts.train.split)
+    return [*([leak] if leaking else []), *_of_data(facts), *_of_the_model(facts)]
 
 
 def _of_data(facts: Facts) -> Iterator[str]:
@@ -171,19 +228,16 @@ def _of_data(facts: Facts) -> Iterator[str]:
         yield f"Not in the test split, so its accuracy is not known: {_listed(absent)}."
 
 
-def _of_accuracy(facts: Facts) -> Iterator[str]:
-    weak = []
-    for kind, names in (("class", facts.classes), ("size", SIZES)):
-        for name in names:
-            recall = facts.figure(f"defect_recall/{kind}/{name}").value
-            if recall is not None and recall < LOW_RECALL:
-                missed = format_value(1 - recall, "share")
-                weak.append(f"{missed} of {name}{' defects' if kind == 'size' else ''}")
+def _of_the_model(facts: Facts) -> Iterator[str]:
+    recalls = [(row.candidate.value, row.label) for row in by_class(facts, "defect_recall/class", "{}")]
+    recalls += [(row.candidate.value, f"{row.label} defects") for row in by_size(facts)]
+    weak = [
+        f"{format_value(1 - recall, 'share')} of {name}"
+        for recall, name in recalls
+        if recall is not None and recall < LOW_RECALL
+    ]
     if weak:
         yield f"It overlooks {_listed(weak)} in the test split."
-
-
-def _of_runtimes(facts: Facts) -> Iterator[str]:
     yield f"Its speed holds for {facts.machine}, in {facts.evaluation.runtime}; it differs on another machine."
     if noise := facts.benchmark.noise:
         yield f"The speed was measured on {noise}."
@@ -192,6 +246,5 @@ def _of_runtimes(facts: Facts) -> Iterator[str]:
 
 
 def _listed(names: Sequence[str]) -> str:
-    shown = names[:6]
-    more = len(names) - len(shown)
-    return ", ".join([*shown, f"{more} more"] if more else shown)
+    more = len(names) - LISTED
+    return ", ".join([*names[:LISTED], *([f"{more} more"] if more > 0 else [])])

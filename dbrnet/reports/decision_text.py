@@ -5,8 +5,8 @@ from collections.abc import Iterator, Sequence
 
 from dbrnet.benchmark.measurement import table
 from dbrnet.records import BenchmarkRecord, Criterion, Promotion, format_value
-from dbrnet.reports.comparisons import Comparison, by_class, by_size, overall
-from dbrnet.reports.decision_facts import Facts, leak_statement, limitations, verdict
+from dbrnet.reports.decision_facts import Comparison, Facts, by_class, by_size, limitations, overall, verdict
+from dbrnet.reports.html import leak_statement
 
 LONGEST = 5000  # characters: MLflow's description of a version
 LINE = 300  # characters of a text that others wrote
@@ -27,7 +27,11 @@ def model_card(facts: Facts) -> str:
 def _sections(facts: Facts) -> Iterator[str]:
     evaluation, dataset, split = facts.evaluation, facts.train.dataset, facts.train.split
     outcome, decided = verdict(facts), facts.promotion
-    leaking, leak = leak_statement(facts)
+    leaking, leak = leak_statement(split)
+    nn_baseline = "The nearest-neighbour baseline was not measured."
+    if evaluation.nn_miou is not None:
+        miou = format_value(evaluation.nn_miou, "share")
+        nn_baseline = f"Copying the nearest training image's mask scores {miou} mIoU."
     note = [f"The dataset's card says: {_text(split.leak_note)}"] if split.leak_note else []
     yield f"# {_text(facts.name)}"
     yield _text(f"{outcome.word} on {decided.time[:10]} by {decided.by}. {outcome.why} {outcome.now}")
@@ -40,7 +44,7 @@ def _sections(facts: Facts) -> Iterator[str]:
     )
     yield _section("Decision", *_criteria(facts.decision.criteria))
     yield _section("Limitations", *(f"- {_text(sentence)}" for sentence in limitations(facts)))
-    yield _section("Leaks", "\n\n".join([_text(leak), *note, _nn_baseline(facts)]))
+    yield _section("Leaks", "\n\n".join([_text(leak), *note, nn_baseline]))
     yield _section(
         "Accuracy",
         f"{evaluation.images} test images, in % with {round(100 * evaluation.bootstrap.confidence)} % intervals.",
@@ -68,13 +72,6 @@ def _sections(facts: Facts) -> Iterator[str]:
 
 def _section(heading: str, *lines: str) -> str:
     return "\n".join([f"## {heading}", "", *lines])
-
-
-def _nn_baseline(facts: Facts) -> str:
-    miou = facts.evaluation.nn_miou
-    if miou is None:
-        return "The nearest-neighbour baseline was not measured."
-    return f"Copying the nearest training image's mask scores {format_value(miou, 'share')} mIoU."
 
 
 def _accuracy(facts: Facts, rows: Sequence[Comparison]) -> list[str]:

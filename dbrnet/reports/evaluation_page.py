@@ -1,49 +1,13 @@
 """The evaluation report: one HTML file that opens offline, with its images and styles inside."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 from dbrnet.data.dataset import Card
-from dbrnet.evaluation.defect_metrics import SIZE_BOUNDS, SIZES
-from dbrnet.records import (
-    DefectTally,
-    Estimate,
-    EvaluationRecord,
-    ExportRecord,
-    RuntimeParity,
-    TrainRecord,
-    format_value,
-)
+from dbrnet.evaluation.defect_metrics import SIZE_BOUNDS
+from dbrnet.records import EvaluationRecord, ExportRecord, RuntimeParity, TrainRecord, format_value
 from dbrnet.reports.gallery import ERROR_KINDS, Gallery
-from dbrnet.reports.html import css, data_uri, templates
+from dbrnet.reports.html import data_uri, leak_statement, render
 from dbrnet.reports.plots import confusion_plot, training_curves
-
-
-@dataclass(frozen=True)
-class ClassRow:
-    """A line of the report's table of classes; None where a score does not exist."""
-
-    name: str
-    color: str  # CSS
-    iou: Estimate
-    f1: float | None
-    precision: float | None
-    recall: float | None
-    pixels: int
-    share: float  # of the split's pixels
-    images: int
-
-
-@dataclass(frozen=True)
-class DefectRow:
-    """A line of a table of connected defects, of one class or of one size."""
-
-    name: str
-    color: str | None  # CSS; None: not of a class
-    counts: DefectTally
-    recall: Estimate
-    precision: Estimate | None = None
-    boundary: Estimate | None = None  # F1 of the outlines
 
 
 def render_report(
@@ -55,72 +19,24 @@ def render_report(
     gallery: Gallery,
 ) -> str:
     """The whole report as HTML; `history` are the training's rows by epoch, without which there are no curves."""
-    environment = templates()
-    environment.filters["worst_change"] = _worst_change
     names = [info.name for info in card.classes]
-    return environment.get_template("evaluation.html").render(
+    return render(
+        "evaluation.html",
         title=f"DBRNet on {card.title}",
         record=record,
+        card=card,
+        leak=leak_statement(record.split),
         confidence=f"{100 * record.bootstrap.confidence:g} %",
         size_bounds=SIZE_BOUNDS,
-        rows=_class_rows(record, card),
-        defects=_defect_rows(record, card),
-        card=card,
+        worst_change=_worst_change,
+        class_colors={info.name: info.color for info in card.classes[1:]},
+        error_colors={kind.name: kind.color for kind in ERROR_KINDS[1:]},
         confusion=data_uri(confusion_plot(record.confusion, names), "svg+xml"),
         curves=data_uri(training_curves(history), "svg+xml") if history else None,
         epochs=len(history),
         gallery=gallery,
-        error_kinds=ERROR_KINDS[1:],
         provenance=_provenance(train, export),
     )
-
-
-def _class_rows(record: EvaluationRecord, card: Card) -> list[ClassRow]:
-    scores, pixels = record.scores, [sum(row) for row in record.confusion]
-    return [
-        ClassRow(
-            name=info.name,
-            color=css(info.color),
-            iou=record.figures[f"iou/{info.name}"],
-            f1=scores.f1[info.name],
-            precision=scores.precision[info.name],
-            recall=scores.recall[info.name],
-            pixels=count,
-            share=count / sum(pixels),
-            images=record.images_by_class[info.name],
-        )
-        for info, count in zip(card.classes, pixels, strict=True)
-    ]
-
-
-def _defect_rows(record: EvaluationRecord, card: Card) -> dict[str, list[DefectRow]]:
-    """The tables "class", which ends with all of them, and "size"; what is nowhere is left out."""
-    figures, counts = record.figures, record.defects
-    classes = [
-        DefectRow(
-            name=info.name,
-            color=css(info.color),
-            counts=counts.by_class[info.name],
-            recall=figures[f"defect_recall/class/{info.name}"],
-            precision=figures[f"defect_precision/class/{info.name}"],
-            boundary=figures[f"boundary_f1/{info.name}"],
-        )
-        for info in card.classes[1:]
-    ]
-    tallies = list(counts.by_class.values())
-    total = DefectTally(
-        true=sum(tally.true for tally in tallies),
-        found=sum(tally.found for tally in tallies),
-        predicted=sum(tally.predicted or 0 for tally in tallies),
-        correct=sum(tally.correct or 0 for tally in tallies),
-    )
-    overall = (figures[name] for name in ("defect_recall", "defect_precision", "boundary_f1"))
-    classes.append(DefectRow("all", None, total, *overall))
-    sizes = [DefectRow(size, None, counts.by_size[size], figures[f"defect_recall/size/{size}"]) for size in SIZES]
-    return {
-        kind: [row for row in rows if row.counts.true or row.counts.predicted]
-        for kind, rows in (("class", classes), ("size", sizes))
-    }
 
 
 def _provenance(train: TrainRecord, export: ExportRecord) -> dict[str, str]:

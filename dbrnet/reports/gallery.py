@@ -1,4 +1,4 @@
-"""The images a report shows: the best, the median and the worst, each with its truth, answer and errors."""
+"""The images that pages show, each with its truth and answers: best, median and worst, and where two models differ."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -9,7 +9,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dbrnet.data.dataset import ClassInfo, Dataset, Image, Mask
-from dbrnet.evaluation.comparison import Disagreement
 from dbrnet.evaluation.metrics import IGNORE_INDEX
 from dbrnet.evaluation.predictions import Evaluation, ImageResult, Predict, predict_one
 from dbrnet.files import write_atomically
@@ -18,6 +17,7 @@ from dbrnet.records import DisagreementFacts
 from dbrnet.reports.html import WIDE, jpeg
 
 PANEL_WIDTH = 420  # pixels; twice as many for a wide one
+SHOWN = 12  # disagreements, of as many groups
 PANELS = "disagreements"  # the folder of the panels on which candidate and champion disagree
 
 # Colours that stay apart for the colour-blind, and apart from "found", which is pale on purpose.
@@ -41,6 +41,19 @@ class GalleryImage:
 
 
 Gallery = dict[str, list[GalleryImage]]  # "worst", "median" and "best" -> images
+
+
+@dataclass(frozen=True)
+class Disagreement:
+    """An image on which the candidate does better or worse than the champion."""
+
+    candidate: ImageResult
+    champion: ImageResult
+
+    @property
+    def change(self) -> float:
+        """Wrong pixels of the champion minus those of the candidate, as a share of the counted ones; below 0: worse."""
+        return (self.champion.wrong_pixels - self.candidate.wrong_pixels) / int(self.candidate.confusion.sum())
 
 
 def choose(evaluation: Evaluation, count: int) -> dict[str, list[ImageResult]]:
@@ -92,6 +105,25 @@ def overlays(image: Image, masks: Mapping[str, Mask], classes: Sequence[ClassInf
         shown = _fit(mask)
         drawn[caption] = jpeg(blend(fitted, np.where(shown == IGNORE_INDEX, 0, shown).astype(np.uint8), classes))
     return drawn
+
+
+def choose_disagreements(candidate: Evaluation, champion: Evaluation, count: int = SHOWN) -> list[Disagreement]:
+    """Up to `count` images with the largest changes, at most one per group; the worst regression first.
+
+    Half of the places are kept for regressions, where there are so many, so that they are seen however much better
+    the candidate is.
+    """
+    pairs = zip(candidate.images, champion.images, strict=True)
+    changed = [image for image in (Disagreement(*pair) for pair in pairs) if image.change]
+    worst_first = sorted(changed, key=lambda image: (image.change, image.candidate.id))
+    regressions = [image for image in worst_first if image.change < 0]
+    largest = sorted(changed, key=lambda image: (-abs(image.change), image.candidate.id))
+    chosen: dict[str, Disagreement] = {}
+    for limit, images in ((count // 2, regressions), (count, largest)):
+        for image in images:
+            if len(chosen) < limit:
+                chosen.setdefault(image.candidate.group, image)
+    return sorted(chosen.values(), key=lambda image: (image.change, image.candidate.id))
 
 
 def show_disagreements(

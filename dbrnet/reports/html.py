@@ -1,4 +1,4 @@
-"""What the pages share: the palette, the templates, and how numbers and images are written into them."""
+"""What the pages share: the palette, the templates, and how numbers, images and leaks are written into them."""
 
 import base64
 from datetime import UTC, datetime
@@ -7,7 +7,7 @@ import cv2
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from dbrnet.data.dataset import Image
-from dbrnet.records import Estimate, Unit, format_value
+from dbrnet.records import Estimate, SplitFacts, Unit, format_value
 
 # The colours of all pages (as CSS variables) and plots. Accent and "worse" stay apart for the colour-blind.
 COLORS = {
@@ -35,8 +35,8 @@ JPEG_QUALITY = 85
 WIDE = 2.0  # width / height from which an image's panels are stacked, not set side by side
 
 
-def templates() -> Environment:
-    """The pages' templates; a variable that is not given is an error."""
+def render(template: str, **values: object) -> str:
+    """The page as HTML; a variable that is not given is an error."""
     environment = Environment(
         loader=PackageLoader("dbrnet.reports"),
         autoescape=True,
@@ -52,7 +52,7 @@ def templates() -> Environment:
         "css": css,
         "jpeg": lambda data: data_uri(data, "jpeg"),
     }
-    return environment
+    return environment.get_template(template).render(**values)
 
 
 def data_uri(data: bytes, kind: str) -> str:
@@ -64,6 +64,15 @@ def jpeg(image: Image) -> bytes:
     """The image, RGB [H, W, 3], as a JPEG file."""
     bgr = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
     return cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])[1].tobytes()
+
+
+def leak_statement(split: SplitFacts) -> tuple[bool, str]:
+    """Whether the scores on this split leak, and the sentence that says so."""
+    if split.leaks != "yes":
+        return False, "No known leak: the audit found no test image that is a near-copy of a training image."
+    rate = split.leak_rate.get("test")
+    counted = "Test images" if rate is None else f"{format_value(rate, 'share')} of the test images"
+    return True, f"LEAKS: {counted} have a near-copy in training. The scores measure memory as much as skill."
 
 
 def css(color: tuple[int, int, int]) -> str:

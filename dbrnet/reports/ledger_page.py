@@ -8,9 +8,8 @@ from itertools import pairwise, zip_longest
 from matplotlib.dates import AutoDateLocator, num2date
 from matplotlib.ticker import MaxNLocator
 
-from dbrnet.records import Estimate
 from dbrnet.registry.ledger_state import Event, Outcome
-from dbrnet.reports.html import templates
+from dbrnet.reports.html import render
 
 WIDTH, HEIGHT = 960.0, 300.0  # of the timeline's view box
 LEFT, RIGHT, TOP, BOTTOM = 52.0, 24.0, 28.0, 64.0  # around the plot; marks without mIoU lie in the bottom
@@ -34,16 +33,17 @@ OUTCOMES: dict[Outcome, tuple[str, str, str]] = {
 
 @dataclass(frozen=True)
 class Mark:
-    """An entry of the ledger as the page shows it, and where its mark lies on the timeline."""
+    """An entry of the ledger in a sentence, and where its mark lies on the timeline."""
 
     event: Event
-    time: str  # ISO
-    sign: str
-    style: str
     sentence: str
-    figures: Mapping[str, Estimate]  # miou, difference and fps, those that were measured
     x: float
     y: float
+
+    @property
+    def time(self) -> str:
+        """When it was entered, ISO."""
+        return _time(self.event).isoformat(timespec="seconds")
 
 
 @dataclass(frozen=True)
@@ -77,20 +77,18 @@ class Reign:
 def render_history(model_name: str, events: Sequence[Event]) -> str:
     """The ledger of `model_name` as one HTML file that opens offline; `events` the oldest first."""
     scale = _Scale.of(events)
-    return (
-        templates()
-        .get_template("ledger.html")
-        .render(
-            model_name=model_name,
-            entries=_marks(events, scale),
-            reigns=_reigns(events, scale),
-            champion=events[-1].champion_after if events else None,
-            scale=scale,
-            width=WIDTH,
-            height=HEIGHT,
-            unknown=scale.y(None),
-            kinds={outcome: OUTCOMES[outcome] for outcome in dict.fromkeys(event.outcome for event in events)},
-        )
+    return render(
+        "ledger.html",
+        title=f"The ledger of {model_name}",
+        marks=_marks(events, scale),
+        reigns=_reigns(events, scale),
+        champion=events[-1].champion_after if events else None,
+        scale=scale,
+        width=WIDTH,
+        height=HEIGHT,
+        unknown=scale.y(None),
+        outcomes=OUTCOMES,
+        kinds=dict.fromkeys(event.outcome for event in events),
     )
 
 
@@ -154,13 +152,10 @@ def _marks(events: Sequence[Event], scale: _Scale) -> list[Mark]:
     """Each event with its mark, moved to the right where it would hide one before it."""
     marks: list[Mark] = []
     for event in events:
-        sign, style, _ = OUTCOMES[event.outcome]
-        time = _time(event)
-        x, y = scale.x(time), scale.y(scale.miou.get(event.entry.version))
+        x, y = scale.x(_time(event)), scale.y(scale.miou.get(event.entry.version))
         while any(abs(x - mark.x) < APART and abs(y - mark.y) < APART for mark in marks):
             x += 1
-        iso = time.isoformat(timespec="seconds")
-        marks.append(Mark(event, iso, sign, style, _sentence(event), event.entry.figures.estimates, x, y))
+        marks.append(Mark(event, _sentence(event), x, y))
     return marks
 
 

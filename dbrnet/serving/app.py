@@ -16,7 +16,7 @@ from starlette.requests import ClientDisconnect
 from dbrnet import __version__
 from dbrnet.errors import UserError
 from dbrnet.inference.runtimes.base import Answer
-from dbrnet.reports.html import templates
+from dbrnet.reports.html import render
 from dbrnet.serving.responses import ErrorLine, Prediction, Refusal, Timing, as_json, as_png, class_table
 from dbrnet.serving.upload import Uploads
 from dbrnet.serving.worker import Metrics, Worker
@@ -104,7 +104,7 @@ def _add_prediction(app: FastAPI, worker: Worker, uploads: Uploads, metrics: Met
 
 
 def _add_descriptions(app: FastAPI, worker: Worker, model_name: str) -> None:
-    model, page = worker.model, templates().get_template("service.html").render()
+    model, page = worker.model, render("service.html", title="DBRNet: defects in an image")
 
     @app.get("/", include_in_schema=False)
     async def show_page() -> HTMLResponse:

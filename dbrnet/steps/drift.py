@@ -3,7 +3,7 @@
 import csv
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +12,7 @@ from dbrnet.config import DriftParams
 from dbrnet.data import open_dataset
 from dbrnet.data.dataset import CARD_FILE, SAMPLES_FILE, Card, Dataset
 from dbrnet.data.image_stats import FEATURES, IMAGE_STATS_FILE
-from dbrnet.drift.checks import FALSE_ALARMS, Check, Feature, check_classes, check_count, check_feature
+from dbrnet.drift.checks import FALSE_ALARMS, Feature, check_classes, check_count, check_feature
 from dbrnet.drift.new_samples import Images, NewSamples, find_new_samples, open_current, read_image
 from dbrnet.evaluation.predictions import IMAGES_TABLE
 from dbrnet.files import atomic_directory, write_atomically
@@ -52,7 +52,7 @@ def drift(params: DriftParams, dataset: Path, champion: Path, *, out: Path) -> N
         answer="yes" if comparison.reasons else "no",
         reasons=tuple(comparison.reasons),
         notes=tuple(comparison.notes),
-        checks=tuple(DriftCheck.model_validate(asdict(check)) for check in comparison.checks),
+        checks=tuple(comparison.checks),
         images=comparison.images,
         unusable=comparison.unusable,
         reference=reference.content_hash if reference else None,
@@ -89,7 +89,7 @@ class _Comparison:
 
     reasons: list[str]
     notes: list[str] = field(default_factory=list)
-    checks: list[Check] = field(default_factory=list)
+    checks: list[DriftCheck] = field(default_factory=list)
     features: dict[str, Sides] = field(default_factory=dict)
     images: DriftImages | None = None
     unusable: tuple[str, ...] = ()
@@ -185,7 +185,7 @@ def _confidence(network: Model, images: Images) -> Feature:
     return Feature(np.array(values, np.float64), chosen.groups)
 
 
-def _notes(new_samples: NewSamples, checks: Sequence[Check], limit: float) -> list[str]:
+def _notes(new_samples: NewSamples, checks: Sequence[DriftCheck], limit: float) -> list[str]:
     """The limitations of the answer."""
     notes = []
     chance = max((check.threshold for check in checks if check.name in FEATURES), default=limit)
@@ -200,7 +200,7 @@ def _notes(new_samples: NewSamples, checks: Sequence[Check], limit: float) -> li
     return notes
 
 
-def _plot(features: Mapping[str, Sides], checks: Sequence[Check], answer: str) -> bytes:
+def _plot(features: Mapping[str, Sides], checks: Sequence[DriftCheck], answer: str) -> bytes:
     by_name = {check.name: check for check in checks}
     panels = []
     for name, (before, new) in features.items():

@@ -7,15 +7,12 @@ from pathlib import Path
 
 from dbrnet.config import EvaluateParams
 from dbrnet.data import open_dataset
-from dbrnet.data.dataset import Dataset
 from dbrnet.data.split import SPLIT_TABLE, Split, require_trained_on
 from dbrnet.errors import UserError
 from dbrnet.evaluation.bootstrap import RESAMPLES, SEED
-from dbrnet.evaluation.comparison import choose_disagreements, compare
-from dbrnet.evaluation.defect_metrics import MatchRules
-from dbrnet.evaluation.figures import defect_counts, estimates
+from dbrnet.evaluation.figures import compare, defect_counts, estimates
 from dbrnet.evaluation.parity import measure_parity
-from dbrnet.evaluation.predictions import IMAGES_TABLE, Evaluation
+from dbrnet.evaluation.predictions import IMAGES_TABLE
 from dbrnet.evaluation.predictions import evaluate as run_evaluation
 from dbrnet.files import atomic_directory, write_atomically
 from dbrnet.inference.runtimes.registry import open_model
@@ -24,19 +21,17 @@ from dbrnet.records import (
     AuditRecord,
     Bootstrap,
     ChampionScores,
-    ComparedScores,
     DisagreementFacts,
     EvaluationRecord,
     ExportRecord,
     MatchFacts,
-    RuntimeParity,
     TrainRecord,
     format_value,
     read_history,
 )
 from dbrnet.reports.evaluation_page import render_report
-from dbrnet.reports.gallery import build_gallery, show_disagreements
-from dbrnet.steps.checks import Runtimes, class_difference, open_champion, open_runtimes
+from dbrnet.reports.gallery import build_gallery, choose_disagreements, show_disagreements
+from dbrnet.steps.checks import class_difference, open_champion, open_runtimes
 
 log = logging.getLogger(__name__)
 
@@ -62,9 +57,9 @@ def evaluate(
     if difference := class_difference(model.classes, data.card.classes, str(dataset)):
         raise UserError(f"{exported}: the model {difference}; give the dataset that it was trained on")
     baseline = open_champion(champion, export.deployed, classes=data.card.classes)
-    rules = MatchRules(params.min_overlap, params.boundary_tolerance)
+    rules = MatchFacts(min_overlap=params.min_overlap, boundary_tolerance=params.boundary_tolerance)
     evaluation = run_evaluation(model.predict, data, ids, rules)
-    parity = _measure_parity(trained, runtimes, data, ids)
+    parity = measure_parity(open_model(trained / "model.pt"), runtimes.models, data, ids)
     with atomic_directory(out, "evaluate") as folder:
         scores: ChampionScores | None = None
         disagreements: tuple[DisagreementFacts, ...] = ()
@@ -75,7 +70,9 @@ def evaluate(
         if baseline and baseline.model:
             other = run_evaluation(baseline.model.predict, data, ids, rules, "evaluate the champion")
             seen = _seen(champion / SPLIT_TABLE, ids)
-            compared = _compare(evaluation, other, baseline.model.runtime, seen, params.confidence)
+            compared = compare(
+                evaluation, other, confidence=params.confidence, runtime=baseline.model.runtime, seen=seen
+            )
             scores = scores and scores.model_copy(update={"compared": compared})
             chosen = choose_disagreements(evaluation, other)
             disagreements = show_disagreements(chosen, data, model.predict, baseline.model.predict, folder)
@@ -89,7 +86,7 @@ def evaluate(
                 groups=len({image.group for image in evaluation.images}),
                 seed=SEED,
             ),
-            match=MatchFacts(min_overlap=rules.min_overlap, boundary_tolerance=rules.boundary_tolerance),
+            match=rules,
             defects=defect_counts(evaluation),
             confusion=evaluation.confusion.tolist(),
             images=len(evaluation.images),
@@ -116,28 +113,6 @@ def evaluate(
         write_atomically(folder / "report.html", report)
     _log_summary(record)
     log.info("report: %s", out / "report.html")
-
-
-def _measure_parity(trained: Path, runtimes: Runtimes, data: Dataset, ids: Sequence[str]) -> dict[str, RuntimeParity]:
-    reference = open_model(trained / "model.pt").predict_with_logits
-    measured = measure_parity(
-        reference, {name: model.predict_with_logits for name, model in runtimes.models.items()}, data, ids
-    )
-    return {name: parity.record(runtimes.models[name].precision) for name, parity in measured.items()}
-
-
-def _compare(
-    candidate: Evaluation, champion: Evaluation, runtime: str, seen: float | None, confidence: float
-) -> ComparedScores:
-    comparison = compare(candidate, champion, confidence)
-    return ComparedScores(
-        runtime=runtime,
-        seen=seen,
-        scores=champion.scores,
-        figures=comparison.figures,
-        defects=defect_counts(champion),
-        difference=comparison.difference,
-    )
 
 
 def _seen(table: Path, ids: Sequence[str]) -> float | None:

@@ -8,8 +8,8 @@ from dbrnet.config import SplitParams
 from dbrnet.data import open_dataset
 from dbrnet.data.split import SPLIT_FILE, Split, split_samples
 from dbrnet.errors import UserError
-from dbrnet.files import atomic_directory, require_apart, write_atomically
-from dbrnet.reports.audit_page import PAGE, render_audit
+from dbrnet.files import atomic_directory, require_apart
+from dbrnet.reports.audit_page import PAGE, write_audit
 
 log = logging.getLogger(__name__)
 
@@ -43,8 +43,7 @@ def split(params: SplitParams, dataset: Path, champion: Path | None = None, *, o
     audit = audit_splits(duplicates, made.ids)
     with atomic_directory(out, "split") as folder:
         made.save(folder)
-        audit.save(folder)
-        write_atomically(folder / PAGE, render_audit(audit))
+        write_audit(audit, folder)
     log.info("%s", ", ".join(f"{name} {len(ids)}" for name, ids in made.ids.items()))
     audit.log()
     log.info("page: %s", out / PAGE)

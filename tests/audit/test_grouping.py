@@ -122,3 +122,16 @@ def test_groups_do_not_depend_on_symmetry_or_order(make: Make, choice: list[Symm
     images = {f"p{index}": laid(originals[index], choice[index]) for index in order}
     pairs = {frozenset({f"p{2 * pair}", f"p{2 * pair + 1}"}) for pair in range(4)}
     assert members(search(make(images)).groups) == pairs | {frozenset({"p8"})}
+
+
+def test_eight_symmetries_differ_and_each_has_an_inverse() -> None:
+    array = np.arange(12).reshape(3, 4)
+    laid = [np.ascontiguousarray(symmetry.apply(array)) for symmetry in SYMMETRIES]
+    assert len({(image.shape, image.tobytes()) for image in laid}) == 8
+    for symmetry, image in zip(SYMMETRIES, laid, strict=True):
+        np.testing.assert_array_equal(symmetry.inverse.apply(image), array)
+
+
+def test_symmetries_are_named() -> None:
+    assert [str(symmetry) for symmetry in SYMMETRIES[:2]] == ["as it is", "turned 90°"]
+    assert str(SYMMETRIES[6]) == "mirrored, turned 180°"

@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 
 from dbrnet.audit.matching import SYMMETRIES
-from dbrnet.audit.nn_baseline import repeatability
-from dbrnet.audit.result import audit_splits, search
+from dbrnet.audit.result import audit_splits, repeatability, search
 from tests.audit.conftest import Make, steel
 
 
@@ -50,11 +49,11 @@ def test_masks_that_disagree_are_measured(make: Make) -> None:
     image, mask = steel(1)
     other = np.roll(mask, 6, axis=1)
     dataset = make({"a": (image, mask), "b": (image, other)} | {f"p{seed}": steel(seed) for seed in (2, 3)})
-    measured = repeatability(dataset, search(dataset).groups.links)
+    scores, agreement = repeatability(dataset, search(dataset).groups.links)
     overlap = ((mask > 0) & (other > 0)).sum() / ((mask > 0) | (other > 0)).sum()
-    assert measured.scores is not None
-    assert measured.scores.miou_defects == pytest.approx(overlap, abs=0.02)
-    assert list(measured.agreement.values()) == [pytest.approx(overlap, abs=0.02)]
+    assert scores is not None
+    assert scores.miou_defects == pytest.approx(overlap, abs=0.02)
+    assert list(agreement.values()) == [pytest.approx(overlap, abs=0.02)]
 
 
 def test_swapped_labels_come_first_and_empty_masks_agree(make: Make) -> None:

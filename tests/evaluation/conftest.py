@@ -8,10 +8,11 @@ import pytest
 from numpy.typing import NDArray
 
 from dbrnet.data.dataset import Card, ClassInfo, Dataset, Sample
-from dbrnet.evaluation.defect_metrics import MatchRules
 from dbrnet.evaluation.predictions import Predict
+from dbrnet.records import MatchFacts
 
-RULES = MatchRules(min_overlap=0.5, boundary_tolerance=2)
+IDS = tuple(f"p{number}" for number in range(6))
+RULES = MatchFacts(min_overlap=0.5, boundary_tolerance=2)
 
 CLASSES = (
     ClassInfo("background", (0, 0, 0)),
@@ -47,44 +48,48 @@ def _truth(number: int) -> NDArray[np.uint8]:
     return mask
 
 
-@pytest.fixture
-def dataset(tmp_path: Path) -> Dataset:
-    (tmp_path / "images").mkdir()
-    (tmp_path / "masks").mkdir()
+def tiny_dataset(folder: Path) -> Dataset:
+    """Six images of five groups in `folder`."""
+    (folder / "images").mkdir()
+    (folder / "masks").mkdir()
     samples = []
     for number, group in enumerate("aabcde"):
         mask = _truth(number)
         height, width = mask.shape
         image, name = f"images/p{number}.png", f"masks/p{number}.png"
         # The image's brightness tells the predictor which one it is.
-        cv2.imwrite(str(tmp_path / image), np.full((height, width, 3), 10 * number, np.uint8))
-        cv2.imwrite(str(tmp_path / name), mask)
+        cv2.imwrite(str(folder / image), np.full((height, width, 3), 10 * number, np.uint8))
+        cv2.imwrite(str(folder / name), mask)
         present = tuple(int(value) for value in np.unique(mask) if value)
         samples.append(Sample(f"p{number}", image, name, height, width, present, group, "0" * 64))
-    dataset = Dataset(tmp_path, CARD, tuple(samples))
-    dataset.save_tables()
-    return Dataset.load(tmp_path)
+    Dataset(folder, CARD, tuple(samples)).save_tables()
+    return Dataset.load(folder)
+
+
+def answer(images: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+    """Right but for: a false positive of 2 pixels in p1, p2 missed whole, 3 pixels of p3 and p4's dent wrong."""
+    masks = []
+    for image in images:
+        number = int(image[0, 0, 0]) // 10
+        mask = _truth(number)
+        if number == 1:
+            mask[0, :2] = 1
+        if number == 2:
+            mask[:] = 0
+        if number == 3:
+            mask[4, 4:7] = 0
+        if number == 4:
+            mask[mask == 2] = 1
+        masks.append(mask)
+    answers = np.stack(masks)
+    return answers, np.full(answers.shape, 0.75, np.float32)
+
+
+@pytest.fixture
+def dataset(tmp_path: Path) -> Dataset:
+    return tiny_dataset(tmp_path)
 
 
 @pytest.fixture
 def predict() -> Predict:
-    """Right but for: a false positive of 2 pixels in p1, p2 missed whole, 3 pixels of p3 and p4's dent wrong."""
-
-    def answer(images: NDArray[np.uint8]) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
-        masks = []
-        for image in images:
-            number = int(image[0, 0, 0]) // 10
-            mask = _truth(number)
-            if number == 1:
-                mask[0, :2] = 1
-            if number == 2:
-                mask[:] = 0
-            if number == 3:
-                mask[4, 4:7] = 0
-            if number == 4:
-                mask[mask == 2] = 1
-            masks.append(mask)
-        answers = np.stack(masks)
-        return answers, np.full(answers.shape, 0.75, np.float32)
-
     return answer

@@ -6,15 +6,15 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from dbrnet.evaluation.defect_metrics import MatchRules, count_defects
+from dbrnet.evaluation.defect_metrics import count_defects, no_defects
 from dbrnet.evaluation.metrics import IGNORE_INDEX, confusion_matrix
 from dbrnet.evaluation.predictions import Evaluation, ImageResult
-from dbrnet.records import Estimate
+from dbrnet.records import Estimate, MatchFacts
 
 Mask = NDArray[np.uint8]
 CLASSES = 4
 NAMES = ("background", "scratch", "dent", "stain")
-RULES = MatchRules(min_overlap=0.5, boundary_tolerance=1)
+RULES = MatchFacts(min_overlap=0.5, boundary_tolerance=1)
 
 
 def blobs(rng: np.random.Generator, height: int, width: int, coarse: float) -> Mask:
@@ -51,6 +51,21 @@ def evaluation(seeds: Iterable[int], groups: int) -> Evaluation:
             prediction[prediction < 3] = 0
         images.append(image(f"p{number:03}", f"g{number % groups}", prediction, truth))
     return Evaluation(NAMES, tuple(images))
+
+
+def results(wrong: list[int], groups: str = "") -> Evaluation:
+    """Images of 100 pixels with so many wrong ones each; a group a letter, or each its own."""
+    images = (
+        ImageResult(
+            f"p{number:02}",
+            groups[number] if groups else str(number),
+            np.array([[50, 0], [missed, 50 - missed]], np.int64),
+            1.0,
+            no_defects(1),
+        )
+        for number, missed in enumerate(wrong)
+    )
+    return Evaluation(("background", "dent"), tuple(images))
 
 
 def width(one: Estimate) -> float:

@@ -1,4 +1,6 @@
-"""The intervals against a plain loop, against known truths, and for what must not change them."""
+"""Intervals of figures and differences: against a plain loop and known truths, and for what must not change them."""
+
+from typing import Any
 
 import numpy as np
 import pytest
@@ -6,13 +8,14 @@ from numpy.typing import NDArray
 
 from dbrnet.evaluation import bootstrap
 from dbrnet.evaluation.bootstrap import estimate
-from dbrnet.evaluation.figures import estimates, figures, group_counts
+from dbrnet.evaluation.figures import compare, estimates, figures, group_counts
 from dbrnet.evaluation.predictions import Evaluation
 from dbrnet.records import Estimate
-from tests.evaluation.random_masks import NAMES, evaluation, width
+from tests.evaluation.random_masks import NAMES, evaluation, results, width
 from tests.evaluation.test_figures import flat
 
 Counts = NDArray[np.int64]
+OTHER: Any = {"runtime": "onnxruntime-cpu", "seen": None}
 
 
 def share(sums: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
@@ -70,21 +73,13 @@ def test_group_intervals_have_their_coverage_and_image_intervals_do_not() -> Non
             held[place] += one.low <= 0.6 <= one.high
     by_groups, by_images = held / 200
     assert 0.91 <= by_groups <= 0.985
-    assert by_images < 0.75  # too sure of itself: six images of one thing are no six things
+    assert by_images < 0.75  # too narrow: images of one group are not independent
 
 
 def test_copies_within_a_group_do_not_change_the_interval() -> None:
     whole = evaluation(range(12), groups=6)
     doubled = Evaluation(NAMES, tuple(one for image in whole.images for one in (image, image)))
     assert estimates(doubled, 0.95) == estimates(whole, 0.95)
-
-
-def test_the_interval_widens_with_confidence_and_narrows_with_groups() -> None:
-    random = np.random.default_rng(1)
-    few, many = steel(random, 40, 1)[:, 0], steel(random, 640, 1)[:, 0]
-    narrow, usual = (estimate(few, share, confidence=level)["share"] for level in (0.5, 0.95))
-    assert width(narrow) < width(usual)
-    assert width(usual) / width(estimate(many, share, confidence=0.95)["share"]) == pytest.approx(4, rel=0.3)
 
 
 def test_one_group_has_a_value_and_no_interval() -> None:
@@ -102,3 +97,26 @@ def test_a_figure_that_too_few_groups_hold_has_no_interval(holding: int, has: bo
     assert one.value == 0.5
     assert (one.low is not None) == has
     assert estimate(rows * 0, share, confidence=0.95)["share"] == Estimate(value=None, unit="share")
+
+
+def test_the_paired_difference_has_a_narrower_interval() -> None:
+    random = np.random.default_rng(0)
+    hard = random.integers(5, 45, 80)  # what makes an image hard does so for both
+    candidate, champion = (results((hard + random.integers(-3, 4, 80)).tolist()) for _ in range(2))
+    comparison = compare(candidate, champion, confidence=0.95, **OTHER)
+    own = estimates(candidate, 0.95)["miou"]
+    other, difference = comparison.figures["miou"], comparison.difference["miou"]
+    assert difference.value == pytest.approx(own.value - other.value)  # type: ignore[operator]
+    assert width(difference) < np.hypot(width(own), width(other)) / 3
+
+
+def test_both_models_are_scored_as_each_alone() -> None:
+    candidate, champion = evaluation(range(10), 5), evaluation(range(10), 5)
+    same = compare(candidate, champion, confidence=0.9, **OTHER)
+    assert same.figures == estimates(champion, 0.9)
+    for name, one in same.difference.items():
+        assert one.value in (None, 0), name
+        assert one.low in (None, 0)
+    other = Evaluation(NAMES, tuple(reversed(champion.images)))
+    with pytest.raises(ValueError, match="same images"):
+        compare(candidate, other, confidence=0.9, **OTHER)

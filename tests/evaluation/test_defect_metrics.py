@@ -7,8 +7,9 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from dbrnet.evaluation.defect_metrics import MatchRules, count_defects
+from dbrnet.evaluation.defect_metrics import count_defects
 from dbrnet.evaluation.metrics import IGNORE_INDEX
+from dbrnet.records import MatchFacts
 from tests.evaluation.conftest import RULES
 from tests.evaluation.random_masks import CLASSES, masks
 
@@ -54,7 +55,7 @@ def distance(region: NDArray[np.bool_]) -> NDArray[np.float64]:
 @settings(max_examples=150, deadline=None)
 def test_counts_equal_plain_loops_over_scipys_labels_and_distances(seed: int, share: float, tolerance: int) -> None:
     prediction, truth = masks(seed)
-    counts = count_defects(prediction, truth, CLASSES, MatchRules(share, tolerance))
+    counts = count_defects(prediction, truth, CLASSES, MatchFacts(min_overlap=share, boundary_tolerance=tolerance))
     counted = truth != IGNORE_INDEX
     for id_ in range(1, CLASSES):
         true, predicted = truth == id_, prediction == id_
@@ -70,7 +71,7 @@ def test_counts_equal_plain_loops_over_scipys_labels_and_distances(seed: int, sh
         assert tuple(int(pixels[id_ - 1]) for pixels in outlines) == expected
 
 
-def counts_of(prediction: Mask, truth: Mask, rules: MatchRules = RULES) -> dict[str, Any]:
+def counts_of(prediction: Mask, truth: Mask, rules: MatchFacts = RULES) -> dict[str, Any]:
     return {name: counts[0].tolist() for name, counts in vars(count_defects(prediction, truth, 2, rules)).items()}
 
 
@@ -84,8 +85,8 @@ def test_half_of_a_defect_is_enough_and_less_is_not() -> None:
     counts = counts_of(prediction, truth)
     assert (counts["true"], counts["found"]) == ([2, 0, 0], [1, 0, 0])
     assert (counts["predicted"], counts["correct"]) == (3, 2)
-    assert counts_of(prediction, truth, MatchRules(0.375, 2))["found"] == [2, 0, 0]
-    assert counts_of(prediction, truth, MatchRules(0.51, 2))["found"] == [0, 0, 0]
+    assert counts_of(prediction, truth, MatchFacts(min_overlap=0.375, boundary_tolerance=2))["found"] == [2, 0, 0]
+    assert counts_of(prediction, truth, MatchFacts(min_overlap=0.51, boundary_tolerance=2))["found"] == [0, 0, 0]
 
 
 def test_another_class_finds_nothing_and_corners_connect() -> None:
@@ -124,7 +125,7 @@ def test_outlines_may_be_off_by_the_tolerance_and_no_more() -> None:
     for off, missed in ((0, 0), (2, 0), (3, 2 * 14)):  # of top and bottom, except near the sides
         grown = np.zeros_like(truth)
         grown[10 - off : 30 + off, 10:30] = 1
-        counts = counts_of(grown, truth, MatchRules(0.5, 2))
+        counts = counts_of(grown, truth, RULES)
         assert counts["true_boundary"] == 4 * 20 - 4
         assert counts["true_boundary"] - counts["met_boundary"] == missed
 

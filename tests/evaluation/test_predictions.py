@@ -9,13 +9,11 @@ from dbrnet.data.dataset import Dataset
 from dbrnet.errors import UserError
 from dbrnet.evaluation.metrics import IGNORE_INDEX
 from dbrnet.evaluation.predictions import Predict, evaluate
-from tests.evaluation.conftest import RULES
-
-ALL = tuple(f"p{number}" for number in range(6))
+from tests.evaluation.conftest import IDS, RULES
 
 
-def test_every_error_is_counted_where_it_was_made(dataset: Dataset, predict: Predict) -> None:
-    evaluation = evaluate(predict, dataset, ALL, RULES)
+def test_errors_are_counted_by_class_and_image(dataset: Dataset, predict: Predict) -> None:
+    evaluation = evaluate(predict, dataset, IDS, RULES)
     pixels = sum(sample.height * sample.width for sample in dataset.samples)
     # Scratch: 36 true, 12 missed in p2, 3 in p3. Dent: 16 true, 8 called scratch. Background: 2 flagged.
     expected = np.zeros((4, 4), np.int64)
@@ -49,8 +47,8 @@ def test_only_the_ids_given_are_evaluated(dataset: Dataset, predict: Predict) ->
 
 
 def test_the_table_has_a_row_per_image(dataset: Dataset, predict: Predict) -> None:
-    rows = list(csv.DictReader(io.StringIO(evaluate(predict, dataset, ALL, RULES).table())))
-    assert [row["id"] for row in rows] == list(ALL)
+    rows = list(csv.DictReader(io.StringIO(evaluate(predict, dataset, IDS, RULES).table())))
+    assert [row["id"] for row in rows] == list(IDS)
     assert rows[0]["miou_defects"] == ""
     assert rows[0]["group"] == rows[1]["group"] == "a"
     assert float(rows[3]["miou_defects"]) == pytest.approx(0.75)
@@ -80,13 +78,13 @@ def test_ignored_pixels_do_not_count(dataset: Dataset, predict: Predict) -> None
 def test_an_unusable_mask_is_named(dataset: Dataset, predict: Predict, value: int, message: str) -> None:
     cv2.imwrite(str(dataset.root / "masks/p3.png"), np.full((23, 24), value, np.uint8))
     with pytest.raises(UserError, match=rf"masks/p3\.png: .*{message}"):
-        evaluate(predict, dataset, ALL, RULES)
+        evaluate(predict, dataset, IDS, RULES)
 
 
 def test_a_mask_of_another_size_is_named(dataset: Dataset, predict: Predict) -> None:
     cv2.imwrite(str(dataset.root / "masks/p3.png"), np.zeros((9, 9), np.uint8))
     with pytest.raises(UserError, match=r"masks/p3\.png: .*shape"):
-        evaluate(predict, dataset, ALL, RULES)
+        evaluate(predict, dataset, IDS, RULES)
 
 
 def test_nothing_to_evaluate_is_an_error(dataset: Dataset, predict: Predict) -> None:
@@ -95,6 +93,6 @@ def test_nothing_to_evaluate_is_an_error(dataset: Dataset, predict: Predict) -> 
 
 
 def test_without_rules_only_pixels_are_counted(dataset: Dataset, predict: Predict) -> None:
-    pixels_only, whole = evaluate(predict, dataset, ALL), evaluate(predict, dataset, ALL, RULES)
+    pixels_only, whole = evaluate(predict, dataset, IDS), evaluate(predict, dataset, IDS, RULES)
     assert pixels_only.scores == whole.scores
     assert all(not counts.any() for image in pixels_only.images for counts in vars(image.defects).values())

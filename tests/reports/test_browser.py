@@ -11,8 +11,8 @@ from playwright.sync_api import Browser, Page, sync_playwright
 from dbrnet.reports.decision_facts import Facts
 from dbrnet.reports.decision_page import render_review
 from dbrnet.reports.ledger_page import render_history
-from tests.reports import examples
-from tests.reports.test_decision_page import CASES
+from tests.reports import cases
+from tests.reports.cases import CASES
 
 PHONE, DESKTOP = (390, 844), (1280, 900)
 Open = Callable[[str, tuple[int, int]], Page]
@@ -80,20 +80,20 @@ def test_the_worst_regression_is_a_click_away(facts: Facts, opened: Open, size: 
 
 
 @pytest.mark.parametrize("size", [PHONE, DESKTOP], ids=["phone", "desktop"])
-def test_the_first_screen_tells_what_was_decided_and_why(facts: Facts, opened: Open, size: tuple[int, int]) -> None:
-    page = opened(render_review(examples.rejected(facts)), size)
+def test_the_first_screen_shows_decision_and_reasons(facts: Facts, opened: Open, size: tuple[int, int]) -> None:
+    page = opened(render_review(cases.rejected(facts)), size)
     for said in ("Rejected", "3 of 14 criteria are not met", "Champion now: version 5", "LEAKS: 96.4 %"):
         place = page.get_by_text(said).first.bounding_box()
         assert place is not None
         assert place["y"] + place["height"] < size[1]
 
 
-@pytest.mark.parametrize("case", [examples.facts, *CASES], ids=lambda case: case.__name__)
+@pytest.mark.parametrize("case", [cases.facts, *CASES], ids=lambda case: case.__name__)
 def test_on_a_phone_nothing_is_cut_off_and_headings_are_in_order(
     tmp_path: Path, opened: Open, case: Callable[[Facts], Facts]
 ) -> None:
-    base = examples.facts(tmp_path)
-    page = opened(render_review(base if case is examples.facts else case(base)), PHONE)
+    base = cases.facts(tmp_path)
+    page = opened(render_review(base if case is cases.facts else case(base)), PHONE)
     page.evaluate("document.querySelectorAll('details').forEach((one) => { one.open = true; })")
     assert page.evaluate("document.documentElement.scrollWidth") <= PHONE[0]
     assert page.evaluate(UNREACHABLE) == 0
@@ -103,7 +103,7 @@ def test_on_a_phone_nothing_is_cut_off_and_headings_are_in_order(
     assert all(after <= before + 1 for before, after in pairwise(levels))
 
 
-def test_the_keyboard_reaches_everything_and_shows_where_it_is(facts: Facts, opened: Open) -> None:
+def test_every_control_is_reached_by_keyboard_with_visible_focus(facts: Facts, opened: Open) -> None:
     page = opened(render_review(facts), PHONE)
     places = tab_through(page)
     assert len(places) == page.evaluate(FOCUSABLE)
@@ -131,8 +131,8 @@ def tab_through(page: Page) -> list[str]:
 
 
 @pytest.mark.parametrize("size", [PHONE, DESKTOP], ids=["phone", "desktop"])
-def test_a_mark_of_the_timeline_leads_to_its_entry(opened: Open, size: tuple[int, int]) -> None:
-    page = opened(render_history("dbrnet-neu-seg", examples.year()), size)
+def test_a_timeline_mark_links_to_its_entry(opened: Open, size: tuple[int, int]) -> None:
+    page = opened(render_history("dbrnet-neu-seg", cases.year()), size)
     assert page.evaluate("document.documentElement.scrollWidth") <= size[0]
     assert len(tab_through(page)) == page.evaluate(FOCUSABLE) == 15 + 2 + 7
     page.get_by_role("link", name="2026-04-09: Rolled back").click()

@@ -8,12 +8,12 @@ import pytest
 
 from dbrnet.reports.decision_facts import Facts
 from dbrnet.reports.decision_text import LONGEST, model_card, render_summary
-from tests.reports import examples
+from tests.reports import cases, examples
+from tests.reports.cases import CASES
 from tests.reports.examples import change
-from tests.reports.test_decision_page import CASES
 
 
-def test_says_what_a_user_must_know(facts: Facts) -> None:
+def test_the_card_shows_decision_scores_speed_and_lineage(facts: Facts) -> None:
     card = model_card(facts)
     for line in (
         "# dbrnet-neu-seg version 7",
@@ -30,14 +30,14 @@ def test_says_what_a_user_must_know(facts: Facts) -> None:
     assert "| mIoU                                  | 75.7 (74.5 to 76.9) | 75.1 (73.9 to 76.3) |" in card
 
 
-def test_limits_follow_from_the_facts(facts: Facts) -> None:
+def test_limitations_follow_from_the_records(facts: Facts) -> None:
     card = model_card(facts)
     assert "902 images of NEU-Seg, hot-rolled steel strip in 214 groups" in card
     assert "overlooks 29.9 % of inclusion, 38.8 % of small defects" in card
     evaluation = change(facts.evaluation, defect_free=0, bootstrap__groups=12)
     counts = facts.train.split.counts
     rare = change(counts["train"], images_by_class={**counts["train"].images_by_class, "scratches": 7})
-    poor = model_card(replace(examples.rejected(facts), evaluation=evaluation))
+    poor = model_card(replace(cases.rejected(facts), evaluation=evaluation))
     assert "false positives on good steel are not known" in poor
     assert "only 12 groups" in poor
     assert "- LEAKS: 96.4 % of the test images" in poor
@@ -45,8 +45,8 @@ def test_limits_follow_from_the_facts(facts: Facts) -> None:
     assert "scratches (7)" in model_card(replace(facts, train=few))
 
 
-def test_a_rejection_says_what_was_in_the_way(facts: Facts) -> None:
-    card = model_card(examples.rejected(facts))
+def test_a_rejections_card_lists_the_unmet_criteria(facts: Facts) -> None:
+    card = model_card(cases.rejected(facts))
     assert "10 of 14 criteria passed." in card
     assert card.index("**LEAKS: 96.4 % of the test images") < card.index("## Intended use")
     for reason in ("- mIoU against", "- leaking test images 96.4 %", "- p99, ms: not measured", "- times as fast"):
@@ -54,8 +54,10 @@ def test_a_rejection_says_what_was_in_the_way(facts: Facts) -> None:
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.__name__)
-def test_is_short_and_cannot_be_broken_out_of(facts: Facts, case: Callable[[Facts], Facts]) -> None:
-    card = model_card(case(facts))
+def test_card_and_summary_stand_missing_values_and_hostile_text(facts: Facts, case: Callable[[Facts], Facts]) -> None:
+    decided = case(facts)
+    card = model_card(decided)
+    assert render_summary(decided).count("\n") >= 10
     assert len(card) <= LONGEST
     assert "<script" not in card
     assert not re.search(r"(?<!\\)\]\(", card)
@@ -84,9 +86,4 @@ def test_summary_is_aligned_and_in_percent(facts: Facts) -> None:
     assert "mIoU  75.7 % (74.5 to 76.9) with background, 69.0 % (67.5 to 70.5) over defects" in lines[1]
     assert "inclusion 55.8 %, patches 82.3 %" in lines[4]
     assert "champion  mIoU +0.6 points (−0.3 to +1.5) against version 5, 1.02 (0.98 to 1.06) times as fast" in lines[6]
-    assert "LEAKS 96.4 %" in render_summary(examples.rejected(facts))
-
-
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.__name__)
-def test_summary_exists_whatever_is_missing(facts: Facts, case: Callable[[Facts], Facts]) -> None:
-    assert render_summary(case(facts)).count("\n") >= 10
+    assert "LEAKS 96.4 %" in render_summary(cases.rejected(facts))

@@ -19,7 +19,7 @@ from dbrnet.data.dataset import Dataset, Image, Sample, content_hash
 from dbrnet.data.image_stats import write_image_stats
 from dbrnet.data.synthetic import generate
 from dbrnet.data.writer import build_dataset
-from dbrnet.drift.checks import compare_classes, compare_values, group_weights
+from dbrnet.drift.checks import compare_classes, compare_values, exceeds, group_weights
 from dbrnet.drift.new_samples import Images, find_new_samples
 from dbrnet.evaluation.predictions import evaluate
 from dbrnet.files import MARKER, sha256_file
@@ -448,13 +448,14 @@ def shifts(images: Images, first: np.ndarray, classes: int) -> dict[str, bool]:
     assert one.labels is not None
     assert other.labels is not None
     balance = compare_classes(one.labels, one.groups, other.labels, other.groups, classes=classes)
-    features = [
-        compare_values(
-            one.features[:, index], one.groups, other.features[:, index], other.groups, comparisons=5
-        ).exceeds(DEFAULTS.max_image_drift)
-        for index in range(one.features.shape[1])
-    ]
-    return {"classes": balance.exceeds(DEFAULTS.max_class_shift), "image": any(features)}
+    features = (
+        compare_values(before, one.groups, after, other.groups, comparisons=5)
+        for before, after in zip(one.features.T, other.features.T, strict=True)
+    )
+    return {
+        "classes": exceeds(balance, DEFAULTS.max_class_shift),
+        "image": any(exceeds(shift, DEFAULTS.max_image_drift) for shift in features),
+    }
 
 
 def halves(images: Images, seed: int, *, whole_groups: bool) -> np.ndarray:

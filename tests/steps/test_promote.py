@@ -27,7 +27,7 @@ from dbrnet.registry.tracking import TrackedRun
 from dbrnet.steps.promote import promote
 from tests.registry.acting import NAME, carry_out, registry_state, start
 from tests.registry.conftest import ModelMaker
-from tests.reports import examples
+from tests.reports import cases, examples
 from tests.reports.examples import change
 from tests.steps.test_thresholds import SETTINGS
 
@@ -80,7 +80,7 @@ def candidate(
     folder = tmp_path / "steps"
     folder.mkdir()
     shutil.copyfile(make_model(2), folder / "model.onnx")
-    facts = examples.facts(folder)
+    facts = cases.facts(folder)
     sha256 = sha256_file(folder / "model.onnx")
     content, table = Dataset.load(data).card.content_hash, sha256_file(data / "split.csv")
     lineage = change(
