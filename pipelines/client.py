@@ -4,6 +4,7 @@ import io
 import json
 import logging
 import os
+import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
@@ -50,10 +51,18 @@ class Schedule:
     id: str
     name: str
     cron: str  # empty: it has no cron expression
-    description: str
+    zone: str  # in which cron is meant; empty: another program made it
     enabled: bool
     created: datetime
     experiment: str  # its id
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without what kfp prints: the links are ours to print."""
+    with warnings.catch_warnings(), redirect_stdout(io.StringIO()):
+        warnings.simplefilter("ignore", FutureWarning)
+        yield
 
 
 class Cluster:
@@ -65,31 +74,31 @@ class Cluster:
     it stays unavailable.
     """
 
+    @_quiet()
     def __init__(self, host: str, namespace: str | None) -> None:
         if not host.startswith(("http://", "https://")):
             raise UserError(f"the host {host!r} must begin with http:// or https://")
         self.host, self.namespace = host.rstrip("/"), namespace
-        with _quiet():
-            self._kfp = _Client(host=self.host, namespace=namespace, **_credentials())
+        self._kfp = _Client(host=self.host, namespace=namespace, **_credentials())
         connection = self._kfp._run_api.api_client.rest_client  # one for all of kfp's APIs
         connection.pool_manager = _Pool(self.host, namespace, connection.pool_manager.connection_pool_kw)
         if self._kfp.healthzs.healthz_service_get_healthz().multi_user and not namespace:
             raise UserError(f"{host} serves many users: name your profile's namespace with --namespace")
 
+    @_quiet()
     def experiment(self, name: str) -> str:
         """The id of the experiment `name`, which is created where there is none."""
-        with _quiet():
-            try:
-                return self._kfp.create_experiment(name, namespace=self.namespace).experiment_id
-            except _RefusedError as error:
-                if error.status != 409:  # somebody else has created it meanwhile
-                    raise
-            return self._kfp.get_experiment(experiment_name=name, namespace=self.namespace).experiment_id
+        try:
+            return self._kfp.create_experiment(name, namespace=self.namespace).experiment_id
+        except _RefusedError as error:
+            if error.status != 409:  # somebody else has created it meanwhile
+                raise
+        return self._kfp.get_experiment(experiment_name=name, namespace=self.namespace).experiment_id
 
-    def start(self, package: Path, name: str, experiment: str, parameters: Mapping[str, str]) -> Run:
-        """Start a run `name` of the compiled pipeline. It is not tried twice: there could be two runs."""
-        with _quiet():
-            run = self._kfp.run_pipeline(experiment, name, pipeline_package_path=str(package), params=dict(parameters))
+    @_quiet()
+    def start(self, name: str, experiment: str, package: Path, parameters: Mapping[str, str]) -> Run:
+        """Start a run of the compiled pipeline. It is not tried twice: there could be two runs."""
+        run = self._kfp.run_pipeline(experiment, name, str(package), dict(parameters))
         return _run(run)
 
     def run(self, run: str) -> Run:
@@ -98,12 +107,9 @@ class Cluster:
 
     def last_run(self, schedule: Schedule) -> Run | None:
         """The latest run that the schedule has started."""
-        response = self._kfp.list_runs(
-            page_size=1,
-            sort_by="created_at desc",
-            experiment_id=schedule.experiment,
-            filter=_equals("recurring_run_id", schedule.id),
-        )
+        chosen = _equals("recurring_run_id", schedule.id)
+        order = {"page_size": 1, "sort_by": "created_at desc"}
+        response = self._kfp.list_runs(experiment_id=schedule.experiment, filter=chosen, **order)
         return _run(response.runs[0]) if response.runs else None
 
     def link(self, run: Run) -> str:
@@ -111,26 +117,41 @@ class Cluster:
         return f"{redact(os.environ.get(UI) or self.host)}/#/runs/details/{run.id}"
 
     def schedules(self, name: str | None = None) -> list[Schedule]:
-        """All schedules of the namespace, or those called `name`."""
-        schedules, token = list[Schedule](), ""
+        """All schedules of the namespace, or those called `name`; the oldest first."""
+        found, page = list[Schedule](), {"page_size": 100, "page_token": ""}
         chosen = None if name is None else _equals("display_name", name)
         while True:
-            response = self._kfp.list_recurring_runs(
-                page_token=token, page_size=100, namespace=self.namespace, filter=chosen
-            )
-            schedules += map(_schedule, response.recurring_runs or [])
-            if not (token := response.next_page_token or ""):
-                # The server ignores case in names.
-                return [schedule for schedule in schedules if name in (None, schedule.name)]
+            response = self._kfp.list_recurring_runs(namespace=self.namespace, filter=chosen, **page)
+            found += map(_schedule, response.recurring_runs or [])
+            page["page_token"] = response.next_page_token or ""
+            if not page["page_token"]:
+                break
+        mine = [schedule for schedule in found if name in (None, schedule.name)]  # the server ignores case in names
+        return sorted(mine, key=lambda schedule: (schedule.created, schedule.id))
 
-    def add_schedule(
-        self, package: Path, name: str, cron: str, description: str, experiment: str, parameters: Mapping[str, str]
-    ) -> Schedule:
-        """Create a schedule that is not enabled yet. Missed runs are not caught up."""
-        schedule = self._kfp.create_recurring_run(
+    def schedule(
+        self, name: str, cron: str, zone: str, experiment: str, package: Path, parameters: Mapping[str, str]
+    ) -> int:
+        """Replace the schedules called `name` by a new one; returns how many there were. Missed runs are not caught up.
+
+        Kubeflow can change nothing of a schedule but whether it is enabled, allows many of one name, and has no
+        lock. So that never two of one name are enabled:
+
+        1. create the new one, not enabled;
+        2. read all of that name; if another was created later, remove the new one and raise `JobError`;
+        3. remove the others;
+        4. enable the new one, which fails if somebody has removed it meanwhile.
+
+        Two processes that do this at once cannot both succeed. The one whose schedule is later sees the other's
+        in step 2, and enables its own only after it has removed the other's, which then can no longer be enabled.
+        Killed between the steps, the old one is still enabled, or for the moment none is; another call removes what
+        is left over.
+        """
+        overtaken = JobError(f"somebody else changed the schedule {name!r} at this moment; look at it with `list`")
+        made = self._kfp.create_recurring_run(
             experiment,
             name,
-            description=description,
+            description=f"cron in {zone}",
             cron_expression=cron,
             max_concurrency=1,
             no_catchup=True,
@@ -138,16 +159,27 @@ class Cluster:
             pipeline_package_path=str(package),
             enabled=False,
         )
-        return _schedule(schedule)
+        schedules = self.schedules(name)
+        if not schedules or schedules[-1].id != made.recurring_run_id:
+            self._remove(made.recurring_run_id)
+            raise overtaken
+        for previous in schedules[:-1]:
+            self._remove(previous.id)
+        if not _exists(lambda: self._kfp.enable_recurring_run(made.recurring_run_id)):
+            raise overtaken
+        return len(schedules) - 1
 
-    def enable(self, schedule: Schedule) -> bool:
-        """Enable the schedule; returns whether it still exists."""
-        return _exists(lambda: self._kfp.enable_recurring_run(schedule.id))
+    def unschedule(self, name: str) -> int:
+        """Remove all schedules called `name`; returns how many there were."""
+        schedules = self.schedules(name)
+        for schedule in schedules:
+            self._remove(schedule.id)
+        return len(schedules)
 
-    def remove(self, schedule: Schedule) -> None:
-        """Remove the schedule, if it still exists. A run that it has started goes on."""
+    def _remove(self, schedule: str) -> None:
+        """Remove the schedule of this id, if it still exists. A run that it has started goes on."""
         delete = self._kfp.recurring_runs.recurring_run_service_delete_recurring_run
-        _exists(lambda: delete(schedule.id, propagation_policy="ORPHAN"))  # kfp's own method would end that run
+        _exists(lambda: delete(schedule, propagation_policy="ORPHAN"))  # kfp's own method would end that run
 
 
 class _Client(kfp.Client):
@@ -157,7 +189,7 @@ class _Client(kfp.Client):
 
 
 class _RefusedError(UserError):
-    def __init__(self, message: str, status: int = 0) -> None:
+    def __init__(self, message: str, status: int) -> None:
         super().__init__(message)
         self.status = status
 
@@ -219,7 +251,7 @@ class _Pool(PoolManager):
         if status in {302, 401, 403}:
             why = "the token has expired" if status == 401 else "the token has expired or may not do this"
             where = f" in the namespace {self._namespace}" if self._namespace else ""
-            return _RefusedError(f"{self._host} refuses us{where} ({status}): {why}; {LOG_IN}", status)
+            return UserError(f"{self._host} refuses us{where} ({status}): {why}; {LOG_IN}")
         if status == 404:
             return self._not_the_api(message, status)
         if status in BUSY:
@@ -227,11 +259,8 @@ class _Pool(PoolManager):
         return _RefusedError(f"{self._host} refuses the request ({status}): {message}", status)
 
     def _not_the_api(self, why: str, status: int) -> UserError:
-        return _RefusedError(
-            f"{self._host} is not the API of Kubeflow Pipelines: {why}; give the address before /apis, which beside "
-            "Kubeflow's dashboard is https://NAME/pipeline",
-            status,
-        )
+        message = f"{self._host} is not the API of Kubeflow Pipelines: {why}; give the address before /apis, which"
+        return _RefusedError(f"{message} beside Kubeflow's dashboard is https://NAME/pipeline", status)
 
 
 class _LoggedRetry(Retry):
@@ -242,20 +271,10 @@ class _LoggedRetry(Retry):
         super().sleep(response)
 
 
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Without what kfp prints: the links are ours to print."""
-    with warnings.catch_warnings(), redirect_stdout(io.StringIO()):
-        warnings.simplefilter("ignore", FutureWarning)
-        yield
-
-
 def _credentials() -> dict[str, Any]:
     """What kfp's client takes, from the environment alone. A token's file is read anew for each request."""
-    options: dict[str, Any] = {
-        "cookies": os.environ.get(COOKIES) or None,
-        "ssl_ca_cert": os.environ.get("SSL_CERT_FILE") or None,
-    }
+    cookies, authority = os.environ.get(COOKIES) or None, os.environ.get("SSL_CERT_FILE") or None
+    options: dict[str, Any] = {"cookies": cookies, "ssl_ca_cert": authority}
     path = os.environ.get(KF_PIPELINES_SA_TOKEN_ENV)
     if token := os.environ.get(TOKEN):
         options["existing_token"] = token.strip()
@@ -282,23 +301,19 @@ def _equals(key: str, value: str) -> str:
 
 def _run(run: Any) -> Run:
     tasks = (run.run_details and run.run_details.task_details) or []
-    return Run(
-        run.run_id,
-        run.display_name,
-        run.state or "PENDING",
-        run.finished_at,
-        failed=tuple(task.display_name for task in tasks if task.state == "FAILED"),
-        error=(run.error and run.error.message) or "",
-    )
+    failed = tuple(task.display_name for task in tasks if task.state == "FAILED")
+    error = (run.error and run.error.message) or ""
+    return Run(run.run_id, run.display_name, run.state or "PENDING", run.finished_at, failed, error)
 
 
 def _schedule(run: Any) -> Schedule:
     cron = run.trigger and run.trigger.cron_schedule
+    zone = re.search(r"cron in (\S+)", run.description or "")
     return Schedule(
         run.recurring_run_id,
         run.display_name,
         cron.cron if cron else "",
-        run.description or "",
+        zone[1] if zone else "",
         enabled=run.status == "ENABLED",
         created=run.created_at,
         experiment=run.experiment_id,

@@ -77,7 +77,12 @@ def on_cluster(image: str, *, gpu: bool) -> Place:
         kubernetes.set_security_context(task, run_as_user=USER, run_as_group=USER, run_as_non_root=True)
         kubernetes.add_pod_label(task, "app.kubernetes.io/part-of", "dbrnet")
         kubernetes.add_pod_label(task, "app.kubernetes.io/component", step)
-        _give_settings(task, spec)
+        if spec.secrets:  # whoever uses credentials uses the addresses too
+            for settings, names in SETTINGS.items():
+                _use_settings(task, settings, names)
+        for secret in spec.secrets:
+            keys = {key: key for key in SECRET_KEYS[secret]}
+            kubernetes.use_secret_as_env(task, secret, keys, optional=secret == NOTIFY)
         if step == "train":
             _prepare_training(task, image, gpu=gpu)
         return task
@@ -85,30 +90,18 @@ def on_cluster(image: str, *, gpu: bool) -> Place:
     return place
 
 
-def _give_settings(task: PipelineTask, spec: TaskSpec) -> None:
-    """Addresses from the ConfigMap, credentials from those Secrets alone that the step uses."""
-    if not spec.secrets:
-        return
-    for settings, names in SETTINGS.items():
-        _use_settings(task, settings, names)
-    for secret in spec.secrets:
-        keys = {key: key for key in SECRET_KEYS[secret]}
-        kubernetes.use_secret_as_env(task, secret, keys, optional=secret == NOTIFY)
-
-
 def _use_settings(task: PipelineTask, settings: str, names: Sequence[str]) -> None:
     kubernetes.use_config_map_as_env(task, settings, {name: name for name in names}, optional=True)
 
 
 def _prepare_training(task: PipelineTask, image: str, *, gpu: bool) -> None:
-    """Checkpoints that outlive the pod, shared memory, and the settings for training on several nodes."""
-    place, volume = VOLUMES["checkpoints"]
-    kubernetes.mount_pvc(task, volume["persistentVolumeClaim"]["claimName"], place)
+    """Checkpoints that outlive the pod, shared memory, and what a TrainJob is made of."""
+    path, volume = VOLUMES["checkpoints"]
+    kubernetes.mount_pvc(task, volume["persistentVolumeClaim"]["claimName"], path)
     # PyTorch's loader processes pass images through shared memory, of which a pod has 64 MB by default.
-    place, volume = VOLUMES["shared-memory"]
-    kubernetes.empty_dir_mount(
-        task, "shared-memory", place, volume["emptyDir"]["medium"], volume["emptyDir"]["sizeLimit"]
-    )
+    path, volume = VOLUMES["shared-memory"]
+    memory = volume["emptyDir"]
+    kubernetes.empty_dir_mount(task, "shared-memory", path, memory["medium"], memory["sizeLimit"])
     task.set_env_variable("DBRNET_IMAGE", image)
     if gpu:
         task.set_env_variable("DBRNET_ACCELERATOR", GPU)

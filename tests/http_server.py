@@ -1,9 +1,12 @@
 """A small HTTP server on this machine, for tests that play a remote one."""
 
+import ssl
+import subprocess
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 
@@ -34,7 +37,7 @@ class Handler(BaseHTTPRequestHandler):
         """Any method."""
         self.answer()
 
-    do_HEAD = do_POST = do_GET  # noqa: N815
+    do_HEAD = do_POST = do_DELETE = do_GET  # noqa: N815
 
     def respond(self, status: int = 200, body: bytes = b"", **headers: str) -> None:
         """Send a response; headers are named with `_` for `-`."""
@@ -50,10 +53,24 @@ class Handler(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def serving(handler: type[Handler], state: Any = None) -> Iterator[Server]:
-    """A server with `handler` on a free port, until the block ends."""
-    with Server(("127.0.0.1", 0), handler) as server:
+def serving(
+    handler: type[Handler], state: Any = None, *, port: int = 0, certificate: Path | None = None
+) -> Iterator[Server]:
+    """A server with `handler` until the block ends: on a free port by default, with TLS by `self_signed`'s folder."""
+    with Server(("127.0.0.1", port), handler) as server:
         server.state = state
+        if certificate:
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(certificate / "ca.crt", certificate / "key.pem")
+            server.socket = context.wrap_socket(server.socket, server_side=True)
         threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
         yield server
         server.shutdown()
+
+
+def self_signed(folder: Path, name: str) -> Path:
+    """The folder, now with a certificate for `name` (DNS:... or IP:...) in ca.crt, and its key in key.pem."""
+    key = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-keyout", "key.pem")
+    command = ["openssl", "req", "-x509", "-subj", "/CN=test", "-addext", f"subjectAltName={name}", *key]
+    subprocess.run([*command, "-out", "ca.crt"], cwd=folder, check=True, capture_output=True)
+    return folder

@@ -47,7 +47,7 @@ ALLOWED_IMPORTERS = {
     "kubernetes": ["cluster/api.py"],
     "fastapi": ["serving/"],
     "uvicorn": ["serving/server.py"],
-    "prometheus_client": ["serving/metrics.py"],
+    "prometheus_client": ["serving/worker.py"],
     "cyclopts": ["cli.py", "commands/"],
     "kfp": [],
     "dvc": [],

@@ -12,7 +12,7 @@ from ruamel.yaml import YAML
 
 import dbrnet.cli  # noqa: F401  (adds the steps to the app)
 from dbrnet.commands import app
-from pipelines.commands import app as pipelines_app
+from pipelines.__main__ import app as pipelines_app
 
 ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])

@@ -20,16 +20,16 @@ WRONG = """
 import json
 from pathlib import Path
 from dbrnet.config import load_params
-from pipelines import compiling
+from pipelines import graphs
 
-given = compiling.sections
+given = graphs.sections
 
 def sections(*words):
     values = given(*words)
     return values | {"train": json.dumps(json.loads(values["train"]) | {"epochs": "many"})}
 
-compiling.sections = sections
-compiling.run_local("training", load_params(Path("params.yaml")), Path("artifacts/kubeflow"))
+graphs.sections = sections
+graphs.run_local("training", load_params(Path("params.yaml")), Path("artifacts/kubeflow"))
 """
 FAILED = "failed: Pipeline 'dbrnet-training' finished with status FAILURE. Inner task failed: '{}'."
 

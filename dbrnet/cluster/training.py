@@ -13,11 +13,9 @@ import logging
 import os
 import shutil
 import tempfile
-import time
 from pathlib import Path
 
 from dbrnet.cluster.api import Cluster
-from dbrnet.cluster.following import follow, has_failed
 from dbrnet.cluster.trainjob import Nodes, render
 from dbrnet.data import open_dataset
 from dbrnet.data.dataset import CARD_FILE, SAMPLES_FILE
@@ -38,12 +36,20 @@ def train_on_nodes(params: str, dataset: Path, split: Path, *, out: Path, nodes:
     The job is named after all of its inputs, the image included. So a second call joins a running job, takes
     the result of a finished one, and continues a failed one from its checkpoint. The environment names the
     image (DBRNET_IMAGE, by digest), the staging area (DBRNET_STAGING) and, to train on GPUs, the accelerator
-    (DBRNET_ACCELERATOR=nvidia.com/gpu). Raises `UserError` and `JobError` as `Cluster`, `follow` and
-    `S3Folder` do.
+    (DBRNET_ACCELERATOR=nvidia.com/gpu). Raises `UserError` and `JobError` as `Cluster` and `S3Folder` do.
     """
     cluster = Cluster()
-    request = Nodes(nodes, processes, _image(), os.environ.get("DBRNET_ACCELERATOR", ""))
-    staging = _staging()
+    image, staging = os.environ.get("DBRNET_IMAGE", ""), os.environ.get("DBRNET_STAGING", "")
+    if "@sha256:" not in image:
+        raise UserError(
+            f"DBRNET_IMAGE must name the image to train in by its digest, NAME@sha256:..., and is {image!r}"
+        )
+    if not staging.startswith("s3://"):
+        raise UserError(
+            "training on several nodes needs a place to send data to: set DBRNET_STAGING to an s3:// prefix"
+        )
+    request = Nodes(nodes, processes, image, os.environ.get("DBRNET_ACCELERATOR", ""))
+    staging = staging.rstrip("/") + "/"
     tables = _digest(sha256_file(dataset / SAMPLES_FILE), sha256_file(dataset / CARD_FILE))
     source = f"{staging}datasets/{tables}/"
     passed_on = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
@@ -55,9 +61,9 @@ def train_on_nodes(params: str, dataset: Path, split: Path, *, out: Path, nodes:
     else:
         send_dataset(open_dataset(dataset), source)
         send_job_spec(job_spec, params, source, split)
-        _submit(cluster, name, render(name, job_spec, request, passed_on))
+        cluster.submit(render(name, job_spec, request, passed_on))
         try:
-            follow(cluster, name)
+            cluster.follow(name)
         except JobError:
             if not _is_done(job_spec):  # sent before the job failed, or another call removed the job
                 raise
@@ -94,40 +100,6 @@ def send_result(trained: Path, job_spec: str) -> None:
 def _is_done(job_spec: str) -> bool:
     """Whether the whole result is there: its manifest is sent last."""
     return MANIFEST in S3Folder(f"{job_spec}trained/").sizes()
-
-
-def _submit(cluster: Cluster, name: str, job: dict[str, object]) -> None:
-    """Create the TrainJob or join the one of its name; a failed one is replaced."""
-    while not cluster.create(job):
-        previous = cluster.job(name)
-        if previous is None:
-            continue
-        is_leaving = "deletionTimestamp" in previous["metadata"]
-        if not is_leaving and not has_failed(previous):
-            log.info("joining the train job %s, which was submitted before", name)
-            return
-        if not is_leaving:
-            cluster.delete(name)
-        time.sleep(1)
-    log.info("submitted the train job %s; see it with: kubectl get trainjob %s", name, name)
-
-
-def _image() -> str:
-    image = os.environ.get("DBRNET_IMAGE", "")
-    if "@sha256:" not in image:
-        raise UserError(
-            f"DBRNET_IMAGE must name the image to train in by its digest, NAME@sha256:..., and is {image!r}"
-        )
-    return image
-
-
-def _staging() -> str:
-    staging = os.environ.get("DBRNET_STAGING", "")
-    if not staging.startswith("s3://"):
-        raise UserError(
-            "training on several nodes needs a place to send data to: set DBRNET_STAGING to an s3:// prefix"
-        )
-    return staging.rstrip("/") + "/"
 
 
 def _digest(*parts: str) -> str:

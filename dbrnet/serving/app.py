@@ -4,7 +4,7 @@ import asyncio
 import logging
 from collections.abc import Coroutine
 from functools import partial
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 
 from fastapi import FastAPI, Query, Request
 from fastapi.exceptions import RequestValidationError
@@ -17,10 +17,9 @@ from dbrnet import __version__
 from dbrnet.errors import UserError
 from dbrnet.inference.runtimes.base import Answer
 from dbrnet.reports.html import render
-from dbrnet.serving.metrics import Metrics
 from dbrnet.serving.responses import ErrorLine, Prediction, Refusal, Timing, as_json, as_png, class_table
 from dbrnet.serving.upload import Uploads
-from dbrnet.serving.worker import Worker
+from dbrnet.serving.worker import Metrics, Worker
 
 GONE = 499  # nginx's status for a client that did not wait; nobody receives it
 PAGE_POLICY = (  # the page loads nothing, sends requests to this service alone, and stands in no frame
@@ -37,20 +36,37 @@ BODY = {
 }
 
 log = logging.getLogger(__name__)
-Result = TypeVar("Result")
 
 
 def create_app(worker: Worker, *, model_name: str, max_bytes: int, hosts: list[str]) -> FastAPI:
     """The application, for images of at most `max_bytes` and requests to one of `hosts` ("*": any)."""
     app = FastAPI(title="DBRNet", version=__version__, docs_url=None, redoc_url=None, redirect_slashes=False)
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=hosts, www_redirect=False)
-    uploads, metrics = Uploads(max_bytes), Metrics(worker)
-    model = worker.model
-    page = render("service.html", title="DBRNet: defects in an image")
+    metrics = Metrics(worker)
+    _add_prediction(app, worker, Uploads(max_bytes), metrics)
+    _add_descriptions(app, worker, model_name)
 
+    @app.get("/metrics", response_model=None)
+    async def show_metrics() -> Response:
+        """Counters and histograms in Prometheus' text format."""
+        return Response(metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+    @app.exception_handler(HTTPException)
+    async def refuse(request: Request, error: HTTPException) -> JSONResponse:
+        return Refusal(error.status_code, f"{request.url.path}: {error.detail}", error.headers).response
+
+    @app.exception_handler(RequestValidationError)
+    async def refuse_values(_: Request, error: RequestValidationError) -> JSONResponse:
+        first = error.errors()[0]
+        return Refusal(422, f"{first['loc'][-1]}: {first['msg']}").response
+
+    return app
+
+
+def _add_prediction(app: FastAPI, worker: Worker, uploads: Uploads, metrics: Metrics) -> None:
     def finish(wants_png: bool, answer: Answer, timing: Timing) -> Response:
         metrics.observe(timing)
-        return as_png(answer) if wants_png else as_json(model.classes, answer, timing)
+        return as_png(answer) if wants_png else as_json(worker.model.classes, answer, timing)
 
     async def answer(request: Request, bit_depth: int) -> Response:
         wants_png = "image/png" in request.headers.get("accept", "")
@@ -86,15 +102,20 @@ def create_app(worker: Worker, *, model_name: str, max_bytes: int, hosts: list[s
         metrics.count(response.status_code)
         return response
 
+
+def _add_descriptions(app: FastAPI, worker: Worker, model_name: str) -> None:
+    model, page = worker.model, render("service.html", title="DBRNet: defects in an image")
+
+    @app.get("/", include_in_schema=False)
+    async def show_page() -> HTMLResponse:
+        return HTMLResponse(page, headers={"Content-Security-Policy": PAGE_POLICY})
+
     @app.get("/model")
     async def describe_model() -> dict[str, Any]:
         """The model's metadata, and where it runs."""
         return {
             "name": model_name,
-            "runtime": model.runtime,
-            "precision": model.precision,
-            "device": model.device,
-            "threads": model.threads,
+            **{key: getattr(model, key) for key in ("runtime", "precision", "device", "threads")},
             "classes": class_table(model.classes),
             "metadata": {key: value for key, value in model.metadata.items() if key != "classes"},
         }
@@ -107,32 +128,12 @@ def create_app(worker: Worker, *, model_name: str, max_bytes: int, hosts: list[s
     @app.get("/health/ready", responses={503: {"model": ErrorLine}})
     async def ready() -> Response:
         """Whether it accepts images; 503 once it has begun to stop."""
-        if worker.accepting:
-            return JSONResponse({"status": "ready"})
-        return Refusal(503, "the service is stopping").response
-
-    @app.get("/metrics", response_model=None)
-    async def show_metrics() -> Response:
-        """Counters and histograms in Prometheus' text format."""
-        return Response(metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
-
-    @app.get("/", include_in_schema=False)
-    async def show_page() -> HTMLResponse:
-        return HTMLResponse(page, headers={"Content-Security-Policy": PAGE_POLICY})
-
-    @app.exception_handler(HTTPException)
-    async def refuse(request: Request, error: HTTPException) -> JSONResponse:
-        return Refusal(error.status_code, f"{request.url.path}: {error.detail}", error.headers).response
-
-    @app.exception_handler(RequestValidationError)
-    async def refuse_values(_: Request, error: RequestValidationError) -> JSONResponse:
-        first = error.errors()[0]
-        return Refusal(422, f"{first['loc'][-1]}: {first['msg']}").response
-
-    return app
+        return (
+            JSONResponse({"status": "ready"}) if worker.accepting else Refusal(503, "the service is stopping").response
+        )
 
 
-async def _while_connected(request: Request, work: Coroutine[Any, Any, Result]) -> Result:
+async def _while_connected(request: Request, work: Coroutine[Any, Any, Response]) -> Response:
     """The result of `work`; where the client disconnects, cancels it and raises `ClientDisconnect`."""
     task = asyncio.ensure_future(work)
     gone = asyncio.ensure_future(request.receive())  # the body is read, so the next message is the disconnect

@@ -3,7 +3,6 @@
 import base64
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import cv2
 from fastapi.responses import JSONResponse, Response
@@ -71,7 +70,7 @@ class Refusal(Exception):  # noqa: N818  (a response, not a fault of the service
     @property
     def response(self) -> JSONResponse:
         """What the client receives."""
-        return JSONResponse({"error": one_line(str(self))}, self.status, self._headers)
+        return JSONResponse(ErrorLine(error=one_line(str(self))).model_dump(), self.status, self._headers)
 
 
 def busy(reason: str) -> Refusal:
@@ -79,10 +78,10 @@ def busy(reason: str) -> Refusal:
     return Refusal(503, f"{reason}; send it again in a second", {"Retry-After": "1"})
 
 
-def class_table(classes: Sequence[ClassInfo]) -> list[dict[str, Any]]:
-    """Each class by its id, as JSON values."""
+def class_table(classes: Sequence[ClassInfo]) -> list[ClassEntry]:
+    """Each class by its id."""
     return [
-        {"id": number, "name": info.name, "color": "#{:02x}{:02x}{:02x}".format(*info.color)}
+        ClassEntry(id=number, name=info.name, color="#{:02x}{:02x}{:02x}".format(*info.color))
         for number, info in enumerate(classes)
     ]
 
@@ -90,17 +89,15 @@ def class_table(classes: Sequence[ClassInfo]) -> list[dict[str, Any]]:
 def as_json(classes: Sequence[ClassInfo], answer: Answer, timing: Timing) -> Response:
     """A `Prediction`, from the model's answer to one image."""
     mask, confidence = answer[0][0], answer[1][0]
-    defects = find_defects(mask, confidence, classes)
-    return JSONResponse(
-        {
-            "height": mask.shape[0],
-            "width": mask.shape[1],
-            "defects": [defect.to_dict() for defect in defects],
-            "classes": class_table(classes),
-            "mask": base64.b64encode(_png(mask)).decode(),
-            "milliseconds": {"waiting": round(1e3 * timing.waiting, 2), "inference": round(1e3 * timing.inference, 2)},
-        }
+    prediction = Prediction(
+        height=mask.shape[0],
+        width=mask.shape[1],
+        defects=[FoundDefect(**defect.to_dict()) for defect in find_defects(mask, confidence, classes)],
+        classes=class_table(classes),
+        mask=base64.b64encode(_png(mask)).decode(),
+        milliseconds={"waiting": round(1e3 * timing.waiting, 2), "inference": round(1e3 * timing.inference, 2)},
     )
+    return Response(prediction.model_dump_json(), media_type="application/json")
 
 
 def as_png(answer: Answer) -> Response:

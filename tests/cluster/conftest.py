@@ -23,7 +23,7 @@ def away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Stub:
     monkeypatch.setattr("dbrnet.cluster.api.SERVICE_ACCOUNT", stub.folder)
     monkeypatch.setattr(KUBERNETES, "first", 0.01)
     monkeypatch.setattr(KUBERNETES, "longest", 0.01)
-    monkeypatch.setattr("dbrnet.cluster.following.POLL_SECONDS", 0.01)
+    monkeypatch.setattr("dbrnet.cluster.api.POLL_SECONDS", 0.01)
     return stub
 
 

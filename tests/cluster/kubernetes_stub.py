@@ -1,24 +1,18 @@
 """A small Kubernetes API over HTTPS, as a pod meets it: TrainJobs are kept, their ends and pods are told."""
 
-import datetime
-import ipaddress
 import json
 import re
-import ssl
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
 from kubeflow_trainer_api.models import TrainerV1alpha1TrainJob
 from pydantic import ValidationError
+
+from tests.http_server import Handler, self_signed, serving
 
 NAMESPACE, TOKEN = "line3", "token-of-the-pod"
 JOBS = f"/apis/trainer.kubeflow.org/v1alpha1/namespaces/{NAMESPACE}/trainjobs"
@@ -88,7 +82,7 @@ class Stub:
     lingers: int = 0  # how many times a deleted job is still seen
 
     def __post_init__(self) -> None:
-        _write_certificate(self.folder)
+        self_signed(self.folder, "IP:127.0.0.1")
         (self.folder / "token").write_text(TOKEN)
         (self.folder / "namespace").write_text(f"{NAMESPACE}\n")
 
@@ -113,56 +107,52 @@ class Stub:
     @contextmanager
     def running(self) -> Iterator[None]:
         """Serve, at the same port each time."""
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.load_cert_chain(self.folder / "ca.crt", self.folder / "key.pem")
-        handler = type("Handler", (_Handler,), {"stub": self})
-        with ThreadingHTTPServer(("127.0.0.1", self.port), handler) as http:
-            self.port = http.server_port
-            http.socket = context.wrap_socket(http.socket, server_side=True)
-            threading.Thread(target=http.serve_forever, args=(0.05,), daemon=True).start()
-            try:
-                yield
-            finally:
-                http.shutdown()
+        with serving(_Handler, self, port=self.port, certificate=self.folder) as server:
+            self.port = server.server_port
+            yield
 
 
-class _Handler(BaseHTTPRequestHandler):
-    stub: Stub
+class _Handler(Handler):
+    @property
+    def stub(self) -> Stub:
+        stub: Stub = self.server.state
+        return stub
 
-    def do_POST(self) -> None:
-        job = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+    def answer(self) -> None:
+        url = urlsplit(self.path)
+        job = json.loads(self.rfile.read(int(self.headers["Content-Length"]))) if self.command == "POST" else {}
+        self.stub.asked.append(f"{self.command} {url.path}")
         if self._refused():
             return
+        query = {key: values[0] for key, values in parse_qs(url.query).items()}
+        name = url.path.removeprefix(f"{JOBS}/")
+        if self.command == "POST":
+            self._create(job, query)
+        elif url.path == f"/api/v1/namespaces/{NAMESPACE}/pods":
+            assert query["labelSelector"].startswith("jobset.sigs.k8s.io/jobset-name=dbrnet-")
+            self._send(200, {"kind": "PodList", "items": self.stub.pods})
+        elif url.path == f"/api/v1/namespaces/{NAMESPACE}/events":
+            assert query["fieldSelector"] == "reason=FailedCreate"
+            self._send(200, {"kind": "EventList", "items": self.stub.events})
+        elif name in self.stub.jobs:
+            self._send(200, self._delete(name) if self.command == "DELETE" else self._look(name))
+        else:
+            self._fail(404, "NotFound", f'trainjobs "{name}" not found')
+
+    def _create(self, job: Json, query: Json) -> None:
         try:
-            assert parse_qs(urlsplit(self.path).query) == {"fieldValidation": ["Strict"]}
+            assert query == {"fieldValidation": "Strict"}
             strictly(job)
         except (AssertionError, LookupError, ValidationError) as error:
-            self._answer(400, _status(400, "BadRequest", str(error)))
+            self._fail(400, "BadRequest", str(error))
             return
         name = job["metadata"]["name"]
         if name in self.stub.jobs:
-            self._answer(409, _status(409, "AlreadyExists", f'trainjobs "{name}" already exists'))
+            self._fail(409, "AlreadyExists", f'trainjobs "{name}" already exists')
         else:
             self.stub.jobs[name] = job
-            self._answer(201, job)
+            self._send(201, job)
             self.stub.on_create(job)
-
-    def do_GET(self) -> None:
-        if self._refused():
-            return
-        path, query = urlsplit(self.path).path, parse_qs(urlsplit(self.path).query)
-        if path == f"/api/v1/namespaces/{NAMESPACE}/pods":
-            assert query["labelSelector"][0].startswith("jobset.sigs.k8s.io/jobset-name=dbrnet-")
-            self._answer(200, {"kind": "PodList", "items": self.stub.pods})
-        elif path == f"/api/v1/namespaces/{NAMESPACE}/events":
-            assert query["fieldSelector"] == ["reason=FailedCreate"]
-            self._answer(200, {"kind": "EventList", "items": self.stub.events})
-        else:
-            self._answer_job(path, self._look)
-
-    def do_DELETE(self) -> None:
-        if not self._refused():
-            self._answer_job(urlsplit(self.path).path, self._delete)
 
     def _delete(self, name: str) -> Json:
         """In the foreground: the job is seen until its pods are gone."""
@@ -180,17 +170,9 @@ class _Handler(BaseHTTPRequestHandler):
                 del self.stub.jobs[name]
         return job
 
-    def _answer_job(self, path: str, of: Callable[[str], Json]) -> None:
-        name = path.removeprefix(f"{JOBS}/")
-        if name in self.stub.jobs:
-            self._answer(200, of(name))
-        else:
-            self._answer(404, _status(404, "NotFound", f'trainjobs "{name}" not found'))
-
     def _refused(self) -> bool:
-        self.stub.asked.append(f"{self.command} {urlsplit(self.path).path}")
         if self.headers["Authorization"] != f"bearer {TOKEN}":
-            self._answer(401, _status(401, "Unauthorized", "Unauthorized"))
+            self._fail(401, "Unauthorized", "Unauthorized")
             return True
         if not self.stub.refusals:
             return False
@@ -199,44 +181,12 @@ class _Handler(BaseHTTPRequestHandler):
             self.close_connection = True
             self.connection.close()
         else:
-            self._answer(status, _status(status, "Refused", message))
+            self._fail(status, "Refused", message)
         return True
 
-    def _answer(self, status: int, body: Json) -> None:
-        content = json.dumps(body).encode()
-        self.send_response(status)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(content)))
-        self.end_headers()
-        self.wfile.write(content)
+    def _fail(self, status: int, reason: str, message: str) -> None:
+        body = {"kind": "Status", "status": "Failure", "code": status, "reason": reason, "message": message}
+        self._send(status, body)
 
-    def log_message(self, *_: object) -> None:
-        pass
-
-
-def _status(code: int, reason: str, message: str) -> Json:
-    return {"kind": "Status", "status": "Failure", "code": code, "reason": reason, "message": message}
-
-
-def _write_certificate(folder: Path) -> None:
-    """A key and a certificate for 127.0.0.1 that signs itself."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "cluster")])
-    now = datetime.datetime.now(datetime.UTC)
-    address = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))])
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(1)
-        .not_valid_before(now - datetime.timedelta(hours=1))
-        .not_valid_after(now + datetime.timedelta(days=2))
-        .add_extension(address, critical=False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-        .sign(key, hashes.SHA256())
-    )
-    pem = serialization.Encoding.PEM
-    private = key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    (folder / "ca.crt").write_bytes(certificate.public_bytes(pem))
-    (folder / "key.pem").write_bytes(private)
+    def _send(self, status: int, body: Json) -> None:
+        self.respond(status, json.dumps(body).encode(), Content_Type="application/json")

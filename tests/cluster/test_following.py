@@ -6,7 +6,6 @@ import time
 import pytest
 
 from dbrnet.cluster.api import Cluster
-from dbrnet.cluster.following import follow
 from dbrnet.cluster.trainjob import Nodes, render
 from dbrnet.errors import JobError, UserError
 from dbrnet.retries import KUBERNETES
@@ -50,7 +49,7 @@ def test_a_second_job_of_a_name_is_not_created(cluster: Cluster, stub: Stub) -> 
 def test_retries_while_the_api_fails(cluster: Cluster, stub: Stub, statuses: list[int]) -> None:
     stub.refusals += [(status, "etcd leader changed") for status in statuses]
     complete(stub)
-    follow(cluster, NAME)
+    cluster.follow(NAME)
     assert stub.refusals == []
 
 
@@ -62,7 +61,7 @@ def test_retries_while_the_api_is_unreachable(away: Stub, caplog: pytest.LogCapt
 
     def run() -> None:
         assert cluster.create(job())
-        follow(cluster, NAME)
+        cluster.follow(NAME)
         done.set()
 
     thread = threading.Thread(target=run)
@@ -121,10 +120,10 @@ def test_a_refused_token_is_a_user_error(stub: Stub) -> None:
 def test_a_missing_image_or_secret_ends_the_job(
     cluster: Cluster, stub: Stub, state: Json, expected: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("dbrnet.cluster.following.MISSING_SECONDS", 0.1)
+    monkeypatch.setattr("dbrnet.cluster.api.MISSING_SECONDS", 0.1)
     stub.container({"waiting": state})
     with pytest.raises(JobError, match=f"the train job dbrnet-x did not start: .*{expected}"):
-        follow(cluster, NAME)
+        cluster.follow(NAME)
     assert stub.jobs == {}  # it holds no place
 
 
@@ -133,7 +132,7 @@ def test_an_image_missing_for_a_moment_is_waited_for(
 ) -> None:
     caplog.set_level("INFO", "dbrnet")
     stub.container({"waiting": {"reason": "ErrImagePull", "message": "registry away"}})
-    thread = threading.Thread(target=lambda: follow(cluster, NAME))
+    thread = threading.Thread(target=lambda: cluster.follow(NAME))
     thread.start()
     while "registry away" not in caplog.text:
         time.sleep(0.01)
@@ -166,10 +165,10 @@ def no_room(stub: Stub, why: str) -> None:
 def test_a_job_without_room_is_given_up(
     cluster: Cluster, stub: Stub, why: str, expected: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("dbrnet.cluster.following.ROOM_SECONDS", 0.1)
+    monkeypatch.setattr("dbrnet.cluster.api.ROOM_SECONDS", 0.1)
     no_room(stub, why)
     with pytest.raises(JobError, match=f"did not start: {expected}"):
-        follow(cluster, NAME)
+        cluster.follow(NAME)
 
 
 @pytest.mark.parametrize(
@@ -189,12 +188,12 @@ def test_a_failed_job_reports_its_reason(
         stub.container({"terminated": ended})
     stub.end("Failed", reason, "1 job failed")(stub.jobs[NAME])
     with pytest.raises(JobError, match=expected):
-        follow(cluster, NAME)
+        cluster.follow(NAME)
     assert NAME in stub.jobs  # for whoever looks for the reason
 
 
 def test_a_deleted_job_is_reported(cluster: Cluster, stub: Stub) -> None:
     stub.jobs.clear()
     with pytest.raises(JobError, match="was deleted while it ran"):
-        follow(cluster, NAME)
+        cluster.follow(NAME)
     assert f"GET {JOBS}/{NAME}" in stub.asked

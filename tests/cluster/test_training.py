@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from dbrnet.cluster.training import fetch_job_spec, send_result, train_on_nodes
+from dbrnet.cluster.training import fetch_job_spec, send_result
 from dbrnet.config import TrainParams
 from dbrnet.data.dataset import Dataset
 from dbrnet.data.loading import epoch_batches
-from dbrnet.data.remote_dataset import send_dataset
+from dbrnet.data.remote_dataset import link_dataset, send_dataset
 from dbrnet.data.split import Split
 from dbrnet.data.writer import build_dataset
 from dbrnet.errors import JobError, UserError
@@ -22,15 +22,17 @@ from dbrnet.files import MARKER
 from dbrnet.models.saved import load_model
 from dbrnet.steps.split import split as split_step
 from dbrnet.steps.train import train
+from dbrnet.training import loop
 from tests.cluster.conftest import IMAGE
 from tests.cluster.kubernetes_stub import JOBS, Json, Stub, condition
-from tests.cluster.reading import VALIDATION
 from tests.data.conftest import texture, write_image
 from tests.registry.servers import free_port
 from tests.sections import PARAMS
 from tests.storage.s3_server import BUCKET, S3Server
 
+Run = Callable[..., Path]
 ROOT = Path(__file__).parents[2]
+VALIDATION = 4  # the last of the images, where processes share a training
 TWO_NODES = PARAMS.train.model_copy(update={"epochs": 1, "batch_size": 4, "crop": (32, 32), "nodes": 2})
 
 
@@ -60,6 +62,17 @@ def pod(stub: Stub, s3: object, monkeypatch: pytest.MonkeyPatch, request: pytest
     return stub
 
 
+@pytest.fixture
+def run(dataset: Dataset, split: Path, tmp_path: Path) -> Run:
+    """Trains on two nodes, as the component does; returns the folder that it wrote below the test's own."""
+
+    def run(out: str = "out") -> Path:
+        train(TWO_NODES, dataset.root, split, out=tmp_path / out)
+        return tmp_path / out
+
+    return run
+
+
 def job_spec_of(job: Json) -> str:
     return str(job["spec"]["trainer"]["command"][4])
 
@@ -77,7 +90,7 @@ def working(stub: Stub, tmp_path: Path) -> Callable[[Json], None]:
 
 
 def test_a_job_receives_its_inputs_and_returns_its_outputs(
-    pod: Stub, dataset: Dataset, split: Path, tmp_path: Path
+    pod: Stub, dataset: Dataset, split: Path, run: Run, tmp_path: Path
 ) -> None:
     jobs: list[Json] = []
     work = working(pod, tmp_path)
@@ -87,8 +100,7 @@ def test_a_job_receives_its_inputs_and_returns_its_outputs(
         work(job)
 
     pod.on_create = take
-    train(TWO_NODES, dataset.root, split, out=tmp_path / "out")
-    assert (tmp_path / "out/model.pt").read_bytes() == b"weights"
+    assert (run() / "model.pt").read_bytes() == b"weights"
     (job,) = jobs
     assert (job["spec"]["trainer"]["numNodes"], job["spec"]["trainer"]["image"]) == (2, IMAGE)
     params, linked, splits = fetch_job_spec(job_spec_of(job), tmp_path / "node")
@@ -99,17 +111,14 @@ def test_a_job_receives_its_inputs_and_returns_its_outputs(
 
 
 def test_a_second_call_joins_the_running_job(
-    pod: Stub, dataset: Dataset, split: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    pod: Stub, run: Run, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO", "dbrnet")
-    killed = threading.Thread(
-        target=train, args=(TWO_NODES, dataset.root, split), kwargs={"out": tmp_path / "never"}, daemon=True
-    )
-    killed.start()
+    threading.Thread(target=run, args=("killed",), daemon=True).start()
     while not pod.jobs:
         time.sleep(0.01)
     ((name, job),) = pod.jobs.items()
-    again = threading.Thread(target=train, args=(TWO_NODES, dataset.root, split), kwargs={"out": tmp_path / "out"})
+    again = threading.Thread(target=run)
     again.start()
     while f"joining the train job {name}" not in caplog.text:
         time.sleep(0.01)
@@ -120,38 +129,27 @@ def test_a_second_call_joins_the_running_job(
     assert caplog.text.count("submitted the train job") == 1
 
 
-def test_a_failed_job_is_replaced(pod: Stub, dataset: Dataset, split: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("lingers", [0, 2], ids=["deleted at once", "leaving slowly"])
+def test_a_failed_job_is_replaced_when_it_is_gone(pod: Stub, run: Run, tmp_path: Path, lingers: int) -> None:
     pod.on_create = pod.end("Failed", "JobsFailed", "1 job failed")
     with pytest.raises(JobError, match="failed: JobsFailed: 1 job failed"):
-        train(TWO_NODES, dataset.root, split, out=tmp_path / "out")
+        run()
     (previous,) = pod.jobs
+    pod.lingers = lingers
     pod.on_create = working(pod, tmp_path)
-    train(TWO_NODES, dataset.root, split, out=tmp_path / "out")
-    assert f"DELETE {JOBS}/{previous}" in pod.asked
-    assert (tmp_path / "out/model.pt").exists()
+    assert (run() / "model.pt").exists()
+    assert pod.asked.count(f"DELETE {JOBS}/{previous}") == 2  # the previous, and this one when done
 
 
-def test_waits_until_the_failed_job_is_deleted(pod: Stub, dataset: Dataset, split: Path, tmp_path: Path) -> None:
-    pod.on_create = pod.end("Failed", "JobsFailed", "1 job failed")
-    with pytest.raises(JobError):
-        train(TWO_NODES, dataset.root, split, out=tmp_path / "out")
-    pod.lingers = 2
-    pod.on_create = working(pod, tmp_path)
-    train(TWO_NODES, dataset.root, split, out=tmp_path / "out")
-    assert (tmp_path / "out/model.pt").exists()
-    assert sum(one.startswith("DELETE") for one in pod.asked) == 2  # the previous, and this one when done
-
-
-def test_an_existing_result_needs_no_job(pod: Stub, dataset: Dataset, split: Path, tmp_path: Path) -> None:
+def test_an_existing_result_needs_no_job(pod: Stub, run: Run, tmp_path: Path) -> None:
     """As where the pod of the component was killed after it had fetched it, and is tried again."""
     pod.on_create = working(pod, tmp_path)
     for out in ("first", "second"):
-        train(TWO_NODES, dataset.root, split, out=tmp_path / out)
-        assert (tmp_path / out / "model.pt").read_bytes() == b"weights"
+        assert (run(out) / "model.pt").read_bytes() == b"weights"
     assert pod.asked.count(f"POST {JOBS}") == 1
 
 
-def test_a_finished_job_that_another_call_removed(pod: Stub, dataset: Dataset, split: Path, tmp_path: Path) -> None:
+def test_a_finished_job_that_another_call_removed(pod: Stub, run: Run, tmp_path: Path) -> None:
     work = working(pod, tmp_path)
 
     def take(job: Json) -> None:
@@ -159,18 +157,15 @@ def test_a_finished_job_that_another_call_removed(pod: Stub, dataset: Dataset, s
         pod.jobs.clear()
 
     pod.on_create = take
-    train(TWO_NODES, dataset.root, split, out=tmp_path / "out")
-    assert (tmp_path / "out/model.pt").read_bytes() == b"weights"
+    assert (run() / "model.pt").read_bytes() == b"weights"
 
 
-def test_another_image_makes_another_job(
-    pod: Stub, dataset: Dataset, split: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_another_image_makes_another_job(pod: Stub, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     pod.on_create = pod.end("Failed", "JobsFailed")
     for image in (IMAGE, IMAGE, IMAGE.replace(64 * "a", 64 * "b")):
         monkeypatch.setenv("DBRNET_IMAGE", image)
         with pytest.raises(JobError):
-            train(TWO_NODES, dataset.root, split, out=tmp_path / "out")
+            run()
     assert len(pod.jobs) == 2
 
 
@@ -182,18 +177,11 @@ def test_another_image_makes_another_job(
     ],
 )
 def test_missing_settings_are_named(
-    pod: Stub,
-    dataset: Dataset,
-    split: Path,
-    tmp_path: Path,
-    name: str,
-    value: str,
-    expected: str,
-    monkeypatch: pytest.MonkeyPatch,
+    pod: Stub, run: Run, name: str, value: str, expected: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv(name, value)
     with pytest.raises(UserError, match=expected):
-        train_on_nodes("{}", dataset.root, split, out=tmp_path / "out", nodes=2, processes=1)
+        run()
     assert pod.asked == []
 
 
@@ -224,20 +212,15 @@ def nodes_of(job: Json, folder: Path) -> None:
 
 @pytest.mark.slow
 def test_two_nodes_train(
-    pod: Stub, dataset: Dataset, split: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    pod: Stub, dataset: Dataset, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    monkeypatch.setattr("dbrnet.cluster.following.POLL_SECONDS", 1.0)
+    monkeypatch.setattr("dbrnet.cluster.api.POLL_SECONDS", 1.0)
     pod.on_create = lambda job: threading.Thread(target=nodes_of, args=(job, tmp_path)).start()
-    train(TWO_NODES, dataset.root, split, out=tmp_path / "out")
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
-        MARKER,
-        "history.csv",
-        "model.pt",
-        "train.json",
-    ]
-    model, meta = load_model(tmp_path / "out/model.pt")
+    out = run()
+    assert sorted(path.name for path in out.iterdir()) == [MARKER, "history.csv", "model.pt", "train.json"]
+    model, meta = load_model(out / "model.pt")
     assert meta.classes == dataset.card.classes
     assert not model.training
 
@@ -249,7 +232,7 @@ def test_each_process_fetches_only_its_share(s3: S3Server, dataset: Dataset, tmp
     address = f"s3://{BUCKET}/shares/"
     send_dataset(dataset, address)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m"]
-    command += ["tests.cluster.reading", address, str(tmp_path), str(workers)]
+    command += ["tests.cluster.test_training", address, str(tmp_path), str(workers)]
     done = subprocess.run(
         command, cwd=ROOT, capture_output=True, text=True, timeout=200, env=os.environ | {"OMP_NUM_THREADS": "1"}
     )
@@ -263,3 +246,19 @@ def test_each_process_fetches_only_its_share(s3: S3Server, dataset: Dataset, tmp
     assert fetched[0] - validation == set(training)
     assert (fetched[0] | fetched[1]) >= validation
     assert not fetched[0] & fetched[1] & validation
+
+
+def read_share(address: str, folder: str, workers: str) -> None:
+    """One of torchrun's processes: trains for an epoch, and keeps what it fetches in FOLDER/RANK."""
+    dataset = link_dataset(address, Path(folder) / os.environ["RANK"])
+    ids = [sample.id for sample in dataset.samples]
+    recipe = TWO_NODES.model_copy(update={"nodes": 1})
+    loop.train(
+        *(dataset, ids[:-VALIDATION], ids[-VALIDATION:], recipe, Path(folder) / "checkpoint"),
+        workers=int(workers),
+        checkpoint_seconds=60.0,
+    )
+
+
+if __name__ == "__main__":
+    read_share(*sys.argv[1:])

@@ -23,46 +23,23 @@ def test_the_job_fits_the_schema(nodes: Nodes) -> None:
     strictly(rendered(nodes))
 
 
-@pytest.mark.parametrize(
-    "path",
-    [
-        "spec",
-        "spec.trainer",
-        "spec.trainer.env.0",
-        "spec.trainer.env.1.valueFrom.configMapKeyRef",
-        "spec.runtimePatches.0.trainingRuntimeSpec.template.spec.replicatedJobs.0.template.spec.template.spec",
-        "spec.runtimePatches.0.trainingRuntimeSpec.template.spec.replicatedJobs.0.template.spec.template.spec"
-        ".volumes.1.emptyDir",
-    ],
-)
-def test_the_check_finds_unknown_fields(path: str) -> None:
-    job = copy.deepcopy(rendered())
-    place: Any = job
-    for key in path.split("."):
-        place = place[int(key) if key.isdigit() else key]
-    place["unknown"] = "x"
-    with pytest.raises(AssertionError):
-        strictly(job)
-
-
-def test_the_check_finds_ill_typed_fields() -> None:
-    job = rendered()
-    job["spec"]["trainer"]["numNodes"] = "3"
-    with pytest.raises(ValidationError, match="numNodes"):
-        strictly(job)
-
-
-TRAINER = "spec.trainer"
-PATCH = "spec.runtimePatches.0"
+TRAINER, PATCH = "spec.trainer", "spec.runtimePatches.0"
 POD = f"{PATCH}.trainingRuntimeSpec.template.spec.replicatedJobs.0.template.spec.template.spec"
 
 
 @pytest.mark.parametrize(
     ("path", "key", "value"),
     [
+        ("spec", "unknown", "x"),
+        (TRAINER, "unknown", "x"),
+        (f"{TRAINER}.env.0", "unknown", "x"),
+        (f"{TRAINER}.env.1.valueFrom.configMapKeyRef", "unknown", "x"),
+        (POD, "unknown", "x"),
+        (f"{POD}.volumes.1.emptyDir", "unknown", "x"),
         ("metadata", "name", "Dbrnet"),
         ("metadata", "name", "d" * 64),
         (TRAINER, "image", "i" * 501),
+        (TRAINER, "numNodes", "3"),
         (TRAINER, "numProcPerNode", 0),
         (TRAINER, "env", [{"name": "MLFLOW_RUN_ID"}, {"name": "MLFLOW_RUN_ID"}]),
         (TRAINER, "env", [{"name": "PET_NNODES", "value": "2"}]),
@@ -72,12 +49,12 @@ POD = f"{PATCH}.trainingRuntimeSpec.template.spec.replicatedJobs.0.template.spec
     ],
 )
 def test_the_check_finds_what_an_api_server_refuses(path: str, key: str, value: Any) -> None:
-    job = rendered()
+    job = copy.deepcopy(rendered())  # the limits and the requests are one object
     place: Any = job
-    for key in path.split("."):
-        place = place[int(key) if key.isdigit() else key]
+    for word in path.split("."):
+        place = place[int(word) if word.isdigit() else word]
     place[key] = value
-    with pytest.raises(AssertionError):
+    with pytest.raises((AssertionError, ValidationError)):
         strictly(job)
 
 
@@ -86,15 +63,8 @@ def test_command_and_resources_of_the_nodes() -> None:
     trainer = spec["trainer"]
     assert spec["runtimeRef"]["name"] == "torch-distributed"
     assert (trainer["numNodes"], trainer["numProcPerNode"], trainer["image"]) == (3, 2, IMAGE)
-    assert trainer["command"] == [
-        "torchrun",
-        "-m",
-        "dbrnet",
-        "worker",
-        "s3://steel/jobs/x/",
-        "--checkpoints",
-        "/checkpoints",
-    ]
+    command = " ".join(trainer["command"])
+    assert command == "torchrun -m dbrnet worker s3://steel/jobs/x/ --checkpoints /checkpoints"
     assert trainer["resourcesPerNode"]["limits"] == {"cpu": "16", "memory": "64Gi", "nvidia.com/gpu": "2"}
     assert "nvidia.com/gpu" not in rendered(Nodes(2, 1, IMAGE))["spec"]["trainer"]["resourcesPerNode"]["limits"]
 

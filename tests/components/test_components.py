@@ -36,14 +36,14 @@ def test_a_component_has_its_steps_interface(step: Step) -> None:
 
 
 @pytest.mark.parametrize("component", ALL, ids=components.__all__)
-def test_a_component_says_what_it_is(component: Any) -> None:
+def test_every_component_and_input_is_documented(component: Any) -> None:
     spec = component.component_spec
     assert spec.description
     undocumented = [name for name, one in spec.inputs.items() if not one.description]
     assert not [name for name in undocumented if name != "status"]  # Kubeflow's own, which it leaves out
 
 
-def test_others_load_a_component_from_its_file_and_run_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_compiled_component_runs_in_another_pipeline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In a pipeline and an image of their own, as docs/kubeflow.md says it."""
     monkeypatch.chdir(tmp_path)
     generate(tmp_path / "source", images=60)
@@ -110,10 +110,10 @@ def test_wrong_parameters_end_in_one_line(
     assert not list(tmp_path.iterdir())
 
 
-def test_numbers_survive_the_way_as_text() -> None:
+def test_integers_and_nulls_survive_as_text() -> None:
     """Kubeflow makes floats of an object's integers, and takes no null: so sections travel as text."""
     from dbrnet.config import Params, parse_section
-    from pipelines.compiling import sections
+    from pipelines.graphs import sections
 
     texts = sections(PARAMS, Params.model_fields)
     assert {name: parse_section(name, text) for name, text in texts.items()} == dict(PARAMS)

@@ -1,16 +1,51 @@
 """A Kubeflow Pipelines server, a small compiled pipeline, and the command line that talks to them."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from kfp import compiler
+from kfp import compiler, dsl, kubernetes
 
 from pipelines import __main__
-from tests.pipelines.command import PARAMS, Command, Outcome, small
 from tests.pipelines.kfp_server import KfpServer, kfp_server
 from tests.retrying import retry_at_once
+
+PARAMS = Path(__file__).parents[2] / "params.yaml"
+IMAGE = "registry.example/line@sha256:" + 64 * "1"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a command left."""
+
+    status: int
+    out: str
+    error: str
+
+    def is_one_line(self, status: int, words: str) -> None:
+        """It ended with this status, and with one line for a person that holds `words`."""
+        assert self.status == status, self
+        assert self.error.startswith("error: " if status == 2 else "failed: ")
+        assert words in self.error
+        assert len(self.error.splitlines()) == 1
+        assert "Traceback" not in self.error
+
+
+Command = Callable[..., Outcome]
+
+
+@dsl.component(base_image=IMAGE, install_kfp_package=False)
+def step(params: str, checkpoints: str) -> None:
+    """Does nothing: no test here runs it."""
+
+
+@dsl.pipeline(name="small")
+def small(train: str, drift: str, checkpoints: str = "/checkpoints") -> None:
+    task = step(params=train, checkpoints=checkpoints)
+    kubernetes.use_secret_as_env(task, "dbrnet-s3", {"key": "AWS_ACCESS_KEY_ID"})
+    step(params=drift, checkpoints=checkpoints).after(task)
 
 
 @pytest.fixture(scope="session")
@@ -37,8 +72,8 @@ def _alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 @pytest.fixture(autouse=True)
 def _registries(monkeypatch: pytest.MonkeyPatch) -> None:
-    """They have every image. (test_image.py has a real one.)"""
-    monkeypatch.setattr("pipelines.image.in_registry", lambda image: True)
+    """They have every image. (test_image.py has real ones.)"""
+    monkeypatch.setattr("pipelines.package.in_registry", lambda image: True)
 
 
 @pytest.fixture
@@ -47,7 +82,7 @@ def command(cluster: KfpServer, package: Path, capsys: pytest.CaptureFixture[str
 
     def run(*words: str, host: str = cluster.address) -> Outcome:
         given = [str(package) if word == "PACKAGE" else word for word in words]
-        if "PACKAGE" in words and "--params" not in words:
+        if words[0] in {"submit", "schedule"} and "--params" not in words:
             given += ["--params", str(PARAMS)]
         status = __main__.main([*given, "--host", host])
         outcome = capsys.readouterr()

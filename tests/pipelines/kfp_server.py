@@ -2,16 +2,14 @@
 
 import json
 import re
-import ssl
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlsplit
 
+from tests.http_server import Handler, serving
 from tests.pipelines.kfp_backend import Backend, RefusedError, respond
 
 
@@ -73,103 +71,76 @@ class KfpServer(Backend):
 
 @contextmanager
 def kfp_server(certificate: Path | None = None) -> Iterator[KfpServer]:
-    """A running server; with TLS where `certificate`, a PEM file with its key, is given."""
+    """A running server; with TLS where `certificate`, a folder of `self_signed`, is given."""
     state = KfpServer()
-    handler = type("Handler", (_Handler,), {"state": state})
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    server.daemon_threads = True
-    if certificate:
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.load_cert_chain(certificate)
-        server.socket = context.wrap_socket(server.socket, server_side=True)
-    state.address = f"http{'s' if certificate else ''}://localhost:{server.server_address[1]}"
-    thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
-    thread.start()
-    try:
+    with serving(_Handler, state, certificate=certificate) as server:
+        state.address = f"http{'s' if certificate else ''}://localhost:{server.server_port}"
         yield state
-    finally:
         state.released.set()
-        server.shutdown()
-        server.server_close()
 
 
-class _Handler(BaseHTTPRequestHandler):
-    state: KfpServer
+class _Handler(Handler):
     protocol_version = "HTTP/1.1"
 
-    def log_message(self, format: str, *arguments: Any) -> None:
-        """Nothing: the tests look at the state."""
-
-    def do_GET(self) -> None:
+    def answer(self) -> None:
+        state: KfpServer = self.server.state
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         who = self.headers.get("Authorization", "").removeprefix("Bearer ")
-        state, turns = self.state, self.state.turns
-        if turns:
-            turns.enter(who)
+        if state.turns:
+            state.turns.enter(who)
         try:
-            path = urlsplit(self.path).path
-            state.requests.append(f"{self.command} {path}")
-            fault = self._fault(path)
-            if fault in {"drop", "hang"}:
-                if fault == "hang":
-                    state.released.wait(30)
-                self.close_connection = True
-                return
-            if fault == "page":
-                self._send(200, b"<html>welcome</html>", "text/html")
-                return
-            if fault == "login":
-                self._send(302, b"", "text/html", Location="/dex/auth")
-                return
-            try:
-                if isinstance(fault, int):
-                    raise RefusedError(fault, "made to fail")
-                self._admit(who)
-                with state.lock:
-                    if state.on_request:
-                        state.on_request(f"{self.command} {path}")
-                    answer = respond(state, self.command, self.path, body)
-                    state.count()
-            except RefusedError as refused:
-                answer = {"error": str(refused), "code": 3, "message": str(refused), "details": []}
-                self._send(refused.status, json.dumps(answer).encode())
-                return
-            if fault == "lost":
-                self.close_connection = True
-                return
-            self._send(200, json.dumps(answer).encode())
+            self._answer(state, who, body)
         finally:
-            if turns:
-                turns.leave(who)
+            if state.turns:
+                state.turns.leave(who)
 
-    do_POST = do_DELETE = do_GET  # noqa: N815
+    def _answer(self, state: KfpServer, who: str, body: bytes) -> None:
+        path = urlsplit(self.path).path
+        state.requests.append(f"{self.command} {path}")
+        match self._fault(state, path):
+            case "hang":
+                state.released.wait(30)
+                self.close_connection = True
+            case "drop":
+                self.close_connection = True
+            case "page":
+                self.respond(200, b"<html>welcome</html>", Content_Type="text/html")
+            case "login":
+                self.respond(302, Content_Type="text/html", Location="/dex/auth")
+            case fault:
+                try:
+                    if isinstance(fault, int):
+                        raise RefusedError(fault, "made to fail")
+                    self._admit(state, who)
+                    with state.lock:
+                        if state.on_request:
+                            state.on_request(f"{self.command} {path}")
+                        status, answer = 200, respond(state, self.command, self.path, body)
+                        state.count()
+                except RefusedError as refused:
+                    status, answer = refused.status, {"error": str(refused), "code": 3, "message": str(refused)}
+                if fault == "lost" and status == 200:
+                    self.close_connection = True
+                else:
+                    self.respond(status, json.dumps(answer).encode(), Content_Type="application/json")
 
-    def _fault(self, path: str) -> int | str | None:
-        with self.state.lock:
-            if self.state.allowed is not None:
-                self.state.allowed -= 1
-                if self.state.allowed < 0:
+    def _fault(self, state: KfpServer, path: str) -> int | str | None:
+        with state.lock:
+            if state.allowed is not None:
+                state.allowed -= 1
+                if state.allowed < 0:
                     return "drop"
-            for fault in self.state.faults:
+            for fault in state.faults:
                 fits = re.fullmatch(fault.method, self.command) and re.fullmatch(fault.path, path)
                 if fault.times and fits:
                     fault.times -= 1
                     return fault.what
         return None
 
-    def _admit(self, who: str) -> None:
-        if self.state.cookie is not None and self.headers.get("Cookie") == self.state.cookie:
+    def _admit(self, state: KfpServer, who: str) -> None:
+        if state.tokens is None or (state.cookie and self.headers.get("Cookie") == state.cookie):
             return
-        if self.state.tokens is None:
-            return
-        if who not in self.state.tokens:
+        if who not in state.tokens:
             raise RefusedError(403, "RBAC: access denied")
-        if not self.state.tokens[who]:
+        if not state.tokens[who]:
             raise RefusedError(401, "Request header error: the token has expired")
-
-    def _send(self, status: int, body: bytes, kind: str = "application/json", **headers: str) -> None:
-        self.send_response(status)
-        for name, value in (headers | {"Content-Type": kind, "Content-Length": str(len(body))}).items():
-            self.send_header(name, value)
-        self.end_headers()
-        self.wfile.write(body)

@@ -1,45 +1,26 @@
 """A server that is away, slow, wrong or unwilling: one line for a person, and nothing secret in it."""
 
-import socket
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 
 from pipelines import client
-from tests.pipelines.command import Command, Outcome
+from tests.http_server import self_signed
+from tests.pipelines.conftest import Command, Outcome
 from tests.pipelines.kfp_server import Fault, KfpServer, kfp_server
 
 SECRET = "eyJhbGciOi.secret"
 
 
 def one_line(outcome: Outcome, status: int, words: str) -> None:
-    assert outcome.status == status, outcome
-    assert outcome.error.startswith("error: " if status == 2 else "failed: ")
-    assert words in outcome.error
-    assert len(outcome.error.splitlines()) == 1
+    outcome.is_one_line(status, words)
     assert SECRET not in outcome.error + outcome.out
-    assert "Traceback" not in outcome.error
 
 
-def test_a_closed_port_is_one_line(command: Command) -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    outcome = command("list", host=f"http://127.0.0.1:{port}")
-    one_line(outcome, 1, f"http://127.0.0.1:{port} cannot be reached: ")
-    assert "Connection refused" in outcome.error
-
-
-def test_an_unknown_host_is_one_line(command: Command) -> None:
+def test_hosts_that_cannot_be_reached(command: Command, away_address: str) -> None:
+    one_line(command("list", host=f"http://{away_address}"), 1, f"http://{away_address} cannot be reached: ")
+    assert "Connection refused" in command("list", host=f"http://{away_address}").error
     one_line(command("list", host="https://kubeflow.invalid/pipeline"), 1, "cannot be reached: ")
-
-
-def test_a_host_needs_its_protocol(command: Command) -> None:
     one_line(command("list", host="kubeflow.example"), 2, "must begin with http:// or https://")
 
 
@@ -125,34 +106,31 @@ def test_a_browser_session_is_accepted(cluster: KfpServer, command: Command, mon
     assert command("list").status == 0
 
 
-def test_a_redirect_to_a_login_page_is_a_refusal(cluster: KfpServer, command: Command) -> None:
-    cluster.faults.append(Fault("login"))
-    one_line(command("list"), 2, "refuses us (302): the token has expired or may not do this; log in again")
+@pytest.mark.parametrize(
+    ("fault", "words"),
+    [
+        ("login", "refuses us (302): the token has expired or may not do this; log in again"),
+        ("page", "is not the API of Kubeflow Pipelines: it answers with a page"),
+        (404, "is not the API of Kubeflow Pipelines: made to fail; give the address before /apis"),
+        (400, "refuses the request (400): made to fail"),
+    ],
+)
+def test_a_refusal_is_explained(fault: int | str, words: str, cluster: KfpServer, command: Command) -> None:
+    cluster.faults.append(Fault(fault))
+    one_line(command("list"), 2, words)
 
 
-def test_another_kind_of_server_is_recognised(cluster: KfpServer, command: Command) -> None:
-    outcome = command("list", host=f"{cluster.address}/elsewhere")
-    one_line(outcome, 2, "is not the API of Kubeflow Pipelines: 404 page not found; give the address before /apis")
-    cluster.faults.append(Fault("page"))
-    one_line(command("list"), 2, "is not the API of Kubeflow Pipelines: it answers with a page")
-
-
-def test_a_trailing_slash_of_the_host_is_ignored(cluster: KfpServer, command: Command) -> None:
+def test_the_path_of_the_host_matters_but_for_a_trailing_slash(cluster: KfpServer, command: Command) -> None:
+    one_line(command("list", host=f"{cluster.address}/elsewhere"), 2, "is not the API of Kubeflow Pipelines: 404")
     assert f"{cluster.address}/#/runs/" in command("submit", "PACKAGE", host=f"{cluster.address}/").out
-
-
-def test_a_refusal_quotes_the_server(cluster: KfpServer, command: Command) -> None:
-    cluster.faults.append(Fault(400, "POST", ".*/recurringruns"))
-    outcome = command("schedule", "nightly", "PACKAGE", "--cron", "0 0 2 * * *")
-    one_line(outcome, 2, "refuses the request (400): made to fail")
 
 
 def test_certificates(cluster: KfpServer, command: Command, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv("SSL_CERT_FILE", raising=False)
-    certificate = self_signed(tmp_path / "server.pem")
+    certificate = self_signed(tmp_path, "DNS:localhost")
     with kfp_server(certificate) as server:
         one_line(command("list", host=server.address), 2, "has no certificate that we trust")
-        monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+        monkeypatch.setenv("SSL_CERT_FILE", str(certificate / "ca.crt"))
         assert command("list", host=server.address).out == "no schedules\n"
         other = server.address.replace("localhost", "127.0.0.1")
         one_line(command("list", host=other), 2, "has no certificate that we trust")
@@ -160,26 +138,3 @@ def test_certificates(cluster: KfpServer, command: Command, monkeypatch: pytest.
     one_line(command("list", host=wrong), 2, "has no certificate that we trust")
     monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "none.pem"))
     assert command("list", host=wrong).status == 2
-
-
-def self_signed(path: Path) -> Path:
-    """A certificate for localhost with its key, as one PEM file."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
-    now = datetime.now(UTC)
-    made = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(1)
-        .not_valid_before(now - timedelta(days=1))
-        .not_valid_after(now + timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
-        .sign(key, hashes.SHA256())
-    )
-    secret = key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )
-    path.write_bytes(secret + made.public_bytes(serialization.Encoding.PEM))
-    return path

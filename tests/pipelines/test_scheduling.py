@@ -11,8 +11,7 @@ import pytest
 from dbrnet.errors import JobError
 from pipelines import client
 from pipelines.client import Cluster
-from pipelines.scheduling import replace
-from tests.pipelines.command import Command
+from tests.pipelines.conftest import Command
 from tests.pipelines.kfp_server import Fault, KfpServer, Turns
 
 NIGHTLY = ("--cron", "0 30 2 * * *")
@@ -75,18 +74,15 @@ def test_unschedule_twice_succeeds(cluster: KfpServer, command: Command) -> None
 def test_a_wrong_time_is_one_line_and_nothing_is_sent(
     words: tuple[str, ...], line: str, cluster: KfpServer, command: Command
 ) -> None:
-    outcome = command("schedule", "nightly", "PACKAGE", *words)
-    assert outcome.status == 2
-    assert line in outcome.error
-    assert len(outcome.error.splitlines()) == 1
+    command("schedule", "nightly", "PACKAGE", *words).is_one_line(2, line)
     assert not cluster.requests
 
 
 def test_list_reads_all_pages(cluster: KfpServer, command: Command) -> None:
-    for name in ("a", "b", "c", "d", "e"):
+    for name in "abcde":
         command("schedule", name, "PACKAGE", *NIGHTLY)
     cluster.page = 2
-    assert [line.split()[0] for line in command("list").out.splitlines()[1:]] == ["a", "b", "c", "d", "e"]
+    assert [line[0] for line in command("list").out.splitlines()[1:]] == [*"abcde"]
 
 
 def test_list_shows_the_next_run_and_the_last_result(cluster: KfpServer, command: Command) -> None:
@@ -127,9 +123,7 @@ def test_list_shows_schedules_of_other_programs(cluster: KfpServer, command: Com
 
 def test_each_profile_has_its_own_schedules(cluster: KfpServer, command: Command) -> None:
     cluster.multi_user = True
-    outcome = command("list")
-    assert outcome.status == 2
-    assert "name your profile's namespace with --namespace" in outcome.error
+    command("list").is_one_line(2, "name your profile's namespace with --namespace")
     for profile in ("north", "south"):
         assert command("schedule", "nightly", "PACKAGE", *NIGHTLY, "--namespace", profile).status == 0
     assert len(cluster.enabled("nightly")) == 2
@@ -193,13 +187,13 @@ def test_two_processes_in_every_order_leave_one_enabled(
         monkeypatch.setenv(client.TOKEN, who)
         clusters[who] = Cluster(cluster.address, None)
     experiment = clusters["A"].experiment("dbrnet")
-    replace(clusters["A"], package, "nightly", "0 0 1 * * *", "before", experiment, VALUES)
+    clusters["A"].schedule("nightly", "0 0 1 * * *", "UTC", experiment, package, VALUES)
     (before,) = cluster.enabled("nightly")
     ended = dict[str, str]()
 
     def put(who: str) -> None:
         try:
-            replace(clusters[who], package, "nightly", "0 0 2 * * *", f"by {who}", experiment, VALUES)
+            clusters[who].schedule("nightly", "0 0 2 * * *", who, experiment, package, VALUES)
             ended[who] = "done"
         except JobError as error:
             ended[who] = str(error)

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from pipelines import __main__, client, commands
-from tests.pipelines.command import PARAMS
+from pipelines import __main__, client
+from tests.pipelines.conftest import PARAMS
 from tests.pipelines.kfp_server import Fault, KfpServer
 from tests.registry.servers import free_port
 from tests.retrying import retry_at_once
@@ -90,14 +90,14 @@ def test_a_server_that_fails(
         f"ftp://ann:{SECRET}@kubeflow.example",
     ],
 )
-def test_a_host_that_is_none(host: str, run: Run) -> None:
+def test_a_malformed_host(host: str, run: Run) -> None:
     for words in COMMANDS:
         run(*words, host=host).failed()
 
 
-def test_a_run_that_fails_over_an_address(cluster: KfpServer, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_address_in_the_error_of_a_run(cluster: KfpServer, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     """Kubeflow's words are a task's, whatever wrote them."""
-    monkeypatch.setattr(commands, "SECONDS", 0.0)
+    monkeypatch.setattr(__main__, "SECONDS", 0.0)
 
     def end(request: str) -> None:
         for made in cluster.runs.values():
@@ -125,7 +125,7 @@ def test_a_source_with_a_secret_is_not_sent(source: str, words: tuple[str, ...],
 def test_an_image_with_a_password(
     known: bool | None, cluster: KfpServer, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pipelines.image.in_registry", lambda image: known)
+    monkeypatch.setattr("pipelines.package.in_registry", lambda image: known)
     image = f"https://ann:{SECRET}@{IMAGE}"
     run("submit", "training", "--image", image, host=cluster.address)
 

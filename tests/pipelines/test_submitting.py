@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 from ruamel.yaml import YAML
 
-from components.from_step import IMAGE
+from components.from_step import IMAGE as PLACEHOLDER
 from dbrnet.config import Params, load_params
-from pipelines import commands
-from tests.pipelines.command import PARAMS, Command
+from pipelines import __main__
+from tests.pipelines.conftest import IMAGE, PARAMS, Command
 from tests.pipelines.kfp_server import Fault, KfpServer
 
 
@@ -62,7 +62,7 @@ def test_an_experiment_created_meanwhile_is_used(cluster: KfpServer, command: Co
 def test_wait_ends_with_the_runs_status(
     state: str, status: int, words: str, cluster: KfpServer, command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(commands, "SECONDS", 0.01)
+    monkeypatch.setattr(__main__, "SECONDS", 0.01)
     states = iter(["PENDING", "RUNNING", "RUNNING", state])
 
     def go_on(request: str) -> None:
@@ -86,7 +86,7 @@ def test_waiting_outlasts_a_short_outage_only(
     cluster: KfpServer, command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A short outage is survived; a long one ends the waiting, not the run."""
-    monkeypatch.setattr(commands, "SECONDS", 0.0)
+    monkeypatch.setattr(__main__, "SECONDS", 0.0)
     cluster.faults.append(Fault(503, "GET", ".*/runs/.*", times=3))
 
     def end(request: str) -> None:
@@ -116,36 +116,24 @@ def test_a_run_is_never_started_twice(cluster: KfpServer, command: Command) -> N
         (("submit", "training"), "error: training needs --image: the image that its tasks run in"),
         (("submit", "PACKAGE", "--gpu"), "is compiled already: --image and --gpu are for training"),
         (("submit", "PACKAGE", "--params", "none.yaml"), "error: none.yaml does not exist"),
+        (("submit", "PACKAGE", "--params", "wrong.yaml"), "train.epochs: input should be a valid integer"),
+        (("submit", "other.yaml"), "other.yaml asks for season"),
         (("submit", str(PARAMS)), "is not a compiled pipeline"),
     ],
 )
 def test_wrong_input_is_one_line_and_nothing_is_sent(
-    words: tuple[str, ...], line: str, cluster: KfpServer, command: Command
+    words: tuple[str, ...],
+    line: str,
+    cluster: KfpServer,
+    command: Command,
+    package: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    outcome = command(*words)
-    assert outcome.status == 2
-    assert line in outcome.error
-    assert len(outcome.error.splitlines()) == 1
-    assert not cluster.requests
-
-
-def test_a_wrong_parameter_is_one_line(cluster: KfpServer, command: Command, tmp_path: Path) -> None:
-    wrong = tmp_path / "params.yaml"
-    wrong.write_text(PARAMS.read_text().replace("epochs: 22", "epochs: many"))
-    outcome = command("submit", "PACKAGE", "--params", str(wrong))
-    assert outcome.status == 2
-    assert "train.epochs: input should be a valid integer" in outcome.error
-    assert not cluster.requests
-
-
-def test_a_parameter_missing_in_params_is_named(
-    command: Command, package: Path, tmp_path: Path, cluster: KfpServer
-) -> None:
-    other = tmp_path / "other.yaml"
-    other.write_text(package.read_text().replace("drift", "season"))
-    outcome = command("submit", str(other), "--params", str(PARAMS))
-    assert outcome.status == 2
-    assert "other.yaml asks for season" in outcome.error
+    monkeypatch.chdir(tmp_path)
+    Path("wrong.yaml").write_text(PARAMS.read_text().replace("epochs: 22", "epochs: many"))
+    Path("other.yaml").write_text(package.read_text().replace("drift", "season"))
+    command(*words).is_one_line(2, line)
     assert not cluster.requests
 
 
@@ -155,13 +143,12 @@ def test_a_parameter_missing_in_params_is_named(
 def test_a_pipeline_is_compiled_for_the_image(
     name: str, gpu: bool, verb: str, cluster: KfpServer, command: Command
 ) -> None:
-    image = "registry.example/line@sha256:" + "1" * 64
     words = (verb, name) if verb == "submit" else (verb, "nightly", name, "--cron", "0 30 2 * * *")
-    outcome = command(*words, *(["--gpu"] if gpu else []), "--image", image, "--params", str(PARAMS))
+    outcome = command(*words, *(["--gpu"] if gpu else []), "--image", IMAGE)
     assert outcome.status == 0, outcome.error
     (sent,) = [*cluster.runs.values(), *cluster.schedules.values()]
     committed = Path(__file__).parents[2] / f"pipelines/compiled/{name}-{'gpu' if gpu else 'cpu'}.yaml"
-    text = committed.read_text().replace(IMAGE, image)
+    text = committed.read_text().replace(PLACEHOLDER, IMAGE)
     spec, platform = YAML(typ="safe").load_all(text)
     assert sent["pipeline_spec"] == {"pipeline_spec": spec, "platform_spec": platform}
     params = load_params(PARAMS)

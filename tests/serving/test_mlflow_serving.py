@@ -16,17 +16,14 @@ import pytest
 
 from dbrnet.data.dataset import Image
 from dbrnet.inference.runtimes import open_model
-from dbrnet.models.dbrnet import DBRNet
-from dbrnet.models.saved import ModelMeta
 from dbrnet.registry.ledger_state import KeyFigures
 from dbrnet.registry.promotion import record
 from dbrnet.registry.store import open_store
 from dbrnet.registry.tracking import start_or_resume_run
 from dbrnet.registry.versions import register
+from tests.conftest import Exported
 from tests.registry.acting import decided
-from tests.serving.service import png, running, serve, wait_until
-
-Exported = tuple[Path, DBRNet, ModelMeta]
+from tests.serving.conftest import png, running, serve, wait_until
 
 
 @pytest.mark.slow

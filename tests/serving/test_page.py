@@ -4,23 +4,16 @@ import base64
 import shutil
 from collections.abc import Callable, Iterator
 
+import cv2
 import numpy as np
 import pytest
 from playwright.sync_api import Browser, FilePayload, Page, sync_playwright
 
 from dbrnet.data.dataset import Image
-from tests.serving.service import Service, png
+from tests.serving.conftest import Service, png
 
-ARGUMENTS = (
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-)
+ARGUMENTS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"]
+ARGUMENTS += ["--disable-background-networking", "--disable-component-update"]
 
 DROP = """([name, type, data]) => {
   const bytes = Uint8Array.from(atob(data), (character) => character.charCodeAt(0));
@@ -92,19 +85,13 @@ def test_a_dropped_image_is_shown_with_its_defects(
     assert page.locator("#legend li").count() == 3
     assert page.evaluate("document.getElementById('image').naturalWidth") == 130
     fill, outline = (np.array(layer).reshape(90, 130, 4) for layer in page.evaluate(PAINTED))
-    mask = mask_of(answer)
+    encoded = np.frombuffer(base64.b64decode(answer["mask"]), np.uint8)
+    mask = np.asarray(cv2.imdecode(encoded, cv2.IMREAD_UNCHANGED))
     np.testing.assert_array_equal((fill + outline)[..., 3] == 255, mask > 0)
     colors = np.array([[0, 0, 0], [230, 60, 40], [40, 200, 90], [60, 90, 240]])
     np.testing.assert_array_equal((fill + outline)[..., :3], colors[mask])
     assert outline[..., 3].any()
     assert fill[..., 3].any()
-
-
-def mask_of(answer: dict[str, str]) -> np.ndarray:
-    import cv2
-
-    data = np.frombuffer(base64.b64decode(answer["mask"]), np.uint8)
-    return np.asarray(cv2.imdecode(data, cv2.IMREAD_UNCHANGED))
 
 
 def test_focusing_or_pointing_at_a_defect_marks_it(

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.serving.service import Reply, Service, png, running, wait_until
+from tests.serving.conftest import Reply, Service, png, running, wait_until
 
 pytestmark = pytest.mark.slow
 

@@ -8,7 +8,6 @@ import struct
 import zlib
 from collections.abc import Callable
 from contextlib import suppress
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -20,11 +19,9 @@ from dbrnet.data.dataset import Image
 from dbrnet.inference.images import decode_image
 from dbrnet.inference.runtimes import open_model
 from dbrnet.inference.tables import find_defects
-from dbrnet.models.dbrnet import DBRNet
-from dbrnet.models.saved import ModelMeta
-from tests.serving.service import Service, png, running, serve, wait_until
+from tests.conftest import Exported
+from tests.serving.conftest import Service, png, running, serve, wait_until
 
-Exported = tuple[Path, DBRNet, ModelMeta]
 FORM = b'--b\r\nContent-Disposition: form-data; name="file"; filename="a.png"\r\n\r\n%s\r\n--b--\r\n'
 FORM_TYPE = "multipart/form-data; boundary=b"
 
@@ -114,14 +111,20 @@ def sixteen_bit() -> bytes:
     return cv2.imencode(".png", values)[1].tobytes()
 
 
-IMAGES = {
+REFUSED = {
     "zero bytes": b"",
     "text": b"no image",
     "truncated jpeg": saved("RGB", "JPEG")[:-300],
     "truncated png": saved("RGB", "PNG")[:-300],
     "100 megapixels": declared_png(10_000, 10_000),
-    "two rows too few": saved("RGB", "PNG")[:33],
+    "header of a png alone": saved("RGB", "PNG")[:33],
     "too small": cv2.imencode(".png", np.zeros((20, 200), np.uint8))[1].tobytes(),
+    "animated gif": saved("P", "GIF", save_all=True, append_images=frames()),
+    "animated png": saved("L", "PNG", save_all=True, append_images=frames()),
+    "animated webp": saved("RGB", "WEBP", save_all=True, append_images=frames()),
+    "tiff of several pages": saved("L", "TIFF", save_all=True, append_images=frames()),
+}
+IMAGES = REFUSED | {
     "grey": saved("L", "PNG"),
     "bilevel": saved("1", "PNG"),
     "16-bit": sixteen_bit(),
@@ -129,37 +132,20 @@ IMAGES = {
     "with alpha": saved("RGBA", "PNG"),
     "cmyk": saved("CMYK", "JPEG"),
     "cmyk tiff": saved("CMYK", "TIFF"),
-    "animated gif": saved("P", "GIF", save_all=True, append_images=frames()),
-    "animated png": saved("L", "PNG", save_all=True, append_images=frames()),
-    "animated webp": saved("RGB", "WEBP", save_all=True, append_images=frames()),
-    "tiff of several pages": saved("L", "TIFF", save_all=True, append_images=frames()),
     "bmp": saved("RGB", "BMP"),
 }
 
 
 @pytest.mark.parametrize("name", IMAGES)
 def test_every_kind_of_image_is_answered_or_refused_in_one_line(service: Service, name: str) -> None:
-    data = IMAGES[name]
-    try:
-        refused = min(decode_image(data, "the image", max_pixels=2**24).shape[:2]) < 32
-    except Exception:
-        refused = True
-    reply = service.predict(data)
-    assert reply.status == (400 if refused else 200)
-    if refused:
+    reply = service.predict(IMAGES[name])
+    assert reply.status == (400 if name in REFUSED else 200)
+    if name in REFUSED:
         assert list(reply.json) == ["error"]
         assert reply.json["error"].startswith(("the image", "an image"))
         assert "\n" not in reply.json["error"]
         assert "Traceback" not in reply.json["error"]
     assert service.ask("/health/ready").status == 200
-
-
-def test_some_images_are_refused_and_some_answered(service: Service) -> None:
-    """So that the test above cannot pass by refusing, or answering, all."""
-    for name in ("zero bytes", "text", "truncated jpeg", "truncated png", "100 megapixels", "too small"):
-        assert service.predict(IMAGES[name]).status == 400, name
-    for name in ("grey", "16-bit", "bmp", "with alpha"):
-        assert service.predict(IMAGES[name]).status == 200, name
 
 
 @pytest.mark.parametrize(
@@ -186,16 +172,15 @@ def test_an_undeclared_size_is_refused_while_reading(service: Service) -> None:
     connection.sendall(
         b"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Type: image/png\r\nTransfer-Encoding: chunked\r\n\r\n"
     )
-    sent = 0
+    chunk, rest, answer, sent = b"10000\r\n" + b"x" * 0x10000 + b"\r\n", b"", b"", 0
     connection.setblocking(False)
-    answer = b""
     while not answer:
-        try:
-            connection.send(b"10000\r\n" + b"x" * 0x10000 + b"\r\n")
-            sent += 0x10000
+        with suppress(BlockingIOError):
             answer = connection.recv(1000)
-        except BlockingIOError:
-            continue
+        with suppress(BlockingIOError, ConnectionError):  # it may be cut off when it has answered
+            rest = rest or chunk
+            count = connection.send(rest)  # perhaps not all of it
+            rest, sent = rest[count:], sent + count
         assert sent < 20 * 2**20  # it never ends; the answer comes in its midst
     assert answer.startswith(b"HTTP/1.1 413 ")
     connection.close()
