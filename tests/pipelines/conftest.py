@@ -3,12 +3,13 @@
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import pytest
 from kfp import compiler, dsl, kubernetes
 
-from pipelines import __main__
+from pipelines import __main__, graphs
 from tests.pipelines.kfp_server import KfpServer, kfp_server
 from tests.retrying import retry_at_once
 
@@ -53,6 +54,24 @@ def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("compiled") / "small.yaml"
     compiler.Compiler().compile(small, str(path))
     return path
+
+
+@cache
+def _compiled(folder: Path, pipeline: str, gpu: bool, image: str) -> bytes:
+    path = folder / "compiled.yaml"
+    graphs.compile_pipeline(pipeline, gpu=gpu, image=image, path=path)
+    return path.read_bytes()
+
+
+@pytest.fixture(autouse=True)
+def compiled_once(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Submitting compiles each pipeline once for each image: under pytest's deep stack kfp takes seconds for it."""
+    folder = tmp_path_factory.getbasetemp()
+
+    def compile_pipeline(pipeline: str, *, gpu: bool, image: str, path: Path) -> None:
+        path.write_bytes(_compiled(folder, pipeline, gpu, image))
+
+    monkeypatch.setattr("pipelines.package.compile_pipeline", compile_pipeline)
 
 
 @pytest.fixture

@@ -157,7 +157,7 @@ FAULTS: dict[str, tuple[type[Exception], Callable[[Candidate, pytest.MonkeyPatch
     "a record": (UserError, lambda one, _: one.change("train", "dataset", "images", to="many")),
     "the page": (NameError, lambda _, patch: patch.delattr("dbrnet.reports.decision_page._lineage")),
     "an image of the page": (JobError, lambda one, _: shutil.rmtree(one.folder / "disagreements")),
-    "the model card": (NameError, lambda _, patch: patch.delattr("dbrnet.reports.decision_text._nn_baseline")),
+    "the model card": (NameError, lambda _, patch: patch.delattr("dbrnet.reports.decision_text._sections")),
     "the summary": (NameError, lambda _, patch: patch.delattr("dbrnet.reports.decision_text._comparison")),
     "the disk": (OSError, fill_disk),
     "the report": (JobError, lambda one, _: (one.folder / "report.html").unlink()),
