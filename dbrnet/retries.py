@@ -68,11 +68,12 @@ class RetryPolicy:
         log.log(self.level, "%s; trying again in %.0f s", getattr(error, "cause", error), state.upcoming_sleep)
 
 
-# A minute's outage is outlasted by all of them but WEBHOOK: nobody waits for a message.
+# A minute's outage is outlasted by all, however the pauses are drawn, but by DATABASE, which waits for a lock, and
+# WEBHOOK: nobody waits for a message.
 S3 = RetryPolicy(first=1, longest=32, attempts=9)  # on top of boto3's own three tries within seconds
 HTTP = RetryPolicy(first=1, longest=32, attempts=9)
-MLFLOW = RetryPolicy(first=2, longest=32, attempts=7, seconds=240)  # a try that hangs takes two minutes
+MLFLOW = RetryPolicy(first=2, longest=32, attempts=9, seconds=240)  # a try that hangs takes two minutes
 DATABASE = RetryPolicy(first=0.1, longest=6.4, attempts=8, error=BusyError, level=logging.DEBUG)
 KUBERNETES = RetryPolicy(first=1, longest=30, seconds=600)  # a control plane may be upgraded
-KUBEFLOW = RetryPolicy(first=1, longest=30, attempts=7)
+KUBEFLOW = RetryPolicy(first=1, longest=30, attempts=9)
 WEBHOOK = RetryPolicy(first=2, longest=8, attempts=4)

@@ -44,7 +44,7 @@ class Line:
         self.set("train", epochs=12)
         self.set("export", runtimes=["onnxruntime-cpu"])
         self.set("evaluate", gallery=1)
-        self.set("benchmark", seconds=0.5)
+        self.set("benchmark", seconds=2.0)
         self.set(
             "promote",
             min_miou=0.4,
