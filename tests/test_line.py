@@ -23,7 +23,7 @@ from tests.http_server import Handler, serving
 from tests.storage.s3_server import BUCKET, S3Server
 from tests.workspace import STAGES, Workspace, tasks_run
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(3000)]
 
 NAME = "dbrnet-steel-strip"
 COMMAND = ("python", "-m", "pipelines", "run", "--local")
