@@ -98,6 +98,7 @@ def params(tmp_path: Path) -> Path:
         ("  classes: []", "  classes: [dent]", "ingest.classes: value error, must be [] where dataset is not"),
         ("  previous: null", "  previous: old", "ingest.previous: value error, must be null where dataset is not"),
         ("  bit_depth: 16", "  bit_depth: 7", "ingest.bit_depth: input should be greater than or equal to 8"),
+        ("  mask_threshold: 127", "  mask_threshold: 255", "ingest.mask_threshold: input should be less than or equal"),
         ("  epochs: ", "  epochs: many #", "train.epochs: input should be a valid integer"),
         ("  dataset: steel-strip", "  dataset: steel", "ingest.dataset: input should be 'steel-strip', 'neu-seg'"),
         ("[0.6, 0.2, 0.2]", "[0.6, 0.2, 0.3]", "split.fractions: value error, must sum to 1"),
