@@ -115,6 +115,16 @@ def test_names_and_content_join_one_group(make: Make) -> None:
     assert frozenset({"p0"}) in members(find_groups(fingerprints, names=False))
 
 
+def test_names_join_whole_groups_of_copies(make: Make) -> None:
+    images = {f"p{index}": steel(index % 2) for index in range(4)} | {f"p{seed}": steel(seed) for seed in range(4, 8)}
+    dataset = make(images)  # p0 and p2 are copies, and p1 and p3
+    named = tuple(
+        replace(sample, group="tile" if sample.id in {"p2", "p3"} else sample.id) for sample in dataset.samples
+    )
+    groups = find_groups(take_fingerprints(Dataset(dataset.root, dataset.card, named)))
+    assert frozenset({"p0", "p1", "p2", "p3"}) in members(groups)
+
+
 @given(choice=st.lists(st.sampled_from(SYMMETRIES), min_size=9, max_size=9), order=st.permutations(range(9)))
 @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_groups_do_not_depend_on_symmetry_or_order(make: Make, choice: list[Symmetry], order: list[int]) -> None:

@@ -146,7 +146,7 @@ def test_images_are_exposure_normalised_on_request(dataset: Dataset) -> None:
     assert np.array_equal(normalised[0][0], expected)
 
 
-@pytest.mark.parametrize("size", [(100, 100), (20, 20), (60, 60)])
+@pytest.mark.parametrize("size", [(100, 100), (20, 20), (60, 60), (30, 30), (23, 47)])
 def test_resizing_a_mask_does_not_shift_it(size: tuple[int, int]) -> None:
     mask = np.zeros((40, 40), np.uint8)
     mask[10:30, 10:30] = 1

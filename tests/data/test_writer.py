@@ -3,6 +3,7 @@ import shutil
 import tarfile
 import zipfile
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
-from dbrnet.data.dataset import ClassInfo, Dataset
+from dbrnet.data.dataset import ClassInfo, Dataset, content_hash
 from dbrnet.data.writer import count_classes
 from dbrnet.errors import UserError
 from tests.data.conftest import build, file_contents, make_neu_source, square
@@ -81,6 +82,14 @@ def test_hashes_depend_on_pixels_and_not_on_files(neu_source: Path, tmp_path: Pa
     changed = [b.id for a, b in zip(first.samples, third.samples, strict=True) if a.sha256 != b.sha256]
     assert changed == ["test-000001"]
     assert third.card.content_hash != first.card.content_hash
+
+
+def test_content_hash_depends_on_ids_groups_and_pixels_and_not_on_the_order(written: Path) -> None:
+    first, *others = Dataset.load(written).samples
+    same = content_hash([first, *others])
+    assert content_hash([*others, first]) == same
+    changed = [replace(first, id="new"), replace(first, group="new"), replace(first, sha256="new")]
+    assert len({same, *(content_hash([sample, *others]) for sample in changed)}) == 4
 
 
 def test_progress_counts_every_sample(neu_source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

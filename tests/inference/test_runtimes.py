@@ -2,6 +2,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import torch
 
 from dbrnet.data.dataset import Image
 from dbrnet.errors import UserError
-from dbrnet.inference.quantize import Quantized, quantize
+from dbrnet.inference.quantize import Quantized, TooLossyError, quantize
 from dbrnet.inference.runtimes import RUNTIMES, file_of, open_all, open_model, why_not_available
 from dbrnet.inference.runtimes.base import Model, NotAvailableError
 from dbrnet.inference.runtimes.exported import PROVIDERS, OnnxModel, OpenVinoModel, read_exported
@@ -68,6 +69,15 @@ def test_a_tight_budget_keeps_some_convolutions_in_higher_precision(
     assert 0 < len(outcome.kept) < outcome.convolutions
     assert outcome.loss <= all_of_them / 2 < outcome.loss_of_all
     assert read_exported(tmp_path / "int8.onnx").metadata["val_miou"] == f"{outcome.miou - outcome.loss:.4f}"
+
+
+def test_a_loss_above_the_budget_and_nothing_in_int8_are_refused() -> None:
+    outcome = Quantized(miou=0.8, loss_of_all=0.03, loss=0.004, kept=("stem.0",), convolutions=2)
+    outcome.require_within(0.004)
+    with pytest.raises(TooLossyError, match=r"0\.0040 with 1 of them, and may lose 0\.003;"):
+        outcome.require_within(0.003)
+    with pytest.raises(TooLossyError, match=r"0\.0040 with 0 of them, and may lose 0\.004;"):
+        replace(outcome, kept=("stem.0", "stem.3")).require_within(0.004)
 
 
 TELEMETRY = """

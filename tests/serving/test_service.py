@@ -157,6 +157,7 @@ def test_every_kind_of_image_is_answered_or_refused_in_one_line(service: Service
         (FORM_TYPE, b'--b\r\nContent-Disposition: form-data; name="a"\r\n\r\nb\r\n--b--\r\n', 400, "no file"),
         (FORM_TYPE, b"nonsense", 400, "form"),
         ("multipart/form-data", b"--b--\r\n", 400, "boundary"),
+        ("image/png", b"x" * 2**20, 400, "the image"),
         ("image/png", b"x" * (2**20 + 1), 413, "larger than 1 MiB"),
         (FORM_TYPE, FORM % (b"x" * 2**20), 413, "larger than 1 MiB"),
     ],

@@ -82,6 +82,18 @@ def test_a_training_killed_at_any_moment_ends_in_the_same_bits(
     assert_same(torch.load(out, weights_only=True), uninterrupted)
 
 
+def test_a_training_stopped_between_epochs_ends_in_the_same_bits(
+    dataset: Dataset, splits: Splits, uninterrupted: dict[str, Any], tmp_path: Path
+) -> None:
+    def stop(row: EpochRow) -> None:
+        if row.epoch == 2:
+            raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        train(dataset, *splits, AVERAGED, tmp_path, on_epoch=stop)
+    assert_same(content(train(dataset, *splits, AVERAGED, tmp_path)), uninterrupted)
+
+
 def test_a_finished_training_is_not_repeated(
     dataset: Dataset, splits: Splits, uninterrupted: dict[str, Any], tmp_path: Path
 ) -> None:
