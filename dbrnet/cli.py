@@ -110,7 +110,8 @@ def _report(function: Callable[[], object]) -> int:
     handler.setFormatter(RedactingFormatter(logging.Formatter("%(message)s")))
     logging.basicConfig(handlers=[handler])
     # Only our own loggers: PyTorch's exporter logs every node. Of several processes, rank 0 logs.
-    logging.getLogger("dbrnet").setLevel(logging.INFO if process_group().first else logging.CRITICAL)
+    for name in ("dbrnet", "pipelines"):
+        logging.getLogger(name).setLevel(logging.INFO if process_group().first else logging.CRITICAL)
     try:
         function()
     except UserError as error:
