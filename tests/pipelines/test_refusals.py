@@ -17,11 +17,11 @@ def one_line(outcome: Outcome, status: int, words: str) -> None:
     assert SECRET not in outcome.error + outcome.out
 
 
-def test_hosts_that_cannot_be_reached(
-    command: Command, away_address: str, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_hosts_that_cannot_be_reached(command: Command, away_address: str, caplog: pytest.LogCaptureFixture) -> None:
     one_line(command("list", host=f"http://{away_address}"), 1, f"http://{away_address} cannot be reached: ")
-    assert {record.message for record in caplog.records} == {"Kubeflow Pipelines cannot be reached; trying again in 0 s"}
+    assert {record.message for record in caplog.records} == {
+        "Kubeflow Pipelines cannot be reached; trying again in 0 s"
+    }
     assert "Connection refused" in command("list", host=f"http://{away_address}").error
     one_line(command("list", host="https://kubeflow.invalid/pipeline"), 1, "cannot be reached: ")
     one_line(command("list", host="kubeflow.example"), 2, "must begin with http:// or https://")
