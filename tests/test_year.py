@@ -34,6 +34,21 @@ NAME = "dbrnet-steel-strip"
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3000)]
 
+KILLED_AFTER_THE_ENTRY = """
+import os, signal, sys
+from dbrnet.cli import main
+from dbrnet.registry.ledger import Ledger
+
+append = Ledger.append
+
+def append_and_be_killed(*arguments):
+    append(*arguments)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+Ledger.append = append_and_be_killed
+sys.exit(main(sys.argv[1:]))
+"""
+
 
 class Line:
     """The pipeline of one factory line in one folder, run step by step through the command line."""
@@ -102,9 +117,9 @@ class Line:
         decision: dict[str, Any] = json.loads((month / "promote/decision.json").read_text())
         return decision
 
-    def spawn(self, month: Path) -> subprocess.Popen[bytes]:
+    def spawn(self, month: Path, program: tuple[str, ...] = ("-m", "dbrnet")) -> subprocess.Popen[bytes]:
         environment = {key: value for key, value in os.environ.items() if key != "MLFLOW_TRACKING_URI"}
-        words = [sys.executable, "-m", "dbrnet", *self.promotion(month)]
+        words = [sys.executable, *program, *self.promotion(month)]
         return subprocess.Popen(words, cwd=self.folder, env=environment | {"PYTHONPATH": str(ROOT)})
 
     def registry(self, action: str, *words: object) -> None:
@@ -270,12 +285,9 @@ def test_a_year(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.
         data, second, "november", reexported(march / "export", tmp_path / "november/export", "november")
     )
     entries = len(line.ledger.entries())
-    process = line.spawn(november)
-    while len(line.ledger.entries()) == entries:
-        assert process.poll() is None
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    assert line.aliases["champion"] in (champion, 11)
+    assert line.spawn(november, ("-c", KILLED_AFTER_THE_ENTRY)).wait(120) == -signal.SIGKILL
+    assert len(line.ledger.entries()) == entries + 1
+    assert line.aliases["champion"] == champion
     assert not (november / "promote").exists()
     assert outcome(line.decide(november)) == ("promoted", 11, 11)
     assert len(line.ledger.entries()) == entries + 1
