@@ -24,6 +24,7 @@ from tenacity import (
 from dbrnet.errors import BusyError, JobError, UnavailableError
 
 log = logging.getLogger(__name__)
+logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)  # at each try it has a line that says less
 
 P = ParamSpec("P")
 R = TypeVar("R")

@@ -203,7 +203,6 @@ class _Pool(PoolManager):
     def __init__(self, host: str, namespace: str | None, options: Mapping[str, Any]) -> None:
         super().__init__(**options)
         self._host, self._namespace = host, namespace
-        logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)  # `_LoggedRetry` says it in one line
 
     def urlopen(self, method: str, url: str, redirect: bool = True, **options: Any) -> BaseHTTPResponse:  # type: ignore[override]
         # A POST may have been carried out although its response was lost, so only connecting is tried again.

@@ -135,7 +135,6 @@ def open_store(root: Path) -> Store:
     """
     for name, value in _SETTINGS.items():
         os.environ.setdefault(name, value)
-    logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)  # each try: a line that says less
     redact_log("mlflow")
     os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"  # with the password that is in it
     root = root.absolute()
