@@ -24,7 +24,7 @@ class ModelMeta:
     model: Switches
     mean: Triple  # of the RGB pixels / 255
     std: Triple
-    image_size: tuple[int, int] | None  # height and width that images are resized to; None: their own
+    zoom: float  # the factor, a multiple of a quarter, that images are resized by
     normalised: bool  # whether each image's exposure is normalised first
 
     def build(self) -> DBRNet:

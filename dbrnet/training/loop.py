@@ -1,5 +1,6 @@
-"""The training loop: resumable at any iteration, with the best weights chosen on the validation split."""
+"""The training loop: resumable at any iteration; the last averaged weights are the result."""
 
+import copy
 import logging
 import math
 import time
@@ -10,31 +11,39 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from dbrnet.data.dataset import Dataset
-from dbrnet.data.loading import Augmented, Images, epoch_batches, load_batches, normalise
+from dbrnet.data.loading import Images, normalise, zoomed_size
 from dbrnet.errors import JobError, UserError
 from dbrnet.models.dbrnet import DBRNet
 from dbrnet.models.saved import ModelMeta
 from dbrnet.progress import progress
 from dbrnet.training.augmentation import Augmentation
 from dbrnet.training.checkpoint import load_checkpoint, save_checkpoint
+from dbrnet.training.crops import Crops, load_batches
 from dbrnet.training.distributed import DistributedContext, join_processes
-from dbrnet.training.loss import OhemCrossEntropy
+from dbrnet.training.loss import make_loss
 from dbrnet.training.recipe import Recipe
+from dbrnet.training.sampling import Sampler
 from dbrnet.training.validation import validate
+from dbrnet.training.zoom import choose_zoom
 
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class EpochRow:
-    """The figures of one epoch. Losses are means over its iterations."""
+VALIDATIONS = 20  # of a training, at most
+VALIDATION_SHARE = 0.1  # of a training's time, at most
+FORWARD_SHARE = 1 / 3  # of an iteration's time a pixel, that a pixel of the validation costs
+FLUSH = 20  # iterations between two looks at the loss, each of which makes a GPU wait
+BROKEN = 0.8  # the last weights are not used if they reach less than this share of the best validation mIoU
 
-    epoch: int  # from 1
+
+@dataclass(frozen=True)
+class HistoryRow:
+    """The figures of one validation. Losses are means over the iterations since the one before."""
+
     step: int  # iterations since the start
-    learning_rate: float  # of the epoch's last iteration
+    learning_rate: float  # of the last iteration
     loss: float
     main_loss: float
     auxiliary_loss: float
@@ -44,18 +53,18 @@ class EpochRow:
     seconds: float  # since the start, validation included, interruptions not
 
 
-OnEpoch = Callable[[EpochRow], None]
+OnValidation = Callable[[HistoryRow], None]
 
 
 @dataclass(frozen=True)
 class TrainResult:
-    """The best network on validation, on the CPU in eval mode, and how it came about."""
+    """The trained network, on the CPU in eval mode, and how it came about."""
 
     model: DBRNet
     meta: ModelMeta
-    best_epoch: int
-    best_miou: float
-    history: tuple[EpochRow, ...]
+    step: int  # that its weights are of
+    val_miou: float  # of these weights
+    history: tuple[HistoryRow, ...]
     step_losses: tuple[float, ...]  # the total loss of each iteration
     seconds: float
     device: str  # of each process
@@ -71,19 +80,19 @@ def train(
     *,
     workers: int,
     checkpoint_seconds: float,
-    on_epoch: OnEpoch | None = None,
+    on_validation: OnValidation | None = None,
 ) -> TrainResult:
     """Train on the GPU if there is one, else on the CPU; resume from the checkpoint in `workdir` if it fits.
 
-    On the CPU the weights depend on data, recipe and number of threads alone, bit for bit, however often the run
-    was killed and restarted. On a GPU speed goes first: cuDNN picks its fastest algorithms, and runs differ in the
-    last digits. Neither `workers` (loading processes) nor `checkpoint_seconds` affects the weights.
+    On the CPU the weights depend on data, recipe, processor and number of threads alone, bit for bit, however often
+    the run was killed and restarted. On a GPU speed goes first: cuDNN picks its fastest algorithms, and runs differ in
+    the last digits. Neither `workers` (loading processes) nor `checkpoint_seconds` affects the weights.
 
     Processes that torchrun started train together. Each takes its share of every batch, and all get the result
     of one process, up to rounding. Only the first writes the checkpoint.
 
-    `on_epoch` is called after each epoch, and again for the last one if the process was killed right after.
-    Rows of epochs finished before a resumption come with the result.
+    `on_validation` is called after each validation, and again for the last one if the process was killed right after.
+    Rows of before a resumption come with the result.
 
     Raises `UserError` for an empty split and `JobError` when the loss is no longer finite.
     """
@@ -93,7 +102,7 @@ def train(
     fingerprint = recipe.fingerprint(dataset.card.content_hash, train_ids, val_ids)
     with join_processes() as distributed:
         run = Run(dataset, train_ids, val_ids, recipe, distributed, workers=workers)
-        run.finish(workdir, fingerprint, checkpoint_seconds, on_epoch)
+        run.finish(workdir, fingerprint, checkpoint_seconds, on_validation)
         return run.result()
 
 
@@ -110,85 +119,92 @@ class Run:
         *,
         workers: int,
     ) -> None:
+        if recipe.batch_size < distributed.size:
+            raise UserError(
+                f"a batch of {recipe.batch_size} cannot be shared by {distributed.size} processes: raise "
+                "train.batch_size, which counts the images of all, or start fewer"
+            )
         self.recipe, self.workers = recipe, workers
         self.distributed, self.device = distributed, distributed.device
         torch.manual_seed(recipe.seed)  # of all devices
-        self.train_images, self.val_images = (
-            Images(dataset, ids, recipe.image_size, normalised=recipe.normalise_exposure)
-            for ids in (train_ids, val_ids)
+        train_images, self.val_images = (
+            Images(dataset, ids, normalised=recipe.normalise_exposure) for ids in (train_ids, val_ids)
         )
         if workers:
-            self.train_images.warm()
-        mean, std = distributed.from_first(self.train_images.statistics)
+            train_images.warm()
+        mean, std, zoom = distributed.from_first(lambda: (*train_images.statistics(), self._zoom(train_images)))
         self.mean, self.std = torch.tensor(mean, device=self.device), torch.tensor(std, device=self.device)
-        fill = tuple(255 * value for value in mean)
-        self.augment = Augmentation(recipe.crop, recipe.scale, flip=recipe.flip, fill=fill)
+        self.crops = Crops(
+            train_images,
+            Sampler(train_images.samples, seed=recipe.seed, focus=recipe.focus, paste=recipe.paste),
+            Augmentation(recipe.symmetries, photometric=recipe.photometric),
+            size=recipe.crop,
+            zoom=zoom,
+            scale=recipe.scale,
+            fill=tuple(255 * value for value in mean),
+            classes=len(dataset.card.classes),
+            seed=recipe.seed,
+        )
         self.meta = ModelMeta(
             classes=dataset.card.classes,
             model=recipe.model,
             mean=mean,
             std=std,
-            image_size=recipe.image_size,
+            zoom=zoom,
             normalised=recipe.normalise_exposure,
         )
         self.names = [info.name for info in self.meta.classes]
         self._build_network()
 
-        self.epoch = 0  # epochs finished
-        self.batch = 0  # batches of the current epoch done
-        self.batches_per_epoch = self._count_batches()
+        self.step = 0  # iterations done
+        self.interval = self._validation_interval()
         self.losses: list[list[float]] = []  # of each iteration: total, main, auxiliary
-        self.history: list[EpochRow] = []
-        self.best_epoch, self.best_miou = 0, -1.0
+        self.unread: list[Tensor] = []  # the losses of the latest iterations, still on the device
+        self.history: list[HistoryRow] = []
+        self.best_step, self.best_miou = 0, -1.0
         self.best_weights: dict[str, Tensor] = {}
-        self.epoch_seconds = 0.0  # spent in the current epoch's iterations
+        self.training_seconds = 0.0  # spent in the iterations since the last validation
         self.seconds = 0.0  # spent before `since`
         self.since = self.iteration_began = time.monotonic()
 
+    def _zoom(self, images: Images) -> float:
+        return self.recipe.zoom if self.recipe.zoom != "auto" else choose_zoom(images)
+
     def _build_network(self) -> None:
-        """The network, its averaged copy, the loss and the optimizer."""
+        """The network, its average, the loss and the optimizer."""
         recipe = self.recipe
         torch.backends.cudnn.benchmark = True
         self.model = self.meta.build()
         self.distributed.synchronise_batch_norms(self.model)
         self.model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.network = self.distributed.parallel(self.model)  # the model as it is trained
-        self.loss = OhemCrossEntropy(recipe.ohem_threshold, self.distributed)
+        self.loss = make_loss(recipe.loss, recipe.ohem_threshold, self.distributed)
         # Decay on all parameters, batch norms too, as in the released code.
         self.optimizer = torch.optim.SGD(
-            self.model.parameters(), lr=recipe.learning_rate, momentum=recipe.momentum, weight_decay=recipe.weight_decay
+            self.model.parameters(),
+            lr=recipe.learning_rate,
+            momentum=recipe.momentum,
+            weight_decay=recipe.weight_decay,
+            fused=True,
         )
-        self.half = recipe.amp and self.device.type == "cuda"
-        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.half)
-        self.averaged: AveragedModel | None = None
-        self.stateful: dict[str, Any] = {"model": self.model, "optimizer": self.optimizer, "scaler": self.scaler}
+        self.half = recipe.amp and computes_in_bfloat16(self.device)
+        self.stateful: dict[str, Any] = {"model": self.model, "optimizer": self.optimizer}
+        self.average: WeightAverage | None = None
         if recipe.ema_decay is not None:
-            average = get_ema_multi_avg_fn(recipe.ema_decay)
-            self.averaged = AveragedModel(self.model, multi_avg_fn=average, use_buffers=True)
-            self.stateful["averaged"] = self.averaged
-
-    def _batches(self) -> list[list[int]]:
-        """The indices of the current epoch's training images, by batch of all processes."""
-        defect_free = [not sample.classes for sample in self.train_images.samples]
-        recipe = self.recipe
-        return epoch_batches(defect_free, recipe.defect_free, recipe.batch_size, recipe.seed, self.epoch)
-
-    def _count_batches(self) -> int:
-        """The batches of each epoch; `UserError` where there are none or too small ones."""
-        batches = self._batches()
-        if not batches:
-            raise UserError("train.defect_free leaves nothing to train on: raise it, or add images with defects")
-        if len(batches[0]) < self.distributed.size:
-            raise UserError(
-                f"a batch of {len(batches[0])} cannot be shared by {self.distributed.size} processes: raise "
-                "train.batch_size, which counts the images of all, or start fewer"
-            )
-        return len(batches)
+            self.average = WeightAverage(self.model, recipe.ema_decay)
+            self.stateful["average"] = self.average.model
 
     @property
-    def step(self) -> int:
-        """Iterations done since the start."""
-        return self.epoch * self.batches_per_epoch + self.batch
+    def candidate(self) -> DBRNet:
+        """The network that is scored and kept: the average where there is one."""
+        return self.model if self.average is None else self.average.model
+
+    def _validation_interval(self) -> int:
+        """Iterations between two validations: few enough of these that they take no more than their share of time."""
+        sizes = (zoomed_size(sample.height, sample.width, self.meta.zoom) for sample in self.val_images.samples)
+        cost = FORWARD_SHARE * sum(height * width for height, width in sizes)
+        iteration = self.recipe.batch_size * math.prod(self.recipe.crop)
+        return max(math.ceil(self.recipe.steps / VALIDATIONS), math.ceil(cost / iteration / VALIDATION_SHARE))
 
     @property
     def elapsed(self) -> float:
@@ -196,109 +212,131 @@ class Run:
         return self.seconds + time.monotonic() - self.since
 
     def finish(
-        self, workdir: Path, fingerprint: str, checkpoint_seconds: float, on_epoch: OnEpoch | None = None
+        self, workdir: Path, fingerprint: str, checkpoint_seconds: float, on_validation: OnValidation | None = None
     ) -> None:
-        """Resume from the checkpoint in `workdir` if there is one, and train to the end of the last epoch."""
-        first, epochs = self.distributed.first, self.recipe.epochs
+        """Resume from the checkpoint in `workdir` if there is one, and train to the end."""
+        first, steps = self.distributed.first, self.recipe.steps
         if state := self.distributed.from_first(lambda: load_checkpoint(workdir, fingerprint)):
             self.load_state(state)
-            if self.epoch < epochs:
-                log.info("resuming at epoch %d, iteration %d", self.epoch + 1, self.step)
+            if self.step < steps:
+                log.info("resuming at iteration %d of %d", self.step, steps)
             else:
                 log.info("this training was finished before: its result is reused")
         saved = time.monotonic()
-        while self.epoch < epochs:
-            for images, masks in self.rest_of_epoch():
+        while self.step < steps:
+            for images, masks in self.batches_to_validation():
                 self.iterate(images, masks)
                 if first and time.monotonic() - saved >= checkpoint_seconds:
                     save_checkpoint(workdir, fingerprint, self.state())
                     saved = time.monotonic()
-            row = self.finish_epoch()
+            row = self.validate()
             log.info(
-                "epoch %d of %d: loss %.4f, validation mIoU %.4f (best %.4f), %.1f images/s",
-                *(row.epoch, epochs, row.loss, row.val_miou, self.best_miou, row.images_per_second),
+                "iteration %d of %d: loss %.4f, validation mIoU %.4f (best %.4f), %.1f images/s",
+                *(row.step, steps, row.loss, row.val_miou, self.best_miou, row.images_per_second),
             )
-            if on_epoch is not None:
-                on_epoch(row)
+            if on_validation is not None:
+                on_validation(row)
             if first:
                 save_checkpoint(workdir, fingerprint, self.state())
             saved = time.monotonic()
 
-    def rest_of_epoch(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """This process's share of the batches that the current epoch has left."""
-        samples = Augmented(self.train_images, self.augment, self.recipe.seed, self.epoch)
-        batches = [self.distributed.share(batch) for batch in self._batches()[self.batch :]]
-        loader = load_batches(samples, batches, self.workers)
+    def batches_to_validation(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """This process's share of the batches up to the next validation; the last one is after the last step."""
+        left = (self.recipe.steps - self.step) % self.interval or self.interval
+        size = self.recipe.batch_size
+        batches = [
+            self.distributed.share(range(step * size, (step + 1) * size)) for step in range(self.step, self.step + left)
+        ]
+        loader = load_batches(self.crops, batches, self.workers)
         self.iteration_began = time.monotonic()
-        return progress(loader, len(batches), f"epoch {self.epoch + 1} of {self.recipe.epochs}")
+        return progress(loader, left, f"training, iteration {self.step + 1} to {self.step + left} of {self.recipe.steps}")
 
     def iterate(self, images: Tensor, masks: Tensor) -> None:
         """One iteration on a share of a batch: images uint8 [N, H, W, 3], masks uint8 [N, H, W]."""
-        rate = self.recipe.rate(self.step, self.batches_per_epoch)
+        rate = self.recipe.rate(self.step)
         for parameters in self.optimizer.param_groups:
             parameters["lr"] = rate
         inputs = normalise(images.to(self.device, non_blocking=True), self.mean, self.std)
         target = masks.to(self.device, non_blocking=True).long()
         self.model.train()
-        with torch.autocast(self.device.type, dtype=torch.float16, enabled=self.half):
+        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.half):
             logits, auxiliary_logits = self.network(inputs)
         main, auxiliary = self.loss(logits, target), self.loss(auxiliary_logits, target)
         loss = main + self.recipe.auxiliary_weight * auxiliary
-        values = torch.stack([loss, main, auxiliary]).tolist()
-        if not math.isfinite(values[0]):
-            raise JobError(
-                f"training diverged: the loss is {values[0]} in epoch {self.epoch + 1}, "
-                f"iteration {self.step + 1}, at learning rate {rate:.3g}; "
-                "lower train.learning_rate or raise train.warmup_epochs"
-            )
         self.optimizer.zero_grad()
-        self.scaler.scale(loss).backward()
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
-        if self.averaged is not None:
-            self.averaged.update_parameters(self.model)
-        self.losses.append(values)
-        self.batch += 1
+        loss.backward()
+        self.optimizer.step()
+        if self.average is not None:
+            self.average.update(self.model, self.step)
+        self.unread.append(torch.stack([loss, main, auxiliary]).detach())
+        self.step += 1
+        if len(self.unread) == FLUSH:
+            self.read_losses()
         now = time.monotonic()
-        self.epoch_seconds += now - self.iteration_began
+        self.training_seconds += now - self.iteration_began
         self.iteration_began = now
 
-    def finish_epoch(self) -> EpochRow:
-        """Validate, keep the weights if they are the best so far (the earlier of equals), count the epoch."""
-        candidate = self.model if self.averaged is None else self.averaged.module
-        batch_size = self.recipe.batch_size
-        scores = validate(candidate, self.val_images, self.names, self.mean, self.std, batch_size, self.distributed)
-        means = torch.tensor(self.losses[-self.batches_per_epoch :], dtype=torch.float64).mean(0).tolist()
-        row = EpochRow(
-            epoch=self.epoch + 1,
+    def read_losses(self) -> None:
+        """Bring the latest losses from the device; raises `JobError` where one is not finite."""
+        if self.unread:
+            latest = torch.stack(self.unread).tolist()
+            for step, values in enumerate(latest, start=len(self.losses)):
+                if not math.isfinite(values[0]):
+                    raise JobError(
+                        f"training diverged: the loss is {values[0]} in iteration {step + 1}, at learning rate "
+                        f"{self.recipe.rate(step):.3g}; lower train.learning_rate or raise train.warmup_steps"
+                    )
+            self.losses += latest
+            self.unread.clear()
+
+    def validate(self) -> HistoryRow:
+        """Score the candidate, and keep its weights if they are the best so far (the earlier of equals)."""
+        self.read_losses()
+        scores = validate(
+            self.candidate,
+            self.val_images,
+            self.names,
+            self.mean,
+            self.std,
+            self.meta.zoom,
+            self.recipe.batch_size,
+            self.distributed,
+        )
+        since = self.history[-1].step if self.history else 0
+        means = torch.tensor(self.losses[since:], dtype=torch.float64).mean(0).tolist()
+        row = HistoryRow(
             step=self.step,
-            learning_rate=self.recipe.rate(self.step - 1, self.batches_per_epoch),
+            learning_rate=self.recipe.rate(self.step - 1),
             loss=means[0],
             main_loss=means[1],
             auxiliary_loss=means[2],
             val_miou=scores.miou,
             val_iou=scores.iou,
-            images_per_second=sum(map(len, self._batches())) / max(self.epoch_seconds, 1e-9),
+            images_per_second=(self.step - since) * self.recipe.batch_size / max(self.training_seconds, 1e-9),
             seconds=self.elapsed,
         )
-        if row.val_miou > self.best_miou:
-            self.best_epoch, self.best_miou = row.epoch, row.val_miou
-            self.best_weights = {name: value.detach().cpu().clone() for name, value in candidate.state_dict().items()}
+        last = self.step == self.recipe.steps
+        # The last weights rather than the best of a noisy validation split (nnU-Net), unless something broke them.
+        if row.val_miou > self.best_miou or (last and row.val_miou >= BROKEN * self.best_miou):
+            self.best_step, self.best_miou = row.step, row.val_miou
+            self.best_weights = {
+                name: value.detach().cpu().clone() for name, value in self.candidate.state_dict().items()
+            }
         self.history.append(row)
-        self.epoch, self.batch, self.epoch_seconds = self.epoch + 1, 0, 0.0
+        self.training_seconds = 0.0
         return row
 
     def state(self) -> dict[str, Any]:
         """All that a resumed run needs, in types that `torch.load(weights_only=True)` reads."""
+        self.read_losses()
         return {
             **{name: holder.state_dict() for name, holder in self.stateful.items()},
-            "random": torch.get_rng_state(),  # order and augmentation have seeds of their own; layers may draw from it
-            "epoch": self.epoch,
-            "batch": self.batch,
+            "random": torch.get_rng_state(),  # crops have seeds of their own; layers may draw from it
+            "step": self.step,
             "losses": torch.tensor(self.losses, dtype=torch.float64).reshape(-1, 3),
             "history": [asdict(row) for row in self.history],
-            "best": (self.best_epoch, self.best_miou, self.best_weights),
-            "seconds": (self.epoch_seconds, self.elapsed),
+            "best": (self.best_step, self.best_miou, self.best_weights),
+            "seconds": (self.training_seconds, self.elapsed),
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
@@ -306,26 +344,55 @@ class Run:
         for name, holder in self.stateful.items():
             holder.load_state_dict(state[name])
         torch.set_rng_state(state["random"])
-        self.epoch, self.batch = state["epoch"], state["batch"]
+        self.step = state["step"]
         self.losses = state["losses"].tolist()
-        self.history = [EpochRow(**row) for row in state["history"]]
-        self.best_epoch, self.best_miou, self.best_weights = state["best"]
-        self.epoch_seconds, self.seconds = state["seconds"]
+        self.history = [HistoryRow(**row) for row in state["history"]]
+        self.best_step, self.best_miou, self.best_weights = state["best"]
+        self.training_seconds, self.seconds = state["seconds"]
         self.since = time.monotonic()
 
     def result(self) -> TrainResult:
-        """The outcome, with the best weights in the network."""
+        """The outcome, with the chosen weights in the network."""
         model = self.model.cpu()
         model.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
         model.load_state_dict(self.best_weights)
         return TrainResult(
             model=model.eval(),
             meta=self.meta,
-            best_epoch=self.best_epoch,
-            best_miou=self.best_miou,
+            step=self.best_step,
+            val_miou=self.best_miou,
             history=tuple(self.history),
             step_losses=tuple(total for total, _, _ in self.losses),
             seconds=self.elapsed,
             device=torch.cuda.get_device_name() if self.device.type == "cuda" else "cpu",
             processes=self.distributed.size,
         )
+
+
+class WeightAverage:
+    """The exponential moving average of a network's weights and batch norms, in a copy of it.
+
+    Early on it follows faster, so that the random weights of the start do not linger.
+    """
+
+    def __init__(self, model: DBRNet, decay: float) -> None:
+        self.model = copy.deepcopy(model).requires_grad_(False)
+        self.decay = decay
+
+    @torch.no_grad()
+    def update(self, model: DBRNet, step: int) -> None:
+        """Move towards `model` after iteration `step` (from 0)."""
+        weight = 1 - min(self.decay, (1 + step) / (10 + step))
+        own, other = list(self.model.state_dict().values()), list(model.state_dict().values())
+        floats = [index for index, value in enumerate(own) if value.is_floating_point()]
+        torch._foreach_lerp_([own[index] for index in floats], [other[index] for index in floats], weight)
+        for mine, theirs in zip(own, other, strict=True):
+            if not mine.is_floating_point():
+                mine.copy_(theirs)
+
+
+def computes_in_bfloat16(device: torch.device) -> bool:
+    """Whether the device multiplies in bfloat16 faster than in float32."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()

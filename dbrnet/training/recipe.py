@@ -8,7 +8,7 @@ import json
 from collections.abc import Sequence
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
 from dbrnet.bounds import Fraction, OpenFraction, Seed, Size
 from dbrnet.models import Switches
@@ -17,7 +17,10 @@ WARMUP_START = 0.1  # share of the base rate that warm-up starts from, as in the
 POLY_POWER = 0.9  # as in the released code
 
 Schedule = Literal["linear", "poly"]
+LossName = Literal["ohem", "ce", "ce+dice", "hierarchical"]
+Symmetries = Literal["none", "flips", "all"]
 ScaleFactor = Annotated[float, Field(ge=0.05, le=20)]
+Zoom = Annotated[float, Field(ge=0.25, le=8, multiple_of=0.25)]  # quarters: a size then follows in whole numbers
 
 
 def _ascending(bounds: tuple[float, float]) -> tuple[float, float]:
@@ -36,42 +39,53 @@ class Recipe(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     seed: Seed
-    epochs: int = Field(ge=1, le=100_000)
+    start: str | None = Field(min_length=1)
+    steps: int = Field(ge=1, le=10_000_000)
     batch_size: int = Field(ge=1, le=4096)
-    defect_free: Fraction
+    zoom: Zoom | Literal["auto"]
     normalise_exposure: bool
-    image_size: Size | None
     crop: Size
+    focus: Fraction
+    paste: Fraction
     scale: Annotated[tuple[ScaleFactor, ScaleFactor], AfterValidator(_ascending)]
-    flip: bool
+    symmetries: Symmetries
+    photometric: bool
     learning_rate: float = Field(gt=0, le=10)
     momentum: Fraction
     weight_decay: float = Field(ge=0, le=1)
     schedule: Schedule
-    warmup_epochs: float = Field(ge=0, le=100_000)
+    warmup_steps: int = Field(ge=0, le=10_000_000)
+    loss: LossName
     ohem_threshold: Fraction
     auxiliary_weight: float = Field(ge=0, le=100)
     ema_decay: OpenFraction | None
     amp: bool
     model: Switches
 
-    def fingerprint(self, content_hash: str, train_ids: Sequence[str], val_ids: Sequence[str]) -> str:
-        """SHA-256 of the recipe, the dataset's content hash and the ids of both splits.
+    @field_validator("symmetries")
+    @classmethod
+    def _squares_turn(cls, symmetries: Symmetries, info: ValidationInfo) -> Symmetries:
+        height, width = info.data.get("crop", (0, 0))
+        if symmetries == "all" and height != width:
+            raise ValueError("needs a square train.crop, which may be turned")
+        return symmetries
+
+    def fingerprint(self, content_hash: str, train_ids: Sequence[str], val_ids: Sequence[str], start: str = "") -> str:
+        """SHA-256 of the recipe, the dataset's content hash, the ids of both splits, and the start's own digest.
 
         A checkpoint belongs to one fingerprint. Fields that a subclass adds do not count.
         """
         recipe = self.model_dump(mode="json", include=set(Recipe.model_fields))
-        content = json.dumps([recipe, content_hash, list(train_ids), list(val_ids)], sort_keys=True)
+        content = json.dumps([recipe, content_hash, list(train_ids), list(val_ids), start], sort_keys=True)
         return hashlib.sha256(content.encode()).hexdigest()
 
-    def rate(self, step: int, batches: int) -> float:
-        """The learning rate of iteration `step` (from 0), of `batches` in each epoch: from 0 to `learning_rate`.
+    def rate(self, step: int) -> float:
+        """The learning rate of iteration `step` (from 0), from 0 to `learning_rate`.
 
         It rises linearly from a tenth of `learning_rate` during the warm-up. Then it falls and would reach 0 right
         after the last iteration: linearly (paper, section 3.2), or with the power 0.9 ("poly", the released code).
         """
-        warmup, total = round(self.warmup_epochs * batches), self.epochs * batches
-        if step < warmup:
-            return self.learning_rate * (WARMUP_START + (1 - WARMUP_START) * step / warmup)
-        left = max(0.0, (total - step) / max(1, total - warmup))
+        if step < self.warmup_steps:
+            return self.learning_rate * (WARMUP_START + (1 - WARMUP_START) * step / self.warmup_steps)
+        left = max(0.0, (self.steps - step) / max(1, self.steps - self.warmup_steps))
         return self.learning_rate * left ** (1.0 if self.schedule == "linear" else POLY_POWER)

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dbrnet.data.loading import Images, normalise
+from dbrnet.data.loading import Images, normalise, zoom_image
 from dbrnet.evaluation.metrics import Scores, confusion_matrix
 from dbrnet.progress import progress
 from dbrnet.training.distributed import DistributedContext
@@ -21,10 +21,11 @@ def validate(
     names: Sequence[str],
     mean: Tensor,
     std: Tensor,
+    zoom: float,
     batch_size: int,
     distributed: DistributedContext,
 ) -> Scores:
-    """Score `model` on all of `images`, at the masks' native size, from one confusion matrix.
+    """Score `model` on all of `images`, seen by the factor `zoom`, at native size, from one confusion matrix.
 
     `mean` and `std` ([3], of pixels / 255) lie on the model's device. Each process scores a share of the batches,
     and all get the scores of the whole split. The model is left in eval mode.
@@ -40,9 +41,9 @@ def validate(
     confusion = np.zeros((len(names), len(names)), np.int64)
     for batch in progress(batches, len(batches), "validating"):
         pixels, masks = zip(*(images[index] for index in batch), strict=True)
-        logits = model(normalise(torch.from_numpy(np.stack(pixels)).to(mean.device), mean, std))
+        logits = model(normalise(torch.from_numpy(np.stack([zoom_image(image, zoom) for image in pixels])).to(mean.device), mean, std))
         target = np.stack(masks)
-        if logits.shape[-2:] != target.shape[-2:]:  # resized images: the logits fit the mask, not the mask the logits
+        if logits.shape[-2:] != target.shape[-2:]:  # the logits fit the mask, not the mask the logits
             logits = F.interpolate(logits, size=target.shape[-2:], mode="bilinear", align_corners=False)
         confusion += confusion_matrix(logits.argmax(1).byte().cpu().numpy(), target, len(names))
     total = distributed.sum(torch.from_numpy(confusion).to(mean.device))

@@ -1,0 +1,28 @@
+"""The factor that images are enlarged by, so that the thinnest defects span a cell of the network's output grid."""
+
+import cv2
+import numpy as np
+
+from dbrnet.data.loading import Images
+from dbrnet.progress import progress
+from dbrnet.training.pasting import find_defects
+
+CELL = 8  # pixels: logits lie on an eighth of the image, and what is thinner than a cell is lost between them
+LARGEST = 2.0  # the cost grows with the square
+EXAMINED = 500  # images with defects, evenly spaced
+
+
+def choose_zoom(images: Images) -> float:
+    """The least quarter from 1 to `LARGEST` at which the thinnest class's median defect is a cell thick."""
+    marked = [index for index, sample in enumerate(images.samples) if sample.classes]
+    chosen = marked[:: -(-len(marked) // EXAMINED) or 1]
+    images.prefetch(chosen)
+    thickness: dict[int, list[float]] = {}
+    for index in progress(chosen, len(chosen), "measuring the defects"):
+        mask = images[index][1]
+        for defect in find_defects(mask, int(mask.max()) + 1):
+            region = np.pad(defect.region, 1).astype(np.uint8)
+            widest = float(cv2.distanceTransform(region, cv2.DIST_L2, cv2.DIST_MASK_PRECISE).max())
+            thickness.setdefault(defect.label, []).append(2 * widest - 1)
+    thinnest = min((float(np.median(values)) for values in thickness.values()), default=float(CELL))
+    return float(np.clip(np.ceil(4 * CELL / max(thinnest, 1)) / 4, 1, LARGEST))
