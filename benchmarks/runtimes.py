@@ -36,6 +36,7 @@ from subprocess_benchmark import SubprocessModel, keeping_memory  # type: ignore
 from dbrnet.benchmark.hardware import machine_state
 from dbrnet.benchmark.measurement import Measured, measure, noise, table
 from dbrnet.benchmark.roofline import count_work
+from dbrnet.data.loading import zoomed_size
 from dbrnet.data.synthetic import generate
 from dbrnet.errors import UserError
 from dbrnet.files import write_atomically, write_json
@@ -62,7 +63,7 @@ class Forward(TorchModel):
         super().__init__(model, meta, threads=threads)
         self._autograd = autograd
         self._network = model.to(self.device)
-        self._image = torch.rand(1, 3, *(meta.image_size or size), device=self.device)
+        self._image = torch.rand(1, 3, *zoomed_size(*size, meta.zoom), device=self.device)
         self._outputs = np.zeros((1, *size), np.uint8), np.zeros((1, *size), np.float32)
 
     def predict(self, images: Images) -> Answer:
@@ -106,7 +107,7 @@ def released(meta: ModelMeta, size: Size, threads: int, part: str) -> Model:
 def measure_size(given: argparse.Namespace, size: Size) -> tuple[dict[str, Measured], dict[str, str]]:
     """All figures at one size, and the reasons why runtimes are missing."""
     network, meta = load_model(given.trained / WEIGHTS_FILE)
-    theirs, ours = (count_work(model, *(meta.image_size or size)) for model in (released_network(meta), network))
+    theirs, ours = (count_work(model, *zoomed_size(*size, meta.zoom)) for model in (released_network(meta), network))
     settings = meta, size, given.threads
     models: dict[str, Model] = {
         BASELINE: SubprocessModel(size, released, *settings, BASELINE),

@@ -68,11 +68,11 @@ def train(checkpoints: str, trained: dsl.Output[dsl.Model], metrics: dsl.Output[
     Args:
         checkpoints: a folder that outlives the pod, such as a mounted volume.
         trained: model.pt, history.csv, train.json (the lineage that later steps carry on).
-        metrics: the best epoch, and its mIoU on the validation split.
+        metrics: the iteration whose weights were kept, and their mIoU on the validation split.
     """
     training = records.TrainRecord.load(Path(trained.path)).training
-    metrics.log_metric("best_epoch", training.best_epoch)
-    metrics.log_metric("best_val_miou", training.best_val_miou)
+    metrics.log_metric("chosen_step", training.chosen_step)
+    metrics.log_metric("val_miou", training.val_miou)
 
 
 @step_component

@@ -128,7 +128,9 @@ def _surface(canvas: Canvas) -> tuple[Plane, Region]:
     surface = (rng.uniform(0.25, 0.75) + surface) * light.clip(0.3, 1.7)
     outside = np.zeros(surface.shape, bool)
     if rng.random() < 0.25:
-        _, across_edge = canvas.axes(canvas.grain + float(rng.choice([0, np.pi / 2, np.pi, -np.pi / 2])), *canvas.place())
+        _, across_edge = canvas.axes(
+            canvas.grain + float(rng.choice([0, np.pi / 2, np.pi, -np.pi / 2])), *canvas.place()
+        )
         distance = across_edge + canvas.log_uniform(0.2, 3) * canvas.noise(canvas.log_uniform(10, 60))
         if (distance > 0).mean() < 0.6:
             outside = distance > 0
@@ -159,7 +161,9 @@ def _shadow(canvas: Canvas) -> Plane:
     """A soft shade or shine without an edge."""
     along, across = canvas.axes(canvas.direction(), *canvas.place())
     length, breadth = canvas.log_uniform(40, 200), canvas.log_uniform(25, 120)
-    return (canvas.rng.uniform(-0.12, 0.12) * np.exp(-((along / length) ** 2) - (across / breadth) ** 2)).astype(np.float32)
+    return (canvas.rng.uniform(-0.12, 0.12) * np.exp(-((along / length) ** 2) - (across / breadth) ** 2)).astype(
+        np.float32
+    )
 
 
 def _band(canvas: Canvas) -> Plane:
@@ -314,6 +318,12 @@ def _texture(canvas: Canvas) -> tuple[Region, Plane]:
 
 
 _DEFECTS: tuple[Callable[[Canvas], tuple[Region, Plane]], ...] = (
-    _pit, _crack, _scratch, _patch, _inclusion, _chip, _texture
+    _pit,
+    _crack,
+    _scratch,
+    _patch,
+    _inclusion,
+    _chip,
+    _texture,
 )
 _MOST = (6, 3, 3, 2, 7, 2, 2)  # of a kind in one image

@@ -23,7 +23,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 import dbrnet
 from dbrnet.bounds import MINIMUM_SIDE
-from dbrnet.data.loading import normalise_exposure_batch
+from dbrnet.data.loading import normalise_exposure_batch, zoomed_size
 from dbrnet.files import write_atomically
 from dbrnet.inference.runtimes.exported import INPUTS, LOGITS, OUTPUTS, PRODUCER
 from dbrnet.models.blocks import LFEM, LFEMDown, shuffle_channels
@@ -43,8 +43,8 @@ logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it warns about the sa
 class DeployedModel(nn.Module):
     """A trained network with its pre- and postprocessing: images uint8 RGB [N, H, W, 3] to class ids and confidence.
 
-    Where the network was trained at a fixed size, images are resized to it bilinearly, and the logits back to the
-    image's own size. The network is copied without its auxiliary head, in eval mode. `fused`: with fewer operations
+    Images are resized by the factor that the network was trained with, bilinearly, and the logits back to the image's
+    own size. The network is copied without its auxiliary head, in eval mode. `fused`: with fewer operations
     (`fuse.fuse`).
     """
 
@@ -62,7 +62,7 @@ class DeployedModel(nn.Module):
             self.network = copy.deepcopy(model).cpu().float()
             del self.network.auxiliary_head
         self.fused = fused
-        self.image_size = meta.image_size
+        self.zoom = meta.zoom
         self.normalised = meta.normalised
         self.eval()
 
@@ -72,14 +72,15 @@ class DeployedModel(nn.Module):
         x = image.permute(0, 3, 1, 2).float()
         if self.normalised:
             x = normalise_exposure_batch(x)
-        if self.image_size is not None:
-            x = F.interpolate(x, size=self.image_size, mode="bilinear", align_corners=False)
+        zoomed = torch.Size(zoomed_size(*size, self.zoom))
+        if self.zoom != 1:
+            x = F.interpolate(x, size=zoomed, mode="bilinear", align_corners=False)
         x = x - self.average
         if self.fused:
-            sizes = [size] if self.image_size is None else [torch.Size(self.image_size), size]
+            sizes = [size] if self.zoom == 1 else [zoomed, size]
             return resize_by_products(self.network.logits_at_stride_8(x), *sizes)
         logits = self.network(x * self.scale)
-        if self.image_size is not None:
+        if self.zoom != 1:
             logits = F.interpolate(logits, size=size, mode="bilinear", align_corners=False)
         return logits
 
@@ -201,7 +202,7 @@ def export_onnx(model: DBRNet, meta: ModelMeta, path: Path, *, metadata: Mapping
 
     The graph takes `image`, uint8 RGB [batch, height, width, 3], and gives `mask`, uint8, and `confidence`, float32,
     both [batch, height, width]. Batch and size are free, from 32x32 up. The file's metadata holds `classes` (JSON:
-    names and colours), `input`, `normalised`, `mean`, `std`, `image_size`, and the entries of `metadata`.
+    names and colours), `input`, `normalised`, `mean`, `std`, `zoom`, and the entries of `metadata`.
     """
     dimension = torch.export.Dim
     height, width = (dimension(name, min=TRACED_SIDE) for name in ("height", "width"))
@@ -231,7 +232,7 @@ def export_onnx(model: DBRNet, meta: ModelMeta, path: Path, *, metadata: Mapping
         "normalised": json.dumps(meta.normalised),
         "mean": json.dumps(meta.mean),
         "std": json.dumps(meta.std),
-        "image_size": json.dumps(meta.image_size),
+        "zoom": json.dumps(meta.zoom),
     }
     onnx.helper.set_model_props(graph, own | dict(metadata))
     onnx.checker.check_model(graph, full_check=True)

@@ -12,7 +12,7 @@ from dbrnet.errors import UserError
 from dbrnet.files import write_atomically
 from dbrnet.records.base import Part, Record
 
-HISTORY_FILE = "history.csv"  # what the training measured, a row an epoch
+HISTORY_FILE = "history.csv"  # what the training measured, a row a validation
 WEIGHTS_FILE = "model.pt"  # that the train step writes
 MODEL_FILE, INT8_FILE = "model.onnx", "model-int8.onnx"  # that the export step writes
 
@@ -136,10 +136,11 @@ class TrainingFacts(Part):
     """How a network was trained; `params` is the section train of params.yaml."""
 
     seed: int
-    epochs: int
+    steps: int
     params: dict[str, JsonValue]
-    best_epoch: int
-    best_val_miou: float
+    chosen_step: int  # whose weights were kept: the last, as a rule
+    val_miou: float  # of these weights
+    zoom: float
     seconds: float
     device: str
     processes: int
@@ -156,7 +157,7 @@ class TrainRecord(Record):
     provenance: Provenance
     training: TrainingFacts
     run_id: str
-    missing_epochs: tuple[int, ...]  # that MLflow did not take
+    missing_steps: tuple[int, ...]  # of the validations that MLflow did not take
 
 
 class RunNote(Record):
@@ -221,7 +222,7 @@ class ChampionRecord(Record):
 
 
 def write_history(folder: Path, rows: Sequence[Mapping[str, float]]) -> None:
-    """Write history.csv; a row holds an epoch's figures by name, and lacks those that do not exist."""
+    """Write history.csv; a row holds a validation's figures by name, and lacks those that do not exist."""
     text = io.StringIO()
     columns = dict.fromkeys(column for row in rows for column in row)
     writer = csv.DictWriter(text, list(columns), lineterminator="\n")

@@ -24,7 +24,7 @@ _SAMPLED = "system/cpu_utilization_percentage"  # a system metric that every mac
 
 
 class MetricLogger:
-    """Context manager that sends epochs and system metrics to a run from a thread, and ends the run.
+    """Context manager that sends validations and system metrics to a run from a thread, and ends the run.
 
     The store may fail at any time. Unsent metrics are kept, and sent again every `RETRY` seconds and once at the
     end. A failure of the store is never raised and never delays the block; only its end may take up to
@@ -55,23 +55,23 @@ class MetricLogger:
         self._sender.join(PATIENCE)
         if missing := self.missing:
             log.warning(
-                "the MLflow run %s at %s lacks the epochs %s; history.csv has them, and `dbrnet promote` sends them",
+                "the MLflow run %s at %s lacks the validations at iterations %s; history.csv has them, and `dbrnet promote` sends them",
                 self.run.run_id,
                 self.run.store,
                 ", ".join(map(str, missing)),
             )
 
     def add(self, row: Mapping[str, float]) -> None:
-        """Send an epoch: `epoch`, `loss` and other metrics. An epoch that was added before is ignored."""
-        epoch = int(row["epoch"])
-        if epoch not in self._known:
-            self._known.add(epoch)
-            self._unsent.append(self.run.epoch(row))
+        """Send a validation: `step`, `loss` and other metrics. One that was added before is ignored."""
+        step = int(row["step"])
+        if step not in self._known:
+            self._known.add(step)
+            self._unsent.append(self.run.validation(row))
             self._added.set()
 
     @property
     def missing(self) -> list[int]:
-        """The epochs that are not known to be stored, ascending."""
+        """The iterations whose validation is not known to be stored, ascending."""
         return sorted({metric.step for metrics in self._unsent for metric in metrics if metric.key == "loss"})
 
     def _run(self) -> None:
@@ -98,7 +98,7 @@ class MetricLogger:
             self.run.send(metrics)
         except JobError as error:
             if not failing:
-                log.warning("%s; training goes on, and its epochs are sent when the store answers", error)
+                log.warning("%s; training goes on, and its figures are sent when the store answers", error)
             return False
         del self._unsent[: len(metrics)]
         if failing:

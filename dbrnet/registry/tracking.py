@@ -82,14 +82,14 @@ class TrackedRun:
             for call in filter(None, calls):
                 client.log_batch(self.run_id, metrics=call)
 
-    def epoch(self, row: Mapping[str, float]) -> list[Metric]:
-        """A training's epoch as metrics: `epoch` is the step.
+    def validation(self, row: Mapping[str, float]) -> list[Metric]:
+        """A training's validation as metrics, at the training's `step`.
 
-        Its time is the run's start plus the `seconds` since, so that an epoch sent twice, from any process,
+        Its time is the run's start plus the `seconds` since, so that one sent twice, from any process,
         is the same to MLflow.
         """
-        values = {key: value for key, value in row.items() if key != "epoch"}
-        return metrics_of(values, int(row["epoch"]), self.started + round(1000 * row.get("seconds", 0)))
+        values = {key: value for key, value in row.items() if key != "step"}
+        return metrics_of(values, int(row["step"]), self.started + round(1000 * row.get("seconds", 0)))
 
     def steps(self, key: str) -> set[int]:
         """The steps for which the run has the metric `key`."""
@@ -151,14 +151,14 @@ def decision_run(store: Store, parent: TrackedRun, *, key: str, name: str, tags:
 
 
 def send_missing(run: TrackedRun, history: Sequence[Mapping[str, float]]) -> int:
-    """Log the epochs of a training's history that the run lacks; returns their number.
+    """Log the validations of a training's history that the run lacks; returns their number.
 
-    A row holds `epoch`, which is the step, `loss` and other metrics. Raises `JobError` when the store cannot
+    A row holds `step`, `loss` and other metrics. Raises `JobError` when the store cannot
     be reached; a second call then sends what is still missing.
     """
     logged = run.steps("loss")
-    missing = [row for row in history if row["epoch"] not in logged]
-    run.send([run.epoch(row) for row in missing])
+    missing = [row for row in history if row["step"] not in logged]
+    run.send([run.validation(row) for row in missing])
     return len(missing)
 
 

@@ -18,7 +18,7 @@ def render_report(
     history: Sequence[Mapping[str, float]],
     gallery: Gallery,
 ) -> str:
-    """The whole report as HTML; `history` are the training's rows by epoch, without which there are no curves."""
+    """The whole report as HTML; `history` are the training's rows by iteration, without which there are no curves."""
     names = [info.name for info in card.classes]
     return render(
         "evaluation.html",
@@ -33,7 +33,7 @@ def render_report(
         error_colors={kind.name: kind.color for kind in ERROR_KINDS[1:]},
         confusion=data_uri(confusion_plot(record.confusion, names), "svg+xml"),
         curves=data_uri(training_curves(history), "svg+xml") if history else None,
-        epochs=len(history),
+        validations=len(history),
         gallery=gallery,
         provenance=_provenance(train, export),
     )
@@ -45,7 +45,7 @@ def _provenance(train: TrainRecord, export: ExportRecord) -> dict[str, str]:
     return {
         "Dataset": f"{train.dataset.title}, content {train.dataset.content_hash}",
         "Split": train.split.text,
-        "Training": f"seed {training.seed}, {training.epochs} epochs, best epoch {training.best_epoch} by validation "
+        "Training": f"seed {training.seed}, {training.steps} iterations, weights of iteration {training.chosen_step}, validation "
         f"mIoU, {training.seconds / 60:.1f} minutes on {training.device}",
         "Model": f"SHA-256 {export.model_sha256}",
         "int8": _int8(export),

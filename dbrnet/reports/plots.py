@@ -64,21 +64,21 @@ def confusion_plot(confusion: Sequence[Sequence[int]], names: Sequence[str]) -> 
 
 @STYLED
 def training_curves(history: Sequence[Mapping[str, float]]) -> bytes:
-    """An SVG of loss, validation mIoU and learning rate by epoch.
+    """An SVG of loss, validation mIoU and learning rate by iteration.
 
-    Each row of `history` holds `epoch`, `loss`, `val_miou` and `learning_rate`.
+    Each row of `history` holds `step`, `loss`, `val_miou` and `learning_rate`.
     """
-    epochs = [row["epoch"] for row in history]
+    steps = [row["step"] for row in history]
     figure = Figure(figsize=(5.0, 4.8), layout="constrained")
     loss, miou, rate = figure.subplots(3, 1, sharex=True, height_ratios=(3, 3, 1.4))
-    _curve(loss, epochs, [row["loss"] for row in history], "training loss")
+    _curve(loss, steps, [row["loss"] for row in history], "training loss")
     values = [100 * row["val_miou"] for row in history]
     best = int(np.argmax(values))
     text = format_value(values[best] / 100, "share")
-    _curve(miou, epochs, values, f"validation mIoU, %: best {text}, epoch {epochs[best]:g}")
-    miou.plot(epochs[best], values[best], "o", color=ACCENT)
-    _curve(rate, epochs, [row["learning_rate"] for row in history], "learning rate")
-    rate.set_xlabel("epoch")
+    _curve(miou, steps, values, f"validation mIoU, %: best {text}, iteration {steps[best]:g}")
+    miou.plot(steps[best], values[best], "o", color=ACCENT)
+    _curve(rate, steps, [row["learning_rate"] for row in history], "learning rate")
+    rate.set_xlabel("iteration")
     return _file(figure, "svg")
 
 
@@ -161,8 +161,8 @@ def drift_plot(panels: Sequence[Panel], title: str) -> bytes:
     return _file(figure, "png")
 
 
-def _curve(axes: Axes, epochs: Sequence[float], values: Sequence[float], title: str) -> None:
-    axes.plot(epochs, values, color=ACCENT, linewidth=1.6, marker="." if len(epochs) < 3 else "")
+def _curve(axes: Axes, steps: Sequence[float], values: Sequence[float], title: str) -> None:
+    axes.plot(steps, values, color=ACCENT, linewidth=1.6, marker="." if len(steps) < 3 else "")
     axes.set_title(title, loc="left", fontsize=11)
     axes.set_ylim(bottom=0)
     axes.margins(x=0.02)

@@ -14,6 +14,7 @@ from dbrnet.benchmark.roofline import count_work
 from dbrnet.config import BenchmarkParams
 from dbrnet.data import open_dataset
 from dbrnet.data.dataset import Dataset
+from dbrnet.data.loading import zoomed_size
 from dbrnet.data.split import Split, require_trained_on
 from dbrnet.files import atomic_directory, require_apart, sha256_file, write_atomically
 from dbrnet.inference.runtimes.base import Model
@@ -71,7 +72,7 @@ def benchmark(
     accuracy = EvaluationRecord.load(evaluated).runtimes
     files = _images(data, Split.load(split), params.size)
     network, meta = load_model(trained / WEIGHTS_FILE)
-    inner_size = meta.image_size or params.size
+    inner_size = zoomed_size(*params.size, meta.zoom)
     work = count_work(network, *inner_size)
     candidates, missing = open_runtimes(export, trained, exported, threads=threads, beside=["pytorch-eager"])
     names = list(candidates)

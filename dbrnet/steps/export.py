@@ -104,6 +104,6 @@ def _metadata(train: TrainRecord) -> dict[str, str]:
         "dataset_dvc_hash": str(train.dataset.dvc.dataset),
         "split": train.split.kind,
         "leaks": train.split.leaks,
-        "val_miou": f"{train.training.best_val_miou:.4f}",
+        "val_miou": f"{train.training.val_miou:.4f}",
         "code_revision": str(train.provenance.code_revision),
     }

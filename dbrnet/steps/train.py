@@ -33,7 +33,7 @@ from dbrnet.registry.metric_logger import MetricLogger
 from dbrnet.registry.store import open_store, retry_while_unavailable
 from dbrnet.registry.tracking import TrackedRun, start_or_resume_run
 from dbrnet.training.checkpoint import drop_stale, mark_finished
-from dbrnet.training.loop import EpochRow, TrainResult
+from dbrnet.training.loop import HistoryRow, TrainResult
 from dbrnet.training.loop import train as run_training
 
 log = logging.getLogger(__name__)
@@ -42,7 +42,7 @@ CONTEXTS = {"train": "training", "val": "validation", "test": "testing"}  # MLfl
 
 
 def train(params: TrainParams, dataset: Path, split: Path, *, out: Path, checkpoints: Path | None = None) -> None:
-    """Train DBRNet on the train split; the best weights are chosen on val, and test is never looked at.
+    """Train DBRNet on the train split; val shows how it goes, and test is never looked at.
 
     Runs on the GPU if there is one, and under torchrun on all those that it starts processes for, of one
     machine or more. Killed at any moment and started again, it goes on from its last checkpoint and, on the
@@ -83,15 +83,15 @@ def train(params: TrainParams, dataset: Path, split: Path, *, out: Path, checkpo
     with atomic_directory(out, "train") as folder:
         save_model(folder / WEIGHTS_FILE, result.model, result.meta)
         write_history(folder, [_metrics(row) for row in result.history])
-        record.model_copy(update={"missing_epochs": tuple(logger.missing)}).save(folder)
+        record.model_copy(update={"missing_steps": tuple(logger.missing)}).save(folder)
     if checkpoints:  # the caller may still fail, and call again
         mark_finished(workdir, environment)
     else:
         with suppress(OSError):
             remove_own(workdir)
-    best = format_value(result.best_miou, "share")
-    words = "best epoch %d of %d, validation mIoU %s, %.0f s on %s"
-    log.info(words, result.best_epoch, params.epochs, best, result.seconds, result.device)
+    miou = format_value(result.val_miou, "share")
+    words = "weights of iteration %d of %d, validation mIoU %s, %.0f s on %s"
+    log.info(words, result.chosen_step, params.steps, miou, result.seconds, result.device)
 
 
 def _train_and_log(
@@ -103,20 +103,21 @@ def _train_and_log(
     dataset: Path,
     split: Path,
 ) -> tuple[TrainResult, TrainRecord]:
-    """Train, and log each epoch; the record still lacks the epochs that the closing logger could not send."""
+    """Train, and log each validation; the record still lacks those that the closing logger could not send."""
     facts = DatasetFacts(**_shared(card, DatasetFacts), dvc=data_revision(dataset, Path.cwd()))
     split_facts = SplitFacts(**_shared(splits, SplitFacts), sha256=sha256_file(split / SPLIT_TABLE))
     provenance = collect_provenance()
     _describe(logger.run, params, dataset, facts, split_facts, provenance.code_revision)
-    result = train_here(on_epoch=lambda row: logger.add(_metrics(row)))
+    result = train_here(on_validation=lambda row: logger.add(_metrics(row)))
     for row in result.history:  # those of before a kill may not have been sent
         logger.add(_metrics(row))
     training = TrainingFacts(
         seed=params.seed,
-        epochs=params.epochs,
+        steps=params.steps,
         params=params.model_dump(mode="json"),
-        best_epoch=result.best_epoch,
-        best_val_miou=result.best_miou,
+        chosen_step=result.chosen_step,
+        val_miou=result.val_miou,
+        zoom=result.meta.zoom,
         seconds=result.seconds,
         device=result.device,
         processes=result.processes,
@@ -127,7 +128,7 @@ def _train_and_log(
         provenance=provenance,
         training=training,
         run_id=logger.run.run_id,
-        missing_epochs=(),
+        missing_steps=(),
     )
 
 
@@ -176,7 +177,7 @@ def _shared(source: object, part: type[Part]) -> dict[str, Any]:
     return {name: getattr(source, name) for name in part.model_fields if hasattr(source, name)}
 
 
-def _metrics(row: EpochRow) -> dict[str, float]:
+def _metrics(row: HistoryRow) -> dict[str, float]:
     """The row's figures by name; an absent class has no IoU and is left out."""
     values = asdict(row)
     iou = values.pop("val_iou")

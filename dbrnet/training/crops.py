@@ -53,9 +53,7 @@ class Crops(data.Dataset[tuple[Tensor, Tensor]]):
     def prefetch(self, places: Sequence[int]) -> None:
         """Announce which crops will be made next, so that a remote dataset fetches their images ahead."""
         draws = (self.sampler.draw(place) for place in places)
-        self.images.prefetch(
-            index for draw in draws for index in (draw.image, draw.donor) if index is not None
-        )
+        self.images.prefetch(index for draw in draws for index in (draw.image, draw.donor) if index is not None)
 
     def __getitems__(self, places: list[int]) -> list[tuple[Tensor, Tensor]]:
         """A batch of crops, as the loader requests it."""
@@ -104,16 +102,25 @@ class Crops(data.Dataset[tuple[Tensor, Tensor]]):
 
     def _cut(self, image: Image, mask: Mask, corner: Sequence[float], factor: float) -> tuple[Image, Mask]:
         """The window that begins at `corner` (row, column), enlarged by `factor` to the crop's size."""
-        top, left = (start + 0.5 / factor - 0.5 for start in corner)
-        matrix = np.array([[1 / factor, 0, left], [0, 1 / factor, top]])
-        height, width = self.size
-        cut = {"M": matrix, "dsize": (width, height), "borderMode": cv2.BORDER_CONSTANT}
-        image = cv2.warpAffine(image, flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP, borderValue=self.fill, **cut)
-        mask = cv2.warpAffine(mask, flags=cv2.INTER_NEAREST | cv2.WARP_INVERSE_MAP, borderValue=IGNORE_INDEX, **cut)
-        return image, mask
+        # Where the centres of the crop's rows and columns lie in the image.
+        rows, columns = (
+            start + (np.arange(side) + 0.5) / factor - 0.5 for start, side in zip(corner, self.size, strict=True)
+        )
+        matrix = np.array([[1 / factor, 0, columns[0]], [0, 1 / factor, rows[0]]])
+        outside = np.logical_or.outer(
+            *((each < -0.5) | (each >= side - 0.5) for each, side in zip((rows, columns), mask.shape, strict=True))
+        )
+        image, mask = (
+            cv2.warpAffine(
+                plane, matrix, self.size[::-1], flags=flag | cv2.WARP_INVERSE_MAP, borderMode=cv2.BORDER_REPLICATE
+            )
+            for plane, flag in ((image, cv2.INTER_LINEAR), (mask, cv2.INTER_NEAREST))
+        )
+        image[outside], mask[outside] = self.fill, IGNORE_INDEX
+        return image.astype(np.uint8, copy=False), mask.astype(np.uint8, copy=False)
 
 
-def load_batches(crops: Crops, batches: list[list[int]], workers: int) -> data.DataLoader[tuple[Tensor, Tensor]]:
+def load_batches(crops: data.Dataset, batches: list[list[int]], workers: int) -> data.DataLoader[tuple[Tensor, Tensor]]:
     """A loader of `batches` of places, in their order: images uint8 [N, H, W, 3] and masks uint8 [N, H, W]."""
     if not workers:  # loading processes announce their own batches
         crops.prefetch([place for batch in batches for place in batch])

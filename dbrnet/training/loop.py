@@ -7,11 +7,12 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
+from dbrnet.bounds import MINIMUM_SIDE
 from dbrnet.data.dataset import Dataset
 from dbrnet.data.loading import Images, normalise, zoomed_size
 from dbrnet.errors import JobError, UserError
@@ -25,7 +26,8 @@ from dbrnet.training.distributed import DistributedContext, join_processes
 from dbrnet.training.loss import make_loss
 from dbrnet.training.recipe import Recipe
 from dbrnet.training.sampling import Sampler
-from dbrnet.training.validation import validate
+from dbrnet.training.start import Start
+from dbrnet.training.validation import ImagesLike, validate
 from dbrnet.training.zoom import choose_zoom
 
 log = logging.getLogger(__name__)
@@ -62,13 +64,29 @@ class TrainResult:
 
     model: DBRNet
     meta: ModelMeta
-    step: int  # that its weights are of
+    chosen_step: int  # that its weights are of
     val_miou: float  # of these weights
     history: tuple[HistoryRow, ...]
     step_losses: tuple[float, ...]  # the total loss of each iteration
     seconds: float
     device: str  # of each process
     processes: int  # that trained together
+
+
+class Series(Protocol):
+    """An endless series of crops uint8 [H, W, 3] with masks uint8 [H, W], each a function of its place alone."""
+
+    def __getitem__(self, place: int) -> tuple[Tensor, Tensor]: ...
+    def prefetch(self, places: Sequence[int]) -> None: ...
+
+
+@dataclass(frozen=True)
+class Task:
+    """What a network learns: the crops that it sees, and the images that it is scored on."""
+
+    crops: Series
+    val_images: ImagesLike
+    meta: ModelMeta
 
 
 def train(
@@ -80,9 +98,10 @@ def train(
     *,
     workers: int,
     checkpoint_seconds: float,
+    start: Start | None = None,
     on_validation: OnValidation | None = None,
 ) -> TrainResult:
-    """Train on the GPU if there is one, else on the CPU; resume from the checkpoint in `workdir` if it fits.
+    """Train on a dataset, on the GPU if there is one, else on the CPU; resume from the checkpoint in `workdir`.
 
     On the CPU the weights depend on data, recipe, processor and number of threads alone, bit for bit, however often
     the run was killed and restarted. On a GPU speed goes first: cuDNN picks its fastest algorithms, and runs differ in
@@ -91,33 +110,74 @@ def train(
     Processes that torchrun started train together. Each takes its share of every batch, and all get the result
     of one process, up to rounding. Only the first writes the checkpoint.
 
-    `on_validation` is called after each validation, and again for the last one if the process was killed right after.
-    Rows of before a resumption come with the result.
+    `start`: the weights to begin with; None: random ones. `on_validation` is called after each validation, and again
+    for the last one if the process was killed right after. Rows of before a resumption come with the result.
 
-    Raises `UserError` for an empty split and `JobError` when the loss is no longer finite.
+    Raises `UserError` for an empty split or a start that does not fit, and `JobError` when the loss is no longer
+    finite.
     """
     for name, ids in {"training": train_ids, "validation": val_ids}.items():
         if not ids:
             raise UserError(f"the {name} split is empty; split again with other fractions")
-    fingerprint = recipe.fingerprint(dataset.card.content_hash, train_ids, val_ids)
+    fingerprint = recipe.fingerprint(dataset.card.content_hash, train_ids, val_ids, start.digest if start else "")
     with join_processes() as distributed:
-        run = Run(dataset, train_ids, val_ids, recipe, distributed, workers=workers)
+        task = dataset_task(dataset, train_ids, val_ids, recipe, distributed, warm=workers > 0)
+        run = Run(task, recipe, distributed, workers=workers, start=start)
         run.finish(workdir, fingerprint, checkpoint_seconds, on_validation)
         return run.result()
+
+
+def dataset_task(
+    dataset: Dataset,
+    train_ids: Sequence[str],
+    val_ids: Sequence[str],
+    recipe: Recipe,
+    distributed: DistributedContext,
+    *,
+    warm: bool,
+) -> Task:
+    """A dataset's splits as a task; `warm`: the images are decoded before loading processes are started."""
+    train_images, val_images = (
+        Images(dataset, ids, normalised=recipe.normalise_exposure) for ids in (train_ids, val_ids)
+    )
+    if warm:
+        train_images.warm()
+    mean, std, zoom = distributed.from_first(
+        lambda: (*train_images.statistics(), choose_zoom(train_images) if recipe.zoom == "auto" else recipe.zoom)
+    )
+    smallest = min(min(sample.height, sample.width) for sample in (*train_images.samples, *val_images.samples))
+    if round(smallest * zoom) < MINIMUM_SIDE:
+        raise UserError(
+            f"train.zoom {zoom:g} makes an image of {smallest} pixels smaller than the {MINIMUM_SIDE} that the network "
+            "needs; raise it"
+        )
+    crops = Crops(
+        train_images,
+        Sampler(train_images.samples, seed=recipe.seed, focus=recipe.focus, paste=recipe.paste),
+        Augmentation(recipe.symmetries, photometric=recipe.photometric),
+        size=recipe.crop,
+        zoom=zoom,
+        scale=recipe.scale,
+        fill=tuple(255 * value for value in mean),
+        classes=len(dataset.card.classes),
+        seed=recipe.seed,
+    )
+    meta = ModelMeta(
+        classes=dataset.card.classes,
+        model=recipe.model,
+        mean=mean,
+        std=std,
+        zoom=zoom,
+        normalised=recipe.normalise_exposure,
+    )
+    return Task(crops, val_images, meta)
 
 
 class Run:
     """The state of one training, and the operations that change it."""
 
     def __init__(
-        self,
-        dataset: Dataset,
-        train_ids: Sequence[str],
-        val_ids: Sequence[str],
-        recipe: Recipe,
-        distributed: DistributedContext,
-        *,
-        workers: int,
+        self, task: Task, recipe: Recipe, distributed: DistributedContext, *, workers: int, start: Start | None = None
     ) -> None:
         if recipe.batch_size < distributed.size:
             raise UserError(
@@ -126,55 +186,30 @@ class Run:
             )
         self.recipe, self.workers = recipe, workers
         self.distributed, self.device = distributed, distributed.device
+        self.crops, self.val_images, self.meta = task.crops, task.val_images, task.meta
+        self.mean, self.std = (torch.tensor(values, device=self.device) for values in (self.meta.mean, self.meta.std))
         torch.manual_seed(recipe.seed)  # of all devices
-        train_images, self.val_images = (
-            Images(dataset, ids, normalised=recipe.normalise_exposure) for ids in (train_ids, val_ids)
-        )
-        if workers:
-            train_images.warm()
-        mean, std, zoom = distributed.from_first(lambda: (*train_images.statistics(), self._zoom(train_images)))
-        self.mean, self.std = torch.tensor(mean, device=self.device), torch.tensor(std, device=self.device)
-        self.crops = Crops(
-            train_images,
-            Sampler(train_images.samples, seed=recipe.seed, focus=recipe.focus, paste=recipe.paste),
-            Augmentation(recipe.symmetries, photometric=recipe.photometric),
-            size=recipe.crop,
-            zoom=zoom,
-            scale=recipe.scale,
-            fill=tuple(255 * value for value in mean),
-            classes=len(dataset.card.classes),
-            seed=recipe.seed,
-        )
-        self.meta = ModelMeta(
-            classes=dataset.card.classes,
-            model=recipe.model,
-            mean=mean,
-            std=std,
-            zoom=zoom,
-            normalised=recipe.normalise_exposure,
-        )
         self.names = [info.name for info in self.meta.classes]
-        self._build_network()
+        self._build_network(start)
 
         self.step = 0  # iterations done
         self.interval = self._validation_interval()
         self.losses: list[list[float]] = []  # of each iteration: total, main, auxiliary
         self.unread: list[Tensor] = []  # the losses of the latest iterations, still on the device
         self.history: list[HistoryRow] = []
-        self.best_step, self.best_miou = 0, -1.0
+        self.chosen_step, self.best_miou = 0, -1.0
         self.best_weights: dict[str, Tensor] = {}
         self.training_seconds = 0.0  # spent in the iterations since the last validation
         self.seconds = 0.0  # spent before `since`
         self.since = self.iteration_began = time.monotonic()
 
-    def _zoom(self, images: Images) -> float:
-        return self.recipe.zoom if self.recipe.zoom != "auto" else choose_zoom(images)
-
-    def _build_network(self) -> None:
+    def _build_network(self, start: Start | None) -> None:
         """The network, its average, the loss and the optimizer."""
         recipe = self.recipe
         torch.backends.cudnn.benchmark = True
         self.model = self.meta.build()
+        if start is not None:
+            start.load_into(self.model, self.names)
         self.distributed.synchronise_batch_norms(self.model)
         self.model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.network = self.distributed.parallel(self.model)  # the model as it is trained
@@ -222,9 +257,9 @@ class Run:
                 log.info("resuming at iteration %d of %d", self.step, steps)
             else:
                 log.info("this training was finished before: its result is reused")
-        saved = time.monotonic()
-        while self.step < steps:
-            for images, masks in self.batches_to_validation():
+        while self.step < steps or self.validation_due:
+            saved = time.monotonic()
+            for images, masks in () if self.validation_due else self.batches_to_validation():
                 self.iterate(images, masks)
                 if first and time.monotonic() - saved >= checkpoint_seconds:
                     save_checkpoint(workdir, fingerprint, self.state())
@@ -238,7 +273,12 @@ class Run:
                 on_validation(row)
             if first:
                 save_checkpoint(workdir, fingerprint, self.state())
-            saved = time.monotonic()
+
+    @property
+    def validation_due(self) -> bool:
+        """Whether this iteration's validation is still to come: the process may be killed in between."""
+        validated = self.history[-1].step if self.history else 0
+        return self.step > validated and (self.recipe.steps - self.step) % self.interval == 0
 
     def batches_to_validation(self) -> Iterator[tuple[Tensor, Tensor]]:
         """This process's share of the batches up to the next validation; the last one is after the last step."""
@@ -249,7 +289,9 @@ class Run:
         ]
         loader = load_batches(self.crops, batches, self.workers)
         self.iteration_began = time.monotonic()
-        return progress(loader, left, f"training, iteration {self.step + 1} to {self.step + left} of {self.recipe.steps}")
+        return progress(
+            loader, left, f"training, iteration {self.step + 1} to {self.step + left} of {self.recipe.steps}"
+        )
 
     def iterate(self, images: Tensor, masks: Tensor) -> None:
         """One iteration on a share of a batch: images uint8 [N, H, W, 3], masks uint8 [N, H, W]."""
@@ -263,15 +305,15 @@ class Run:
             logits, auxiliary_logits = self.network(inputs)
         main, auxiliary = self.loss(logits, target), self.loss(auxiliary_logits, target)
         loss = main + self.recipe.auxiliary_weight * auxiliary
+        self.unread.append(torch.stack([loss, main, auxiliary]).detach())
+        if self.device.type == "cpu" or len(self.unread) == FLUSH:
+            self.read_losses()  # on the CPU before `backward`: a flow that is not finite makes PyTorch's crash
         self.optimizer.zero_grad()
         loss.backward()
         self.optimizer.step()
         if self.average is not None:
             self.average.update(self.model, self.step)
-        self.unread.append(torch.stack([loss, main, auxiliary]).detach())
         self.step += 1
-        if len(self.unread) == FLUSH:
-            self.read_losses()
         now = time.monotonic()
         self.training_seconds += now - self.iteration_began
         self.iteration_began = now
@@ -318,7 +360,7 @@ class Run:
         last = self.step == self.recipe.steps
         # The last weights rather than the best of a noisy validation split (nnU-Net), unless something broke them.
         if row.val_miou > self.best_miou or (last and row.val_miou >= BROKEN * self.best_miou):
-            self.best_step, self.best_miou = row.step, row.val_miou
+            self.chosen_step, self.best_miou = row.step, row.val_miou
             self.best_weights = {
                 name: value.detach().cpu().clone() for name, value in self.candidate.state_dict().items()
             }
@@ -335,7 +377,7 @@ class Run:
             "step": self.step,
             "losses": torch.tensor(self.losses, dtype=torch.float64).reshape(-1, 3),
             "history": [asdict(row) for row in self.history],
-            "best": (self.best_step, self.best_miou, self.best_weights),
+            "best": (self.chosen_step, self.best_miou, self.best_weights),
             "seconds": (self.training_seconds, self.elapsed),
         }
 
@@ -347,7 +389,7 @@ class Run:
         self.step = state["step"]
         self.losses = state["losses"].tolist()
         self.history = [HistoryRow(**row) for row in state["history"]]
-        self.best_step, self.best_miou, self.best_weights = state["best"]
+        self.chosen_step, self.best_miou, self.best_weights = state["best"]
         self.training_seconds, self.seconds = state["seconds"]
         self.since = time.monotonic()
 
@@ -359,7 +401,7 @@ class Run:
         return TrainResult(
             model=model.eval(),
             meta=self.meta,
-            step=self.best_step,
+            chosen_step=self.chosen_step,
             val_miou=self.best_miou,
             history=tuple(self.history),
             step_losses=tuple(total for total, _, _ in self.losses),

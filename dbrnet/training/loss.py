@@ -6,6 +6,7 @@ gradient.
 """
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -23,10 +24,19 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 
 def make_loss(name: LossName, ohem_threshold: float, distributed: DistributedContext) -> Loss:
     """The loss of that name."""
-    if name == "ohem":
-        return lambda logits, target: ohem_cross_entropy(logits, target, ohem_threshold, distributed)
-    losses = {"ce": cross_entropy, "ce+dice": cross_entropy_and_dice, "hierarchical": hierarchical}
-    return lambda logits, target: losses[name](logits.float(), target, distributed)
+    losses = {
+        "ohem": partial(ohem_cross_entropy, threshold=ohem_threshold),
+        "ce": cross_entropy,
+        "ce+dice": cross_entropy_and_dice,
+        "hierarchical": hierarchical,
+    }
+
+    def loss(logits: Tensor, target: Tensor) -> Tensor:
+        precise = logits.to(torch.promote_types(logits.dtype, torch.float32))  # sums of bfloat16 are worth nothing
+        value: Tensor = losses[name](precise, target, distributed)
+        return value
+
+    return loss
 
 
 def cross_entropy(logits: Tensor, target: Tensor, distributed: DistributedContext) -> Tensor:
@@ -53,35 +63,35 @@ def hierarchical(logits: Tensor, target: Tensor, distributed: DistributedContext
     """
     valid, truth = target != IGNORE_INDEX, (target != IGNORE_INDEX) & (target > 0)
     defect = logits[:, 1:].logsumexp(1) - logits[:, 0]
-    losses = F.binary_cross_entropy_with_logits(defect, truth.float(), reduction="none") * valid
+    losses = F.binary_cross_entropy_with_logits(defect, truth.to(logits.dtype), reduction="none") * valid
     whether = _ratio(losses.sum(), valid.sum(), distributed)
     whether = whether + _dice((defect.sigmoid() * valid)[:, None], truth[:, None], distributed)
-    if logits.shape[1] == 2:  # noqa: PLR2004  one class of defects
+    if logits.shape[1] == 2:
         return whether
-    kinds = F.cross_entropy(logits[:, 1:], (target - 1).where(truth, IGNORE_INDEX), ignore_index=IGNORE_INDEX, reduction="none")
+    kinds = F.cross_entropy(
+        logits[:, 1:], (target - 1).where(truth, IGNORE_INDEX), ignore_index=IGNORE_INDEX, reduction="none"
+    )
     masks = torch.stack([target == label for label in range(1, logits.shape[1])]).flatten(1)
-    sums = distributed.sum(torch.stack([masks.float() @ kinds.flatten(), masks.sum(1).float()]))
+    sums = distributed.sum(torch.stack([masks.to(kinds.dtype) @ kinds.flatten(), masks.sum(1).to(kinds.dtype)]))
     present = sums[1] > 0
     means = sums[0] / sums[1].clamp_min(1)
     return whether + KIND_WEIGHT * (means * present).sum() / present.sum().clamp_min(1)
 
 
-def ohem_cross_entropy(
-    logits: Tensor, target: Tensor, threshold: float, distributed: DistributedContext
-) -> Tensor:
+def ohem_cross_entropy(logits: Tensor, target: Tensor, distributed: DistributedContext, threshold: float) -> Tensor:
     """Cross entropy with online hard example mining (paper, section 3.2; the numbers are the released code's).
 
     A pixel is hard when the probability of its true class is below `threshold`. Where fewer than a sixteenth of
     the valid pixels are hard, the sixteenth with the highest loss counts, over all processes. Where there is no valid
     pixel the released code gives NaN.
     """
-    losses = F.cross_entropy(logits.float(), target, ignore_index=IGNORE_INDEX, reduction="none")
+    losses = F.cross_entropy(logits, target, ignore_index=IGNORE_INDEX, reduction="none")
     losses = losses[target != IGNORE_INDEX]
     hard = losses[torch.exp(-losses) < threshold]
     counts = torch.tensor([hard.numel(), losses.numel()], device=losses.device)
     kept, valid = distributed.sum(counts).tolist()
     if valid == 0:
-        return logits.float().sum() * 0.0
+        return logits.sum() * 0.0
     least = max(1, valid // KEPT_SHARE)
     if kept < least:
         hard, kept = _hardest(losses, least, distributed), least
@@ -100,9 +110,9 @@ def _hardest(losses: Tensor, count: int, distributed: DistributedContext) -> Ten
 
 def _dice(probabilities: Tensor, truth: Tensor, distributed: DistributedContext) -> Tensor:
     """1 - the Dice coefficient over the whole batch, the mean of the classes present; both [N, K, H, W]."""
-    truth = truth.float()
+    truth = truth.to(probabilities.dtype)
     hit, predicted, present = distributed.sum(
-        torch.stack([(values).sum((0, 2, 3)) for values in (probabilities * truth, probabilities, truth)])
+        torch.stack([values.sum((0, 2, 3)) for values in (probabilities * truth, probabilities, truth)])
     )
     losses = 1 - (2 * hit + 1) / (predicted + present + 1)
     return (losses * (present > 0)).sum() / (present > 0).sum().clamp_min(1)

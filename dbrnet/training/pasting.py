@@ -67,7 +67,7 @@ def paste(
         left = _place(box.left, width, donor.shape[1], image.shape[1], random)
         rows, columns = slice(top, top + height), slice(left, left + width)
         here = image[rows, columns].astype(np.float32)
-        if not mask[rows, columns].any() and (here.max(2) > BLACK).mean() > 0.95:  # noqa: PLR2004
+        if not mask[rows, columns].any() and (here.max(2) > BLACK).mean() > 0.95:
             break
     else:
         return None

@@ -1,23 +1,43 @@
 """Validation: the scores of a network on a whole split, which choose the best weights."""
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import Protocol
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dbrnet.data.loading import Images, normalise, zoom_image
+from dbrnet.data.dataset import Image, Mask
+from dbrnet.data.loading import normalise, zoom_image
 from dbrnet.evaluation.metrics import Scores, confusion_matrix
 from dbrnet.progress import progress
 from dbrnet.training.distributed import DistributedContext
 
 
+class Sized(Protocol):
+    """What has a height and a width in pixels."""
+
+    @property
+    def height(self) -> int: ...
+    @property
+    def width(self) -> int: ...
+
+
+class ImagesLike(Protocol):
+    """Images uint8 [H, W, 3] with masks [H, W], by index."""
+
+    samples: Sequence[Sized]
+
+    def __getitem__(self, index: int) -> tuple[Image, Mask]: ...
+    def prefetch(self, indices: Iterable[int]) -> None: ...
+
+
 @torch.inference_mode()
 def validate(
     model: nn.Module,
-    images: Images,
+    images: ImagesLike,
     names: Sequence[str],
     mean: Tensor,
     std: Tensor,
@@ -41,7 +61,11 @@ def validate(
     confusion = np.zeros((len(names), len(names)), np.int64)
     for batch in progress(batches, len(batches), "validating"):
         pixels, masks = zip(*(images[index] for index in batch), strict=True)
-        logits = model(normalise(torch.from_numpy(np.stack([zoom_image(image, zoom) for image in pixels])).to(mean.device), mean, std))
+        logits = model(
+            normalise(
+                torch.from_numpy(np.stack([zoom_image(image, zoom) for image in pixels])).to(mean.device), mean, std
+            )
+        )
         target = np.stack(masks)
         if logits.shape[-2:] != target.shape[-2:]:  # the logits fit the mask, not the mask the logits
             logits = F.interpolate(logits, size=target.shape[-2:], mode="bilinear", align_corners=False)

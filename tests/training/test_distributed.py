@@ -17,11 +17,11 @@ import torch
 from dbrnet.data.dataset import Dataset
 from dbrnet.files import write_json
 from dbrnet.training.checkpoint import CHECKPOINT_FILE
-from dbrnet.training.loop import EpochRow
+from dbrnet.training.loop import HistoryRow
 from dbrnet.training.loop import train as run_training
 from dbrnet.training.recipe import Recipe
 from tests.training.conftest import ALONE, EACH_ITERATION, RECIPE, Splits, content
-from tests.training.together import CASES, loss_and_gradient
+from tests.training.together import CASES, OHEM_CASES, loss_and_gradient
 
 ROOT = Path(__file__).parents[2]
 Results = list[dict[str, Any]]
@@ -40,7 +40,7 @@ def _float64() -> Iterator[None]:
 @pytest.fixture(scope="module")
 def job(dataset: Dataset, splits: Splits) -> Job:
     """Batches of five, which two processes cannot halve."""
-    update = {"epochs": 2, "batch_size": 5, "crop": (32, 32), "scale": (0.5, 1.0)}
+    update = {"steps": 6, "batch_size": 5, "amp": False, "crop": (32, 32), "scale": (0.5, 1.0)}
     update |= {"auxiliary_weight": 0.8, "ema_decay": 0.8}
     return dataset, *splits, RECIPE.model_copy(update=update)
 
@@ -58,12 +58,12 @@ def pair(job: Job, tmp_path_factory: pytest.TempPathFactory) -> Results:
 
     class StoppedError(Exception): ...
 
-    def stop(_: EpochRow) -> None:
+    def stop(_: HistoryRow) -> None:
         raise StoppedError
 
     # A single process begins; the other two resume, the second without a checkpoint to read.
     with pytest.raises(StoppedError):
-        train(*job, folder / "resumed" / "of rank 0", on_epoch=stop)
+        train(*job, folder / "resumed" / "of rank 0", on_validation=stop)
     assert (folder / "resumed" / "of rank 0" / CHECKPOINT_FILE).exists()
     ids = {"train_ids": train_ids, "val_ids": val_ids}
     write_json(folder / "job.json", {"root": str(dataset.root), "recipe": recipe.model_dump(mode="json"), **ids})
@@ -101,7 +101,7 @@ def test_each_process_gets_the_loss_of_the_whole_batch(pair: Results, case: str)
 
 def test_the_loss_cases_are_as_named() -> None:
     shares = {}
-    for case in CASES:
+    for case in OHEM_CASES:
         _, gradient = loss_and_gradient(case, ALONE)
         counted = (gradient != 0).any(1).sum(dim=(1, 2))
         shares[case] = [int(counted[0::2].sum()), int(counted[1::2].sum())]
@@ -127,7 +127,7 @@ def test_two_processes_end_in_the_weights_of_one(pair: Results, alone: dict[str,
         assert torch.equal(value, second["weights"][key]), key
     assert first["step_losses"] == pytest.approx(alone["step_losses"], rel=1e-6)
     assert [row["val_iou"] for row in first["rows"]] == [row["val_iou"] for row in alone["rows"]]
-    assert first["best"] == alone["best"]
+    assert first["chosen"] == alone["chosen"]
 
 
 def test_a_single_process_shares_nothing() -> None:

@@ -3,7 +3,6 @@ import io
 import logging
 import multiprocessing
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,18 +13,20 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dbrnet.data.dataset import Dataset
-from dbrnet.data.loading import Images
+from dbrnet.data.loading import Images, zoom_image
 from dbrnet.errors import JobError, UserError
 from dbrnet.files import write_atomically
+from dbrnet.training import loop
 from dbrnet.training.checkpoint import CHECKPOINT_FILE
-from dbrnet.training.loop import EpochRow, Run
+from dbrnet.training.loop import HistoryRow, Run, dataset_task
 from dbrnet.training.loop import train as run_training
+from dbrnet.training.recipe import Recipe
 from dbrnet.training.validation import validate
 from tests.training.conftest import ALONE, EACH_ITERATION, NAMES, NEVER, RECIPE, Splits, content
 
 train = functools.partial(run_training, workers=0, checkpoint_seconds=NEVER)
 # Averaged weights are a part of what must survive a kill.
-AVERAGED = RECIPE.model_copy(update={"epochs": 2, "ema_decay": 0.8})
+AVERAGED = RECIPE.model_copy(update={"steps": 6, "ema_decay": 0.8})
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +37,7 @@ def uninterrupted(dataset: Dataset, splits: Splits, tmp_path_factory: pytest.Tem
 def assert_same(result: dict[str, Any], expected: dict[str, Any]) -> None:
     assert result["weights"].keys() == expected["weights"].keys()
     assert all(torch.equal(value, expected["weights"][name]) for name, value in result["weights"].items())
-    for key in ("rows", "best", "step_losses"):
+    for key in ("rows", "chosen", "step_losses"):
         assert result[key] == expected[key]
 
 
@@ -82,15 +83,15 @@ def test_a_training_killed_at_any_moment_ends_in_the_same_bits(
     assert_same(torch.load(out, weights_only=True), uninterrupted)
 
 
-def test_a_training_stopped_between_epochs_ends_in_the_same_bits(
+def test_a_training_stopped_after_a_validation_ends_in_the_same_bits(
     dataset: Dataset, splits: Splits, uninterrupted: dict[str, Any], tmp_path: Path
 ) -> None:
-    def stop(row: EpochRow) -> None:
-        if row.epoch == 2:
+    def stop(row: HistoryRow) -> None:
+        if row.step < AVERAGED.steps:
             raise InterruptedError
 
     with pytest.raises(InterruptedError):
-        train(dataset, *splits, AVERAGED, tmp_path, on_epoch=stop)
+        train(dataset, *splits, AVERAGED, tmp_path, on_validation=stop)
     assert_same(content(train(dataset, *splits, AVERAGED, tmp_path)), uninterrupted)
 
 
@@ -99,20 +100,23 @@ def test_a_finished_training_is_not_repeated(
 ) -> None:
     first = train(dataset, *splits, AVERAGED, tmp_path)
     assert_same(content(first), uninterrupted)  # the same seed, the same bits
-    rows: list[EpochRow] = []
-    again = train(dataset, *splits, AVERAGED, tmp_path, on_epoch=rows.append)
+    rows: list[HistoryRow] = []
+    again = train(dataset, *splits, AVERAGED, tmp_path, on_validation=rows.append)
     assert not rows
     assert again.history == first.history
     assert_same(content(again), uninterrupted)
 
 
-def test_each_epoch_is_reported_once_and_the_best_is_kept(dataset: Dataset, splits: Splits, tmp_path: Path) -> None:
-    rows: list[EpochRow] = []
-    result = train(dataset, *splits, RECIPE, tmp_path, on_epoch=rows.append)
+def test_each_validation_is_reported_once_and_the_last_weights_are_kept(
+    dataset: Dataset, splits: Splits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop, "VALIDATIONS", 3)
+    monkeypatch.setattr(loop, "VALIDATION_SHARE", 1.0)
+    rows: list[HistoryRow] = []
+    result = train(dataset, *splits, RECIPE, tmp_path, on_validation=rows.append)
     assert tuple(rows) == result.history
-    assert [(row.epoch, row.step) for row in rows] == [(1, 3), (2, 6), (3, 9)]
-    assert result.best_miou == max(row.val_miou for row in rows)
-    assert result.best_epoch == next(row.epoch for row in rows if row.val_miou == result.best_miou)
+    assert [row.step for row in rows] == [3, 6, 9]
+    assert (result.chosen_step, result.val_miou) == (9, rows[-1].val_miou)
     for row in rows:
         assert row.loss == pytest.approx(row.main_loss + RECIPE.auxiliary_weight * row.auxiliary_loss)
         assert row.loss == pytest.approx(sum(result.step_losses[row.step - 3 : row.step]) / 3)
@@ -121,34 +125,52 @@ def test_each_epoch_is_reported_once_and_the_best_is_kept(dataset: Dataset, spli
     assert not result.model.training
 
 
-def test_of_equally_good_epochs_the_earlier_ones_weights_are_kept(dataset: Dataset, splits: Splits) -> None:
-    run = Run(dataset, *splits, RECIPE, ALONE, workers=0)
+def new_run(dataset: Dataset, splits: Splits, recipe: Recipe = RECIPE) -> Run:
+    return Run(dataset_task(dataset, *splits, recipe, ALONE, warm=False), recipe, ALONE, workers=0)
+
+
+@pytest.mark.parametrize(
+    ("favourites", "chosen"),  # all background scores best, since most pixels are
+    [([(1, 0), (0, 3), (0, 4)], 3), ([(0, 3), (0, 4), (1, 0)], 1)],
+    ids=["the last", "the best, where the last are broken"],
+)
+def test_which_weights_are_kept(
+    dataset: Dataset, splits: Splits, favourites: list[tuple[int, int]], chosen: int
+) -> None:
+    run = new_run(dataset, splits, RECIPE.model_copy(update={"steps": 3}))
     name, bias = [(name, value) for name, value in run.model.head.named_parameters() if name.endswith("bias")][-1]
-    for favourite, better in ((1, 0), (0, 3), (0, 4), (2, 0)):  # all background scores best: most pixels are
+    for favourite, better in favourites:
         bias.data.copy_(torch.tensor([better + 1e3 if kind == favourite else 0.0 for kind in range(3)]))
-        run.losses += [[1.0, 1.0, 0.0]] * 3
-        run.finish_epoch()
-    scores = [row.val_miou for row in run.history]
-    assert scores[0] < scores[1] == scores[2] > scores[3]
+        run.losses.append([1.0, 1.0, 0.0])
+        run.step += 1
+        run.validate()
     result = run.result()
-    assert (result.best_epoch, result.best_miou) == (2, scores[1])
-    assert result.model.head.state_dict()[name].tolist() == [1003.0, 0.0, 0.0]
+    assert (result.chosen_step, result.val_miou) == (chosen, run.history[chosen - 1].val_miou)
+    assert result.model.head.state_dict()[name][0] == favourites[chosen - 1][1] + 1e3
+
+
+def test_validations_take_no_more_than_their_share(dataset: Dataset, splits: Splits) -> None:
+    few = new_run(dataset, splits, RECIPE.model_copy(update={"steps": 2000})).interval
+    assert few == 100
+    longer = new_run(dataset, (splits[0], splits[1] * 100), RECIPE.model_copy(update={"steps": 2000})).interval
+    pixels = 100 * sum(dataset.by_id[name].height * dataset.by_id[name].width for name in splits[1])
+    assert longer == pytest.approx(pixels / 3 / (4 * 64 * 64) / 0.1, abs=1)
 
 
 def test_a_resumed_run_draws_the_random_numbers_of_an_uninterrupted_one(dataset: Dataset, splits: Splits) -> None:
     """As a network with dropout does."""
-    run = Run(dataset, *splits, RECIPE, ALONE, workers=0)
+    run = new_run(dataset, splits)
     torch.rand(3)
     state = run.state()
     expected = torch.rand(3)
-    Run(dataset, *splits, RECIPE, ALONE, workers=0).load_state(state)
+    new_run(dataset, splits).load_state(state)
     assert torch.equal(torch.rand(3), expected)
 
 
 def test_another_seed_starts_afresh(
     dataset: Dataset, splits: Splits, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    short = RECIPE.model_copy(update={"epochs": 1})
+    short = RECIPE.model_copy(update={"steps": 2})
     first = train(dataset, *splits, short, tmp_path)
     with caplog.at_level(logging.WARNING):
         other = train(dataset, *splits, short.model_copy(update={"seed": 4}), tmp_path)
@@ -158,32 +180,28 @@ def test_another_seed_starts_afresh(
 
 @pytest.mark.slow
 def test_training_learns(dataset: Dataset, splits: Splits, tmp_path: Path) -> None:
-    longer = RECIPE.model_copy(update={"epochs": 20, "learning_rate": 0.05, "scale": (1.0, 1.0), "batch_size": 7})
+    longer = RECIPE.model_copy(update={"steps": 60, "learning_rate": 0.05, "batch_size": 7, "ema_decay": 0.9})
     result = train(dataset, *splits, longer, tmp_path)
-    assert result.best_miou > 0.6
-    assert result.history[-1].loss < 0.7 * result.history[0].loss  # of the hard pixels alone
+    assert result.val_miou > 0.6
+    assert result.history[-1].loss < 0.5 * result.history[0].loss
 
 
-def test_a_single_resized_image_trains(dataset: Dataset, splits: Splits, tmp_path: Path) -> None:
-    update = {"epochs": 1, "image_size": (40, 56), "crop": (48, 48), "normalise_exposure": True}
+def test_a_single_zoomed_image_trains(dataset: Dataset, splits: Splits, tmp_path: Path) -> None:
+    update = {"steps": 1, "zoom": 1.5, "crop": (48, 48), "normalise_exposure": True}
     result = train(dataset, splits[0][:1], splits[1][:1], RECIPE.model_copy(update=update), tmp_path)
     assert len(result.step_losses) == 1
-    assert result.meta.image_size == (40, 56)
-    assert result.meta.normalised
+    assert (result.meta.zoom, result.meta.normalised) == (1.5, True)
     assert result.meta.mean == pytest.approx((0.5,) * 3, abs=0.02)
 
 
-def test_only_defect_free_images_and_none_of_them_used_is_an_error(
-    dataset: Dataset, splits: Splits, tmp_path: Path
-) -> None:
-    free = Dataset(dataset.root, dataset.card, tuple(replace(each, classes=()) for each in dataset.samples))
-    with pytest.raises(UserError, match=r"train\.defect_free leaves nothing to train on"):
-        train(free, *splits, RECIPE.model_copy(update={"defect_free": 0.0}), tmp_path)
+def test_a_zoom_that_leaves_too_little_is_refused(dataset: Dataset, splits: Splits, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"train\.zoom 0\.5 makes an image of 48 pixels smaller than the 32"):
+        train(dataset, *splits, RECIPE.model_copy(update={"zoom": 0.5}), tmp_path)
 
 
 def test_divergence_is_one_clear_line(dataset: Dataset, splits: Splits, tmp_path: Path) -> None:
-    diverging = RECIPE.model_copy(update={"learning_rate": 1e12, "warmup_epochs": 0.0})
-    with pytest.raises(JobError, match=r"diverged: the loss is .* epoch \d+, iteration \d+, at learning rate"):
+    diverging = RECIPE.model_copy(update={"learning_rate": 1e12, "warmup_steps": 0})
+    with pytest.raises(JobError, match=r"diverged: the loss is .* iteration \d+, at learning rate"):
         train(dataset, *splits, diverging, tmp_path)
 
 
@@ -208,19 +226,20 @@ class Threshold(nn.Module):
 
 def test_validation_counts_every_pixel_once_for_any_sizes_and_batch(dataset: Dataset, splits: Splits) -> None:
     model = Threshold().train()
-    images = Images(dataset, splits[1], None)
+    images = Images(dataset, splits[1])
     for batch_size in (1, 3, 8):
-        scores = validate(model, images, NAMES, MEAN, STD, batch_size, ALONE)
+        scores = validate(model, images, NAMES, MEAN, STD, 1.0, batch_size, ALONE)
         assert scores.iou == dict.fromkeys(NAMES, 1.0)
     assert not model.training
 
 
-def test_validation_scores_resized_images_at_the_masks_size(dataset: Dataset, splits: Splits) -> None:
-    scores = validate(Threshold(), Images(dataset, splits[1], (32, 40)), NAMES, MEAN, STD, 4, ALONE)
+def test_validation_scores_zoomed_images_at_native_size(dataset: Dataset, splits: Splits) -> None:
+    scores = validate(Threshold(), Images(dataset, splits[1]), NAMES, MEAN, STD, 0.5, 4, ALONE)
     union, hits = np.zeros(3), np.zeros(3)
     for name in splits[1]:
         sample = dataset.by_id[name]
-        image, mask = Images(dataset, [name], (32, 40))[0]
+        image, mask = Images(dataset, [name])[0]
+        image = zoom_image(image, 0.5)
         x = (torch.from_numpy(image).float().permute(2, 0, 1)[None] / 255 - MEAN[:, None, None]) / STD[:, None, None]
         logits = F.interpolate(Threshold().eval()(x), size=mask.shape, mode="bilinear", align_corners=False)
         prediction = logits[0].argmax(0).numpy()

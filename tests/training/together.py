@@ -11,25 +11,30 @@ from torch import Tensor
 from dbrnet.data.dataset import Dataset
 from dbrnet.files import read_json
 from dbrnet.training.distributed import DistributedContext, join_processes
-from dbrnet.training.loop import Run
-from dbrnet.training.loss import OhemCrossEntropy
-from dbrnet.training.recipe import Recipe
+from dbrnet.training.loop import Run, dataset_task
+from dbrnet.training.loss import make_loss
+from dbrnet.training.recipe import LossName, Recipe
 from tests.training.conftest import EACH_ITERATION, content
 
-CASES = {  # of a batch's loss: threshold, how confident the network is, images without a valid pixel
-    "all hard": (1.0, 0.0, ()),
-    "some hard": (0.7, 2.0, ()),
-    "none hard, the sixteenth counts": (0.0, 14.0, ()),
-    "all alike, ties among the sixteenth": (0.0, 0.0, ()),
-    "one process sees nothing valid": (0.7, 2.0, (1, 3)),
-    "one process sees nothing valid, the sixteenth counts": (0.0, 2.0, (1, 3)),
-    "nothing valid": (0.7, 2.0, (0, 1, 2, 3, 4)),
+OHEM_CASES = {  # of a batch's loss: its name, OHEM's threshold, how confident the network is, images without a valid pixel
+    "all hard": ("ohem", 1.0, 0.0, ()),
+    "some hard": ("ohem", 0.7, 2.0, ()),
+    "none hard, the sixteenth counts": ("ohem", 0.0, 14.0, ()),
+    "all alike, ties among the sixteenth": ("ohem", 0.0, 0.0, ()),
+    "one process sees nothing valid": ("ohem", 0.7, 2.0, (1, 3)),
+    "one process sees nothing valid, the sixteenth counts": ("ohem", 0.0, 2.0, (1, 3)),
+    "nothing valid": ("ohem", 0.7, 2.0, (0, 1, 2, 3, 4)),
+}
+CASES: dict[str, tuple[LossName, float, float, tuple[int, ...]]] = OHEM_CASES | {
+    f"{name}, {blank} blank": (name, 1.0, 2.0, blank)
+    for name in ("ce", "ce+dice", "hierarchical")
+    for blank in ((), (1, 3), (0, 1, 2, 3, 4))
 }
 
 
 def batch(case: str) -> tuple[Tensor, Tensor]:
     """Five images' logits and masks, of which the first process gets three and the other two."""
-    _, margin, blank = CASES[case]
+    _, _, margin, blank = CASES[case]
     rng = np.random.default_rng(1)
     target = rng.integers(0, 4, (5, 9, 11))
     confident = margin * (np.arange(4)[:, None, None] == target[:, None])
@@ -44,7 +49,7 @@ def loss_and_gradient(case: str, distributed: DistributedContext) -> tuple[Tenso
     """Of this process's share, the gradient as the mean over the processes leaves it."""
     logits, target = (each[distributed.rank :: distributed.size] for each in batch(case))
     logits = logits.clone().requires_grad_()
-    loss = OhemCrossEntropy(CASES[case][0], distributed)(logits, target)
+    loss = make_loss(*CASES[case][:2], distributed)(logits, target)
     loss.backward()
     assert logits.grad is not None
     return loss.detach(), logits.grad / distributed.size
@@ -66,7 +71,7 @@ def main(folder: Path) -> None:
         splits = job["train_ids"], job["val_ids"]
         fingerprint = recipe.fingerprint(dataset.card.content_hash, *splits)
         for name in ("afresh", "resumed"):  # as `train` does; torch's processes can join only once
-            run = Run(dataset, *splits, recipe, distributed, workers=0)
+            run = Run(dataset_task(dataset, *splits, recipe, distributed, warm=False), recipe, distributed, workers=0)
             run.finish(folder / name / f"of rank {rank}", fingerprint, EACH_ITERATION)
             results[name] = content(run.result())
     torch.save(results, folder / f"{rank}.pt")

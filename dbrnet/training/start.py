@@ -1,0 +1,102 @@
+"""The weights that a training starts from, instead of random ones: a network that has seen defects finds new ones sooner.
+
+They are matched by name and shape, those of a class by the class's name. So the start may have other classes.
+"""
+
+import hashlib
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load
+from torch import Tensor
+
+from dbrnet.errors import UserError
+from dbrnet.models.dbrnet import DBRNet
+
+log = logging.getLogger(__name__)
+
+GENERATED = Path(__file__).with_name("generated.safetensors")  # made by `dbrnet pretrain`
+LEAST_SHARE = 0.5  # of the network's weights that a start must fill
+HEADS = ("head.body.5", "auxiliary_head.body.5")  # the last layers: a row a class
+
+# DDRNet-23-slim as its authors name it -> DBRNet's counterpart.
+DDRNET = {
+    "layer3_.": "detail3.",
+    "layer4_.": "detail4.",
+    "layer5_.": "detail5.",
+    "layer3.": "semantic3.",
+    "layer5.": "semantic5.",
+    "compression3.": "fusion.compress.",
+    "spp.": "context.",
+    "final_layer.": "head.",
+}
+
+
+@dataclass(frozen=True)
+class Start:
+    """Weights by name, the names of their classes by id where they are known, and where they come from."""
+
+    source: str
+    digest: str  # SHA-256 of the file
+    weights: Mapping[str, Tensor]
+    classes: tuple[str, ...] = ()
+
+    @classmethod
+    def read(cls, path: Path, source: str) -> Self:
+        """Read a model.pt, a safetensors file, or a checkpoint of DDRNet-23-slim; `UserError` where it is none.
+
+        Only tensors and plain values are unpickled, so a hostile file runs no code.
+        """
+        try:
+            content = path.read_bytes()
+        except FileNotFoundError:
+            raise UserError(f"train.start: {path} does not exist") from None
+        classes: tuple[str, ...] = ()
+        try:
+            if path.suffix == ".safetensors":
+                weights = load(content)
+            else:
+                held = torch.load(path, map_location="cpu", weights_only=True)
+                weights = held.get("state_dict", held)
+                classes = tuple(one["name"] for one in held.get("classes", ()))
+            if not weights or not all(isinstance(value, Tensor) for value in weights.values()):
+                raise ValueError("no tensors")
+        except OSError:
+            raise
+        except (SafetensorError, Exception):  # foreign bytes make the unpickler raise nearly anything
+            raise UserError(f"train.start: {path} is broken or holds no weights") from None
+        return cls(source, hashlib.sha256(content).hexdigest(), weights, classes)
+
+    def load_into(self, model: DBRNet, names: Sequence[str]) -> None:
+        """Fill `model`, whose classes are `names`, with the weights that fit; say how many did.
+
+        Raises `UserError` where less than half of its parameters are filled.
+        """
+        own, filled = model.state_dict(), 0
+        parameters = dict(model.named_parameters())
+        for name, value in self.weights.items():
+            mine = own.get(name)
+            if mine is None:
+                continue
+            if name.rsplit(".", 1)[0] in HEADS:
+                rows = [(names.index(known), row) for row, known in enumerate(self.classes) if known in names]
+                fits = value.shape[1:] == mine.shape[1:] and len(self.classes) == len(value)
+                for here, there in rows if fits else ():
+                    mine[here] = value[there]
+                    filled += mine[here].numel()
+            elif value.shape == mine.shape:
+                mine.copy_(value)
+                filled += mine.numel() if name in parameters else 0
+        share = filled / sum(value.numel() for value in parameters.values())
+        if share < LEAST_SHARE:
+            raise UserError(
+                f"train.start: {self.source} fits {share:.0%} of the network's weights, and at least {LEAST_SHARE:.0%} "
+                "are needed; give weights of this network (train.model), or null"
+            )
+        model.load_state_dict(own)
+        log.info("starting from %s: %.0f %% of the weights", self.source, 100 * share)
