@@ -31,6 +31,7 @@ class Canvas:
     rng: np.random.Generator
 
     def log_uniform(self, low: float, high: float) -> float:
+        """A number between two, all ratios equally likely."""
         return float(np.exp(self.rng.uniform(np.log(low), np.log(high))))
 
     def noise(self, along: float, across: float | None = None, angle: float | None = None) -> Plane:
@@ -54,7 +55,7 @@ class Canvas:
             flags=cv2.INTER_CUBIC | cv2.WARP_INVERSE_MAP,
             borderMode=cv2.BORDER_REFLECT_101,
         )
-        return _standardised(fine)
+        return _standardised(fine.astype(np.float32))
 
     def axes(self, angle: float, y: float, x: float) -> tuple[Plane, Plane]:
         """Coordinates in pixels around (y, x): along `angle`, and across it."""
@@ -64,6 +65,7 @@ class Canvas:
         return right * cosine + down * sine, down * cosine - right * sine
 
     def place(self) -> tuple[float, float]:
+        """Row and column of any point of the image."""
         return float(self.rng.uniform(0, self.height)), float(self.rng.uniform(0, self.width))
 
     def direction(self) -> float:
@@ -87,7 +89,7 @@ def draw(rng: np.random.Generator, height: int, width: int) -> tuple[NDArray[np.
             surface = _add_defects(canvas, surface, mask, int(kind), outside)
     image = _photograph(canvas, surface, outside)
     mask[outside] = 0
-    return cv2.merge([image] * 3), mask
+    return cv2.merge([image] * 3).astype(np.uint8, copy=False), mask
 
 
 def _add_defects(canvas: Canvas, surface: Plane, mask: NDArray[np.uint8], kind: int, outside: Region) -> Plane:
@@ -239,8 +241,8 @@ def _path(canvas: Canvas, *, length: float, wander: float, breadth: float) -> Re
     widths = breadth * (0.6 + 0.4 * np.sin(np.linspace(0.15, np.pi - 0.15, count))) * rng.uniform(0.7, 1.3, count)
     drawn = np.zeros((canvas.height, canvas.width), np.uint8)
     for start, end, width in zip(points[:-1], points[1:], widths, strict=False):
-        ends = [tuple(int(round(16 * value)) for value in point) for point in (start, end)]
-        cv2.line(drawn, ends[0], ends[1], 255, max(1, int(round(width))), cv2.LINE_AA, 4)
+        ends = [tuple(round(16 * float(value)) for value in point) for point in (start, end)]
+        cv2.line(drawn, ends[0], ends[1], 255, max(1, round(float(width))), cv2.LINE_AA, 4)
     return drawn > 100
 
 
@@ -313,7 +315,7 @@ def _texture(canvas: Canvas) -> tuple[Region, Plane]:
     fine = canvas.log_uniform(1, 5)
     rough = canvas.noise(fine * canvas.log_uniform(1, 4), fine, canvas.direction())
     if rng.random() < 0.5:  # pits or flakes rather than waves
-        rough = np.maximum(rough, 0.3) * _sign(canvas, 0.5) * 1.6
+        rough = (np.maximum(rough, 0.3) * _sign(canvas, 0.5) * 1.6).astype(np.float32)
     return field > 0, (rough + rng.normal(0, 0.25)).astype(np.float32)
 
 

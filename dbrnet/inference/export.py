@@ -72,7 +72,7 @@ class DeployedModel(nn.Module):
         x = image.permute(0, 3, 1, 2).float()
         if self.normalised:
             x = normalise_exposure_batch(x)
-        zoomed = torch.Size(zoomed_size(*size, self.zoom))
+        zoomed = torch.Size(zoomed_size(size[0], size[1], self.zoom))
         if self.zoom != 1:
             x = F.interpolate(x, size=zoomed, mode="bilinear", align_corners=False)
         x = x - self.average

@@ -55,7 +55,8 @@ class MetricLogger:
         self._sender.join(PATIENCE)
         if missing := self.missing:
             log.warning(
-                "the MLflow run %s at %s lacks the validations at iterations %s; history.csv has them, and `dbrnet promote` sends them",
+                "the MLflow run %s at %s lacks the validations of iterations %s; history.csv has them, "
+                "and `dbrnet promote` sends them",
                 self.run.run_id,
                 self.run.store,
                 ", ".join(map(str, missing)),

@@ -6,10 +6,12 @@ one would have seen, with any number of loading processes.
 
 from collections.abc import Callable, Sequence
 from functools import lru_cache
+from typing import Protocol, cast
 
 import cv2
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils import data
 
@@ -24,7 +26,16 @@ Augment = Callable[[Image, Mask, int], tuple[Image, Mask]]  # the last argument 
 MIDDLE = (0.2, 0.8)  # where in a crop laid over a defect the defect's pixel lies, as shares of its sides
 
 
-class Crops(data.Dataset[tuple[Tensor, Tensor]]):
+class Series(Protocol):
+    """An endless series of crops uint8 [H, W, 3] with masks uint8 [H, W], each a function of its place alone."""
+
+    def __getitem__(self, place: int) -> tuple[Tensor, Tensor]: ...
+
+    def prefetch(self, places: Sequence[int]) -> None:
+        """Announce which will be asked for next."""
+
+
+class Crops:
     """Crops of `images` uint8 [H, W, 3] with masks uint8 [H, W], by their place in the series.
 
     `size` is (height, width) in pixels, `zoom` the image's constant factor, and `scale` the least and the largest
@@ -110,22 +121,23 @@ class Crops(data.Dataset[tuple[Tensor, Tensor]]):
         outside = np.logical_or.outer(
             *((each < -0.5) | (each >= side - 0.5) for each, side in zip((rows, columns), mask.shape, strict=True))
         )
-        image, mask = (
-            cv2.warpAffine(
-                plane, matrix, self.size[::-1], flags=flag | cv2.WARP_INVERSE_MAP, borderMode=cv2.BORDER_REPLICATE
-            )
-            for plane, flag in ((image, cv2.INTER_LINEAR), (mask, cv2.INTER_NEAREST))
-        )
+
+        def warp(plane: Image | Mask, interpolation: int) -> NDArray[np.uint8]:
+            flags = interpolation | cv2.WARP_INVERSE_MAP
+            warped = cv2.warpAffine(plane, matrix, self.size[::-1], flags=flags, borderMode=cv2.BORDER_REPLICATE)
+            return warped.astype(np.uint8, copy=False)
+
+        image, mask = warp(image, cv2.INTER_LINEAR), warp(mask, cv2.INTER_NEAREST)
         image[outside], mask[outside] = self.fill, IGNORE_INDEX
-        return image.astype(np.uint8, copy=False), mask.astype(np.uint8, copy=False)
+        return image, mask
 
 
-def load_batches(crops: data.Dataset, batches: list[list[int]], workers: int) -> data.DataLoader[tuple[Tensor, Tensor]]:
+def load_batches(crops: Series, batches: list[list[int]], workers: int) -> data.DataLoader[tuple[Tensor, Tensor]]:
     """A loader of `batches` of places, in their order: images uint8 [N, H, W, 3] and masks uint8 [N, H, W]."""
     if not workers:  # loading processes announce their own batches
         crops.prefetch([place for batch in batches for place in batch])
     return data.DataLoader(
-        crops,
+        cast("data.Dataset[tuple[Tensor, Tensor]]", crops),
         batch_sampler=batches,
         num_workers=workers,
         pin_memory=torch.cuda.is_available(),

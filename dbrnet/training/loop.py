@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,7 +21,7 @@ from dbrnet.models.saved import ModelMeta
 from dbrnet.progress import progress
 from dbrnet.training.augmentation import Augmentation
 from dbrnet.training.checkpoint import load_checkpoint, save_checkpoint
-from dbrnet.training.crops import Crops, load_batches
+from dbrnet.training.crops import Crops, Series, load_batches
 from dbrnet.training.distributed import DistributedContext, join_processes
 from dbrnet.training.loss import make_loss
 from dbrnet.training.recipe import Recipe
@@ -71,13 +71,6 @@ class TrainResult:
     seconds: float
     device: str  # of each process
     processes: int  # that trained together
-
-
-class Series(Protocol):
-    """An endless series of crops uint8 [H, W, 3] with masks uint8 [H, W], each a function of its place alone."""
-
-    def __getitem__(self, place: int) -> tuple[Tensor, Tensor]: ...
-    def prefetch(self, places: Sequence[int]) -> None: ...
 
 
 @dataclass(frozen=True)

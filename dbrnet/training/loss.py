@@ -24,7 +24,7 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 
 def make_loss(name: LossName, ohem_threshold: float, distributed: DistributedContext) -> Loss:
     """The loss of that name."""
-    losses = {
+    losses: dict[LossName, Callable[[Tensor, Tensor, DistributedContext], Tensor]] = {
         "ohem": partial(ohem_cross_entropy, threshold=ohem_threshold),
         "ce": cross_entropy,
         "ce+dice": cross_entropy_and_dice,
@@ -33,8 +33,7 @@ def make_loss(name: LossName, ohem_threshold: float, distributed: DistributedCon
 
     def loss(logits: Tensor, target: Tensor) -> Tensor:
         precise = logits.to(torch.promote_types(logits.dtype, torch.float32))  # sums of bfloat16 are worth nothing
-        value: Tensor = losses[name](precise, target, distributed)
-        return value
+        return losses[name](precise, target, distributed)
 
     return loss
 

@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils import data
 
 from dbrnet.data import surfaces
 from dbrnet.data.dataset import ClassInfo, Image, Mask
@@ -27,7 +26,7 @@ CLASSES = tuple(
 
 
 @dataclass(frozen=True)
-class GeneratedCrops(data.Dataset[tuple[Tensor, Tensor]]):
+class GeneratedCrops:
     """Generated images of one size, each drawn when it is asked for."""
 
     size: tuple[int, int]

@@ -1,4 +1,4 @@
-"""Which images a training sees, and which of their defects: balanced by class and group, whatever the set holds most of.
+"""Which images a training sees, and which of their defects: balanced by class and by group.
 
 Most pixels of a factory are sound, and most of its defects are of the commonest class. A share of the crops is
 therefore laid over a defect: the classes take turns, then the groups of the class, so that each is seen equally often.

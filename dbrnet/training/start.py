@@ -1,4 +1,4 @@
-"""The weights that a training starts from, instead of random ones: a network that has seen defects finds new ones sooner.
+"""The weights that a training starts from: a network that has seen defects finds new ones sooner.
 
 They are matched by name and shape, those of a class by the class's name. So the start may have other classes.
 """

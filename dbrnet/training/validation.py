@@ -20,18 +20,25 @@ class Sized(Protocol):
     """What has a height and a width in pixels."""
 
     @property
-    def height(self) -> int: ...
+    def height(self) -> int:
+        """Pixels."""
+
     @property
-    def width(self) -> int: ...
+    def width(self) -> int:
+        """Pixels."""
 
 
 class ImagesLike(Protocol):
     """Images uint8 [H, W, 3] with masks [H, W], by index."""
 
-    samples: Sequence[Sized]
+    @property
+    def samples(self) -> Sequence[Sized]:
+        """The images' sizes."""
 
     def __getitem__(self, index: int) -> tuple[Image, Mask]: ...
-    def prefetch(self, indices: Iterable[int]) -> None: ...
+
+    def prefetch(self, indices: Iterable[int]) -> None:
+        """Announce which will be asked for next."""
 
 
 @torch.inference_mode()

@@ -16,7 +16,7 @@ def make_image() -> tuple[Image, Mask]:
 def test_the_directions_that_are_seen(symmetries: Symmetries, count: int) -> None:
     image, mask = make_image()
     augment = Augmentation(symmetries, photometric=False)
-    seen = {}
+    seen: dict[bytes, list[int]] = {}
     for seed in range(120):
         turned, turned_mask = augment(image, mask, seed)
         assert np.array_equal(turned[..., 0] // 24, turned_mask)  # image and mask turn together

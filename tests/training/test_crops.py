@@ -1,3 +1,4 @@
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -106,15 +107,15 @@ def test_pasted_defects_lie_in_the_crop_of_another_image(dataset: Dataset) -> No
 
 
 def test_a_crop_depends_on_seed_and_place_alone(dataset: Dataset) -> None:
-    kinds = {"paste": 0.5, "scale": (0.5, 2.0)}
+    varied = partial(crops, dataset, paste=0.5, scale=(0.5, 2.0))
     batches = [[0, 1], [2, 3], [4, 5]]
-    whole = list(load_batches(crops(dataset, **kinds), batches, 0))
+    whole = list(load_batches(varied(), batches, 0))
     for workers in (0, 2):
-        again = list(load_batches(crops(dataset, **kinds), batches[1:], workers))
+        again = list(load_batches(varied(), batches[1:], workers))
         for (image, mask), (expected, expected_mask) in zip(again, whole[1:], strict=True):
             assert torch.equal(image, expected)
             assert torch.equal(mask, expected_mask)
-    other = next(iter(load_batches(crops(dataset, seed=1, **kinds), batches, 0)))
+    other = next(iter(load_batches(varied(seed=1), batches, 0)))
     assert not torch.equal(other[0], whole[0][0])
 
 

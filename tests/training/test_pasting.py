@@ -39,7 +39,9 @@ def test_defects_are_the_connected_regions_of_each_class() -> None:
 def test_a_pasted_defect_takes_the_light_of_its_new_place() -> None:
     (image, mask), bright = donor(), metal(90, 120, 180, 16)
     [defect, _] = find_defects(mask, 3)
-    pasted, labels, there = paste(image, defect, bright, np.zeros((90, 120), np.uint8), RANDOM(1)) or pytest.fail()
+    pasted, labels, there = paste(image, defect, bright, np.zeros((90, 120), np.uint8), RANDOM(1)) or pytest.fail(
+        "no place"
+    )
     assert there.region.sum() == defect.region.sum() == (labels == 1).sum()
     inside = pasted[labels == 1].mean()
     assert inside == pytest.approx(180 - 2 * 50, abs=12)  # twice the contrast of the metal around, so twice the depth
@@ -53,9 +55,9 @@ def test_a_defect_at_the_edge_stays_there() -> None:
     image, mask = donor()
     [_, defect] = find_defects(mask, 3)
     for seed in range(10):
-        _, labels, there = (
-            paste(image, defect, metal(90, 120, 180, 8), np.zeros((90, 120), np.uint8), RANDOM(seed)) or pytest.fail()
-        )
+        _, labels, there = paste(
+            image, defect, metal(90, 120, 180, 8), np.zeros((90, 120), np.uint8), RANDOM(seed)
+        ) or pytest.fail("no place")
         assert there.left == 0
         assert np.nonzero(labels)[1].min() == 0
 

@@ -45,7 +45,7 @@ def test_the_share_over_a_defect(focus: float) -> None:
 
 
 def test_pasted_defects_come_onto_defect_free_images() -> None:
-    focused = [draw for draw in draws(2000, focus=1.0, paste=0.3)]
+    focused = draws(2000, focus=1.0, paste=0.3)
     pasted = [draw for draw in focused if draw.donor is not None]
     assert len(pasted) == pytest.approx(600, abs=80)
     assert {draw.image for draw in pasted} == set(range(20))

@@ -2,7 +2,7 @@
 
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -16,7 +16,10 @@ from dbrnet.training.loss import make_loss
 from dbrnet.training.recipe import LossName, Recipe
 from tests.training.conftest import EACH_ITERATION, content
 
-OHEM_CASES = {  # of a batch's loss: its name, OHEM's threshold, how confident the network is, images without a valid pixel
+Case = tuple[LossName, float, float, tuple[int, ...]]
+
+# Of a batch's loss: its name, OHEM's threshold, how confident the network is, images without a valid pixel.
+OHEM_CASES: dict[str, Case] = {
     "all hard": ("ohem", 1.0, 0.0, ()),
     "some hard": ("ohem", 0.7, 2.0, ()),
     "none hard, the sixteenth counts": ("ohem", 0.0, 14.0, ()),
@@ -25,9 +28,9 @@ OHEM_CASES = {  # of a batch's loss: its name, OHEM's threshold, how confident t
     "one process sees nothing valid, the sixteenth counts": ("ohem", 0.0, 2.0, (1, 3)),
     "nothing valid": ("ohem", 0.7, 2.0, (0, 1, 2, 3, 4)),
 }
-CASES: dict[str, tuple[LossName, float, float, tuple[int, ...]]] = OHEM_CASES | {
+CASES: dict[str, Case] = OHEM_CASES | {
     f"{name}, {blank} blank": (name, 1.0, 2.0, blank)
-    for name in ("ce", "ce+dice", "hierarchical")
+    for name in cast("tuple[LossName, ...]", ("ce", "ce+dice", "hierarchical"))
     for blank in ((), (1, 3), (0, 1, 2, 3, 4))
 }
 
