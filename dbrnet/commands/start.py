@@ -12,6 +12,8 @@ from dbrnet.files import write_atomically
 
 log = logging.getLogger(__name__)
 
+MOST_STEPS = 10_000_000
+
 
 @app.command(group=START)
 def generate(*, out: Path, count: int = 200, seed: int = 0) -> None:
@@ -36,6 +38,55 @@ def generate(*, out: Path, count: int = 200, seed: int = 0) -> None:
         raise UserError(f"--count {count}: at least 50, or a rare defect may be missing")
     synthetic.generate(out, images=count, seed=seed)
     log.info("%d images written under %s; next: dbrnet configure steel-strip --source %s", count, out, out)
+
+
+@app.command(group=START)
+def pretrain(*, out: Path, steps: int = 20_000, seed: int = 0, workers: int = 0) -> None:
+    """Train on generated metal surfaces, for weights that a training can start from.
+
+    A network that has seen defects, of any kind, finds new ones sooner. The images are drawn while it trains; no data
+    of yours or of others are in them. Weights made this way come with the program (train.start: generated). Killed at
+    any moment and started again, it goes on from its last checkpoint. Writes pretrained.safetensors, in half
+    precision, and pretrain.json under --out.
+
+    For example:
+
+        dbrnet pretrain --out weights
+        dbrnet pretrain --out weights --steps 100000 --workers 8
+
+    Args:
+        out: the folder to write: new, empty, or one that this command wrote before, whose files it replaces
+        steps: iterations of 8 images; the longer, the better
+        seed: the random seed: the same seed draws the same images
+        workers: processes that draw images beside the one that trains
+    """
+    from dbrnet.files import atomic_directory, claim, remove_own, require_own, sha256_file
+    from dbrnet.provenance import collect_provenance
+    from dbrnet.records import PretrainRecord
+    from dbrnet.training.pretraining import pretrain
+    from dbrnet.training.start import save_weights
+
+    if not 1 <= steps <= MOST_STEPS:
+        raise UserError(f"--steps {steps}: from 1 to {MOST_STEPS}")
+    workdir = out.with_name(f".{out.name}.checkpoint")
+    require_own(workdir, "pretrain")
+    claim(workdir, "pretrain")
+    provenance = collect_provenance()
+    result = pretrain(workdir, steps=steps, seed=seed, workers=workers)
+    with atomic_directory(out, "pretrain") as folder:
+        file = folder / PretrainRecord.WEIGHTS
+        save_weights(file, result.model)
+        PretrainRecord(
+            sha256=sha256_file(file),
+            seed=seed,
+            steps=steps,
+            val_miou=result.val_miou,
+            seconds=result.seconds,
+            device=result.device,
+            provenance=provenance,
+        ).save(folder)
+    remove_own(workdir)
+    log.info("%s written; use it by train.start: %s", out / PretrainRecord.WEIGHTS, out / PretrainRecord.WEIGHTS)
 
 
 @app.command(group=START)

@@ -4,7 +4,7 @@ import csv
 import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import JsonValue
 
@@ -132,12 +132,20 @@ class AuditRecord(Record):
     labelled_differently: int  # pairs of images
 
 
+class StartFacts(Part):
+    """The weights that a training started from; `sha256` is that of their file."""
+
+    source: str
+    sha256: str
+
+
 class TrainingFacts(Part):
     """How a network was trained; `params` is the section train of params.yaml."""
 
     seed: int
     steps: int
     params: dict[str, JsonValue]
+    start: StartFacts | None  # None: random weights
     chosen_step: int  # whose weights were kept: the last, as a rule
     val_miou: float  # of these weights
     zoom: float
@@ -158,6 +166,22 @@ class TrainRecord(Record):
     training: TrainingFacts
     run_id: str
     missing_steps: tuple[int, ...]  # of the validations that MLflow did not take
+
+
+class PretrainRecord(Record):
+    """pretrain.json, beside the weights: how they were made from generated images."""
+
+    FILE = "pretrain.json"
+    STEP = "pretrain"
+    WEIGHTS: ClassVar[str] = "pretrained.safetensors"
+
+    sha256: str  # of the weights' file
+    seed: int
+    steps: int
+    val_miou: float  # on generated images
+    seconds: float
+    device: str
+    provenance: Provenance
 
 
 class RunNote(Record):

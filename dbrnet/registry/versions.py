@@ -108,11 +108,12 @@ def find_version(store: Store, model_name: str, digest: str) -> int | None:
     return min((int(version.version) for version in versions), default=None)
 
 
-def fetch_model(uri: str, destination: Path, *, store: Store) -> Path:
-    """Download the ONNX file of `models:/NAME@ALIAS` or `models:/NAME/VERSION` to `<destination>/model.onnx`.
+def fetch_model(uri: str, destination: Path, *, store: Store, file: str = MODEL_FILE) -> Path:
+    """Download `models:/NAME@ALIAS` or `models:/NAME/VERSION` into `destination`: its model, or the `file` beside it.
 
-    The file's SHA-256 is checked against the version's tag. Raises `UserError` for an address that is not
-    one or names nothing in the store, `JobError` when the store fails or its file is not the registered one.
+    The model's SHA-256 is checked against the version's tag. Raises `UserError` for an address that is not one or
+    names nothing in the store, or a version without that file, `JobError` when the store fails or its model is not the
+    registered one.
     """
     match = _URI.fullmatch(uri)
     if match is None:
@@ -131,8 +132,10 @@ def fetch_model(uri: str, destination: Path, *, store: Store) -> Path:
             if error.error_code != "RESOURCE_DOES_NOT_EXIST":
                 raise
             raise UserError(f"{uri}: there is no such model in {store}; promote one first") from None
-    fetch_files(store, version.name, int(version.version), destination, [MODEL_FILE])
-    return destination / MODEL_FILE
+    fetch_files(store, version.name, int(version.version), destination, [file])
+    if not (destination / file).exists():
+        raise UserError(f"{uri}: version {version.version} has no {file}; another version or program registered it")
+    return destination / file
 
 
 def fetch_files(

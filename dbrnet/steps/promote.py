@@ -14,6 +14,7 @@ from dbrnet.errors import UserError
 from dbrnet.files import atomic_directory, sha256_file, write_atomically
 from dbrnet.provenance import collect_provenance
 from dbrnet.records import (
+    WEIGHTS_FILE,
     BenchmarkRecord,
     ChampionRecord,
     Decision,
@@ -79,7 +80,11 @@ def promote(
     try:
         send_missing(run, read_history(trained))
         run.log_metrics(_metrics(evidence), step=0)
-        files = {LINEAGE: trained / TrainRecord.FILE, **_tables(dataset, split, evaluated)}
+        files = {
+            LINEAGE: trained / TrainRecord.FILE,
+            WEIGHTS_FILE: trained / WEIGHTS_FILE,  # a later training may start from them
+            **_tables(dataset, split, evaluated),
+        }
         example = data.image(Split.load(split).samples(data, "test")[0])[None]  # raw
         version = register(store, run, name, evidence.model, files=files, tags=evidence.tags, example=example)
     finally:

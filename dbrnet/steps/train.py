@@ -2,6 +2,7 @@
 
 import logging
 import os
+import tempfile
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict
@@ -9,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from dbrnet.addresses import redact
 from dbrnet.config import TrainParams
 from dbrnet.data import open_dataset
 from dbrnet.data.dataset import Card
@@ -24,6 +26,7 @@ from dbrnet.records import (
     Part,
     RunNote,
     SplitFacts,
+    StartFacts,
     TrainingFacts,
     TrainRecord,
     format_value,
@@ -32,9 +35,11 @@ from dbrnet.records import (
 from dbrnet.registry.metric_logger import MetricLogger
 from dbrnet.registry.store import open_store, retry_while_unavailable
 from dbrnet.registry.tracking import TrackedRun, start_or_resume_run
+from dbrnet.registry.versions import fetch_model
 from dbrnet.training.checkpoint import drop_stale, mark_finished
 from dbrnet.training.loop import HistoryRow, TrainResult
 from dbrnet.training.loop import train as run_training
+from dbrnet.training.start import GENERATED, Start
 
 log = logging.getLogger(__name__)
 
@@ -61,13 +66,15 @@ def train(params: TrainParams, dataset: Path, split: Path, *, out: Path, checkpo
         return
     data, splits = open_dataset(dataset), Split.load(split)
     train_ids, val_ids = ([sample.id for sample in splits.samples(data, name)] for name in ("train", "val"))
-    fingerprint = params.fingerprint(data.card.content_hash, train_ids, val_ids)
+    start = _open_start(params.start)
+    fingerprint = params.fingerprint(data.card.content_hash, train_ids, val_ids, start.digest if start else "")
     workdir = checkpoints / fingerprint[:16] if checkpoints else out.with_name(f".{out.name}.checkpoint")
     train_here = partial(
         run_training,
-        *(data, train_ids, val_ids, params, workdir),
+        *(splits.regrouped(data), train_ids, val_ids, params, workdir),
         workers=params.workers,
         checkpoint_seconds=params.checkpoint_seconds,
+        start=start,
     )
     if not process_group().first:  # non-zero ranks only compute
         train_here()
@@ -79,7 +86,7 @@ def train(params: TrainParams, dataset: Path, split: Path, *, out: Path, checkpo
     claim(workdir, "train")
     name = f"{data.card.name} {splits.kind} seed {params.seed} {fingerprint[:8]}"
     with _tracked(workdir, fingerprint, params, data.card.name, name) as logger:
-        result, record = _train_and_log(train_here, logger, params, data.card, splits, dataset, split)
+        result, record = _train_and_log(train_here, logger, params, start, data.card, splits, dataset, split)
     with atomic_directory(out, "train") as folder:
         save_model(folder / WEIGHTS_FILE, result.model, result.meta)
         write_history(folder, [_metrics(row) for row in result.history])
@@ -98,6 +105,7 @@ def _train_and_log(
     train_here: Callable[..., TrainResult],
     logger: MetricLogger,
     params: TrainParams,
+    start: Start | None,
     card: Card,
     splits: Split,
     dataset: Path,
@@ -115,6 +123,7 @@ def _train_and_log(
         seed=params.seed,
         steps=params.steps,
         params=params.model_dump(mode="json"),
+        start=StartFacts(source=redact(start.source), sha256=start.digest) if start else None,
         chosen_step=result.chosen_step,
         val_miou=result.val_miou,
         zoom=result.meta.zoom,
@@ -130,6 +139,20 @@ def _train_and_log(
         run_id=logger.run.run_id,
         missing_steps=(),
     )
+
+
+@retry_while_unavailable
+def _open_start(source: str | None) -> Start | None:
+    """The weights that `train.start` names."""
+    if source is None:
+        return None
+    if source == "generated":
+        return Start.read(GENERATED, "generated defects")
+    if not source.startswith("models:/"):
+        return Start.read(Path(source), source)
+    with tempfile.TemporaryDirectory() as folder:
+        store = open_store(Path.cwd())
+        return Start.read(fetch_model(source, Path(folder), store=store, file=WEIGHTS_FILE), source)
 
 
 @retry_while_unavailable

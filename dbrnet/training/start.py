@@ -12,10 +12,11 @@ from typing import Self
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load
+from safetensors.torch import load, save
 from torch import Tensor
 
 from dbrnet.errors import UserError
+from dbrnet.files import write_atomically
 from dbrnet.models.dbrnet import DBRNet
 
 log = logging.getLogger(__name__)
@@ -24,17 +25,45 @@ GENERATED = Path(__file__).with_name("generated.safetensors")  # made by `dbrnet
 LEAST_SHARE = 0.5  # of the network's weights that a start must fill
 HEADS = ("head.body.5", "auxiliary_head.body.5")  # the last layers: a row a class
 
-# DDRNet-23-slim as its authors name it -> DBRNet's counterpart.
+# The modules of DDRNet-23-slim, as its authors name them, and of DBRNet that hold the same layers in the same order.
 DDRNET = {
-    "layer3_.": "detail3.",
+    "conv1.": "stem.",
+    "layer1.": "stage1.",
+    "layer2.": "stage2.",
+    "layer3.": "semantic3.",
+    "layer4.": "semantic4.",
+    "layer5.": "semantic5.",
+    "layer3_.": "detail3.",  # the first of its two blocks
     "layer4_.": "detail4.",
     "layer5_.": "detail5.",
-    "layer3.": "semantic3.",
-    "layer5.": "semantic5.",
     "compression3.": "fusion.compress.",
-    "spp.": "context.",
+    "down3.": "down3.",
+    "down4.": "down4.",
+    "spp.scale0.": "context.identity.",
+    "spp.scale1.": "context.pools.0.",
+    "spp.scale2.": "context.pools.1.",
+    "spp.scale3.": "context.pools.2.",
+    "spp.scale4.": "context.whole.",
+    "spp.process1.": "context.processes.0.",
+    "spp.process2.": "context.processes.1.",
+    "spp.process3.": "context.processes.2.",
+    "spp.process4.": "context.processes.3.",
+    "spp.compression.": "context.join.",
+    "spp.shortcut.": "context.shortcut.",
     "final_layer.": "head.",
+    "seghead_extra.": "auxiliary_head.",
 }
+DDRNET_MARK = "layer3_.0.conv1.weight"
+
+
+def save_weights(path: Path, model: DBRNet) -> None:
+    """Write the network's weights in half precision, without its last layers, which know the classes alone."""
+    weights = {
+        name: value.half().contiguous() if value.is_floating_point() else value
+        for name, value in model.state_dict().items()
+        if name.rsplit(".", 1)[0] not in HEADS
+    }
+    write_atomically(path, save(weights))
 
 
 @dataclass(frozen=True)
@@ -64,6 +93,7 @@ class Start:
                 held = torch.load(path, map_location="cpu", weights_only=True)
                 weights = held.get("state_dict", held)
                 classes = tuple(one["name"] for one in held.get("classes", ()))
+            weights = {name.removeprefix("module.").removeprefix("model."): weights[name] for name in weights}
             if not weights or not all(isinstance(value, Tensor) for value in weights.values()):
                 raise ValueError("no tensors")
         except OSError:
@@ -77,9 +107,11 @@ class Start:
 
         Raises `UserError` where less than half of its parameters are filled.
         """
-        own, filled = model.state_dict(), 0
+        own = {name: value.clone() for name, value in model.state_dict().items()}  # the model stays whole if refused
+        filled = 0
         parameters = dict(model.named_parameters())
-        for name, value in self.weights.items():
+        weights = _from_ddrnet(self.weights, own) if DDRNET_MARK in self.weights else self.weights
+        for name, value in weights.items():
             mine = own.get(name)
             if mine is None:
                 continue
@@ -100,3 +132,16 @@ class Start:
             )
         model.load_state_dict(own)
         log.info("starting from %s: %.0f %% of the weights", self.source, 100 * share)
+
+
+def _from_ddrnet(theirs: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The weights of the modules that DBRNet has too, by DBRNet's names."""
+    renamed: dict[str, Tensor] = {}
+    for their_module, own_module in DDRNET.items():
+        values = [value for name, value in theirs.items() if name.startswith(their_module)]
+        names = [name for name in own if name.startswith(own_module) and name.rsplit(".", 1)[0] not in HEADS]
+        if len(values) >= len(names) and all(
+            value.shape == own[name].shape for name, value in zip(names, values, strict=False)
+        ):
+            renamed |= dict(zip(names, values, strict=False))
+    return renamed
