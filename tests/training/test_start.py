@@ -69,7 +69,7 @@ def ddrnet(model: DBRNet) -> dict[str, torch.Tensor]:
     return held
 
 
-@pytest.mark.parametrize(("switches", "share"), [(BASELINE, 0.99), (FULL, 2.71 / 3.34)])
+@pytest.mark.parametrize(("switches", "share"), [(BASELINE, 1.0), (FULL, 2.71 / 3.34)])
 def test_a_checkpoint_of_ddrnet(
     tmp_path: Path, switches: dict[str, bool], share: float, caplog: pytest.LogCaptureFixture
 ) -> None:
