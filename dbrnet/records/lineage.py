@@ -152,6 +152,7 @@ class TrainingFacts(Part):
     seconds: float
     device: str
     processes: int
+    warnings: tuple[str, ...]  # such as that no defect was found for long
 
 
 class TrainRecord(Record):

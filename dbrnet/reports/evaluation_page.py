@@ -33,7 +33,7 @@ def render_report(
         error_colors={kind.name: kind.color for kind in ERROR_KINDS[1:]},
         confusion=data_uri(confusion_plot(record.confusion, names), "svg+xml"),
         curves=data_uri(training_curves(history), "svg+xml") if history else None,
-        validations=len(history),
+        warnings=train.training.warnings,
         gallery=gallery,
         provenance=_provenance(train, export),
     )

@@ -130,6 +130,7 @@ def _train_and_log(
         seconds=result.seconds,
         device=result.device,
         processes=result.processes,
+        warnings=result.warnings,
     )
     return result, TrainRecord(
         dataset=facts,

@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 CHECKPOINT_FILE = "checkpoint.pt"
 FINISHED_FILE = "finished.json"
 KEPT_DAYS = 14
-FORMAT = 2  # raised when the state's layout changes: an older checkpoint is then ignored
+FORMAT = 3  # raised when the state's layout changes: an older checkpoint is then ignored
 
 
 def save_checkpoint(workdir: Path, fingerprint: str, state: dict[str, Any]) -> None:

@@ -28,6 +28,7 @@ from dbrnet.training.recipe import Recipe
 from dbrnet.training.sampling import Sampler
 from dbrnet.training.start import Start
 from dbrnet.training.validation import ImagesLike, validate
+from dbrnet.training.watch import Pace, nothing_found
 from dbrnet.training.zoom import choose_zoom
 
 log = logging.getLogger(__name__)
@@ -71,6 +72,7 @@ class TrainResult:
     seconds: float
     device: str  # of each process
     processes: int  # that trained together
+    warnings: tuple[str, ...]  # what a person should know of how it ran
 
 
 @dataclass(frozen=True)
@@ -192,6 +194,8 @@ class Run:
         self.history: list[HistoryRow] = []
         self.chosen_step, self.best_miou = 0, -1.0
         self.best_weights: dict[str, Tensor] = {}
+        self.warnings: dict[str, str] = {}
+        self.pace = Pace()
         self.training_seconds = 0.0  # spent in the iterations since the last validation
         self.seconds = 0.0  # spent before `since`
         self.since = self.iteration_began = time.monotonic()
@@ -308,8 +312,15 @@ class Run:
             self.average.update(self.model, self.step)
         self.step += 1
         now = time.monotonic()
+        self.warn("pace", self.pace.add(now - self.iteration_began))
         self.training_seconds += now - self.iteration_began
         self.iteration_began = now
+
+    def warn(self, what: str, line: str | None) -> None:
+        """Say a line about `what`, once in a training."""
+        if line is not None and what not in self.warnings:
+            self.warnings[what] = line
+            log.warning("%s", line)
 
     def read_losses(self) -> None:
         """Bring the latest losses from the device; raises `JobError` where one is not finite."""
@@ -358,6 +369,7 @@ class Run:
                 name: value.detach().cpu().clone() for name, value in self.candidate.state_dict().items()
             }
         self.history.append(row)
+        self.warn("nothing found", nothing_found(row.val_iou, self.step, self.recipe.steps))
         self.training_seconds = 0.0
         return row
 
@@ -371,6 +383,7 @@ class Run:
             "losses": torch.tensor(self.losses, dtype=torch.float64).reshape(-1, 3),
             "history": [asdict(row) for row in self.history],
             "best": (self.chosen_step, self.best_miou, self.best_weights),
+            "warnings": self.warnings,
             "seconds": (self.training_seconds, self.elapsed),
         }
 
@@ -383,6 +396,7 @@ class Run:
         self.losses = state["losses"].tolist()
         self.history = [HistoryRow(**row) for row in state["history"]]
         self.chosen_step, self.best_miou, self.best_weights = state["best"]
+        self.warnings = state["warnings"]
         self.training_seconds, self.seconds = state["seconds"]
         self.since = time.monotonic()
 
@@ -401,6 +415,7 @@ class Run:
             seconds=self.elapsed,
             device=torch.cuda.get_device_name() if self.device.type == "cuda" else "cpu",
             processes=self.distributed.size,
+            warnings=tuple(self.warnings.values()),
         )
 
 

@@ -1,0 +1,47 @@
+"""What a person should know of a training that runs badly, each thing once and in one line."""
+
+import os
+from collections import deque
+from collections.abc import Mapping
+from statistics import median
+
+import torch
+
+FIRST_LOOK = 0.25  # share of the iterations after which something should have been found
+WINDOW = 10  # iterations that a pace is taken over
+SLOWER = 4  # times the usual pace
+BUSY = 1.5  # processes that want to run, for each core
+
+
+def nothing_found(iou: Mapping[str, float | None], step: int, steps: int) -> str | None:
+    """A line for a training that has found no defect of any class on validation; `iou` has the background first."""
+    if step < FIRST_LOOK * steps or any(list(iou.values())[1:]):
+        return None
+    return (
+        f"no defect of any class was found on validation after {step} of {steps} iterations: start from weights that "
+        "have seen defects (train.start: generated), raise train.zoom where defects are thin, or look at the labels"
+    )
+
+
+class Pace:
+    """Notices iterations that take a multiple of their usual time, as on a machine that others use too."""
+
+    def __init__(self) -> None:
+        self._latest: deque[float] = deque(maxlen=WINDOW)
+        self._usual = float("inf")
+
+    def add(self, seconds: float) -> str | None:
+        """Count an iteration; a line where it has become slow."""
+        self._latest.append(seconds)
+        if len(self._latest) < WINDOW:
+            return None
+        now = median(self._latest)
+        self._usual = min(self._usual, now)
+        threads, cores = torch.get_num_threads(), os.cpu_count() or 1
+        busy = threads > 1 and os.getloadavg()[0] > BUSY * cores
+        if now < SLOWER * self._usual and not busy:
+            return None
+        return (
+            f"this machine is busy: an iteration takes {now:.1f} s (at best {self._usual:.1f} s); beside other work "
+            "one thread is often faster than several: OMP_NUM_THREADS=1"
+        )
