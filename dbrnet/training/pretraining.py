@@ -19,6 +19,7 @@ from dbrnet.training.recipe import Recipe
 
 NORMALISED = 0.75  # share of the crops whose exposure is normalised: a network should know both
 VAL_IMAGES = 64
+SIZE = (192, 192)  # pixels, of all
 GREYS = ((MEAN / 255,) * 3, (DEVIATION / 255,) * 3)
 CLASSES = tuple(
     ClassInfo(name, (40 * index, 255 - 30 * index, 120)) for index, name in enumerate(("background", *surfaces.KINDS))
@@ -56,7 +57,7 @@ class GeneratedImages:
 
     def __init__(self, size: tuple[int, int]) -> None:
         self.samples = [Area(*size)] * VAL_IMAGES
-        self._random = [np.random.default_rng([index, 0, 0, 0]) for index in range(VAL_IMAGES)]
+        self._random = [np.random.default_rng([index, 0, 0, 1]) for index in range(VAL_IMAGES)]
         self._drawn = [surfaces.draw(random, *size) for random in self._random]
 
     def prefetch(self, indices: Iterable[int]) -> None:
@@ -78,7 +79,7 @@ def pretrain(
         batch_size=8,
         zoom=1.0,
         normalise_exposure=True,
-        crop=(192, 192),
+        crop=SIZE,
         focus=0.0,  # the images themselves are balanced
         paste=0.0,
         scale=(1.0, 1.0),

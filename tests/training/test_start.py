@@ -11,18 +11,18 @@ from dbrnet.models.dbrnet import DBRNet
 from dbrnet.models.saved import ModelMeta, save_model
 from dbrnet.training.start import DDRNET, HEADS, Start, save_weights
 
-FULL = {"lfem": True, "affm": True, "dcppm": True}
-BASELINE = dict.fromkeys(FULL, False)
+FULL = Switches(lfem=True, affm=True, dcppm=True)
+BASELINE = Switches(lfem=False, affm=False, dcppm=False)
 
 
-def network(classes: int, seed: int = 0, switches: dict[str, bool] = FULL) -> DBRNet:
+def network(classes: int, seed: int = 0, switches: Switches = FULL) -> DBRNet:
     torch.manual_seed(seed)
-    return DBRNet(classes, **switches)
+    return DBRNet(classes, lfem=switches.lfem, affm=switches.affm, dcppm=switches.dcppm)
 
 
 def saved(path: Path, model: DBRNet, *classes: str) -> Path:
     infos = tuple(ClassInfo(name, (0, 0, 0)) for name in classes)
-    meta = ModelMeta(infos, Switches(**FULL), (0.5,) * 3, (0.2,) * 3, zoom=1.0, normalised=False)
+    meta = ModelMeta(infos, FULL, (0.5,) * 3, (0.2,) * 3, zoom=1.0, normalised=False)
     save_model(path, model, meta)
     return path
 
