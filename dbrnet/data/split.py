@@ -7,7 +7,7 @@ split.json   how the split was made, what each split holds, and what is known of
 import csv
 import io
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path
@@ -113,7 +113,7 @@ def split_samples(
     if len(samples) < len(SPLITS):
         raise UserError(f"the dataset has {len(samples)} images, and a split needs at least {len(SPLITS)}")
     if kind == "groups":
-        split_of_group = _assign_groups(samples, fractions, seed, _kept_from(previous, samples))
+        split_of_group = stratify_groups(samples, fractions, seed, _kept_from(previous, samples))
         assigned = [split_of_group[sample.group] for sample in samples]
     else:
         assigned = _assign_at_random(len(samples), fractions, seed)
@@ -143,6 +143,53 @@ def split_samples(
         leak_note=dataset.card.leak_note,
         content_hash=dataset.card.content_hash,
     )
+
+
+def stratify_groups(
+    samples: Sequence[Sample], fractions: Sequence[float], seed: int, kept: Mapping[str, int] | None = None
+) -> dict[str, int]:
+    """Iterative stratification (Sechidis et al. 2011) over groups: group -> index of its part, a part a fraction.
+
+    The rarest class is assigned first. Each of its groups goes to the part that lacks the largest share of
+    what it should have of that class, the biggest groups first, while there is room to even them out. The groups
+    of `kept` are in their parts already.
+    """
+    sizes = Counter(sample.group for sample in samples)
+    strata: dict[str, Counter[int]] = {group: Counter() for group in sizes}
+    for sample in samples:
+        strata[sample.group].update(sample.strata)
+    names = sorted(sizes)
+    order = [names[index] for index in np.random.default_rng(seed).permutation(len(names))]
+    order.sort(key=lambda group: -sizes[group])
+
+    images_wanted = [fraction * len(samples) for fraction in fractions]
+    totals = sum(strata.values(), Counter[int]())
+    wanted = {label: [fraction * count for fraction in fractions] for label, count in totals.items()}
+    groups_left = Counter(label for counts in strata.values() for label in counts)
+    unreached = {label: set(range(len(fractions))) for label in totals}
+    part_of: dict[str, int] = {}
+
+    def assign(group: str, index: int) -> None:
+        part_of[group] = index
+        images_wanted[index] -= sizes[group]
+        for held, count in strata[group].items():
+            wanted[held][index] -= count
+            groups_left[held] -= 1
+            unreached[held].discard(index)
+
+    for group, index in (kept or {}).items():
+        assign(group, index)
+    while len(part_of) < len(sizes):
+        label = min(+groups_left, key=lambda label: (groups_left[label], label))
+        for group in order:
+            if group in part_of or label not in strata[group]:
+                continue
+            index = max(
+                _parts_in_need(strata[group], groups_left, unreached, len(fractions)),
+                key=lambda index: (wanted[label][index] / fractions[index], images_wanted[index] / fractions[index]),
+            )
+            assign(group, index)
+    return part_of
 
 
 def require_trained_on(lineage: TrainRecord, dataset: Dataset, split: Path) -> None:
@@ -203,55 +250,11 @@ def _kept_from(previous: Split | None, samples: list[Sample]) -> dict[str, int]:
     return kept
 
 
-def _assign_groups(
-    samples: list[Sample], fractions: tuple[float, ...], seed: int, kept: dict[str, int]
-) -> dict[str, int]:
-    """Iterative stratification (Sechidis et al. 2011) over groups: group -> index of its split.
-
-    The rarest class is assigned first. Each of its groups goes to the split that lacks the largest share of
-    what it should have of that class, the biggest groups first, while there is room to even them out.
-    """
-    sizes = Counter(sample.group for sample in samples)
-    strata: dict[str, Counter[int]] = {group: Counter() for group in sizes}
-    for sample in samples:
-        strata[sample.group].update(sample.strata)
-    names = sorted(sizes)
-    order = [names[index] for index in np.random.default_rng(seed).permutation(len(names))]
-    order.sort(key=lambda group: -sizes[group])
-
-    images_wanted = [fraction * len(samples) for fraction in fractions]
-    totals = sum(strata.values(), Counter[int]())
-    wanted = {label: [fraction * count for fraction in fractions] for label, count in totals.items()}
-    groups_left = Counter(label for counts in strata.values() for label in counts)
-    unreached = {label: set(range(len(SPLITS))) for label in totals}
-    split_of_group: dict[str, int] = {}
-
-    def assign(group: str, index: int) -> None:
-        split_of_group[group] = index
-        images_wanted[index] -= sizes[group]
-        for held, count in strata[group].items():
-            wanted[held][index] -= count
-            groups_left[held] -= 1
-            unreached[held].discard(index)
-
-    for group, index in kept.items():
-        assign(group, index)
-    while len(split_of_group) < len(sizes):
-        label = min(+groups_left, key=lambda label: (groups_left[label], label))
-        for group in order:
-            if group in split_of_group or label not in strata[group]:
-                continue
-            index = max(
-                _splits_in_need(strata[group], groups_left, unreached),
-                key=lambda index: (wanted[label][index] / fractions[index], images_wanted[index] / fractions[index]),
-            )
-            assign(group, index)
-    return split_of_group
-
-
-def _splits_in_need(held: Iterable[int], groups_left: Counter[int], unreached: dict[int, set[int]]) -> list[int]:
-    """The splits that a group may go to: where a class is down to its last groups, those still without it."""
-    allowed = set(range(len(SPLITS)))
+def _parts_in_need(
+    held: Iterable[int], groups_left: Counter[int], unreached: dict[int, set[int]], parts: int
+) -> list[int]:
+    """The parts that a group may go to: where a class is down to its last groups, those still without it."""
+    allowed = set(range(parts))
     for label in sorted(held, key=lambda label: (groups_left[label], label)):
         if groups_left[label] <= len(unreached[label]):
             allowed = (allowed & unreached[label]) or allowed
