@@ -1,6 +1,6 @@
 """What Kubeflow's local runner costs beside the steps themselves: the demo by the command line, and by it.
 
-    python benchmarks/kubeflow.py [--epochs 22] [--rounds 1]
+    python benchmarks/kubeflow.py [--steps 480] [--rounds 1]
 
 Both run in folders of their own, in turns; each round prints the steps' seconds, Kubeflow's and the ratio.
 """
@@ -25,25 +25,25 @@ ROOT = Path(__file__).parents[1]
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--epochs", type=int, default=22, help="of the training (default: 22, the demo's)")
+    parser.add_argument("--steps", type=int, default=480, help="of the training (default: 480, the demo's)")
     parser.add_argument("--rounds", type=int, default=1)
     options = parser.parse_args()
     ratios = []
     for number in range(1, options.rounds + 1):
         with tempfile.TemporaryDirectory() as folder:
-            steps = by_command_line(prepared(Path(folder) / "steps", options.epochs))
-            kubeflow = by_kubeflow(prepared(Path(folder) / "kubeflow", options.epochs))
+            steps = by_command_line(prepared(Path(folder) / "steps", options.steps))
+            kubeflow = by_kubeflow(prepared(Path(folder) / "kubeflow", options.steps))
         ratios.append(kubeflow / steps)
         print(f"round {number}: steps {steps:.1f} s, Kubeflow {kubeflow:.1f} s, {ratios[-1]:.3f} times", flush=True)
     print(f"median {statistics.median(ratios):.3f} times ({min(ratios):.3f} to {max(ratios):.3f})")
     print(hardware(), versions())
 
 
-def prepared(folder: Path, epochs: int) -> Path:
+def prepared(folder: Path, steps: int) -> Path:
     """A folder with the demo's parameters and images."""
     folder.mkdir()
     params = YAML(typ="safe").load((ROOT / "params.yaml").read_text())
-    params["train"]["epochs"] = epochs
+    params["train"]["steps"] = steps
     with (folder / "params.yaml").open("w") as file:
         YAML(typ="safe").dump(params, file)
     run(folder, sys.executable, "-m", "dbrnet", "generate", "--out", "data/steel-strip")

@@ -1,11 +1,11 @@
 """The share of a training's time that MLflow takes, with a database file and with a real server.
 
-    python benchmarks/tracking.py --images 200 --epochs 22 --rounds 3
+    python benchmarks/tracking.py --images 200 --steps 480 --rounds 3
 
 Trains on the built-in data with params.yaml as it is. `blocked` is the time for which the training itself waits for
-tracking: starting the run, handing over each epoch (also given per epoch and per step), and ending it. `beside it` is
-the processor time of the threads that send meanwhile, so at most what they can take from training. Loading MLflow, and
-making the tables of a new database file once per project, are counted separately.
+tracking: starting the run, handing over each validation (also given per validation and per step), and ending it.
+`beside it` is the processor time of the threads that send meanwhile, so at most what they can take from training.
+Loading MLflow, and making the tables of a new database file once per project, are counted separately.
 """
 
 import argparse
@@ -47,7 +47,7 @@ class Spent:
     whole: float = 0.0
     blocked: float = 0.0
     beside: float = 0.0
-    epochs: list[float] = field(default_factory=list)  # handing over each
+    validations: list[float] = field(default_factory=list)  # handing over each
     steps: int = 0
 
     def blocking(self, call: Callable[..., Any]) -> Callable[..., Any]:
@@ -66,7 +66,7 @@ class Spent:
         return timed
 
     def handing_over(self, add: Callable[..., None]) -> Callable[..., None]:
-        """`MetricLogger.add`, with each epoch's time; at the end the whole history is handed over once more."""
+        """`MetricLogger.add`, with each validation's time; at the end the whole history is handed over once more."""
         timed = self.blocking(add)
 
         def kept(feed: MetricLogger, row: Mapping[str, float]) -> None:
@@ -74,7 +74,7 @@ class Spent:
             timed(feed, row)
             if row["step"] > self.steps:
                 self.steps = int(row["step"])
-                self.epochs.append(self.blocked - before)
+                self.validations.append(self.blocked - before)
 
         return kept
 
@@ -90,7 +90,7 @@ class Spent:
     _inside = False
 
 
-def measure(folder: Path, epochs: int) -> Spent:
+def measure(folder: Path, steps: int) -> Spent:
     """Train once in the store that is set, with every call into tracking timed."""
     spent, kept = Spent(), []
     places: list[tuple[Any, str, Callable[..., Any]]] = [
@@ -104,7 +104,7 @@ def measure(folder: Path, epochs: int) -> Spent:
         kept.append((owner, name, getattr(owner, name)))
         setattr(owner, name, wrap(getattr(owner, name)))
     began = time.perf_counter()
-    params = PARAMS.train.model_copy(update={"epochs": epochs})
+    params = PARAMS.train.model_copy(update={"steps": steps})
     train(params, folder / "dataset", folder / "split", out=folder / "train")
     spent.whole = time.perf_counter() - began
     for owner, name, original in kept:
@@ -141,7 +141,7 @@ def main() -> None:
     """Print the shares, store by store."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, default=200)
-    parser.add_argument("--epochs", type=int, default=22)
+    parser.add_argument("--steps", type=int, default=480)
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
     folder = Path(tempfile.mkdtemp(prefix="dbrnet-tracking-"))
@@ -153,7 +153,7 @@ def main() -> None:
     tables = time.perf_counter() - began
     machine = hardware()
     print(f"{machine.cpu}, {machine.cores} cores; {versions()}")
-    print(f"{options.images} images, {options.epochs} epochs; a new file's tables, once: {tables:.1f} s")
+    print(f"{options.images} images, {options.steps} steps; a new file's tables, once: {tables:.1f} s")
     server = serve(folder)
     spent: dict[str, list[Spent]] = {"file": [], "server": []}
     try:
@@ -161,7 +161,7 @@ def main() -> None:
             for store, rounds in spent.items():
                 address = f"http://127.0.0.1:{PORT}" if store == "server" else ""
                 os.environ["MLFLOW_TRACKING_URI"] = address
-                rounds.append(measure(folder, options.epochs))
+                rounds.append(measure(folder, options.steps))
                 print(f"{store}, round {len(rounds)}: {rounds[-1].whole:.0f} s", flush=True)
     finally:
         server.terminate()
@@ -170,15 +170,15 @@ def main() -> None:
     for store, rounds in spent.items():
         print(f"{store}: training {_of([one.whole for one in rounds], 's')}")
         print(
-            f"    blocked   {_of([100 * one.blocked / one.whole for one in rounds], '%')} of it: "
+            f"    blocked      {_of([100 * one.blocked / one.whole for one in rounds], '%')} of it: "
             f"{_of([one.blocked for one in rounds], 's')}"
         )
-        epochs = [1000 * epoch for one in rounds for epoch in one.epochs]
-        steps = [1000 * sum(one.epochs) / one.steps for one in rounds]
+        validations = [1000 * seconds for one in rounds for seconds in one.validations]
+        steps = [1000 * sum(one.validations) / one.steps for one in rounds]
         whole = statistics.median(1000 * one.whole / one.steps for one in rounds)
-        print(f"    an epoch  {_of(epochs, 'ms')}")
-        print(f"    a step    {_of(steps, 'ms')} of {whole:.0f} ms")
-        print(f"    beside it {_of([100 * one.beside / one.whole for one in rounds], '%')} of it")
+        print(f"    a validation {_of(validations, 'ms')}")
+        print(f"    a step       {_of(steps, 'ms')} of {whole:.0f} ms")
+        print(f"    beside it    {_of([100 * one.beside / one.whole for one in rounds], '%')} of it")
 
 
 def _of(values: list[float], unit: str) -> str:

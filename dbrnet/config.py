@@ -25,7 +25,7 @@ from dbrnet.addresses import holds_password
 from dbrnet.bounds import Fraction, OpenFraction, Seed, Size
 from dbrnet.errors import UserError
 from dbrnet.inference.runtimes import RuntimeName
-from dbrnet.training.recipe import Recipe
+from dbrnet.training.recipe import ZOOM_KINDS, Recipe
 
 # A class's name is also a folder's name, and differs from the number of its id.
 ClassName = Annotated[str, Field(pattern=r"^[\w-]*[^\W\d][\w-]*$", max_length=40)]
@@ -249,7 +249,7 @@ def _problem(error: YAMLError | ValueError) -> str:
 def _explain(error: ValidationError, section: type[BaseModel]) -> str:
     # An unknown key first: it explains why the key it was meant to be is missing.
     first = min(error.errors(), key=lambda problem: problem["type"] != "extra_forbidden")
-    where = ".".join(str(key) for key in first["loc"] if key not in (_SAME, _BY_CLASS)) or "the whole"
+    where = ".".join(str(key) for key in first["loc"] if key not in (_SAME, _BY_CLASS, *ZOOM_KINDS)) or "the whole"
     more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
     if first["type"] == "extra_forbidden":
         for name in first["loc"][:-1]:

@@ -119,9 +119,7 @@ def _network() -> DBRNet:
     return model
 
 
-def _export(
-    factory: pytest.TempPathFactory, name: str, image_size: tuple[int, int] | None, *, normalised: bool
-) -> Exported:
+def _export(factory: pytest.TempPathFactory, name: str, zoom: float, *, normalised: bool) -> Exported:
     """The network, and its file, which takes half a minute: exported once for all who test side by side."""
     shared = _shared(factory)
     meta = ModelMeta(
@@ -129,7 +127,7 @@ def _export(
         model=Switches(lfem=True, affm=True, dcppm=True),
         mean=(0.30, 0.45, 0.60),
         std=(0.15, 0.20, 0.25),
-        image_size=image_size,
+        zoom=zoom,
         normalised=normalised,
     )
     model = _network()
@@ -143,13 +141,13 @@ def _export(
 
 @pytest.fixture(scope="session")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Exported:
-    return _export(tmp_path_factory, "native", None, normalised=False)
+    return _export(tmp_path_factory, "native", 1.0, normalised=False)
 
 
 @pytest.fixture(scope="session")
 def exported_with_all(tmp_path_factory: pytest.TempPathFactory) -> Exported:
-    """At a fixed size, and normalised."""
-    return _export(tmp_path_factory, "fixed", (96, 160), normalised=True)
+    """Zoomed, and normalised."""
+    return _export(tmp_path_factory, "zoomed", 1.5, normalised=True)
 
 
 @pytest.fixture(scope="session")

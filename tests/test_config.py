@@ -92,14 +92,16 @@ def params(tmp_path: Path) -> Path:
 @pytest.mark.parametrize(
     ("old", "new", "expected"),
     [
-        ("  batch_size: 8", "  batchsize: 8", "train.batchsize: unknown parameter; allowed here: seed, epochs"),
+        ("  batch_size: 8", "  batchsize: 8", "train.batchsize: unknown parameter; allowed here: seed, start, steps"),
         ("    lfem: true", "    lfm: true", "train.model.lfm: unknown parameter; allowed here: lfem, affm, dcppm"),
         ("dataset: steel-strip ", "dataset: factory ", "ingest.classes: value error, must name the defects"),
         ("  classes: []", "  classes: [dent]", "ingest.classes: value error, must be [] where dataset is not"),
         ("  previous: null", "  previous: old", "ingest.previous: value error, must be null where dataset is not"),
         ("  bit_depth: 16", "  bit_depth: 7", "ingest.bit_depth: input should be greater than or equal to 8"),
         ("  mask_threshold: 127", "  mask_threshold: 255", "ingest.mask_threshold: input should be less than or equal"),
-        ("  epochs: ", "  epochs: many #", "train.epochs: input should be a valid integer"),
+        ("  steps: ", "  steps: many #", "train.steps: input should be a valid integer"),
+        ("  zoom: ", "  zoom: none #", "train.zoom: input should be a valid number"),
+        ("  zoom: ", "  zoom: 0.3 #", "train.zoom: input should be a multiple of 0.25, got 0.3"),
         ("  dataset: steel-strip", "  dataset: steel", "ingest.dataset: input should be 'steel-strip', 'neu-seg'"),
         ("[0.6, 0.2, 0.2]", "[0.6, 0.2, 0.3]", "split.fractions: value error, must sum to 1"),
         ("[0.6, 0.2, 0.2]", "[0.6, 0.2, 0.1]", "split.fractions: value error, must sum to 1"),
@@ -214,7 +216,7 @@ def test_a_missing_file_and_an_unknown_recipe_are_named(params: Path) -> None:
 
 
 def keys(file: Path) -> set[str]:
-    """Such as "train.epochs"."""
+    """Such as "train.steps"."""
     return {f"{name}.{key}" for name, section in YAML().load(file.read_text()).items() for key in section}
 
 

@@ -26,7 +26,7 @@ given = graphs.sections
 
 def sections(*words):
     values = given(*words)
-    return values | {"train": json.dumps(json.loads(values["train"]) | {"epochs": "many"})}
+    return values | {"train": json.dumps(json.loads(values["train"]) | {"steps": "many"})}
 
 graphs.sections = sections
 graphs.run_local("training", load_params(Path("params.yaml")), Path("artifacts/kubeflow"))
@@ -92,11 +92,11 @@ def test_a_parameter_of_the_wrong_type_is_one_line(space: Workspace) -> None:
     output = space.run("python", "-c", WRONG, status=1)
     assert tasks_run(output) == ["revision", "ingest", "split", *["train"] * 4]
     assert failure_lines(output, "train") == [
-        "error: the parameter train: epochs: input should be a valid integer, unable to parse string as an "
+        "error: the parameter train: steps: input should be a valid integer, unable to parse string as an "
         "integer, got 'many'"
     ]
-    space.set_params({"epochs: 2 #": "epochs: many #"})
+    space.set_params({"  steps: 10 #": "  steps: many #"})
     output = space.run(*COMMAND, status=2)
     assert output.splitlines()[-1].startswith("error: ")
-    assert "train.epochs: input should be a valid integer" in output
+    assert "train.steps: input should be a valid integer" in output
     assert not tasks_run(output)

@@ -131,8 +131,8 @@ def test_estimate_shows_its_interval() -> None:
     assert str(Estimate(value=None, unit="share")) == MISSING
 
 
-def test_history_keeps_what_each_epoch_has(tmp_path: Path) -> None:
-    rows = [{"epoch": 1.0, "loss": 0.5}, {"epoch": 2.0, "loss": 0.25, "val_iou_dent": 0.125}]
+def test_history_keeps_what_each_validation_has(tmp_path: Path) -> None:
+    rows = [{"step": 1.0, "loss": 0.5}, {"step": 2.0, "loss": 0.25, "val_iou_dent": 0.125}]
     write_history(tmp_path, rows)
     assert read_history(tmp_path) == rows
     with pytest.raises(UserError, match=r"history\.csv does not exist; run `dbrnet train` first"):

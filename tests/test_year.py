@@ -1,7 +1,7 @@
 """A year on a line: twelve retrainings, good and bad, some at once, one killed, with people between them.
 
 Two networks are trained for real, the second on grown data. The other months' are those two again: with noise
-on the weights, at another size, or the same under another name or in another file.
+on the weights, at another zoom, or the same under another name or in another file.
 """
 
 import json
@@ -56,7 +56,7 @@ class Line:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.params = YAML(typ="safe").load((ROOT / "params.yaml").read_text())
-        self.set("train", epochs=12)
+        self.set("train", steps=110)
         self.set("export", runtimes=["onnxruntime-cpu"])
         self.set("evaluate", gallery=1)
         self.set("benchmark", seconds=2.0)
@@ -135,15 +135,15 @@ class Line:
         return {alias: int(version) for alias, version in aliases.items()}
 
 
-def retrained(trained: Path, out: Path, *, noise: float = 0.0, size: tuple[int, int] | None = None) -> Path:
-    """A trained folder again, with noise on its weights (in their deviations) or at another image size."""
+def retrained(trained: Path, out: Path, *, noise: float = 0.0, zoom: float | None = None) -> Path:
+    """A trained folder again, with noise on its weights (in their deviations) or at another zoom."""
     shutil.copytree(trained, out)
     network, meta = load_model(out / "model.pt")
     torch.manual_seed(0)
     with torch.no_grad():
         for weights in network.parameters():
             weights.add_(noise * weights.std(correction=0) * torch.randn_like(weights))
-    save_model(out / "model.pt", network, replace(meta, image_size=size or meta.image_size))
+    save_model(out / "model.pt", network, replace(meta, zoom=zoom or meta.zoom))
     return out
 
 
@@ -221,7 +221,7 @@ def test_a_year(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.
     assert outcome(line.decide(april)) == ("promoted", 3, 3)
 
     # May: as accurate, and too slow.
-    slow = retrained(second, tmp_path / "may/train", size=(256, 1024))
+    slow = retrained(second, tmp_path / "may/train", zoom=2.0)
     decision = line.decide(line.measure(data, slow, "may"))
     assert outcome(decision) == ("rejected", 4, 3)
     assert any("multiple of the champion's" in reason for reason in decision["promotion"]["reasons"])

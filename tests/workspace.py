@@ -15,7 +15,7 @@ from dbrnet import steps
 ROOT = Path(__file__).parents[1]
 STAGES = [step.name for step in steps.STAGES]
 QUICK = {
-    "  epochs: ": "  epochs: 2 #",
+    "  steps: ": "  steps: 10 #",
     "  crop: [128, 224] ": "  crop: [64, 64] #",
     "  seconds: 1.0 ": "  seconds: 0.2 #",
     ", openvino-int8]": "]",

@@ -8,7 +8,7 @@ import json
 from collections.abc import Sequence
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationInfo, field_validator
 
 from dbrnet.bounds import Fraction, OpenFraction, Seed, Size
 from dbrnet.models import Switches
@@ -20,7 +20,13 @@ Schedule = Literal["linear", "poly"]
 LossName = Literal["ohem", "ce", "ce+dice", "hierarchical"]
 Symmetries = Literal["none", "flips", "all"]
 ScaleFactor = Annotated[float, Field(ge=0.05, le=20)]
-Zoom = Annotated[float, Field(ge=0.25, le=8, multiple_of=0.25)]  # quarters: a size then follows in whole numbers
+ZOOM_KINDS = ("<factor>", "<word>")  # pydantic puts them into the location of an error
+Zoom = Annotated[
+    # Quarters: a size then follows in whole numbers.
+    Annotated[float, Field(ge=0.25, le=8, multiple_of=0.25), Tag(ZOOM_KINDS[0])]
+    | Annotated[Literal["auto"], Tag(ZOOM_KINDS[1])],
+    Discriminator(lambda given: ZOOM_KINDS[given == "auto"]),
+]
 
 
 def _ascending(bounds: tuple[float, float]) -> tuple[float, float]:
@@ -42,7 +48,7 @@ class Recipe(BaseModel):
     start: str | None = Field(min_length=1)
     steps: int = Field(ge=1, le=10_000_000)
     batch_size: int = Field(ge=1, le=4096)
-    zoom: Zoom | Literal["auto"]
+    zoom: Zoom
     normalise_exposure: bool
     crop: Size
     focus: Fraction

@@ -13,7 +13,6 @@ import pytest
 from dbrnet.cluster.training import fetch_job_spec, send_result
 from dbrnet.config import TrainParams
 from dbrnet.data.dataset import Dataset
-from dbrnet.data.loading import epoch_batches
 from dbrnet.data.remote_dataset import link_dataset, send_dataset
 from dbrnet.data.split import Split
 from dbrnet.data.writer import build_dataset
@@ -23,6 +22,7 @@ from dbrnet.models.saved import load_model
 from dbrnet.steps.split import split as split_step
 from dbrnet.steps.train import train
 from dbrnet.training import loop
+from dbrnet.training.sampling import Sampler
 from tests.cluster.conftest import IMAGE
 from tests.cluster.kubernetes_stub import JOBS, Json, Stub, condition
 from tests.data.conftest import texture, write_image
@@ -33,7 +33,8 @@ from tests.storage.s3_server import BUCKET, S3Server
 Run = Callable[..., Path]
 ROOT = Path(__file__).parents[2]
 VALIDATION = 4  # the last of the images, where processes share a training
-TWO_NODES = PARAMS.train.model_copy(update={"epochs": 1, "batch_size": 4, "crop": (32, 32), "nodes": 2})
+SMALL = {"steps": 4, "batch_size": 4, "zoom": 1.0, "crop": (32, 32), "focus": 0.5, "paste": 0.5}
+TWO_NODES = PARAMS.train.model_copy(update=SMALL | {"nodes": 2})
 
 
 @pytest.fixture(scope="module")
@@ -240,16 +241,19 @@ def test_each_process_fetches_only_its_share(s3: S3Server, dataset: Dataset, tmp
     fetched = [{path.name for path in (tmp_path / rank / "images").glob("[!.]*")} for rank in "01"]
     names = [Path(sample.image).name for sample in dataset.samples]
     training, validation = names[:-VALIDATION], set(names[-VALIDATION:])
-    seed = TWO_NODES.seed
-    batches = epoch_batches([False] * len(training), 1.0, 4, seed, epoch=0)
-    assert fetched[1] - validation == {training[index] for batch in batches for index in batch[1::2]}
+    recipe = TWO_NODES
+    sampler = Sampler(dataset.samples[:-VALIDATION], seed=recipe.seed, focus=recipe.focus, paste=recipe.paste)
+    draws = [sampler.draw(place) for place in range(recipe.steps * recipe.batch_size)[1::2]]
+    expected = {training[index] for draw in draws for index in (draw.image, draw.donor) if index is not None}
+    assert any(draw.donor is not None for draw in draws)
+    assert fetched[1] - validation == expected < set(training)
     assert fetched[0] - validation == set(training)
     assert (fetched[0] | fetched[1]) >= validation
     assert not fetched[0] & fetched[1] & validation
 
 
 def read_share(address: str, folder: str, workers: str) -> None:
-    """One of torchrun's processes: trains for an epoch, and keeps what it fetches in FOLDER/RANK."""
+    """One of torchrun's processes: trains for some steps, and keeps what it fetches in FOLDER/RANK."""
     dataset = link_dataset(address, Path(folder) / os.environ["RANK"])
     ids = [sample.id for sample in dataset.samples]
     recipe = TWO_NODES.model_copy(update={"nodes": 1})

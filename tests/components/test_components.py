@@ -117,5 +117,5 @@ def test_integers_and_nulls_survive_as_text() -> None:
 
     texts = sections(PARAMS, Params.model_fields)
     assert {name: parse_section(name, text) for name, text in texts.items()} == dict(PARAMS)
-    assert json.loads(texts["train"])["epochs"] == PARAMS.train.epochs
-    assert isinstance(json.loads(texts["train"])["epochs"], int)
+    assert json.loads(texts["train"])["steps"] == PARAMS.train.steps
+    assert isinstance(json.loads(texts["train"])["steps"], int)

@@ -5,6 +5,7 @@ import sys
 import threading
 import time
 from contextlib import ExitStack
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -12,10 +13,12 @@ import pytest
 
 from dbrnet.data import open_dataset
 from dbrnet.data.dataset import Dataset
-from dbrnet.data.loading import Augmented, Images, load_batches
+from dbrnet.data.loading import Images
 from dbrnet.data.remote_dataset import RemoteDataset, link_dataset, send_dataset
 from dbrnet.data.writer import build_dataset
 from dbrnet.errors import JobError, UserError
+from dbrnet.training.crops import Crops, load_batches
+from dbrnet.training.sampling import Sampler
 from tests.data.conftest import encoded, texture, write_image
 from tests.retrying import retry_at_once
 from tests.storage.fetching import share
@@ -76,7 +79,7 @@ def test_linked_folder_is_the_dataset(address: str, dataset: Dataset, tmp_path: 
 
 
 @pytest.mark.slow
-def test_two_workers_fetch_disjoint_shares_of_the_epoch(address: str, dataset: Dataset, tmp_path: Path) -> None:
+def test_two_workers_fetch_disjoint_shares_of_the_images(address: str, dataset: Dataset, tmp_path: Path) -> None:
     workers = [worker(address, tmp_path / str(rank), rank, 2) for rank in range(2)]
     for process in workers:
         assert (process.communicate(timeout=120)[1], process.returncode) == (b"", 0)
@@ -88,13 +91,28 @@ def test_two_workers_fetch_disjoint_shares_of_the_epoch(address: str, dataset: D
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_loader_fetches_only_its_batches(address: str, dataset: Dataset, tmp_path: Path, workers: int) -> None:
+    batches = [[5, 2], [9, 2]]
+    sampler = Sampler(dataset.samples, seed=0, focus=0.5, paste=0.5)
+    draws = [sampler.draw(place) for place in chain(*batches)]
+    shown = {NAMES[index] for draw in draws for index in (draw.image, draw.donor) if index is not None}
+    assert any(draw.donor is not None for draw in draws)
+
     def batches_of(dataset: Dataset) -> list[np.ndarray]:
-        images = Images(dataset, NAMES, None)
-        samples = Augmented(images, lambda image, mask, seed: (image, mask), seed=0, epoch=0)
-        return [batch.numpy() for batch, _ in load_batches(samples, [[5, 2], [9, 2]], workers)]
+        crops = Crops(
+            Images(dataset, NAMES),
+            sampler,
+            lambda image, mask, seed: (image, mask),
+            size=(48, 64),
+            zoom=1.0,
+            scale=(0.75, 1.5),
+            fill=(0.0, 0.0, 0.0),
+            classes=len(dataset.card.classes),
+            seed=0,
+        )
+        return [batch.numpy() for batch, _ in load_batches(crops, batches, workers)]
 
     linked = batches_of(link_dataset(address, tmp_path))
-    assert images_in(tmp_path) == {"p02", "p05", "p09"}
+    assert images_in(tmp_path) == shown
     for got, expected in zip(linked, batches_of(dataset), strict=True):
         assert np.array_equal(got, expected)
 

@@ -111,18 +111,19 @@ def test_the_graph_equals_normalisation_softmax_and_maximum(
     np.testing.assert_allclose(confidence, highest.numpy(), atol=2e-4)
 
 
-def test_images_are_resized_bilinearly_to_a_fixed_size(
-    exported_with_all: Exported, make_image: Callable[..., Image]
+@pytest.mark.parametrize(("zoom", "width", "height"), [(0.5, 61, 100), (1.5, 182, 300), (2.25, 272, 450)])
+def test_images_are_resized_bilinearly_by_the_zoom(
+    exported_with_all: Exported, make_image: Callable[..., Image], zoom: float, width: int, height: int
 ) -> None:
     _, model, meta = exported_with_all
-    meta = replace(meta, normalised=False)
-    image = make_image(200, 120)
-    resized = cv2.resize(image.astype(np.float32), (160, 96), interpolation=cv2.INTER_LINEAR)
+    meta = replace(meta, zoom=zoom, normalised=False)
+    image = make_image(200, 121)
+    resized = cv2.resize(image.astype(np.float32), (width, height), interpolation=cv2.INTER_LINEAR)
     normalised = (resized / 255 - np.array(meta.mean)) / np.array(meta.std)
     with torch.inference_mode():
         small = model(torch.from_numpy(normalised.astype(np.float32).transpose(2, 0, 1)[None]))
         logits = DeployedModel(model, meta).logits(torch.from_numpy(image[None]))
-    expected = cv2.resize(small[0].numpy().transpose(1, 2, 0), (120, 200), interpolation=cv2.INTER_LINEAR)
+    expected = cv2.resize(small[0].numpy().transpose(1, 2, 0), (121, 200), interpolation=cv2.INTER_LINEAR)
     np.testing.assert_allclose(logits[0].numpy().transpose(1, 2, 0), expected, atol=2e-3)
 
 

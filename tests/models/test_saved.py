@@ -15,7 +15,7 @@ META = ModelMeta(
     model=Switches(lfem=True, affm=False, dcppm=True),
     mean=(0.4, 0.41, 0.42),
     std=(0.2, 0.21, 0.22),
-    image_size=(64, 96),
+    zoom=0.5,
     normalised=False,
 )
 
@@ -27,9 +27,9 @@ def saved(tmp_path: Path) -> Path:
     return path
 
 
-@pytest.mark.parametrize("size", [(64, 96), None])
-def test_a_model_loads_as_it_was_saved(tmp_path: Path, size: tuple[int, int] | None) -> None:
-    meta = dataclasses.replace(META, image_size=size, normalised=size is None)
+@pytest.mark.parametrize("zoom", [0.5, 1.0])
+def test_a_model_loads_as_it_was_saved(tmp_path: Path, zoom: float) -> None:
+    meta = dataclasses.replace(META, zoom=zoom, normalised=zoom == 1)
     model = meta.build()
     save_model(tmp_path / "model.pt", model, meta)
     generator = torch.get_rng_state()

@@ -116,7 +116,7 @@ def test_a_run_is_never_started_twice(cluster: KfpServer, command: Command) -> N
         (("submit", "training"), "error: training needs --image: the image that its tasks run in"),
         (("submit", "PACKAGE", "--gpu"), "is compiled already: --image and --gpu are for training"),
         (("submit", "PACKAGE", "--params", "none.yaml"), "error: none.yaml does not exist"),
-        (("submit", "PACKAGE", "--params", "wrong.yaml"), "train.epochs: input should be a valid integer"),
+        (("submit", "PACKAGE", "--params", "wrong.yaml"), "train.steps: input should be a valid integer"),
         (("submit", "other.yaml"), "other.yaml asks for season"),
         (("submit", str(PARAMS)), "is not a compiled pipeline"),
     ],
@@ -131,7 +131,7 @@ def test_wrong_input_is_one_line_and_nothing_is_sent(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    Path("wrong.yaml").write_text(PARAMS.read_text().replace("epochs: 22", "epochs: many"))
+    Path("wrong.yaml").write_text(PARAMS.read_text().replace("  steps: ", "  steps: many #"))
     Path("other.yaml").write_text(package.read_text().replace("drift", "season"))
     command(*words).is_one_line(2, line)
     assert not cluster.requests

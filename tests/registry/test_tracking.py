@@ -48,7 +48,7 @@ def test_a_run_holds_what_was_logged(store: Store, tmp_path: Path) -> None:
     (tmp_path / "report" / "index.html").write_text("<p>")
     (tmp_path / "card.md").write_text("#")
     with start(store) as run:
-        run.log_params({"train": {"epochs": 3, "model": {"lfem": True}}, "crop": (64, 64), "kind": "groups", "x": None})
+        run.log_params({"train": {"steps": 3, "model": {"lfem": True}}, "crop": (64, 64), "kind": "groups", "x": None})
         run.log_metrics({"loss": 1.5, "val/miou": 0.25}, step=0)
         run.log_metrics({"loss": math.nan, "val/miou": 0.5}, step=1)
         run.log_artifact(tmp_path / "report")
@@ -57,7 +57,7 @@ def test_a_run_holds_what_was_logged(store: Store, tmp_path: Path) -> None:
     found = store.client.get_run(run.run_id)
     assert found.info.status == "FINISHED"
     assert found.info.run_name == "train seed 0"
-    nested = {"train.epochs": "3", "train.model.lfem": "true"}
+    nested = {"train.steps": "3", "train.model.lfem": "true"}
     assert found.data.params == nested | {"crop": "[64, 64]", "kind": "groups", "x": "null"}
     assert history(run, "val/miou") == [(0, 0.25), (1, 0.5)]
     assert math.isnan(history(run, "loss")[1][1])
@@ -79,11 +79,11 @@ def test_more_parameters_than_mlflow_takes_at_once(store: Store) -> None:
 
 def test_a_killed_run_goes_on_without_doubled_steps(store: Store) -> None:
     killed = start(store)
-    killed.log_params({"epochs": 3})
+    killed.log_params({"steps": 3})
     for step in range(2):
         killed.log_metrics({"loss": 1.0 - step / 10, "miou": step / 10}, step)
     with start(store, killed.run_id) as again:
-        again.log_params({"epochs": 3})
+        again.log_params({"steps": 3})
         for step in range(1, 3):  # the checkpoint was older than the last curve point
             again.log_metrics({"loss": 1.0 - step / 10, "miou": step / 10, "new": 7.0}, step)
     assert again.run_id == killed.run_id
@@ -92,29 +92,27 @@ def test_a_killed_run_goes_on_without_doubled_steps(store: Store) -> None:
     assert store.client.get_run(again.run_id).info.status == "FINISHED"
 
 
-HISTORY = [
-    {"epoch": float(epoch), "loss": 1 / epoch, "val_miou": epoch / 9, "seconds": epoch * 1.5} for epoch in range(1, 5)
-]
+HISTORY = [{"step": 10.0 * row, "loss": 1 / row, "val_miou": row / 9, "seconds": row * 1.5} for row in range(1, 5)]
 
 
-def test_the_epochs_that_a_run_lacks_are_sent_once(store: Store) -> None:
+def test_the_validations_that_a_run_lacks_are_sent_once(store: Store) -> None:
     run = start(store)
-    run.send([run.epoch(HISTORY[1])])
+    run.send([run.validation(HISTORY[1])])
     assert send_missing(run, HISTORY) == 3
     assert send_missing(start(store, run.run_id), HISTORY) == 0
     found = store.client.get_metric_history(run.run_id, "val_miou")
-    assert sorted((one.step, one.value) for one in found) == [(row["epoch"], row["val_miou"]) for row in HISTORY]
-    assert "epoch" not in store.client.get_run(run.run_id).data.metrics
+    assert sorted((one.step, one.value) for one in found) == [(row["step"], row["val_miou"]) for row in HISTORY]
+    assert "step" not in store.client.get_run(run.run_id).data.metrics
 
 
-def test_an_epoch_that_two_processes_send_stands_once(store: Store) -> None:
+def test_a_validation_that_two_processes_send_stands_once(store: Store) -> None:
     run = start(store)
     for one in (run, start(store, run.run_id)):  # neither knows of the other
-        one.send([one.epoch(row) for row in HISTORY])
-    assert history(run, "loss") == [(row["epoch"], row["loss"]) for row in HISTORY]
+        one.send([one.validation(row) for row in HISTORY])
+    assert history(run, "loss") == [(row["step"], row["loss"]) for row in HISTORY]
 
 
-def test_an_epoch_arrives_whole_or_not_at_all(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_validation_arrives_whole_or_not_at_all(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     log_batch, requests = SqlAlchemyStore.log_batch, itertools.count(1)
 
     def breaks_off(this: SqlAlchemyStore, *args: Any, **rest: Any) -> None:
@@ -123,7 +121,7 @@ def test_an_epoch_arrives_whole_or_not_at_all(store: Store, monkeypatch: pytest.
         log_batch(this, *args, **rest)
 
     run = start(store)
-    rows = [{"epoch": float(epoch), "loss": 0.5, "val_miou": 0.5, "lr": 0.1} for epoch in range(700)]
+    rows = [{"step": float(step), "loss": 0.5, "val_miou": 0.5, "lr": 0.1} for step in range(700)]
     with monkeypatch.context() as patch, pytest.raises(JobError):
         patch.setattr(SqlAlchemyStore, "log_batch", breaks_off)
         send_missing(run, rows)
@@ -171,9 +169,9 @@ def test_an_unknown_or_deleted_run_gives_a_fresh_one_that_says_so(store: Store) 
 
 def test_parameters_that_contradict_the_run_are_one_line(store: Store) -> None:
     run = start(store)
-    run.log_params({"epochs": 3})
-    with pytest.raises(JobError, match="epochs") as caught:
-        run.log_params({"epochs": 4})
+    run.log_params({"steps": 3})
+    with pytest.raises(JobError, match="steps") as caught:
+        run.log_params({"steps": 4})
     assert "\n" not in str(caught.value)
 
 

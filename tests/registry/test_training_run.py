@@ -26,13 +26,14 @@ from dbrnet.registry.store import Store, open_store
 from dbrnet.registry.tracking import TrackedRun, send_missing, start_or_resume_run
 from dbrnet.steps.ingest import ingest
 from dbrnet.steps.train import train
-from dbrnet.training.loop import EpochRow
+from dbrnet.training import loop
+from dbrnet.training.loop import HistoryRow
 from dbrnet.training.loop import train as run_training
 from tests.registry.servers import Server
 from tests.retrying import retry_at_once
 
 PARAMS = Path(__file__).parents[2] / "params.yaml"
-EPOCHS = 6
+STEPS = 6  # each with a validation
 PASSWORD = "correct-horse-battery"
 TOKEN, KEY = "tracking-pass-5c1f", "aws-secret-77ab"
 
@@ -68,22 +69,23 @@ class Project:
         for name in [name for name in os.environ if name.startswith("MLFLOW_")]:
             monkeypatch.delenv(name)
         torch.set_num_threads(1)
+        monkeypatch.setattr(loop, "VALIDATION_SHARE", 1e6)  # after each step
 
-    def after_epoch(self, act: Callable[[int], None]) -> None:
-        """Have `act` called with each epoch's number, from within the training."""
+    def after_validation(self, act: Callable[[int], None]) -> None:
+        """Have `act` called with each validation's step, from within the training."""
 
-        def run(*args: Any, on_epoch: Callable[[EpochRow], None], **rest: Any) -> Any:
-            def both(row: EpochRow) -> None:
-                on_epoch(row)
-                act(row.epoch)
+        def run(*args: Any, on_validation: Callable[[HistoryRow], None], **rest: Any) -> Any:
+            def both(row: HistoryRow) -> None:
+                on_validation(row)
+                act(row.step)
 
-            return run_training(*args, on_epoch=both, **rest)
+            return run_training(*args, on_validation=both, **rest)
 
         self.monkeypatch.setattr("dbrnet.steps.train.run_training", run)
 
-    def train(self, epochs: int = EPOCHS, checkpoints: Path | None = None, workers: int = 0) -> TrainRecord:
+    def train(self, steps: int = STEPS, checkpoints: Path | None = None, workers: int = 0) -> TrainRecord:
         """Train, and return train.json."""
-        small = {"epochs": epochs, "crop": (32, 32), "image_size": (32, 64), "batch_size": 8, "seed": 7}
+        small = {"steps": steps, "crop": (32, 128), "zoom": 0.25, "batch_size": 8, "seed": 7}
         params = load_params(PARAMS).train.model_copy(update=small | {"workers": workers})
         dataset, split = self.prepared / "dataset", self.prepared / "split"
         train(params, dataset, split, out=self.folder / "train", checkpoints=checkpoints)
@@ -101,13 +103,13 @@ class Project:
         """The steps that MLflow has, doubles and all."""
         return [metric.step for metric in self.store.client.get_metric_history(run_id, key)]
 
-    def await_epoch(self, epoch: int) -> None:
+    def await_step(self, step: int) -> None:
         """Return when MLflow has it of the one run that there is, or after a minute."""
         client, deadline = self.store.client, time.monotonic() + 60
         experiment = client.get_experiment_by_name("steel-strip")
         assert experiment is not None
         [run] = client.search_runs([experiment.experiment_id])
-        while epoch not in self.steps(run.info.run_id) and time.monotonic() < deadline:
+        while step not in self.steps(run.info.run_id) and time.monotonic() < deadline:
             time.sleep(0.1)
 
     def joined(self, lineage: TrainRecord) -> TrackedRun:
@@ -136,14 +138,14 @@ def test_a_folder_that_is_not_ours_is_not_used_for_checkpoints(project: Project,
     place.mkdir(parents=True)
     (place / "notes.txt").write_text("mine")
     with pytest.raises(UserError, match=f"{place.name} holds files that `dbrnet train` did not write"):
-        project.train(epochs=1, checkpoints=kept if checkpoints else None)
+        project.train(steps=1, checkpoints=kept if checkpoints else None)
     assert [path.name for path in place.iterdir()] == ["notes.txt"]
     assert not (project.folder / "train").exists()
 
 
 def test_a_training_as_mlflow_shows_it(filed: Project) -> None:
     filed.monkeypatch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "0.2")
-    lineage = filed.train(epochs=3)
+    lineage = filed.train(steps=3)
     client, run_id = filed.store.client, lineage.run_id
     run = client.get_run(run_id)
     assert (client.get_experiment(run.info.experiment_id).name, run.info.status) == ("steel-strip", "FINISHED")
@@ -151,14 +153,14 @@ def test_a_training_as_mlflow_shows_it(filed: Project) -> None:
     assert run.data.tags["mlflow.user"] == getpass.getuser()
     assert run.data.tags["mlflow.source.name"] == sys.argv[0]
     assert run.data.tags["mlflow.source.git.commit"] == (lineage.provenance.code_revision or "")
-    assert run.data.params["train.crop"] == "[32, 32]"
+    assert run.data.params["train.crop"] == "[32, 128]"
     assert run.data.params["split.kind"] == "random"
     assert not [name for name in run.data.params if "counts" in name]
     for row in filed.history:
         for key, value in row.items():
-            if key != "epoch":
+            if key != "step":
                 found = {one.step: one.value for one in client.get_metric_history(run_id, key)}
-                assert found[int(row["epoch"])] == value, key
+                assert found[int(row["step"])] == value, key
     assert filed.steps(run_id) == [1, 2, 3]
     inputs = {{tag.key: tag.value for tag in one.tags}["mlflow.data.context"]: one for one in run.inputs.dataset_inputs}
     assert set(inputs) == {"training", "validation", "testing"}
@@ -169,7 +171,7 @@ def test_a_training_as_mlflow_shows_it(filed: Project) -> None:
     assert lineage.dataset.images == 32
     assert lineage.dataset.images_by_class == card.images_by_class
     assert lineage.split.counts["test"].images == 8
-    assert lineage.missing_epochs == ()
+    assert lineage.missing_steps == ()
 
 
 def test_a_training_joins_the_run_it_is_given_and_tags_the_datas_revision(filed: Project) -> None:
@@ -179,7 +181,7 @@ def test_a_training_joins_the_run_it_is_given_and_tags_the_datas_revision(filed:
     filed.monkeypatch.setenv("MLFLOW_RUN_ID", given.run_id)
     filed.monkeypatch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "0.02")
     filed.monkeypatch.setenv("MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING", "false")
-    lineage = filed.train(epochs=1)
+    lineage = filed.train(steps=1)
     assert (lineage.run_id, lineage.dataset.dvc) == (given.run_id, revision)
     run = filed.store.client.get_run(given.run_id)
     assert run.info.run_name == "its name"
@@ -191,24 +193,24 @@ def test_a_training_joins_the_run_it_is_given_and_tags_the_datas_revision(filed:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("sent", [True, False], ids=["sent", "not sent, instead of a run that is not there"])
-def test_a_training_that_goes_on_has_every_epoch_once(filed: Project, *, sent: bool) -> None:
+def test_a_training_that_goes_on_has_every_validation_once(filed: Project, *, sent: bool) -> None:
     if not sent:
         filed.monkeypatch.setenv("MLFLOW_RUN_ID", "0" * 32)
 
-    def interrupt(epoch: int) -> None:
-        if epoch == 2:
+    def interrupt(step: int) -> None:
+        if step == 2:
             raise KeyboardInterrupt
 
     with filed.monkeypatch.context() as patch:
         if not sent:
             patch.setattr(TrackedRun, "send", lambda run, steps: None)
-        filed.after_epoch(interrupt)  # before its checkpoint: the epoch is done again
+        filed.after_validation(interrupt)  # before its checkpoint: the step is done again
         with pytest.raises(KeyboardInterrupt):
-            filed.train(epochs=3)
-    filed.after_epoch(lambda epoch: None)
+            filed.train(steps=3)
+    filed.after_validation(lambda step: None)
     [begun] = filed.store.client.search_runs([filed.store.client.get_experiment_by_name("steel-strip").experiment_id])
     assert begun.info.status == "FAILED"
-    lineage = filed.train(epochs=3)
+    lineage = filed.train(steps=3)
     assert lineage.run_id == begun.info.run_id
     assert sorted(filed.steps(lineage.run_id)) == [1, 2, 3]
     assert filed.store.client.get_run(lineage.run_id).info.status == "FINISHED"
@@ -216,23 +218,23 @@ def test_a_training_that_goes_on_has_every_epoch_once(filed: Project, *, sent: b
 
 def test_a_finished_training_whose_task_is_tried_again_is_not_done_again(filed: Project) -> None:
     kept = filed.folder / "kept"
-    first = filed.train(epochs=2, checkpoints=kept)
+    first = filed.train(steps=2, checkpoints=kept)
     weights = (filed.folder / "train/model.pt").read_bytes()
     shutil.rmtree(filed.folder / "train")
     trained: list[int] = []
-    filed.after_epoch(trained.append)
-    again = filed.train(epochs=2, checkpoints=kept)
+    filed.after_validation(trained.append)
+    again = filed.train(steps=2, checkpoints=kept)
     assert not trained
     assert (filed.folder / "train/model.pt").read_bytes() == weights
     assert again.run_id == first.run_id
     assert again.training == first.training.model_copy(update={"seconds": again.training.seconds})
     assert filed.steps(first.run_id) == [1, 2]
-    others = filed.train(epochs=2, checkpoints=kept, workers=1)  # which MLflow does not take in the same run
+    others = filed.train(steps=2, checkpoints=kept, workers=1)  # which MLflow does not take in the same run
     assert not trained
     assert others.run_id != first.run_id
     assert filed.steps(others.run_id) == [1, 2]
     filed.monkeypatch.setattr("dbrnet.steps.train.computing_digest", lambda: "of other code")
-    filed.train(epochs=2, checkpoints=kept)
+    filed.train(steps=2, checkpoints=kept)
     assert trained == [1, 2]
 
 
@@ -240,7 +242,7 @@ def test_a_store_that_is_away_at_the_start_stops_before_training(project: Projec
     project.monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://{away_address}")
     project.monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     retry_at_once(project.monkeypatch, "MLFLOW")
-    project.after_epoch(lambda epoch: pytest.fail("it trained"))
+    project.after_validation(lambda step: pytest.fail("it trained"))
     with pytest.raises(JobError, match="cannot be reached"):
         project.train()
     assert not (project.folder / "train").exists()
@@ -248,7 +250,7 @@ def test_a_store_that_is_away_at_the_start_stops_before_training(project: Projec
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-def test_a_server_killed_and_started_again_has_every_epoch_once(
+def test_a_server_killed_and_started_again_has_every_validation_once(
     project: Project, server: Server, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
@@ -261,20 +263,20 @@ def test_a_server_killed_and_started_again_has_every_epoch_once(
             time.sleep(0.1)
         return words in caplog.text
 
-    def trouble(epoch: int) -> None:
-        if epoch == 2:
+    def trouble(step: int) -> None:
+        if step == 2:
             server.kill()
-        elif epoch == 5:
+        elif step == 5:
             during.append(said("cannot be reached"))  # MLflow's client tries for seconds before it says so
             server.start()
             during.append(said("answers again"))
 
     during: list[bool] = []
-    project.after_epoch(trouble)
+    project.after_validation(trouble)
     lineage = project.train()
-    assert project.steps(lineage.run_id) == list(range(1, EPOCHS + 1))
+    assert project.steps(lineage.run_id) == list(range(1, STEPS + 1))
     assert project.store.client.get_run(lineage.run_id).info.status == "FINISHED"
-    assert lineage.missing_epochs == ()
+    assert lineage.missing_steps == ()
     assert caplog.text.count("cannot be reached") == 1
     assert during == [True, True]
 
@@ -289,16 +291,16 @@ def test_a_server_that_is_lost_costs_the_training_nothing(
     project.monkeypatch.setenv("MLFLOW_TRACKING_URI", server.address)
     project.monkeypatch.setattr(dbrnet.registry.metric_logger, "PATIENCE", 2.0)
 
-    def trouble(epoch: int) -> None:
-        if epoch == 3:
-            project.await_epoch(3)
+    def trouble(step: int) -> None:
+        if step == 3:
+            project.await_step(3)
             server.signal(way)
 
-    project.after_epoch(trouble)
+    project.after_validation(trouble)
     lineage = project.train()
     assert (project.folder / "train" / "model.pt").exists()
-    assert lineage.missing_epochs == (4, 5, 6)
-    assert "lacks the epochs 4, 5, 6" in caplog.text
+    assert lineage.missing_steps == (4, 5, 6)
+    assert "lacks the validations of iterations 4, 5, 6" in caplog.text
     if way == signal.SIGKILL:
         server.kill()
         server.start()
@@ -311,7 +313,7 @@ def test_a_server_that_is_lost_costs_the_training_nothing(
     assert send_missing(project.joined(lineage), project.history) == 0
     for key in ("loss", "val_miou", "learning_rate"):
         found = project.store.client.get_metric_history(lineage.run_id, key)
-        assert [(one.step, one.value) for one in found] == [(row["epoch"], row[key]) for row in project.history]
+        assert [(one.step, one.value) for one in found] == [(row["step"], row[key]) for row in project.history]
 
 
 @pytest.mark.slow
@@ -327,8 +329,8 @@ def test_a_training_whose_server_dies_writes_no_secret(project: Project, server:
         "OMP_NUM_THREADS": "1",
     }
     params = PARAMS.read_text()
-    small = {"  epochs: 22": "  epochs: 8", "crop: [128, 224]": "crop: [32, 32]"}
-    for old, new in (small | {"image_size: null": "image_size: [32, 64]"}).items():
+    small = {"  steps: ": "  steps: 32 #", "  zoom: ": "  zoom: 0.25 #", "  crop: ": "  crop: [32, 128] #"}
+    for old, new in small.items():  # so small that there is a validation every four steps
         assert old in params
         params = params.replace(old, new)
     (project.folder / "params.yaml").write_text(params)
@@ -336,7 +338,7 @@ def test_a_training_whose_server_dies_writes_no_secret(project: Project, server:
     command += [str(project.prepared / "split"), "--out", "train"]
     with (project.folder / "log").open("wb") as log:
         process = subprocess.Popen(command, cwd=project.folder, env=environment, stdout=log, stderr=log)
-        while "epoch 3 of" not in (project.folder / "log").read_text() and process.poll() is None:
+        while "iteration 12 of" not in (project.folder / "log").read_text() and process.poll() is None:
             time.sleep(0.05)
         server.kill()
         assert process.wait(120) == 0, (project.folder / "log").read_text()

@@ -185,16 +185,19 @@ def train(
         provenance=change(PROVENANCE, code_revision=commit + 33 * "0"),
         training=records.TrainingFacts(
             seed=0,
-            epochs=16,
-            params={"seed": 0, "epochs": 16},
-            best_epoch=13,
-            best_val_miou=0.74,
+            steps=16000,
+            params={"seed": 0, "steps": 16000},
+            start=records.StartFacts(source="generated defects", sha256=64 * "e"),
+            chosen_step=16000,
+            val_miou=0.74,
+            zoom=1.5,
             seconds=630.0,
             device="cpu",
             processes=1,
+            warnings=(),
         ),
         run_id="199cb4d0412947d1911359e3e9817625",
-        missing_epochs=(),
+        missing_steps=(),
     )
 
 

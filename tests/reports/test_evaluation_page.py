@@ -21,7 +21,7 @@ from tests.reports import examples
 from tests.reports.conftest import Page, require_offline
 from tests.reports.examples import parity, scores
 
-HISTORY = [{"epoch": n, "loss": 1 / n, "val_miou": n / 5, "learning_rate": 0.01} for n in (1, 2, 3)]
+HISTORY = [{"step": n, "loss": 1 / n, "val_miou": n / 5, "learning_rate": 0.01} for n in (1, 2, 3)]
 
 
 def record_of(evaluation: Evaluation, confidence: float = 0.9) -> EvaluationRecord:

@@ -77,7 +77,7 @@ def folders(exported: Exported, make_image: Callable[..., Image], tmp_path_facto
         labelled_differently=0,
     ).save(folders.split)
     save_model(folders.trained / "model.pt", model, meta)
-    (folders.trained / "history.csv").write_text("epoch,loss,val_miou,learning_rate\n1,0.5,0.4,0.1\n")
+    (folders.trained / "history.csv").write_text("step,loss,val_miou,learning_rate\n1,0.5,0.4,0.1\n")
     table = sha256_file(folders.split / "split.csv")
     change(examples.train(), dataset__title="Tiny", dataset__content_hash=CONTENT, split__sha256=table).save(
         folders.trained

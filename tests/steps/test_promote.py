@@ -95,7 +95,7 @@ def candidate(
         change(facts.benchmark, model_sha256=sha256, champion__version=1),
     ):
         record.save(folder)
-    (folder / "history.csv").write_text("epoch,loss\n1,0.5\n")
+    (folder / "history.csv").write_text("step,loss\n1,0.5\n")
     (folder / "report.html").write_text("<p>the report</p>")
     return Candidate(folder, data, run.run_id, PromoteParams.model_validate(SETTINGS))
 

@@ -1,4 +1,4 @@
-"""`torchrun -m dbrnet train`: one voice, one MLflow run, and a worker's death that costs no epoch."""
+"""`torchrun -m dbrnet train`: one voice, one MLflow run, and a worker's death that costs no validation."""
 
 import csv
 import os
@@ -21,7 +21,7 @@ from dbrnet.registry.store import open_store
 from tests.registry.servers import free_port
 
 ROOT = Path(__file__).parents[2]
-EPOCHS = 3
+STEPS = 9
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 
@@ -65,7 +65,8 @@ class Project:
         path = self.folder / "params.yaml"
         params = YAML(typ="safe").load((ROOT / "params.yaml").read_text())
         params["split"]["kind"] = "random"
-        small = {"epochs": EPOCHS, "crop": [32, 32], "image_size": [32, 64], "checkpoint_seconds": 0.001}
+        # So small that there is a validation every three steps.
+        small = {"steps": STEPS, "crop": [32, 128], "zoom": 0.25, "checkpoint_seconds": 0.001}
         params["train"] |= small | values
         with path.open("w") as file:
             YAML(typ="safe").dump(params, file)
@@ -91,9 +92,11 @@ def uninterrupted(project: Project) -> str:
 
 def test_one_speaks_tracks_and_writes(project: Project, uninterrupted: str) -> None:
     told = project.said(uninterrupted)
-    assert [line[: len("epoch 1")] for line in told[:-1]] == [f"epoch {epoch + 1}" for epoch in range(EPOCHS)]
-    assert told[-1].startswith("best epoch")
-    assert [row["epoch"] for row in project.history(uninterrupted)] == ["1", "2", "3"]
+    iterations = [line.split(":")[0] for line in told if line.startswith("iteration")]
+    assert iterations == [f"iteration {step} of {STEPS}" for step in (3, 6, 9)]
+    assert told[-1].startswith("weights of iteration")
+    assert len(set(told)) == len(told)
+    assert [row["step"] for row in project.history(uninterrupted)] == ["3", "6", "9"]
     lineage = read_json(project.folder / uninterrupted / "train.json")
     assert lineage["training"]["processes"] == 2
     client = open_store(project.folder).client
@@ -101,7 +104,7 @@ def test_one_speaks_tracks_and_writes(project: Project, uninterrupted: str) -> N
     assert experiment is not None
     runs = client.search_runs([experiment.experiment_id])
     assert [run.info.run_id for run in runs] == [lineage["run_id"]]
-    assert [one.step for one in client.get_metric_history(lineage["run_id"], "loss")] == [1, 2, 3]
+    assert [one.step for one in client.get_metric_history(lineage["run_id"], "loss")] == [3, 6, 9]
     assert not (project.folder / f".{uninterrupted}.checkpoint").exists()
 
 
@@ -121,7 +124,7 @@ def test_a_killed_worker_ends_the_job_which_goes_on_to_the_same_bits(
     assert len(project.told(out)) <= 1  # by the survivor, if it lived to see it
     assert not (project.folder / out).exists()
     assert project.run(out) == 0, project.said(out)
-    assert [line for line in project.said(out) if line.startswith("resuming at epoch")]
+    assert [line for line in project.said(out) if line.startswith("resuming at iteration")]
     expected, found = project.weights(uninterrupted), project.weights(out)
     assert all(torch.equal(value, expected[name]) for name, value in found.items())
     losses = [[row["loss"] for row in project.history(name)] for name in (out, uninterrupted)]

@@ -71,7 +71,7 @@ def ddrnet(model: DBRNet) -> dict[str, torch.Tensor]:
 
 @pytest.mark.parametrize(("switches", "share"), [(BASELINE, 1.0), (FULL, 2.71 / 3.34)])
 def test_a_checkpoint_of_ddrnet(
-    tmp_path: Path, switches: dict[str, bool], share: float, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, switches: Switches, share: float, caplog: pytest.LogCaptureFixture
 ) -> None:
     official = network(19, switches=BASELINE)
     torch.save(ddrnet(official), tmp_path / "ddrnet.pth")
