@@ -30,7 +30,6 @@ from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_compl
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -50,7 +49,7 @@ from dbrnet.files import claim, require_apart, require_own, write_atomically
 from dbrnet.inference.runtimes.pytorch import TorchModel
 from dbrnet.progress import duration, say
 from dbrnet.provenance import collect_provenance
-from dbrnet.records import Bootstrap, Estimate, MatchFacts, Part, Provenance, Record, Scores, StartFacts, format_value
+from dbrnet.records import Bootstrap, Estimate, MatchFacts, Part, Provenance, Record, StartFacts, format_value
 from dbrnet.steps.train import _open_start as open_start
 from dbrnet.training.loop import train
 
@@ -82,12 +81,9 @@ class FoldFacts(Part):
     """How the network of one fold came about."""
 
     number: int
-    train_images: int
-    val_images: int
-    test_images: int
+    images: dict[str, int]  # that it was trained on, watched on and tested on
     chosen_step: int  # whose weights were tested
     val_miou: float  # of these weights
-    zoom: float
     seconds: float  # of its training
     device: str
     warnings: tuple[str, ...]
@@ -120,7 +116,6 @@ class FoldRecord(Record):
 class FoldScores(FoldFacts):
     """One fold and its scores."""
 
-    scores: Scores
     figures: dict[str, Estimate]
     confusion: list[list[int]]  # [C, C], rows: ground truth
 
@@ -141,7 +136,6 @@ class CrossValidationRecord(Record):
     start: StartFacts | None  # None: random weights
     match: MatchFacts
     bootstrap: Bootstrap
-    scores: Scores
     figures: dict[str, Estimate]
     confusion: list[list[int]]  # [C, C], rows: ground truth
     folds: list[FoldScores]
@@ -171,7 +165,7 @@ def divide(dataset: Dataset, folds: int, seed: int) -> list[Fold]:
             "val": [sample for sample in rest if part_of[sample.group] == 1],
             "test": [sample for sample in samples if fold_of[sample.group] == index],
         }
-        for part in ("train", "test"):  # in val, which decides nothing, a class may lack
+        for part in ("train", "test"):  # in val, which shows how it goes, a class may lack
             reached = {label for sample in parts[part] for label in sample.classes}
             for label in sorted(set(range(1, len(names))) - reached):
                 raise UserError(
@@ -182,13 +176,13 @@ def divide(dataset: Dataset, folds: int, seed: int) -> list[Fold]:
     return made
 
 
-def finished(out: Path, fold: Fold, fingerprint: str, match: MatchFacts) -> FoldRecord | None:
-    """The result of `fold` if it is there, and of this very training and these rules."""
-    with contextlib.suppress(UserError):  # missing, or of another version
+def finished(out: Path, fold: Fold, fingerprint: str, match: MatchFacts) -> bool:
+    """Whether the result of `fold` is there, and is of this very training and these rules."""
+    try:
         record = FoldRecord.load(out / f"fold-{fold.number}")
-        if (record.fingerprint, record.match) == (fingerprint, match):
-            return record
-    return None
+    except UserError:  # missing, or of another version
+        return False
+    return (record.fingerprint, record.match) == (fingerprint, match)
 
 
 def run_fold(
@@ -212,15 +206,8 @@ def run_fold(
         tested = evaluate(model.predict, data, fold.test, match, f"test fold {fold.number}")
     facts = FoldFacts(
         number=fold.number,
-        train_images=len(fold.train),
-        val_images=len(fold.val),
-        test_images=len(fold.test),
-        chosen_step=result.chosen_step,
-        val_miou=result.val_miou,
-        zoom=result.meta.zoom,
-        seconds=result.seconds,
-        device=result.device,
-        warnings=result.warnings,
+        images={"train": len(fold.train), "val": len(fold.val), "test": len(fold.test)},
+        **{name: getattr(result, name) for name in ("chosen_step", "val_miou", "seconds", "device", "warnings")},
         provenance=collect_provenance(),
     )
     images = [
@@ -277,11 +264,10 @@ def cross_validate(
     prints = [params.train.fingerprint(splits.content_hash, fold.train, fold.val, digest) for fold in divided]
     rules = params.evaluate
     match = MatchFacts(min_overlap=rules.min_overlap, boundary_tolerance=rules.boundary_tolerance)
-    given = list(zip(divided, prints, strict=True))
-    left = [(fold, own) for fold, own in given if finished(out, fold, own, match) is None]
+    left = [(fold, own) for fold, own in zip(divided, prints, strict=True) if not finished(out, fold, own, match)]
     say(f"{folds - len(left)} of {folds} folds are finished; the others write fold-N/log.txt under {out}")
     os.environ["OMP_NUM_THREADS"] = "1"  # of the processes to come
-    with ThreadPoolExecutor(side_by_side) as threads:
+    with ThreadPoolExecutor(max(1, side_by_side)) as threads:
         running = {
             threads.submit(in_own_process, dataset, split, params, match, fold, out, own): fold for fold, own in left
         }
@@ -294,7 +280,7 @@ def cross_validate(
         finally:
             threads.shutdown(cancel_futures=True)
 
-    records = [record for fold, own in given if (record := finished(out, fold, own, match))]
+    records = [FoldRecord.load(out / f"fold-{fold.number}") for fold in divided]
     names = tuple(info.name for info in data.card.classes)
     tested = [record.evaluation(names) for record in records]
     pooled = Evaluation(names, tuple(sorted((i for one in tested for i in one.images), key=lambda i: i.id)))
@@ -311,9 +297,10 @@ def cross_validate(
         bootstrap=Bootstrap(
             resamples=RESAMPLES, confidence=rules.confidence, groups=len({i.group for i in pooled.images}), seed=SEED
         ),
-        **_scores(pooled, rules.confidence),
+        figures=estimates(pooled, rules.confidence),
+        confusion=pooled.confusion.tolist(),
         folds=[
-            FoldScores(**vars(record.facts), **_scores(one, rules.confidence))
+            FoldScores(**vars(record.facts), figures=estimates(one, rules.confidence), confusion=one.confusion.tolist())
             for record, one in zip(records, tested, strict=True)
         ],
         seconds=sum(record.facts.seconds for record in records),
@@ -324,27 +311,19 @@ def cross_validate(
     return result
 
 
-def _scores(evaluation: Evaluation, confidence: float) -> dict[str, Any]:
-    return {
-        "scores": evaluation.scores,
-        "figures": estimates(evaluation, confidence),
-        "confusion": evaluation.confusion.tolist(),
-    }
-
-
 def describe(result: CrossValidationRecord) -> str:
     """The figures for people, in Markdown."""
     titles = {
         "miou": "mIoU with background",
         "miou_defects": "mIoU of defects",
-        **{f"iou/{name}": f"IoU of {name}" for name in result.scores.iou},
+        **{name: name.replace("iou/", "IoU of ") for name in result.figures if name.startswith("iou/")},
         "defect_recall": "defects found",
         "false_positives": "false positives per defect-free image",
     }
     columns = {"all": [f"{result.images}", *(str(result.figures[name]) for name in titles)]}
     for fold in result.folds:
         own = [fold.figures[name] for name in titles]
-        columns[f"fold {fold.number}"] = [f"{fold.test_images}", *(format_value(one.value, one.unit) for one in own)]
+        columns[f"fold {fold.number}"] = [f"{fold.images['test']}", *(format_value(one.value, one.unit) for one in own)]
     rows = [
         {"held out": title, **{name: cells[index] for name, cells in columns.items()}}
         for index, title in enumerate(("images", *titles.values()))
@@ -362,12 +341,6 @@ def describe(result: CrossValidationRecord) -> str:
     return "\n\n".join(lines) + "\n"
 
 
-def _positive(text: str) -> int:
-    if (value := int(text)) < 1:
-        raise ValueError
-    return value
-
-
 def parse() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -375,9 +348,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("split", type=Path)
     parser.add_argument("--params", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--folds", type=_positive, default=5)
+    parser.add_argument("--folds", type=int, default=5)
     parser.add_argument("--seed", type=int, default=0, help="of the folds")
-    parser.add_argument("--side-by-side", type=_positive, default=2, help="folds trained at a time")
+    parser.add_argument("--side-by-side", type=int, default=2, help="folds trained at a time")
     return parser.parse_args()
 
 
