@@ -96,6 +96,7 @@ def candidate(
     ):
         record.save(folder)
     (folder / "history.csv").write_text("step,loss\n1,0.5\n")
+    (folder / "model.pt").write_bytes(b"weights")
     (folder / "report.html").write_text("<p>the report</p>")
     return Candidate(folder, data, run.run_id, PromoteParams.model_validate(SETTINGS))
 

@@ -18,7 +18,7 @@ from dbrnet.training.checkpoint import (
     save_checkpoint,
 )
 
-STATE = {"weights": {"a": torch.arange(5.0)}, "epoch": 3, "best": None}
+STATE = {"weights": {"a": torch.arange(5.0)}, "step": 3, "best": None}
 
 
 def test_a_checkpoint_loads_as_it_was_saved(tmp_path: Path) -> None:
@@ -26,7 +26,7 @@ def test_a_checkpoint_loads_as_it_was_saved(tmp_path: Path) -> None:
     state = load_checkpoint(tmp_path, "mine")
     assert state is not None
     assert torch.equal(state["weights"].pop("a"), torch.arange(5.0))
-    assert state == {"weights": {}, "epoch": 3, "best": None}
+    assert state == {"weights": {}, "step": 3, "best": None}
 
 
 @pytest.mark.parametrize("content", ["another", "empty", "half", "text", "list", "code"])
