@@ -14,7 +14,7 @@ from dbrnet.addresses import redact
 from dbrnet.config import TrainParams
 from dbrnet.data import open_dataset
 from dbrnet.data.dataset import Card
-from dbrnet.data.split import SPLIT_TABLE, Split
+from dbrnet.data.split import SPLIT_FILE, SPLIT_TABLE, Split
 from dbrnet.errors import UserError
 from dbrnet.files import atomic_directory, claim, remove_own, require_own, sha256_file
 from dbrnet.models.saved import save_model
@@ -65,7 +65,13 @@ def train(params: TrainParams, dataset: Path, split: Path, *, out: Path, checkpo
         )
         return
     data, splits = open_dataset(dataset), Split.load(split)
-    train_ids, val_ids = ([sample.id for sample in splits.samples(data, name)] for name in ("train", "val"))
+    train_ids, val_ids = (
+        [sample.id for sample in splits.samples(data, name) if sample.id not in splits.left_out]
+        for name in ("train", "val")
+    )
+    if splits.left_out:
+        left_out = "%d of %d training images are left out: the audit disputes their labels (%s)"
+        log.info(left_out, len(splits.left_out), len(splits.ids["train"]), split / SPLIT_FILE)
     start = _open_start(params.start)
     fingerprint = params.fingerprint(data.card.content_hash, train_ids, val_ids, start.digest if start else "")
     workdir = checkpoints / fingerprint[:16] if checkpoints else out.with_name(f".{out.name}.checkpoint")
@@ -127,6 +133,7 @@ def _train_and_log(
         chosen_step=result.chosen_step,
         val_miou=result.val_miou,
         zoom=result.meta.zoom,
+        left_out=len(splits.left_out),
         seconds=result.seconds,
         device=result.device,
         processes=result.processes,
