@@ -13,7 +13,7 @@ from typing import Any
 from dbrnet.addresses import redact
 from dbrnet.config import TrainParams
 from dbrnet.data import open_dataset
-from dbrnet.data.dataset import Card
+from dbrnet.data.dataset import Card, Dataset
 from dbrnet.data.split import SPLIT_FILE, SPLIT_TABLE, Split
 from dbrnet.errors import UserError
 from dbrnet.files import atomic_directory, claim, remove_own, require_own, sha256_file
@@ -70,6 +70,7 @@ def train(params: TrainParams, dataset: Path, split: Path, *, out: Path, checkpo
         for name in ("train", "val")
     )
     if splits.left_out:
+        _require_classes(splits, data, split / SPLIT_FILE)
         left_out = "%d of %d training images are left out: the audit disputes their labels (%s)"
         log.info(left_out, len(splits.left_out), len(splits.ids["train"]), split / SPLIT_FILE)
     start = _open_start(params.start)
@@ -161,6 +162,17 @@ def _open_start(source: str | None) -> Start | None:
     with tempfile.TemporaryDirectory() as folder:
         store = open_store(Path.cwd())
         return Start.read(fetch_model(source, Path(folder), store=store, file=WEIGHTS_FILE), source)
+
+
+def _require_classes(splits: Split, data: Dataset, file: Path) -> None:
+    """Raise `UserError` where leaving out the disputed images leaves none of a class to learn from."""
+    samples = splits.samples(data, "train")
+    learnt = {label for sample in samples if sample.id not in splits.left_out for label in sample.classes}
+    for label in sorted({label for sample in samples for label in sample.classes} - learnt):
+        raise UserError(
+            f"the audit disputes every training image of class {data.card.classes[label].name!r} ({file}): look at "
+            "the pairs in audit.html, correct their masks, and ingest again"
+        )
 
 
 @retry_while_unavailable

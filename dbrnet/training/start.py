@@ -18,10 +18,11 @@ from torch import Tensor
 from dbrnet.errors import UserError
 from dbrnet.files import write_atomically
 from dbrnet.models.dbrnet import DBRNet
+from dbrnet.records import PretrainRecord
 
 log = logging.getLogger(__name__)
 
-GENERATED = Path(__file__).with_name("generated.safetensors")  # made by `dbrnet pretrain`
+GENERATED = Path(__file__).with_name("generated") / PretrainRecord.WEIGHTS  # a folder that `dbrnet pretrain` wrote
 LEAST_SHARE = 0.5  # of the network's weights that a start must fill
 HEADS = ("head.body.5", "auxiliary_head.body.5")  # the last layers: a row a class
 
