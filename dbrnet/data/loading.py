@@ -2,7 +2,7 @@
 
 `normalise_exposure` removes an image's exposure. Images of one line differ in light more than defects differ
 from the metal; a network that reads raw grey values may then learn nothing for thousands of iterations
-(docs/results.md, MT).
+(docs/learning.md).
 """
 
 from collections.abc import Iterable, Sequence

@@ -1,4 +1,4 @@
-"""Validation: the scores of a network on a whole split, which choose the best weights."""
+"""Validation: the scores of a network on a whole split, which show how a training goes."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
