@@ -1,11 +1,15 @@
 """The factor that images are enlarged by, so that the thinnest defects span a cell of the network's output grid."""
 
+import logging
+
 import cv2
 import numpy as np
 
 from dbrnet.data.loading import Images
 from dbrnet.progress import progress
 from dbrnet.training.pasting import find_defects
+
+log = logging.getLogger(__name__)
 
 CELL = 8  # pixels: logits lie on an eighth of the image, and what is thinner than a cell is lost between them
 LARGEST = 2.0
@@ -32,4 +36,6 @@ def choose_zoom(images: Images) -> float:
     wanted = np.ceil(4 * CELL / max(thinnest, 1)) / 4
     area = np.median([sample.height * sample.width for sample in images.samples])
     bearable = np.floor(4 * np.sqrt(LARGEST_AREA / area)) / 4
-    return float(max(1, min(wanted, bearable, LARGEST)))
+    zoom = float(max(1, min(wanted, bearable, LARGEST)))
+    log.info("train.zoom auto: %g (the thinnest class's defects are %.0f pixels thick)", zoom, thinnest)
+    return zoom
