@@ -1,4 +1,4 @@
-"""The factor that images are enlarged by, so that the thinnest defects span a cell of the network's output grid."""
+"""The factor that images are enlarged by, so that the thinnest defects are seen on the network's output grid."""
 
 import logging
 
@@ -11,14 +11,14 @@ from dbrnet.training.pasting import find_defects
 
 log = logging.getLogger(__name__)
 
-CELL = 8  # pixels: logits lie on an eighth of the image, and what is thinner than a cell is lost between them
+THICK = 5  # pixels: logits lie on an eighth of the image, and thinner defects are lost between them
 LARGEST = 2.0
 LARGEST_AREA = 2**21  # pixels of an enlarged image: the time that an image takes grows with them
 EXAMINED = 500  # images with defects, evenly spaced
 
 
 def choose_zoom(images: Images) -> float:
-    """The least quarter from 1 to `LARGEST` at which the thinnest class's median defect is a cell thick.
+    """The least quarter from 1 to `LARGEST` at which the thinnest class's median defect is `THICK` pixels thick.
 
     Smaller, but not below 1, where half the images would exceed `LARGEST_AREA`.
     """
@@ -32,8 +32,8 @@ def choose_zoom(images: Images) -> float:
             region = np.pad(defect.region, 1).astype(np.uint8)
             widest = float(cv2.distanceTransform(region, cv2.DIST_L2, cv2.DIST_MASK_PRECISE).max())
             thickness.setdefault(defect.label, []).append(2 * widest - 1)
-    thinnest = min((float(np.median(values)) for values in thickness.values()), default=float(CELL))
-    wanted = np.ceil(4 * CELL / max(thinnest, 1)) / 4
+    thinnest = min((float(np.median(values)) for values in thickness.values()), default=float(THICK))
+    wanted = np.ceil(4 * THICK / max(thinnest, 1)) / 4
     area = np.median([sample.height * sample.width for sample in images.samples])
     bearable = np.floor(4 * np.sqrt(LARGEST_AREA / area)) / 4
     zoom = float(max(1, min(wanted, bearable, LARGEST)))
