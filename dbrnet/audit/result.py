@@ -26,6 +26,7 @@ from dbrnet.progress import progress
 from dbrnet.records import AuditRecord, format_value
 
 LINKS_FILE = "links.csv"
+DISPUTING = 0.3  # share of the marked pixels below which one of two near-duplicates must be labelled wrongly
 AGREEING = 0.5  # share of the marked pixels below which the masks of near-duplicates are listed as differing
 FEW_PIXELS = 10  # a smaller defect is more likely a slip of the brush
 METHOD = (
@@ -77,6 +78,18 @@ class Audit:
     labelled_differently: list[Link]  # whole images that agree on less than `AGREEING` of what they mark, worst first
     label_checks: LabelChecks
     result: AuditRecord
+
+    @property
+    def disputed(self) -> tuple[str, ...]:
+        """Ids, ascending, of the images whose mask more near-duplicates dispute than bear out.
+
+        Where there are but two, nobody knows which is right: both are among them.
+        """
+        votes: Counter[str] = Counter()
+        for link, share in self.agreement.items():
+            if link.evidence == "whole image":
+                votes.update(dict.fromkeys((link.first, link.second), 1 if share < DISPUTING else -1))
+        return tuple(sorted(id_ for id_, excess in votes.items() if excess > 0))
 
     def save(self, folder: Path) -> None:
         """Write audit.json and links.csv into `folder`."""

@@ -43,6 +43,7 @@ class Split:
     leak_rate: dict[str, float]  # val and test -> share of its images whose group is also in train
     leak_note: str  # the card's
     content_hash: str  # of the dataset that was split
+    disputed: tuple[str, ...] = ()  # ids, in any split, of images whose labels the audit disputes
 
     def samples(self, dataset: Dataset, name: str) -> tuple[Sample, ...]:
         """The samples of the split `name`, by ascending id; `UserError` where the dataset is another one."""
@@ -50,6 +51,11 @@ class Split:
             raise UserError(f"{dataset.root} has changed since it was split; run `dbrnet split` again")
         by_id = self.regrouped(dataset).by_id
         return tuple(by_id[id_] for id_ in self.ids[name])
+
+    @property
+    def left_out(self) -> frozenset[str]:
+        """Ids of the images of train that no training should see, since their labels are disputed."""
+        return frozenset(self.disputed).intersection(self.ids["train"])
 
     def regrouped(self, dataset: Dataset) -> Dataset:
         """The dataset with the groups by which it was split in place of those that the reader found."""

@@ -149,10 +149,19 @@ class TrainingFacts(Part):
     chosen_step: int  # whose weights were kept: the last, as a rule
     val_miou: float  # of these weights
     zoom: float
+    left_out: int  # images of the train split whose labels the audit disputes
     seconds: float
     device: str
     processes: int
     warnings: tuple[str, ...]  # such as that no defect was found for long
+
+    @property
+    def text(self) -> str:
+        """Such as "seed 0, from random weights, weights of iteration 480 of 480"."""
+        start = f"from {self.start.source if self.start else 'random weights'}"
+        kept = f"weights of iteration {self.chosen_step} of {self.steps}"
+        left_out = f", {self.left_out} images with disputed labels left out" if self.left_out else ""
+        return f"seed {self.seed}, {start}, {kept}{left_out}"
 
 
 class TrainRecord(Record):

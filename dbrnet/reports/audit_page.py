@@ -45,6 +45,7 @@ def render_audit(audit: Audit) -> str:
         result=audit.result,
         label_checks=audit.label_checks,
         card=audit.dataset.card,
+        disputed=audit.disputed,
         galleries={
             kind: [_pair(audit.dataset, link, audit.agreement[link]) for link in links]
             for kind, links in _chosen(audit)

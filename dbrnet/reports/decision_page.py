@@ -218,7 +218,6 @@ def _lineage(facts: Facts) -> list[Both]:
 def _origin(train: TrainRecord) -> dict[str, object]:
     """What a side was made of."""
     dataset, training = train.dataset, train.training
-    weights = f"weights of iteration {training.chosen_step} of {training.steps}"
     return {
         "dataset": dataset.title,
         "content hash": dataset.content_hash,
@@ -227,7 +226,7 @@ def _origin(train: TrainRecord) -> dict[str, object]:
         "DVC: source hash": dataset.dvc.source_hash,
         "DVC: source revision": dataset.dvc.source_revision,
         "split": train.split.text,
-        "training": f"seed {training.seed}, {weights}, on {training.device}",
+        "training": f"{training.text}, on {training.device}",
         "commit": train.provenance.code_revision,
         "MLflow run of the training": train.run_id,
         "libraries": train.provenance.libraries,

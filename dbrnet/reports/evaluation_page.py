@@ -45,8 +45,7 @@ def _provenance(train: TrainRecord, export: ExportRecord) -> dict[str, str]:
     return {
         "Dataset": f"{train.dataset.title}, content {train.dataset.content_hash}",
         "Split": train.split.text,
-        "Training": f"seed {training.seed}, {training.steps} iterations, weights of iteration {training.chosen_step}, "
-        f"{training.seconds / 60:.1f} minutes on {training.device}",
+        "Training": f"{training.text}, {training.seconds / 60:.1f} minutes on {training.device}",
         "Model": f"SHA-256 {export.model_sha256}",
         "int8": _int8(export),
         "Code": str(train.provenance.code_revision),

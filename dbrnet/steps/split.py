@@ -1,6 +1,7 @@
 """Step 2: find near-duplicates, and divide the samples."""
 
 import logging
+from dataclasses import replace
 from pathlib import Path
 
 from dbrnet.audit.result import audit_splits, search
@@ -42,7 +43,7 @@ def split(params: SplitParams, dataset: Path, champion: Path | None = None, *, o
         raise UserError(f"{dataset}: the split leaks; ask for split.kind: random where that is meant")
     audit = audit_splits(duplicates, made.ids)
     with atomic_directory(out, "split") as folder:
-        made.save(folder)
+        replace(made, disputed=audit.disputed).save(folder)
         write_audit(audit, folder)
     log.info("%s", ", ".join(f"{name} {len(ids)}" for name, ids in made.ids.items()))
     audit.log()

@@ -13,8 +13,8 @@ from typing import Any
 from dbrnet.addresses import redact
 from dbrnet.config import TrainParams
 from dbrnet.data import open_dataset
-from dbrnet.data.dataset import Card
-from dbrnet.data.split import SPLIT_TABLE, Split
+from dbrnet.data.dataset import Card, Dataset
+from dbrnet.data.split import SPLIT_FILE, SPLIT_TABLE, Split
 from dbrnet.errors import UserError
 from dbrnet.files import atomic_directory, claim, remove_own, require_own, sha256_file
 from dbrnet.models.saved import save_model
@@ -65,7 +65,14 @@ def train(params: TrainParams, dataset: Path, split: Path, *, out: Path, checkpo
         )
         return
     data, splits = open_dataset(dataset), Split.load(split)
-    train_ids, val_ids = ([sample.id for sample in splits.samples(data, name)] for name in ("train", "val"))
+    train_ids, val_ids = (
+        [sample.id for sample in splits.samples(data, name) if sample.id not in splits.left_out]
+        for name in ("train", "val")
+    )
+    if splits.left_out:
+        _require_classes(splits, data, split / SPLIT_FILE)
+        left_out = "%d of %d training images are left out: the audit disputes their labels (%s)"
+        log.info(left_out, len(splits.left_out), len(splits.ids["train"]), split / SPLIT_FILE)
     start = _open_start(params.start)
     fingerprint = params.fingerprint(data.card.content_hash, train_ids, val_ids, start.digest if start else "")
     workdir = checkpoints / fingerprint[:16] if checkpoints else out.with_name(f".{out.name}.checkpoint")
@@ -127,6 +134,7 @@ def _train_and_log(
         chosen_step=result.chosen_step,
         val_miou=result.val_miou,
         zoom=result.meta.zoom,
+        left_out=len(splits.left_out),
         seconds=result.seconds,
         device=result.device,
         processes=result.processes,
@@ -154,6 +162,17 @@ def _open_start(source: str | None) -> Start | None:
     with tempfile.TemporaryDirectory() as folder:
         store = open_store(Path.cwd())
         return Start.read(fetch_model(source, Path(folder), store=store, file=WEIGHTS_FILE), source)
+
+
+def _require_classes(splits: Split, data: Dataset, file: Path) -> None:
+    """Raise `UserError` where leaving out the disputed images leaves none of a class to learn from."""
+    samples = splits.samples(data, "train")
+    learnt = {label for sample in samples if sample.id not in splits.left_out for label in sample.classes}
+    for label in sorted({label for sample in samples for label in sample.classes} - learnt):
+        raise UserError(
+            f"the audit disputes every training image of class {data.card.classes[label].name!r} ({file}): look at "
+            "the pairs in audit.html, correct their masks, and ingest again"
+        )
 
 
 @retry_while_unavailable

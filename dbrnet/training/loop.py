@@ -206,7 +206,7 @@ class Run:
         torch.backends.cudnn.benchmark = True
         self.model = self.meta.build()
         if start is not None:
-            start.load_into(self.model, self.names)
+            start.load_into(self.model, self.names, recipe.shrink)
         self.distributed.synchronise_batch_norms(self.model)
         self.model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.network = self.distributed.parallel(self.model)  # the model as it is trained

@@ -75,6 +75,7 @@ def pretrain(
     recipe = Recipe(
         seed=seed,
         start=None,
+        shrink=1.0,
         steps=steps,
         batch_size=8,
         zoom=1.0,

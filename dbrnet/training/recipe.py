@@ -46,6 +46,7 @@ class Recipe(BaseModel):
 
     seed: Seed
     start: str | None = Field(min_length=1)
+    shrink: Fraction
     steps: int = Field(ge=1, le=10_000_000)
     batch_size: int = Field(ge=1, le=4096)
     zoom: Zoom

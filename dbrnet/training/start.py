@@ -18,10 +18,11 @@ from torch import Tensor
 from dbrnet.errors import UserError
 from dbrnet.files import write_atomically
 from dbrnet.models.dbrnet import DBRNet
+from dbrnet.records import PretrainRecord
 
 log = logging.getLogger(__name__)
 
-GENERATED = Path(__file__).with_name("generated.safetensors")  # made by `dbrnet pretrain`
+GENERATED = Path(__file__).with_name("generated") / PretrainRecord.WEIGHTS  # a folder that `dbrnet pretrain` wrote
 LEAST_SHARE = 0.5  # of the network's weights that a start must fill
 HEADS = ("head.body.5", "auxiliary_head.body.5")  # the last layers: a row a class
 
@@ -102,9 +103,11 @@ class Start:
             raise UserError(f"train.start: {path} is broken or holds no weights") from None
         return cls(source, hashlib.sha256(content).hexdigest(), weights, classes)
 
-    def load_into(self, model: DBRNet, names: Sequence[str]) -> None:
+    def load_into(self, model: DBRNet, names: Sequence[str], shrink: float = 1.0) -> None:
         """Fill `model`, whose classes are `names`, with the weights that fit; say how many did.
 
+        Where `shrink` is below 1, parameters get that share of the start and the rest of their own random values
+        (shrink and perturb, Ash and Adams, 2020), so that a warm start generalises like a fresh one.
         Raises `UserError` where less than half of its parameters are filled.
         """
         own = {name: value.clone() for name, value in model.state_dict().items()}  # the model stays whole if refused
@@ -130,6 +133,8 @@ class Start:
                 f"train.start: {self.source} fits {share:.0%} of the network's weights, and at least {LEAST_SHARE:.0%} "
                 "are needed; give weights of this network (train.model), or null"
             )
+        for name, value in parameters.items():
+            own[name].lerp_(value.detach(), 1 - shrink)
         model.load_state_dict(own)
         log.info("starting from %s: %.0f %% of the weights", self.source, 100 * share)
 

@@ -8,12 +8,16 @@ from dbrnet.progress import progress
 from dbrnet.training.pasting import find_defects
 
 CELL = 8  # pixels: logits lie on an eighth of the image, and what is thinner than a cell is lost between them
-LARGEST = 2.0  # the cost grows with the square
+LARGEST = 2.0
+LARGEST_AREA = 2**21  # pixels of an enlarged image: the time that an image takes grows with them
 EXAMINED = 500  # images with defects, evenly spaced
 
 
 def choose_zoom(images: Images) -> float:
-    """The least quarter from 1 to `LARGEST` at which the thinnest class's median defect is a cell thick."""
+    """The least quarter from 1 to `LARGEST` at which the thinnest class's median defect is a cell thick.
+
+    Smaller, but not below 1, where half the images would exceed `LARGEST_AREA`.
+    """
     marked = [index for index, sample in enumerate(images.samples) if sample.classes]
     chosen = marked[:: -(-len(marked) // EXAMINED) or 1]
     images.prefetch(chosen)
@@ -25,4 +29,7 @@ def choose_zoom(images: Images) -> float:
             widest = float(cv2.distanceTransform(region, cv2.DIST_L2, cv2.DIST_MASK_PRECISE).max())
             thickness.setdefault(defect.label, []).append(2 * widest - 1)
     thinnest = min((float(np.median(values)) for values in thickness.values()), default=float(CELL))
-    return float(np.clip(np.ceil(4 * CELL / max(thinnest, 1)) / 4, 1, LARGEST))
+    wanted = np.ceil(4 * CELL / max(thinnest, 1)) / 4
+    area = np.median([sample.height * sample.width for sample in images.samples])
+    bearable = np.floor(4 * np.sqrt(LARGEST_AREA / area)) / 4
+    return float(max(1, min(wanted, bearable, LARGEST)))

@@ -68,6 +68,15 @@ def test_swapped_labels_come_first_and_empty_masks_agree(make: Make) -> None:
     agreement = {link.first: share for link, share in audit.agreement.items()}
     assert (agreement["p0"], agreement["p1"], agreement["p2"]) == (1, 1, 0)
     assert audit.labelled_differently[0].first == "p2"
+    assert audit.disputed == ("p2", "q2")  # the shifted mask of q3 still agrees in part
     assert audit.result.labelled_differently == len(audit.labelled_differently)
     assert audit.result.nn_baseline is None
     assert [balance.split for balance in audit.label_checks.balance] == ["all"]
+
+
+def test_a_mask_is_disputed_by_more_than_bear_it_out(make: Make) -> None:
+    image, mask = steel(0)
+    images = dict.fromkeys(("a", "b", "c"), (image, mask)) | {"odd": (image, np.zeros_like(mask))}
+    audit = audit_splits(search(make(images)), {})
+    assert audit.labelled_differently
+    assert audit.disputed == ("odd",)

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ import torch
 import dbrnet.registry.metric_logger
 from dbrnet.config import load_params
 from dbrnet.data.dataset import Dataset
-from dbrnet.data.split import split_samples
+from dbrnet.data.split import Split, split_samples
 from dbrnet.data.synthetic import generate
 from dbrnet.errors import JobError, UserError
 from dbrnet.records import DataRevision, TrainRecord, read_history
@@ -55,6 +56,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     data = Dataset.load(root / "dataset")
     groups = {sample.id: sample.group for sample in data.samples}
     made = split_samples(data, groups, kind="random", fractions=(0.5, 0.25, 0.25), seed=4)
+    made = replace(made, disputed=(made.ids["train"][0], made.ids["val"][0]))
     (root / "split").mkdir()
     made.save(root / "split")
     return root
@@ -172,6 +174,22 @@ def test_a_training_as_mlflow_shows_it(filed: Project) -> None:
     assert lineage.dataset.images_by_class == card.images_by_class
     assert lineage.split.counts["test"].images == 8
     assert lineage.missing_steps == ()
+
+
+def test_disputed_images_are_seen_by_no_training_and_still_validated(
+    filed: Project, caplog: pytest.LogCaptureFixture
+) -> None:
+    split, seen = Split.load(filed.prepared / "split"), []
+
+    def run(dataset: Dataset, train_ids: list[str], val_ids: list[str], *rest: Any, **named: Any) -> Any:
+        seen.append((tuple(train_ids), tuple(val_ids)))
+        return run_training(dataset, train_ids, val_ids, *rest, **named)
+
+    filed.monkeypatch.setattr("dbrnet.steps.train.run_training", run)
+    with caplog.at_level(logging.INFO):
+        assert filed.train(steps=1).training.left_out == 1
+    assert seen == [(split.ids["train"][1:], split.ids["val"])]
+    assert "1 of 16 training images are left out: the audit disputes their labels" in caplog.text
 
 
 def test_a_training_joins_the_run_it_is_given_and_tags_the_datas_revision(filed: Project) -> None:

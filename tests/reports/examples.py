@@ -191,6 +191,7 @@ def train(
             chosen_step=16000,
             val_miou=0.74,
             zoom=1.5,
+            left_out=2,
             seconds=630.0,
             device="cpu",
             processes=1,

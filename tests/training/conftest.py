@@ -22,6 +22,7 @@ RECIPE = Recipe.model_validate(
     {
         "seed": 3,
         "start": None,
+        "shrink": 1.0,
         "steps": 9,
         "batch_size": 4,
         "zoom": 1.0,

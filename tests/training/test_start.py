@@ -45,6 +45,16 @@ def test_rows_go_by_the_classes_names(tmp_path: Path, caplog: pytest.LogCaptureF
     assert {name.rsplit(".", 1)[0] for name in after} >= set(HEADS)
 
 
+def test_shrunk_weights_are_filled_up_with_random_ones(tmp_path: Path) -> None:
+    old, new = network(3), network(3, seed=1)
+    before = {name: value.clone() for name, value in new.named_parameters()}
+    given = dict(old.named_parameters())
+    path = saved(tmp_path / "model.pt", old, "background", "scratch", "hole")
+    Start.read(path, "old").load_into(new, ["background", "scratch", "hole"], shrink=0.25)
+    for name, value in new.named_parameters():
+        torch.testing.assert_close(value, 0.25 * given[name] + 0.75 * before[name])
+
+
 def test_half_precision_and_back(tmp_path: Path) -> None:
     old, new = network(8), network(3, seed=1)
     path = tmp_path / "weights.safetensors"
