@@ -118,7 +118,7 @@ class SplitParams(_Section):
 class TrainParams(Recipe):
     """The recipe, and what only affects speed and safety: a training may resume with other values of these."""
 
-    workers: int = Field(ge=0, le=64)  # loading processes
+    workers: int | None = Field(ge=0, le=64)  # loading processes; null: as many as cores beside a GPU, else 0
     checkpoint_seconds: float = Field(gt=0, le=86_400)  # between two checkpoints
     nodes: int = Field(ge=1, le=1000)  # machines of a Kubernetes cluster
     processes_per_node: int = Field(ge=1, le=64)  # GPUs of each of these machines

@@ -14,6 +14,7 @@ class ProcessGroup:
     rank: int = 0  # among all processes
     size: int = 1  # number of processes
     local_rank: int = 0  # among the processes of this machine
+    local_size: int = 1  # number of these
 
     @property
     def first(self) -> bool:
@@ -28,8 +29,8 @@ def process_group() -> ProcessGroup:
     """
     if "TORCHELASTIC_RUN_ID" not in os.environ:
         return ProcessGroup()
-    rank, size, local_rank = (int(os.environ[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
-    return ProcessGroup(rank, size, local_rank)
+    names = "RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE"
+    return ProcessGroup(*(int(os.environ[name]) for name in names))
 
 
 def first_to_fail() -> bool:

@@ -92,11 +92,7 @@ def params(tmp_path: Path) -> Path:
 @pytest.mark.parametrize(
     ("old", "new", "expected"),
     [
-        (
-            "  batch_size: 8",
-            "  batchsize: 8",
-            "train.batchsize: unknown parameter; allowed here: seed, start, shrink, steps",
-        ),
+        ("  batch_size: 8", "  batchsize: 8", "train.batchsize: unknown parameter; allowed here: seed, start, shrink"),
         ("    lfem: true", "    lfm: true", "train.model.lfm: unknown parameter; allowed here: lfem, affm, dcppm"),
         ("dataset: steel-strip ", "dataset: factory ", "ingest.classes: value error, must name the defects"),
         ("  classes: []", "  classes: [dent]", "ingest.classes: value error, must be [] where dataset is not"),

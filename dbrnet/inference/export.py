@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import asdict
 from functools import reduce
-from itertools import accumulate, pairwise
+from itertools import accumulate
 from pathlib import Path
 from typing import cast
 
@@ -26,7 +26,7 @@ from dbrnet.bounds import MINIMUM_SIDE
 from dbrnet.data.loading import normalise_exposure_batch, zoomed_size
 from dbrnet.files import write_atomically
 from dbrnet.inference.runtimes.exported import INPUTS, LOGITS, OUTPUTS, PRODUCER
-from dbrnet.models.blocks import LFEM, LFEMDown, shuffle_channels
+from dbrnet.models.blocks import LFEM, LFEMDown, resize_by_products, shuffle_channels
 from dbrnet.models.dbrnet import DBRNet
 from dbrnet.models.saved import ModelMeta
 
@@ -127,26 +127,6 @@ def fuse(model: DBRNet, scale: Tensor) -> DBRNet:
     first = _convolution(fused.stem[0])
     first.weight = nn.Parameter(first.weight * scale)
     return fused.requires_grad_(False)
-
-
-def resize_by_products(x: Tensor, *sizes: torch.Size) -> Tensor:
-    """Resize [N, C, h, w] bilinearly to each of `sizes` in turn, in one step: [N, C, H, W] of the last one.
-
-    By products with two matrices of bilinear weights: OpenVINO's own resizing of a map with few channels costs as much
-    as ten convolutions.
-    """
-    height, width = x.shape[-2:]
-    rows, columns = _interpolation(height, sizes[0][0]), _interpolation(width, sizes[0][1])
-    for before, after in pairwise(sizes):
-        rows = _interpolation(before[0], after[0]) @ rows
-        columns = _interpolation(before[1], after[1]) @ columns
-    return rows @ (x @ columns.T)
-
-
-def _interpolation(inputs: int, outputs: int) -> Tensor:
-    """The weights [outputs, inputs] of linear interpolation, as `F.interpolate` without aligned corners."""
-    place = ((torch.arange(outputs) + 0.5) * (inputs / outputs) - 0.5).clamp(0, inputs - 1)
-    return (1 - (place[:, None] - torch.arange(inputs)).abs()).clamp_min(0)
 
 
 class MergedLFEM(nn.Module):

@@ -4,6 +4,7 @@ Shapes are [N, C, H, W] throughout. A block's final ReLU can be left to the next
 block of a two-block stage hands on its sum as it is, as in DDRNet.
 """
 
+from itertools import pairwise
 from typing import Literal
 
 import torch
@@ -29,9 +30,27 @@ class BatchNorm(nn.BatchNorm2d):
         return super().forward(x)
 
 
-def conv3x3(inputs: int, outputs: int, stride: int = 1, *, bias: bool = False, groups: int = 1) -> nn.Conv2d:
+class DepthwiseConv(nn.Conv2d):
+    """A padded convolution of each channel by its own kernel, without a bias.
+
+    Where autocast makes the CPU compute in bfloat16, it stays in float32: oneDNN's backward pass would take up to
+    twenty times as long, and there is little arithmetic to save.
+    """
+
+    def __init__(self, channels: int, kernel: int, stride: int = 1) -> None:
+        super().__init__(channels, channels, kernel, stride, padding=kernel // 2, groups=channels, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Filter [N, channels, H, W]; `stride` 2 turns a side of n pixels into ceil(n / 2)."""
+        if x.device.type != "cpu" or not torch.is_autocast_enabled("cpu"):
+            return super().forward(x)
+        with torch.autocast("cpu", enabled=False):
+            return super().forward(x.float())
+
+
+def conv3x3(inputs: int, outputs: int, stride: int = 1, *, bias: bool = False) -> nn.Conv2d:
     """A padded 3x3 convolution: `stride` 2 turns a side of n pixels into ceil(n / 2)."""
-    return nn.Conv2d(inputs, outputs, 3, stride, padding=1, groups=groups, bias=bias)
+    return nn.Conv2d(inputs, outputs, 3, stride, padding=1, bias=bias)
 
 
 def conv1x1(inputs: int, outputs: int, stride: int = 1, *, bias: bool = False) -> nn.Conv2d:
@@ -63,6 +82,8 @@ def projection(inputs: int, outputs: int, stride: int) -> nn.Module:
 
 def shuffle_channels(x: Tensor, groups: int = 2) -> Tensor:
     """Interleave `groups` equal runs of channels (ShuffleNet): [N, C, H, W] to [N, C, H, W]."""
+    if x.is_contiguous(memory_format=torch.channels_last):  # a map keeps its order in memory
+        return x.permute(0, 2, 3, 1).unflatten(3, (groups, -1)).transpose(3, 4).flatten(3).permute(0, 3, 1, 2)
     return x.unflatten(1, (groups, -1)).transpose(1, 2).flatten(1, 2)
 
 
@@ -107,9 +128,8 @@ class LFEM(nn.Module):
     def __init__(self, channels: int, *, final_relu: bool = True) -> None:
         super().__init__()
         self.expand = nn.Sequential(*activated(conv1x1(channels, 2 * channels)))
-        self.local = nn.Sequential(*normalised(conv3x3(channels, channels, groups=channels)))
-        wide = nn.Conv2d(channels, channels, 5, padding=2, groups=channels, bias=False)
-        self.wide = nn.Sequential(*normalised(wide))
+        self.local = nn.Sequential(*normalised(DepthwiseConv(channels, 3)))
+        self.wide = nn.Sequential(*normalised(DepthwiseConv(channels, 5)))
         self.join = nn.Sequential(nn.ReLU(inplace=True), *normalised(conv1x1(2 * channels, channels, bias=True)))
         self.final = nn.ReLU(inplace=True) if final_relu else nn.Identity()
 
@@ -129,7 +149,7 @@ class LFEMDown(ResidualBlock):
 
     def __init__(self, inputs: int, outputs: int) -> None:
         width = 2 * outputs
-        body = activated(conv1x1(inputs, width)) + activated(conv3x3(width, width, stride=2, groups=width))
+        body = activated(conv1x1(inputs, width)) + activated(DepthwiseConv(width, 3, stride=2))
         super().__init__(body + normalised(conv1x1(width, outputs, bias=True)), projection(inputs, outputs, stride=2))
 
 
@@ -226,6 +246,29 @@ def resize(x: Tensor, size: torch.Size) -> Tensor:
     return F.interpolate(x, size=size, mode="bilinear", align_corners=False)
 
 
+def resize_by_products(x: Tensor, *sizes: torch.Size) -> Tensor:
+    """Resize [N, C, h, w] bilinearly to each of `sizes` in turn, in one step: [N, C, H, W] of the last one.
+
+    By products with two matrices of bilinear weights. For maps with few channels, such as logits, that is several
+    times as fast as interpolation, which in OpenVINO costs as much as ten convolutions. Its backward pass on a GPU also
+    adds in an order that changes from run to run.
+    """
+    height, width = x.shape[-2:]
+    rows, columns = _interpolation(height, sizes[0][0], x), _interpolation(width, sizes[0][1], x)
+    for before, after in pairwise(sizes):
+        rows = _interpolation(before[0], after[0], x) @ rows
+        columns = _interpolation(before[1], after[1], x) @ columns
+    return rows @ (x @ columns.T)
+
+
+def _interpolation(inputs: int, outputs: int, like: Tensor) -> Tensor:
+    """The weights [outputs, inputs] of linear interpolation, as `F.interpolate` without aligned corners."""
+    indices = torch.arange(inputs, device=like.device, dtype=like.dtype)
+    place = torch.arange(outputs, device=like.device, dtype=like.dtype)
+    place = ((place + 0.5) * (inputs / outputs) - 0.5).clamp(0, inputs - 1)
+    return (1 - (place[:, None] - indices).abs()).clamp_min(0)
+
+
 class DAPPM(nn.Module):
     """DDRNet's Deep Aggregation Pyramid Pooling Module, the baseline's context in place of DCPPM.
 
@@ -279,7 +322,7 @@ class DCPPM(DAPPM):
 
     def process(self, width: int) -> nn.Sequential:
         """f of eq. (3)."""
-        layers = preactivated(conv3x3(width, width, groups=width))
+        layers = preactivated(DepthwiseConv(width, 3))
         if self.pointwise:
             layers += preactivated(conv1x1(width, width))
         return nn.Sequential(*layers)

@@ -7,6 +7,7 @@ image - stem - stage1 - stage2 (1/8) --+-- detail3 --> fusion -- detail4 -- deta
                                          +-- semantic3 (1/16) -- semantic4 -- semantic5 - context
 """
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -26,6 +27,7 @@ from dbrnet.models.blocks import (
     lfem_stage,
     normalised,
     resize,
+    resize_by_products,
 )
 
 # RetinaNet's value. With Kaiming's 0.7 the first logits lie tens apart: the loss starts at 10 rather than at
@@ -94,10 +96,10 @@ class DBRNet(nn.Module):
         """
         size = x.shape[-2:]
         features, fused = self._branches(x)
-        logits = resize(self.head(features), size)
+        logits = _enlarge(self.head(features), size)
         if not self.training:
             return logits
-        return logits, resize(self.auxiliary_head(fused), size)
+        return logits, _enlarge(self.auxiliary_head(fused), size)
 
     def logits_at_stride_8(self, x: Tensor) -> Tensor:
         """The main head's logits before resizing: [N, classes, ceil(H / 8), ceil(W / 8)]."""
@@ -119,6 +121,12 @@ class DBRNet(nn.Module):
         context = self.context(self.semantic5(semantic))
         # The detail branch's real shape, not an eighth of the image's: right for any size.
         return detail + resize(context, detail.shape[-2:]), fused
+
+
+def _enlarge(logits: Tensor, size: torch.Size) -> Tensor:
+    """Logits at the image's `size`, in float32 or better also where the network computes in half precision."""
+    with torch.autocast("cuda" if logits.is_cuda else "cpu", enabled=False):  # it knows no meta device
+        return resize_by_products(logits.to(torch.promote_types(logits.dtype, torch.float32)), size)
 
 
 def _initialise(module: nn.Module) -> None:

@@ -4,7 +4,7 @@ A crop depends on the seed and its place in the series alone. A resumed training
 one would have seen, with any number of loading processes.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
 from typing import Protocol, cast
 
@@ -132,9 +132,12 @@ class Crops:
         return image, mask
 
 
-def load_batches(crops: Series, batches: list[list[int]], workers: int) -> data.DataLoader[tuple[Tensor, Tensor]]:
+def load_batches(crops: Series, batches: Iterable[list[int]], workers: int) -> data.DataLoader[tuple[Tensor, Tensor]]:
     """A loader of `batches` of places, in their order: images uint8 [N, H, W, 3] and masks uint8 [N, H, W]."""
-    if not workers:  # loading processes announce their own batches
+    if workers:
+        cv2.setNumThreads(1)  # here, before they are forked: there is one of them for each core already
+    else:  # loading processes announce their own batches
+        batches = list(batches)
         crops.prefetch([place for batch in batches for place in batch])
     return data.DataLoader(
         cast("data.Dataset[tuple[Tensor, Tensor]]", crops),

@@ -4,6 +4,7 @@ torchrun starts them: one per GPU, on one machine or several, or some on a CPU. 
 here does nothing.
 """
 
+import ctypes
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,10 +19,13 @@ from torch.nn.parallel import DistributedDataParallel
 from dbrnet.errors import JobError, UserError
 from dbrnet.models.blocks import BatchNorm
 from dbrnet.process_group import process_group
+from dbrnet.provenance import available_cores
 
 # A process that waits longer than this for another gives up. Waits are short, except for the first process: it
 # measures the pixels and opens MLflow while the others wait.
 TIMEOUT = timedelta(minutes=10)
+
+TRIM_THRESHOLD, MMAP_MAX = -1, -4  # of malloc.h
 
 Item = TypeVar("Item")
 
@@ -42,6 +46,15 @@ class DistributedContext:
     def share(self, items: Sequence[Item]) -> list[Item]:
         """This process's share of `items`; shares differ by one item at most."""
         return list(items[self.rank :: self.size])
+
+    def loading_processes(self, asked: int | None) -> int:
+        """How many load images for this process: as many as `asked`; None: its share of the cores beside a GPU, else 0.
+
+        Where the network computes on the CPU, they would only take its cores.
+        """
+        if asked is not None:
+            return asked
+        return available_cores() // process_group().local_size if self.device.type == "cuda" else 0
 
     def sum(self, values: Tensor) -> Tensor:
         """The elementwise sum of all processes' `values`, which have one shape. Gradients flow through it.
@@ -90,6 +103,7 @@ def join_processes() -> Iterator[DistributedContext]:
 
     Raises `UserError` for fewer GPUs than processes, and `JobError` when another process is lost.
     """
+    keep_memory()
     group = process_group()
     cuda = torch.cuda.is_available()
     if group.size == 1:
@@ -114,6 +128,21 @@ def join_processes() -> Iterator[DistributedContext]:
                 "and it goes on from the checkpoint"
             ) from error
         raise
+
+
+def keep_memory() -> None:
+    """Make the C library keep the memory that this process frees, which a training asks for again at once.
+
+    It would return each large map to the system, and page it in anew: a tenth to a sixth of an iteration on a CPU.
+    Only glibc can be told so. (MALLOC_TRIM_THRESHOLD_ and MALLOC_MMAP_MAX_ do the same from outside.)
+    """
+    try:
+        library = ctypes.CDLL("libc.so.6")
+        library.gnu_get_libc_version  # noqa: B018  # raises AttributeError elsewhere
+    except (OSError, AttributeError):
+        return
+    library.mallopt(TRIM_THRESHOLD, 2**31 - 1)
+    library.mallopt(MMAP_MAX, 0)
 
 
 class SynchronisedBatchNorm(BatchNorm):

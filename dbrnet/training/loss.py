@@ -2,7 +2,7 @@
 
 Each takes logits [N, C, H, W] and the target int64 [N, H, W] with 255 = ignored, and gives the loss of the whole batch.
 Where several processes share the batch, sums go over all of them. A batch without a valid pixel gives 0 and a zero
-gradient.
+gradient. Nothing is read back from the device, so that a GPU never waits.
 """
 
 from collections.abc import Callable
@@ -22,10 +22,10 @@ KIND_WEIGHT = 0.5  # of the class among the defects' pixels, beside the defect i
 Loss = Callable[[Tensor, Tensor], Tensor]
 
 
-def make_loss(name: LossName, ohem_threshold: float, distributed: DistributedContext) -> Loss:
-    """The loss of that name."""
+def make_loss(name: LossName, ohem_threshold: float, distributed: DistributedContext, batch_size: int) -> Loss:
+    """The loss of that name; `batch_size` counts the images of all processes."""
     losses: dict[LossName, Callable[[Tensor, Tensor, DistributedContext], Tensor]] = {
-        "ohem": partial(ohem_cross_entropy, threshold=ohem_threshold),
+        "ohem": partial(ohem_cross_entropy, threshold=ohem_threshold, batch_size=batch_size),
         "ce": cross_entropy,
         "ce+dice": cross_entropy_and_dice,
         "hierarchical": hierarchical,
@@ -47,9 +47,11 @@ def cross_entropy(logits: Tensor, target: Tensor, distributed: DistributedContex
 def cross_entropy_and_dice(logits: Tensor, target: Tensor, distributed: DistributedContext) -> Tensor:
     """Cross entropy, and the Dice loss of the batch's defect classes (nnU-Net, Isensee et al. 2021)."""
     valid = target != IGNORE_INDEX
-    probabilities = logits.softmax(1)[:, 1:] * valid[:, None]
-    truth = torch.stack([target == label for label in range(1, logits.shape[1])], 1)
-    return cross_entropy(logits, target, distributed) + _dice(probabilities, truth, distributed)
+    logarithms = logits.log_softmax(1)  # that both share
+    losses = F.nll_loss(logarithms, target, ignore_index=IGNORE_INDEX, reduction="sum")
+    labels = torch.arange(1, logits.shape[1], device=target.device)[:, None, None]
+    dice = _dice(logarithms[:, 1:].exp() * valid[:, None], target[:, None] == labels, distributed)
+    return _ratio(losses, valid.sum(), distributed) + dice
 
 
 def hierarchical(logits: Tensor, target: Tensor, distributed: DistributedContext) -> Tensor:
@@ -77,34 +79,40 @@ def hierarchical(logits: Tensor, target: Tensor, distributed: DistributedContext
     return whether + KIND_WEIGHT * (means * present).sum() / present.sum().clamp_min(1)
 
 
-def ohem_cross_entropy(logits: Tensor, target: Tensor, distributed: DistributedContext, threshold: float) -> Tensor:
+def ohem_cross_entropy(
+    logits: Tensor, target: Tensor, distributed: DistributedContext, threshold: float, batch_size: int
+) -> Tensor:
     """Cross entropy with online hard example mining (paper, section 3.2; the numbers are the released code's).
 
     A pixel is hard when the probability of its true class is below `threshold`. Where fewer than a sixteenth of
     the valid pixels are hard, the sixteenth with the highest loss counts, over all processes. Where there is no valid
     pixel the released code gives NaN.
+
+    How many are hard stays on the device: both outcomes are computed, and no shape depends on the numbers.
     """
-    losses = F.cross_entropy(logits, target, ignore_index=IGNORE_INDEX, reduction="none")
-    losses = losses[target != IGNORE_INDEX]
-    hard = losses[torch.exp(-losses) < threshold]
-    counts = torch.tensor([hard.numel(), losses.numel()], device=losses.device)
-    kept, valid = distributed.sum(counts).tolist()
-    if valid == 0:
-        return logits.sum() * 0.0
-    least = max(1, valid // KEPT_SHARE)
-    if kept < least:
-        hard, kept = _hardest(losses, least, distributed), least
-    return distributed.sum(hard.sum()) / kept
+    losses, valid = F.cross_entropy(logits, target, ignore_index=IGNORE_INDEX, reduction="none"), target != IGNORE_INDEX
+    hard = valid & ((-losses).exp() < threshold)
+    kept, pixels = distributed.sum(torch.stack([hard.sum(), valid.sum()]))
+    least = (pixels // KEPT_SHARE).clamp_min(1)
+    most = max(1, batch_size * target[0].numel() // KEPT_SHARE)  # that `least` can be
+    highest = _sum_of_highest(losses.where(valid, -torch.inf).flatten(), least, most, distributed)
+    total = torch.where(kept >= least, (losses * hard).sum(), highest)
+    return distributed.sum(total) / torch.maximum(kept, least)
 
 
-def _hardest(losses: Tensor, count: int, distributed: DistributedContext) -> Tensor:
-    """Those of `losses` [n] that are among the `count` highest of all processes."""
-    own = losses.topk(min(count, losses.numel())).values
-    ranked = distributed.gather(F.pad(own, (0, count - own.numel()), value=-torch.inf)).flatten()
-    # A stable sort: all processes must break ties alike.
-    chosen = ranked.sort(descending=True, stable=True).indices[:count]
-    first = distributed.rank * count
-    return own[chosen[(chosen >= first) & (chosen < first + count)] - first]
+def _sum_of_highest(losses: Tensor, count: Tensor, most: int, distributed: DistributedContext) -> Tensor:
+    """The sum of those of `losses` [n] that are finite and among the `count`, `most` at most, highest of all processes.
+
+    Each process gets the sum of its own.
+    """
+    own = losses.topk(min(most, losses.numel())).values
+    own = F.pad(own, (0, most - own.numel()), value=-torch.inf)
+    places = torch.arange(distributed.size * most, device=losses.device)  # of the highest loss: 0
+    if distributed.size > 1:
+        # A stable sort: all processes must break ties alike.
+        order = distributed.gather(own).flatten().argsort(descending=True, stable=True)
+        places = torch.empty_like(places).scatter(0, order, places).view(distributed.size, most)[distributed.rank]
+    return own.where((places < count) & own.isfinite(), 0).sum()
 
 
 def _dice(probabilities: Tensor, truth: Tensor, distributed: DistributedContext) -> Tensor:

@@ -14,8 +14,9 @@ from dbrnet.data.loading import DEVIATION, MEAN, normalise_exposure
 from dbrnet.models import Switches
 from dbrnet.models.saved import ModelMeta
 from dbrnet.training.distributed import join_processes
-from dbrnet.training.loop import OnValidation, Run, Task, TrainResult
+from dbrnet.training.loop import OnValidation, Run, TrainResult
 from dbrnet.training.recipe import Recipe
+from dbrnet.training.task import Task
 
 NORMALISED = 0.75  # share of the crops whose exposure is normalised: a network should know both
 VAL_IMAGES = 64
@@ -96,6 +97,7 @@ def pretrain(
         auxiliary_weight=0.4,
         ema_decay=0.998,
         amp=True,
+        compile=False,
         model=Switches(lfem=True, affm=True, dcppm=True),
     )
     meta = ModelMeta(classes=CLASSES, model=recipe.model, mean=GREYS[0], std=GREYS[1], zoom=1.0, normalised=True)

@@ -67,6 +67,7 @@ class Recipe(BaseModel):
     auxiliary_weight: float = Field(ge=0, le=100)
     ema_decay: OpenFraction | None
     amp: bool
+    compile: bool
     model: Switches
 
     @field_validator("symmetries")

@@ -18,10 +18,11 @@ import dbrnet
 from dbrnet.data.dataset import Image
 from dbrnet.data.loading import normalise_exposure, normalise_exposure_batch
 from dbrnet.errors import UserError
-from dbrnet.inference.export import DeployedModel, count_batch_norms, fuse, resize_by_products
+from dbrnet.inference.export import DeployedModel, count_batch_norms, fuse
 from dbrnet.inference.runtimes import open_model
 from dbrnet.inference.runtimes.exported import read_exported
 from dbrnet.inference.runtimes.pytorch import TorchModel
+from dbrnet.models.blocks import resize_by_products
 from dbrnet.models.dbrnet import DBRNet
 from tests.conftest import CLASSES, Exported, lively
 

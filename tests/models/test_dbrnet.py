@@ -107,7 +107,7 @@ def test_the_auxiliary_head_reads_the_detail_branch_after_fusion() -> None:
     expected = torch.nn.functional.interpolate(
         model.auxiliary_head(fused[0]), size=(64, 96), mode="bilinear", align_corners=False
     )
-    assert torch.equal(auxiliary, expected)
+    torch.testing.assert_close(auxiliary, expected)
 
 
 @pytest.mark.parametrize("classes", [2, 6])

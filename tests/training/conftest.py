@@ -43,6 +43,7 @@ RECIPE = Recipe.model_validate(
         "auxiliary_weight": 0.4,
         "ema_decay": None,
         "amp": True,
+        "compile": False,
         "model": {"lfem": True, "affm": True, "dcppm": True},
     }
 )

@@ -18,9 +18,10 @@ from dbrnet.errors import JobError, UserError
 from dbrnet.files import write_atomically
 from dbrnet.training import loop
 from dbrnet.training.checkpoint import CHECKPOINT_FILE
-from dbrnet.training.loop import HistoryRow, Run, dataset_task
+from dbrnet.training.loop import HistoryRow, Run
 from dbrnet.training.loop import train as run_training
 from dbrnet.training.recipe import Recipe
+from dbrnet.training.task import dataset_task
 from dbrnet.training.validation import validate
 from tests.training.conftest import ALONE, EACH_ITERATION, NAMES, NEVER, RECIPE, Splits, content
 

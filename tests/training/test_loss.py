@@ -29,7 +29,7 @@ def test_the_loss_equals_a_count_by_hand(threshold: float, margin: float) -> Non
     target = rng.integers(0, 4, (2, 9, 11))
     logits = rng.standard_normal((2, 4, 9, 11)) + margin * (np.arange(4)[:, None, None] == target[:, None])
     target[rng.random(target.shape) < 0.2] = 255
-    loss = make_loss("ohem", threshold, ALONE)(torch.from_numpy(logits), torch.from_numpy(target))
+    loss = make_loss("ohem", threshold, ALONE, 2)(torch.from_numpy(logits), torch.from_numpy(target))
     assert loss.item() == pytest.approx(count_by_hand(logits, target, threshold), rel=1e-5)
 
 
@@ -56,20 +56,20 @@ def test_the_other_losses_equal_a_count_by_hand() -> None:
         "hierarchical": whether + dice_by_hand(1 - share[:, 0], labels > 0) + KIND_WEIGHT * which,
     }
     for name, value in expected.items():
-        loss = make_loss(name, 1.0, ALONE)(torch.from_numpy(logits), torch.from_numpy(target))
+        loss = make_loss(name, 1.0, ALONE, 2)(torch.from_numpy(logits), torch.from_numpy(target))
         assert loss.item() == pytest.approx(value, rel=1e-6), name
 
 
 def test_of_one_class_of_defects_there_is_nothing_to_tell_apart() -> None:
     logits, target = torch.randn(1, 2, 5, 5), torch.randint(0, 2, (1, 5, 5))
-    loss = make_loss("hierarchical", 1.0, ALONE)(logits, target)
-    assert loss.item() == pytest.approx(make_loss("ce+dice", 1.0, ALONE)(logits, target).item(), rel=1e-5)
+    loss = make_loss("hierarchical", 1.0, ALONE, 2)(logits, target)
+    assert loss.item() == pytest.approx(make_loss("ce+dice", 1.0, ALONE, 2)(logits, target).item(), rel=1e-5)
 
 
 @pytest.mark.parametrize("name", ["ohem", "ce", "ce+dice", "hierarchical"])
 def test_a_batch_without_a_valid_pixel_has_zero_loss_and_gradient(name: LossName) -> None:
     logits = torch.randn(1, 3, 4, 4, requires_grad=True)
-    loss = make_loss(name, 0.7, ALONE)(logits, torch.full((1, 4, 4), 255))
+    loss = make_loss(name, 0.7, ALONE, 2)(logits, torch.full((1, 4, 4), 255))
     loss.backward()
     assert loss.item() == 0
     assert logits.grad is not None
@@ -81,7 +81,7 @@ def test_easy_pixels_get_no_gradient() -> None:
     logits[0, 0] = 9.0  # sure of class 0 ...
     logits[0, :, 0, :4] = 0.0  # ... but for four pixels
     logits.requires_grad_()
-    make_loss("ohem", 0.7, ALONE)(logits, torch.zeros(1, 1, 32, dtype=torch.long)).backward()
+    make_loss("ohem", 0.7, ALONE, 2)(logits, torch.zeros(1, 1, 32, dtype=torch.long)).backward()
     assert logits.grad is not None
     assert logits.grad[0, 0, 0, :4].abs().min() > 0
     assert not logits.grad[0, :, 0, 4:].any()

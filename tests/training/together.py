@@ -11,9 +11,10 @@ from torch import Tensor
 from dbrnet.data.dataset import Dataset
 from dbrnet.files import read_json
 from dbrnet.training.distributed import DistributedContext, join_processes
-from dbrnet.training.loop import Run, dataset_task
+from dbrnet.training.loop import Run
 from dbrnet.training.loss import make_loss
 from dbrnet.training.recipe import LossName, Recipe
+from dbrnet.training.task import dataset_task
 from tests.training.conftest import EACH_ITERATION, content
 
 Case = tuple[LossName, float, float, tuple[int, ...]]
@@ -52,7 +53,7 @@ def loss_and_gradient(case: str, distributed: DistributedContext) -> tuple[Tenso
     """Of this process's share, the gradient as the mean over the processes leaves it."""
     logits, target = (each[distributed.rank :: distributed.size] for each in batch(case))
     logits = logits.clone().requires_grad_()
-    loss = make_loss(*CASES[case][:2], distributed)(logits, target)
+    loss = make_loss(*CASES[case][:2], distributed, 5)(logits, target)
     loss.backward()
     assert logits.grad is not None
     return loss.detach(), logits.grad / distributed.size
