@@ -25,6 +25,7 @@ from dbrnet.addresses import holds_password
 from dbrnet.bounds import Fraction, OpenFraction, Seed, Size
 from dbrnet.errors import UserError
 from dbrnet.inference.runtimes import RuntimeName
+from dbrnet.records import MatchFacts
 from dbrnet.training.recipe import ZOOM_KINDS, Recipe
 
 # A class's name is also a folder's name, and differs from the number of its id.
@@ -145,6 +146,11 @@ class EvaluateParams(_Section):
     min_overlap: float = Field(gt=0, le=1)  # share of its pixels that a found defect needs
     boundary_tolerance: int = Field(ge=0, le=32)  # pixels
     confidence: OpenFraction  # of the intervals
+
+    @property
+    def match(self) -> MatchFacts:
+        """The rules by which defects are counted."""
+        return MatchFacts(min_overlap=self.min_overlap, boundary_tolerance=self.boundary_tolerance)
 
 
 class BenchmarkParams(_Section):

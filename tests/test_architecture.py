@@ -10,6 +10,7 @@ from ruamel.yaml import YAML
 
 from dbrnet.config import Params
 from dbrnet.steps import STAGES, STEPS, TASKS, Step
+from dbrnet.training.start import GENERATED
 
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "dbrnet"
@@ -136,3 +137,15 @@ def test_dvc_yaml_runs_the_steps_of_the_registry() -> None:
         folders = [other.folder for dep in inputs for other in STAGES if Path(dep).is_relative_to(other.folder)]
         assert list(dict.fromkeys(folders)) == read
         assert "data/split" not in inputs  # with its page, which must not train again
+
+
+def test_training_again_follows_from_a_change_of_what_it_imports() -> None:
+    stages = YAML(typ="safe").load((ROOT / "dvc.yaml").read_text())["stages"]
+    deps = [ROOT / dep for dep in stages["train"]["deps"] if dep.startswith("dbrnet/")]
+    files = {file for file in (PACKAGE / "training").glob("*.py") if file.name != "pretraining.py"}
+    names = {name for file in files for name in imports(file) if name.startswith("dbrnet.")}
+    modules = {ROOT / f"{name.replace('.', '/')}.py" for name in names if package_of(name) in ROOMS}
+    used = {module for module in modules if module.exists()} - {PACKAGE / "data/dataset.py"}  # which only reads files
+    assert PACKAGE / "evaluation/metrics.py" in used
+    assert not {module for module in used if not any(module.is_relative_to(dep) for dep in deps)}
+    assert any(GENERATED.is_relative_to(dep) for dep in deps)

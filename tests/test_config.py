@@ -100,7 +100,7 @@ def params(tmp_path: Path) -> Path:
         ("  bit_depth: 16", "  bit_depth: 7", "ingest.bit_depth: input should be greater than or equal to 8"),
         ("  mask_threshold: 127", "  mask_threshold: 255", "ingest.mask_threshold: input should be less than or equal"),
         ("  steps: ", "  steps: many #", "train.steps: input should be a valid integer"),
-        ("  zoom: ", "  zoom: none #", "train.zoom: input should be a valid number"),
+        ("  zoom: ", "  zoom: none #", "train.zoom: value error, must be auto, or a factor such as 1.5, got 'none'"),
         ("  zoom: ", "  zoom: 0.3 #", "train.zoom: input should be a multiple of 0.25, got 0.3"),
         ("  dataset: steel-strip", "  dataset: steel", "ingest.dataset: input should be 'steel-strip', 'neu-seg'"),
         ("[0.6, 0.2, 0.2]", "[0.6, 0.2, 0.3]", "split.fractions: value error, must sum to 1"),

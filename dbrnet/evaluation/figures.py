@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dbrnet.evaluation.bootstrap import estimate
+from dbrnet.evaluation.bootstrap import RESAMPLES, SEED, estimate
 from dbrnet.evaluation.defect_metrics import SIZES
 from dbrnet.evaluation.predictions import Evaluation, ImageResult
-from dbrnet.records import ComparedScores, DefectTable, DefectTally, Estimate, Unit
+from dbrnet.records import Bootstrap, ComparedScores, DefectTable, DefectTally, Estimate, MatchFacts, SplitScores, Unit
 
 DIFFERENCE = "difference of "  # before a figure's name
 
@@ -61,6 +61,25 @@ def estimates(evaluation: Evaluation, confidence: float) -> dict[str, Estimate]:
     classes = evaluation.classes
     return estimate(
         group_counts(evaluation), lambda sums: figures(sums, classes), confidence=confidence, unit_of=unit_of
+    )
+
+
+def summarise(evaluation: Evaluation, rules: MatchFacts, confidence: float) -> SplitScores:
+    """All that is kept of an evaluation whose defects were counted by `rules`."""
+    groups = len({image.group for image in evaluation.images})
+    return SplitScores(
+        scores=evaluation.scores,
+        figures=estimates(evaluation, confidence),
+        bootstrap=Bootstrap(resamples=RESAMPLES, confidence=confidence, groups=groups, seed=SEED),
+        match=rules,
+        defects=defect_counts(evaluation),
+        confusion=evaluation.confusion.tolist(),
+        images=len(evaluation.images),
+        images_by_class=evaluation.images_by_class(),
+        defect_free=len(evaluation.defect_free),
+        false_positives=len(evaluation.false_positives),
+        defective=len(evaluation.defective),
+        missed=len(evaluation.missed),
     )
 
 

@@ -9,10 +9,9 @@ from dbrnet.config import EvaluateParams
 from dbrnet.data import open_dataset
 from dbrnet.data.split import SPLIT_TABLE, Split, require_trained_on
 from dbrnet.errors import UserError
-from dbrnet.evaluation.bootstrap import RESAMPLES, SEED
-from dbrnet.evaluation.figures import compare, defect_counts, estimates
+from dbrnet.evaluation.figures import compare, summarise
 from dbrnet.evaluation.parity import measure_parity
-from dbrnet.evaluation.predictions import IMAGES_TABLE, Evaluation
+from dbrnet.evaluation.predictions import IMAGES_TABLE
 from dbrnet.evaluation.predictions import evaluate as run_evaluation
 from dbrnet.files import atomic_directory, write_atomically
 from dbrnet.inference.runtimes import open_model
@@ -20,14 +19,11 @@ from dbrnet.provenance import collect_provenance
 from dbrnet.records import (
     WEIGHTS_FILE,
     AuditRecord,
-    Bootstrap,
     ChampionScores,
     ComparedScores,
     DisagreementFacts,
     EvaluationRecord,
     ExportRecord,
-    MatchFacts,
-    SplitScores,
     TrainRecord,
     format_value,
     read_history,
@@ -60,20 +56,19 @@ def evaluate(
     if difference := class_difference(model.classes, data.card.classes, str(dataset)):
         raise UserError(f"{exported}: the model {difference}; give the dataset that it was trained on")
     baseline = open_champion(champion, export.deployed, classes=data.card.classes)
-    rules = MatchFacts(min_overlap=params.min_overlap, boundary_tolerance=params.boundary_tolerance)
-    evaluation = run_evaluation(model.predict, data, ids, rules)
+    evaluation = run_evaluation(model.predict, data, ids, params.match)
     parity = measure_parity(open_model(trained / WEIGHTS_FILE), candidates, data, ids)
     with atomic_directory(out, "evaluate") as folder:
         compared: ComparedScores | None = None
         disagreements: tuple[DisagreementFacts, ...] = ()
         if baseline and baseline.model:
-            other = run_evaluation(baseline.model.predict, data, ids, rules, "evaluate the champion")
+            other = run_evaluation(baseline.model.predict, data, ids, params.match, "evaluate the champion")
             seen, runtime = _seen(champion / SPLIT_TABLE, ids), baseline.model.runtime
             compared = compare(evaluation, other, confidence=params.confidence, runtime=runtime, seen=seen)
             chosen = choose_disagreements(evaluation, other)
             disagreements = show_disagreements(chosen, data, model.predict, baseline.model.predict, folder)
         record = EvaluationRecord(
-            **vars(_summarise(evaluation, rules, params.confidence)),
+            **vars(summarise(evaluation, params.match, params.confidence)),
             runtime=export.deployed,
             champion=ChampionScores(**vars(baseline.facts), compared=compared) if baseline else None,
             disagreements=disagreements,
@@ -93,24 +88,6 @@ def evaluate(
         write_atomically(folder / "report.html", report)
     _log_summary(record)
     log.info("report: %s", out / "report.html")
-
-
-def _summarise(evaluation: Evaluation, rules: MatchFacts, confidence: float) -> SplitScores:
-    groups = len({image.group for image in evaluation.images})
-    return SplitScores(
-        scores=evaluation.scores,
-        figures=estimates(evaluation, confidence),
-        bootstrap=Bootstrap(resamples=RESAMPLES, confidence=confidence, groups=groups, seed=SEED),
-        match=rules,
-        defects=defect_counts(evaluation),
-        confusion=evaluation.confusion.tolist(),
-        images=len(evaluation.images),
-        images_by_class=evaluation.images_by_class(),
-        defect_free=len(evaluation.defect_free),
-        false_positives=len(evaluation.false_positives),
-        defective=len(evaluation.defective),
-        missed=len(evaluation.missed),
-    )
 
 
 def _seen(table: Path, ids: Sequence[str]) -> float | None:

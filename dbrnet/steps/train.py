@@ -73,7 +73,7 @@ def train(params: TrainParams, dataset: Path, split: Path, *, out: Path, checkpo
         _require_classes(splits, data, split / SPLIT_FILE)
         left_out = "%d of %d training images are left out: the audit disputes their labels (%s)"
         log.info(left_out, len(splits.left_out), len(splits.ids["train"]), split / SPLIT_FILE)
-    start = _open_start(params.start)
+    start = open_start(params.start)
     fingerprint = params.fingerprint(data.card.content_hash, train_ids, val_ids, start.digest if start else "")
     workdir = checkpoints / fingerprint[:16] if checkpoints else out.with_name(f".{out.name}.checkpoint")
     train_here = partial(
@@ -126,7 +126,19 @@ def _train_and_log(
     result = train_here(on_validation=lambda row: logger.add(_metrics(row)))
     for row in result.history:  # those of before a kill may not have been sent
         logger.add(_metrics(row))
-    training = TrainingFacts(
+    return result, TrainRecord(
+        dataset=facts,
+        split=split_facts,
+        provenance=provenance,
+        training=training_facts(params, start, result),
+        run_id=logger.run.run_id,
+        missing_steps=(),
+    )
+
+
+def training_facts(params: TrainParams, start: Start | None, result: TrainResult) -> TrainingFacts:
+    """What records keep of a training with `params` from `start`."""
+    return TrainingFacts(
         seed=params.seed,
         steps=params.steps,
         params=params.model_dump(mode="json"),
@@ -140,19 +152,16 @@ def _train_and_log(
         processes=result.processes,
         warnings=result.warnings,
     )
-    return result, TrainRecord(
-        dataset=facts,
-        split=split_facts,
-        provenance=provenance,
-        training=training,
-        run_id=logger.run.run_id,
-        missing_steps=(),
-    )
 
 
 @retry_while_unavailable
-def _open_start(source: str | None) -> Start | None:
-    """The weights that `train.start` names."""
+def open_start(source: str | None) -> Start | None:
+    """The weights that `train.start` names; None: random ones.
+
+    `source`: "generated" (those that come with the package), models:/NAME@ALIAS or models:/NAME/VERSION (the model.pt
+    that `promote` registered, from MLflow's store of the working directory), or a path. Raises `UserError` where
+    there are none, and `JobError` where the store fails.
+    """
     if source is None:
         return None
     if source == "generated":

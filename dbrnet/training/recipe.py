@@ -8,7 +8,17 @@ import json
 from collections.abc import Sequence
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationInfo, field_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    ValidationInfo,
+    field_validator,
+)
 
 from dbrnet.bounds import Fraction, OpenFraction, Seed, Size
 from dbrnet.models import Switches
@@ -20,12 +30,22 @@ Schedule = Literal["linear", "poly"]
 LossName = Literal["ohem", "ce", "ce+dice", "hierarchical"]
 Symmetries = Literal["none", "flips", "all"]
 ScaleFactor = Annotated[float, Field(ge=0.05, le=20)]
+
+
+def _factor_or_auto(given: object) -> object:
+    try:
+        return given if given == "auto" else float(given)  # type: ignore[arg-type]
+    except (TypeError, ValueError, OverflowError):
+        raise ValueError("must be auto, or a factor such as 1.5") from None
+
+
 ZOOM_KINDS = ("<factor>", "<word>")  # pydantic puts them into the location of an error
 Zoom = Annotated[
     # Quarters: a size then follows in whole numbers.
     Annotated[float, Field(ge=0.25, le=8, multiple_of=0.25), Tag(ZOOM_KINDS[0])]
     | Annotated[Literal["auto"], Tag(ZOOM_KINDS[1])],
     Discriminator(lambda given: ZOOM_KINDS[given == "auto"]),
+    BeforeValidator(_factor_or_auto),
 ]
 
 

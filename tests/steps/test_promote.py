@@ -12,25 +12,31 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 import dbrnet.steps.promote
-from dbrnet.config import PromoteParams
+from dbrnet.config import PromoteParams, load_params
 from dbrnet.data.dataset import Dataset
 from dbrnet.data.split import split_samples
 from dbrnet.data.synthetic import generate
 from dbrnet.data.writer import build_dataset
 from dbrnet.errors import JobError, UserError
 from dbrnet.files import MARKER, read_json, sha256_file
+from dbrnet.models.saved import ModelMeta, load_model, save_model
+from dbrnet.records import StartFacts, TrainRecord
 from dbrnet.registry.ledger import Ledger
 from dbrnet.registry.store import Store
 from dbrnet.registry.tracking import TrackedRun
+from dbrnet.registry.versions import fetch_model
 from dbrnet.steps.promote import promote
+from dbrnet.steps.train import open_start, train
 from tests.registry.acting import NAME, carry_out, registry_state, start
 from tests.registry.conftest import ModelMaker
 from tests.reports import cases, examples
 from tests.reports.examples import change
 from tests.steps.test_thresholds import SETTINGS
 
+PARAMS = Path(__file__).parents[2] / "params.yaml"
 PAGES = {"decision.json", "review.html", "model-card.md", "summary.txt"}
 
 
@@ -140,6 +146,36 @@ def test_a_model_that_cannot_be_registered_leaves_its_training_finished(candidat
 def test_promotion_writes_pages_artifacts_and_one_ledger_entry(candidate: Candidate, store: Store) -> None:
     candidate.promote()
     assert_promoted(candidate, store)
+
+
+def test_the_champions_weights_are_registered_and_a_training_starts_from_them(
+    candidate: Candidate, store: Store
+) -> None:
+    train_params = load_params(PARAMS).train
+    meta = ModelMeta(
+        Dataset.load(candidate.data).card.classes, train_params.model, (0.5,) * 3, (0.2,) * 3, 1.0, normalised=False
+    )
+    torch.manual_seed(1)
+    model, weights = meta.build(), candidate.folder / "model.pt"
+    save_model(weights, model, meta)
+    champion = f"models:/{NAME}@champion"
+    with pytest.raises(UserError, match=r"version 1 has no model\.pt"):  # of before the weights were registered
+        open_start(champion)
+    candidate.promote()
+    assert fetch_model(champion, candidate.folder / "fetched", store=store, file="model.pt").read_bytes() == (
+        weights.read_bytes()
+    )
+    still = {"steps": 1, "learning_rate": 1e-9, "warmup_steps": 0, "ema_decay": None}
+    small = {"crop": (32, 128), "zoom": 0.25, "workers": 0}
+    again = candidate.folder / "again"
+    train(
+        train_params.model_copy(update={"start": champion, **still, **small}), candidate.data, candidate.data, out=again
+    )
+    facts = TrainRecord.load(again).training
+    assert facts.start == StartFacts(source=champion, sha256=sha256_file(weights))
+    assert facts.params["start"] == champion
+    for mine, theirs in zip(load_model(again / "model.pt")[0].parameters(), model.parameters(), strict=True):
+        torch.testing.assert_close(mine, theirs)
 
 
 def ask_for_infinity(candidate: Candidate, patch: pytest.MonkeyPatch) -> None:

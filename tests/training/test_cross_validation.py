@@ -92,7 +92,7 @@ def test_the_pooled_scores_are_those_of_the_folds_together(out: Path, dataset: D
     )
     assert iou[1:].max() > 0  # or this would hold of networks that find nothing
     assert {"defect_recall", "false_positives"} <= set(record.figures)
-    assert (record.bootstrap.groups, record.images, record.steps) == (10, 20, 24)
+    assert (record.bootstrap.groups, record.images, record.folds[0].training.steps) == (10, 20, 24)
     assert record.figures["miou"].low is not None
     assert "| mIoU of defects" in (out / "cross_validation.md").read_text()
 
@@ -132,7 +132,7 @@ def test_a_class_with_fewer_groups_than_folds_is_one_line(dataset: Dataset, spli
     words = command(dataset, split, QUICK, tmp_path / "out", "--folds", "6")
     done = subprocess.run(words, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": str(ROOT)})
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.startswith("error: class 'dark' has 5 groups, and needs 6 to reach every fold")
+    assert done.stderr.startswith("error: class 'dark' has 5 groups, and none is in the test split of fold")
     assert done.stderr.count("\n") == 1
     assert not (tmp_path / "out").exists()
 
