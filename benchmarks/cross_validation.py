@@ -7,7 +7,9 @@ that the split step found in DATASET (its folder SPLIT) are divided into folds, 
 divides them, and each fold is held out from a training of its own with the section train of params.yaml. A tenth of
 the other groups is that training's validation split. All held-out images are then scored together, at native size, with
 PyTorch; the section evaluate says when a defect counts as found, and how wide the intervals are. These come from
-resampling groups. How far trainings differ, the folds show.
+resampling groups. How far trainings differ, the folds show. Images whose labels the audit disputes are tested and not
+learnt from. `--groups N` keeps at most N defective groups a class to learn from: the figures of 5, 10, 20 and 40 are a
+learning curve.
 
 Up to `--side-by-side` folds are trained at a time, each in a process of one thread. Killed at any time and run again
 with the same arguments, it goes on. Under --out it writes
@@ -63,6 +65,7 @@ class Fold:
     train: tuple[str, ...]
     val: tuple[str, ...]
     test: tuple[str, ...]
+    left_out: int  # disputed images that would have been learnt from
 
 
 class ImageCounts(Part):
@@ -115,14 +118,31 @@ class CrossValidationRecord(Record, SplitScores):
     dataset: str
     content_hash: str
     seed: int  # of the folds; the recipe has its own
+    groups: int | None  # of each class, at most, that a training saw defects of
     folds: list[FoldScores]
     provenance: Provenance  # of the pooling; each fold has its own
 
 
-def divide(dataset: Dataset, folds: int, seed: int) -> list[Fold]:
-    """Divide the dataset by its groups; raises `UserError` where a class cannot reach every test and training."""
+def keep_groups(samples: list[Sample], groups: int, seed: int) -> list[Sample]:
+    """The samples without defects, and those of `groups` groups a class, drawn by `seed`."""
+    kept: set[str] = set()
+    for label in sorted({label for sample in samples for label in sample.classes}):
+        held = sorted({sample.group for sample in samples if label in sample.classes})
+        kept.update(np.random.default_rng([seed, label]).permutation(held)[:groups].tolist())
+    return [sample for sample in samples if not sample.classes or sample.group in kept]
+
+
+def divide(
+    dataset: Dataset, folds: int, seed: int, *, disputed: frozenset[str] = frozenset(), groups: int | None = None
+) -> list[Fold]:
+    """Divide the dataset by its groups; raises `UserError` where a class cannot reach every test and training.
+
+    No training sees the images `disputed`, nor defects of more than `groups` groups of a class.
+    """
     if folds < 2:
         raise UserError(f"--folds {folds}: at least 2 are needed, one to test and one to train on")
+    if groups is not None and groups < 1:
+        raise UserError(f"--groups {groups}: at least 1 is needed to learn from")
     samples, classes = sorted(dataset.samples, key=lambda sample: sample.id), dataset.card.classes
     fold_of = stratify_groups(samples, [1 / folds] * folds, seed)
     made = []
@@ -132,15 +152,20 @@ def divide(dataset: Dataset, folds: int, seed: int) -> list[Fold]:
         parts: dict[str, list[Sample]] = {"train": [], "val": [], "test": []}
         for sample in samples:
             parts["test" if fold_of[sample.group] == index else ("train", "val")[part_of[sample.group]]].append(sample)
+        left_out = sum(sample.id in disputed for sample in parts["train"])
+        parts["train"] = [sample for sample in parts["train"] if sample.id not in disputed]
+        if groups is not None:
+            parts["train"] = keep_groups(parts["train"], groups, seed)
         for part in ("train", "test"):  # in val, which shows how it goes, a class may lack
             for label, info in enumerate(classes[1:], start=1):
                 if not any(label in sample.classes for sample in parts[part]):
-                    groups = len({sample.group for sample in samples if label in sample.classes})
+                    known = len({sample.group for sample in samples if label in sample.classes})
                     raise UserError(
-                        f"class {info.name!r} has {groups} groups, and none is in the {part} split of fold {index + 1} "
+                        f"class {info.name!r} has {known} groups, and none is in the {part} split of fold {index + 1} "
                         f"of {folds}; give fewer --folds, another --seed, or add images of it"
                     )
-        made.append(Fold(index + 1, **{part: tuple(sample.id for sample in held) for part, held in parts.items()}))
+        ids = {part: tuple(sample.id for sample in held) for part, held in parts.items()}
+        made.append(Fold(index + 1, **ids, left_out=left_out))
     return made
 
 
@@ -176,7 +201,7 @@ def run_fold(dataset: Path, split: Path, params: Params, fold: Fold, out: Path, 
         scores=FoldScores(
             **vars(summarise(tested, params.evaluate.match, params.evaluate.confidence)),
             number=fold.number,
-            training=training_facts(params.train, start, result),
+            training=training_facts(params.train, start, result, left_out=fold.left_out),
             provenance=collect_provenance(),
         ),
         images=[ImageCounts.of(image) for image in tested.images],
@@ -198,7 +223,15 @@ def follow_parent() -> None:
 
 
 def cross_validate(
-    dataset: Path, split: Path, params: Params, out: Path, *, folds: int, seed: int, side_by_side: int
+    dataset: Path,
+    split: Path,
+    params: Params,
+    out: Path,
+    *,
+    folds: int,
+    seed: int,
+    side_by_side: int,
+    groups: int | None = None,
 ) -> CrossValidationRecord:
     """Train the folds that are not finished, pool all, and write the record and the table into `out`."""
     splits, data = Split.load(split), open_dataset(dataset)
@@ -207,7 +240,7 @@ def cross_validate(
     for name, read in {"the dataset": dataset, "the split": split}.items():
         require_apart(out, read, name)
     require_own(out, COMMAND)
-    divided = divide(data, folds, seed)
+    divided = divide(data, folds, seed, disputed=frozenset(splits.disputed), groups=groups)
     claim(out, COMMAND)
     rows = sorted((id_, fold.number, splits.groups[id_]) for fold in divided for id_ in fold.test)
     write_table(out / "folds.csv", ("id", "fold", "group"), rows)
@@ -239,6 +272,7 @@ def cross_validate(
         dataset=data.card.name,
         content_hash=splits.content_hash,
         seed=seed,
+        groups=groups,
         folds=[record.scores for record in records],
         provenance=collect_provenance(),
     )
@@ -264,11 +298,12 @@ def describe(result: CrossValidationRecord) -> str:
     rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
     training, seconds = result.folds[0].training, sum(fold.training.seconds for fold in result.folds)
     start = training.start.source if training.start else "random weights"
+    few = "" if result.groups is None else f" on the defects of at most {result.groups} groups a class"
     lines = [
         f"# Cross-validation of {result.dataset}",
         f"{len(result.folds)} folds by group, seed {result.seed}: {result.images} images in {result.bootstrap.groups} "
-        f"groups, each tested once. Every training: {training.steps} steps from {start}, seed {training.seed}; "
-        f"{duration(seconds)} together on {result.provenance.hardware.processors}. In brackets: "
+        f"groups, each tested once. Every training: {training.steps} iterations from {start}{few}, seed "
+        f"{training.seed}; {duration(seconds)} together on {result.provenance.hardware.processors}. In brackets: "
         f"{result.bootstrap.confidence:.0%} intervals, by resampling groups.",
         table(rows),
     ]
@@ -286,6 +321,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--folds", type=int, default=5)
     parser.add_argument("--seed", type=int, default=0, help="of the folds")
+    parser.add_argument("--groups", type=int, help="defective groups of a class to learn from, at most")
     parser.add_argument("--side-by-side", type=int, default=2, help="folds trained at a time")
     given = vars(parser.parse_args())
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # as if killed: the folds end with this process

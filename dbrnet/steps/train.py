@@ -130,14 +130,14 @@ def _train_and_log(
         dataset=facts,
         split=split_facts,
         provenance=provenance,
-        training=training_facts(params, start, result),
+        training=training_facts(params, start, result, left_out=len(splits.left_out)),
         run_id=logger.run.run_id,
         missing_steps=(),
     )
 
 
-def training_facts(params: TrainParams, start: Start | None, result: TrainResult) -> TrainingFacts:
-    """What records keep of a training with `params` from `start`."""
+def training_facts(params: TrainParams, start: Start | None, result: TrainResult, *, left_out: int) -> TrainingFacts:
+    """What records keep of a training with `params` from `start`, which `left_out` disputed images did not reach."""
     return TrainingFacts(
         seed=params.seed,
         steps=params.steps,
@@ -146,7 +146,7 @@ def training_facts(params: TrainParams, start: Start | None, result: TrainResult
         chosen_step=result.chosen_step,
         val_miou=result.val_miou,
         zoom=result.meta.zoom,
-        left_out=len(splits.left_out),
+        left_out=left_out,
         seconds=result.seconds,
         device=result.device,
         processes=result.processes,

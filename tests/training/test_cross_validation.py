@@ -74,6 +74,27 @@ def test_folds_cover_all_images_and_keep_groups_and_classes(pairs: Dataset, fold
         assert len(parts["val"]) < len(parts["train"])
 
 
+def test_disputed_images_are_tested_and_not_learnt_from(pairs: Dataset) -> None:
+    whole = divide(pairs, FOLDS, 0)
+    disputed = frozenset([whole[0].train[0], whole[0].val[0], whole[0].test[0]])
+    for before, after in zip(whole, divide(pairs, FOLDS, 0, disputed=disputed), strict=True):
+        assert after.train == tuple(id_ for id_ in before.train if id_ not in disputed)
+        assert after.left_out == len(before.train) - len(after.train)
+        assert (after.val, after.test) == (before.val, before.test)
+
+
+def test_a_learning_curve_leaves_defects_out_of_training_alone(pairs: Dataset) -> None:
+    whole = divide(pairs, FOLDS, 0)
+    for before, after in zip(whole, divide(pairs, FOLDS, 0, groups=1), strict=True):
+        assert (after.val, after.test) == (before.val, before.test)
+        learnt = [pairs.by_id[id_] for id_ in after.train]
+        for label in (1, 2):
+            assert len({sample.group for sample in learnt if label in sample.classes}) >= 1
+        assert len({sample.group for sample in learnt if sample.classes}) <= 2
+        assert {id_ for id_ in before.train if not pairs.by_id[id_].classes} <= set(after.train)
+    assert divide(pairs, FOLDS, 0, groups=100) == whole
+
+
 def test_the_seed_decides_and_the_order_of_the_images_does_not(pairs: Dataset) -> None:
     turned = replace(pairs, samples=pairs.samples[::-1])
     assert divide(pairs, FOLDS, 0) == divide(turned, FOLDS, 0) != divide(pairs, FOLDS, 1)
