@@ -94,7 +94,7 @@ def assert_refused(line: list[str], message: str, home: Path, capsys: pytest.Cap
 
 
 def test_all_commands_with_an_out_are_tested() -> None:
-    assert {*(step.name for step in STEPS), "audit", "generate", "predict"} == set(COMMANDS)
+    assert {*(step.name for step in STEPS), "audit", "generate", "predict", "pretrain"} == set(COMMANDS)
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -153,7 +153,7 @@ def test_a_class_with_fewer_groups_than_folds_is_one_line(dataset: Dataset, spli
     words = command(dataset, split, QUICK, tmp_path / "out", "--folds", "6")
     done = subprocess.run(words, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": str(ROOT)})
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr.startswith("error: class 'dark' has 5 groups, and none is in the test split of fold")
+    assert done.stderr.startswith("error: class 'light' has 5 groups, and none is in the test split of fold 5 of 6")
     assert done.stderr.count("\n") == 1
     assert not (tmp_path / "out").exists()
 

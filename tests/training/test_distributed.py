@@ -58,7 +58,8 @@ def pair(job: Job, tmp_path_factory: pytest.TempPathFactory) -> Results:
 
     class StoppedError(Exception): ...
 
-    def stop(_: HistoryRow) -> None:
+    def stop(row: HistoryRow) -> None:
+        assert row.step < recipe.steps
         raise StoppedError
 
     # A single process begins; the other two resume, the second without a checkpoint to read.
