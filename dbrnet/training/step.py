@@ -49,8 +49,10 @@ class TrainStep:
         self.average = None if recipe.ema_decay is None else WeightAverage(self.model, recipe.ema_decay)
         self._compute = self._losses
         if recipe.compile:
-            mode = "reduce-overhead" if self.device.type == "cuda" else None
-            self._compute = torch.compile(self._losses, dynamic=False, mode=mode)
+            # On a CPU the operations are traced and stay as they are: inductor's own kernels were no faster there and,
+            # before a convolution, gave no gradient to a resized map (PyTorch 2.13; compare pytorch #185509).
+            how = {"mode": "reduce-overhead"} if self.device.type == "cuda" else {"backend": "aot_eager"}
+            self._compute = torch.compile(self._losses, dynamic=False, **how)
 
     @property
     def candidate(self) -> DBRNet:

@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from dbrnet.models.blocks import AFFM, warp
+from dbrnet.models.blocks import AFFM, DepthwiseConv, shuffle_channels, warp
 
 SIZES = [(6, 6), (5, 9), (32, 200)]
 
@@ -60,3 +60,20 @@ def test_affm_is_equation_1() -> None:
     resized = F.interpolate(affm.compress(semantic), size=(6, 10), mode="bilinear", align_corners=False)
     expected = attention[:, :, None, None] * detail + resized
     assert (affm(detail, semantic) - expected).abs().max() < 1e-5
+
+
+def test_shuffling_keeps_the_order_of_a_map_in_memory() -> None:
+    x = torch.randn(2, 6, 3, 5)
+    expected = x[:, [0, 3, 1, 4, 2, 5]]
+    assert torch.equal(shuffle_channels(x), expected)
+    last = shuffle_channels(x.to(memory_format=torch.channels_last))
+    assert torch.equal(last, expected)
+    assert last.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_depthwise_convolutions_stay_in_float32_on_a_cpu() -> None:
+    convolution, x = DepthwiseConv(4, 3, stride=2), torch.randn(1, 4, 7, 8)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        y = convolution(x.bfloat16())
+    assert y.dtype == torch.float32
+    assert torch.equal(y, convolution(x.bfloat16().float()))

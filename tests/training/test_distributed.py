@@ -16,7 +16,9 @@ import torch
 
 from dbrnet.data.dataset import Dataset
 from dbrnet.files import write_json
+from dbrnet.provenance import available_cores
 from dbrnet.training.checkpoint import CHECKPOINT_FILE
+from dbrnet.training.distributed import DistributedContext
 from dbrnet.training.loop import HistoryRow
 from dbrnet.training.loop import train as run_training
 from dbrnet.training.recipe import Recipe
@@ -138,3 +140,14 @@ def test_a_single_process_shares_nothing() -> None:
     assert ALONE.share(range(4)) == [0, 1, 2, 3]
     model = torch.nn.Linear(2, 2)
     assert ALONE.parallel(model) is model
+
+
+def test_images_are_loaded_by_as_many_processes_as_cores_beside_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    gpu = DistributedContext(torch.device("cuda"))
+    assert gpu.loading_processes(None) == available_cores()
+    assert ALONE.loading_processes(None) == 0
+    assert [each.loading_processes(3) for each in (gpu, ALONE)] == [3, 3]
+    for name, value in {"RANK": 1, "WORLD_SIZE": 2, "LOCAL_RANK": 1, "LOCAL_WORLD_SIZE": 2}.items():
+        monkeypatch.setenv(name, str(value))
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "any")
+    assert gpu.loading_processes(None) == available_cores() // 2
