@@ -1,3 +1,4 @@
+import hashlib
 import logging
 from pathlib import Path
 
@@ -9,7 +10,8 @@ from dbrnet.errors import UserError
 from dbrnet.models import Switches
 from dbrnet.models.dbrnet import DBRNet
 from dbrnet.models.saved import ModelMeta, save_model
-from dbrnet.training.start import DDRNET, HEADS, Start, save_weights
+from dbrnet.records import PretrainRecord
+from dbrnet.training.start import DDRNET, GENERATED, HEADS, Start, save_weights
 
 FULL = Switches(lfem=True, affm=True, dcppm=True)
 BASELINE = Switches(lfem=False, affm=False, dcppm=False)
@@ -117,3 +119,17 @@ def test_no_weights_are_one_line(tmp_path: Path, name: str, content: bytes | Non
     torch.save({"state_dict": {"a": 1}}, tmp_path / "plain.pt")
     with pytest.raises(UserError, match="holds no weights"):
         Start.read(tmp_path / "plain.pt", "mine")
+
+
+def test_the_weights_that_come_with_the_program_are_those_of_their_card() -> None:
+    card = PretrainRecord.load(GENERATED.parent)
+    assert hashlib.sha256(GENERATED.read_bytes()).hexdigest() == card.sha256
+    assert GENERATED.stat().st_size < 7_000_000
+    assert card.provenance.code_revision
+    torch.manual_seed(0)
+    model, untouched = network(3), network(3)
+    Start.read(GENERATED, "generated").load_into(model, ["background", "scratch", "hole"])
+    after, before = model.state_dict(), untouched.state_dict()
+    assert [name for name in after if torch.equal(after[name], before[name])] == [
+        f"{head}.{part}" for head in HEADS for part in ("weight", "bias")
+    ]
