@@ -39,6 +39,11 @@ def dataset_task(
     train_images, val_images = (
         Images(dataset, ids, normalised=recipe.normalise_exposure) for ids in (train_ids, val_ids)
     )
+    if not any(sample.classes for sample in train_images.samples):
+        raise UserError(
+            "no image of the train split shows a defect: there is nothing to learn, and nothing to paste (train.paste); look "
+            "at the labels in audit.html"
+        )
     if warm:
         train_images.warm()
     mean, std, zoom = distributed.from_first(

@@ -3,6 +3,7 @@ import io
 import logging
 import multiprocessing
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -193,6 +194,12 @@ def test_a_single_zoomed_image_trains(dataset: Dataset, splits: Splits, tmp_path
     assert len(result.step_losses) == 1
     assert (result.meta.zoom, result.meta.normalised) == (1.5, True)
     assert result.meta.mean == pytest.approx((0.5,) * 3, abs=0.02)
+
+
+def test_a_train_split_without_defects_is_refused(dataset: Dataset, splits: Splits, tmp_path: Path) -> None:
+    sound = tuple(replace(sample, classes=()) for sample in dataset.samples)
+    with pytest.raises(UserError, match=r"nothing to learn, and nothing to paste \(train\.paste\)"):
+        train(replace(dataset, samples=sound), *splits, RECIPE, tmp_path)
 
 
 def test_a_zoom_that_leaves_too_little_is_refused(dataset: Dataset, splits: Splits, tmp_path: Path) -> None:
