@@ -41,8 +41,8 @@ def dataset_task(
     )
     if not any(sample.classes for sample in train_images.samples):
         raise UserError(
-            "no image of the train split shows a defect: there is nothing to learn, and nothing to paste (train.paste); look "
-            "at the labels in audit.html"
+            "no image of the train split shows a defect: nothing to learn, and nothing to paste (train.paste); "
+            "look at the labels"
         )
     if warm:
         train_images.warm()
