@@ -43,7 +43,8 @@ from dbrnet.files import read_json, write_atomically, write_json
 from dbrnet.provenance import collect_provenance, hardware
 
 RESULT, PAGE = "gpu.json", "gpu.md"
-LEAST_SECONDS = 5.0  # a part with less is not begun
+LEAST_SECONDS = 1.0  # a part with less is not begun
+START = 15.0  # seconds that a part's process may take beside, to import libraries
 
 
 def run_part(name: str, seconds: float, data: Path | None, out: Path) -> None:
@@ -93,7 +94,7 @@ def one_part(name: str, seconds: float, data: Path | None, out: Path) -> dict[st
     began, error = time.monotonic(), None
     with (out / f"{name}.log").open("wb") as log:
         try:
-            done = subprocess.run(command, stdout=log, stderr=log, timeout=1.15 * seconds + 5)
+            done = subprocess.run(command, stdout=log, stderr=log, timeout=1.1 * seconds + START)
             error = f"its process ended with {done.returncode}; see {name}.log" if done.returncode else None
         except subprocess.TimeoutExpired:
             error = "ended when its time was over"
