@@ -44,7 +44,7 @@ from dbrnet.provenance import collect_provenance, hardware
 
 RESULT, PAGE = "gpu.json", "gpu.md"
 LEAST_SECONDS = 1.0  # a part with less is not begun
-START = 15.0  # seconds that a part's process may take beside, to import libraries
+START = 25.0  # seconds that a part's process may take beside, to import libraries
 
 
 def run_part(name: str, seconds: float, data: Path | None, out: Path) -> None:

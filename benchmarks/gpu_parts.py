@@ -50,7 +50,7 @@ THREADS = available_cores() if CUDA else 1
 SIDE = 512 if CUDA else 128  # of the crops that the speed is measured at
 BATCH, BATCHES_DRAWN = (8, 8) if CUDA else (2, 4)
 CURVE = 200  # iterations
-TRACING, STARTING, EXPORTING = 15.0, 15.0, 20.0  # seconds that these may take on a CPU
+TRACING, STARTING, EXPORTING = 15.0, 25.0, 20.0  # seconds that these may take on a CPU
 BATCHES = (16, 32, 64, 128, 256)
 
 
