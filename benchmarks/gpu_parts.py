@@ -14,20 +14,8 @@ import torch
 from gpu_learning import other_sets, train_neu_seg  # type: ignore[import-not-found]  # these two beside this file
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
-from training import (  # type: ignore[import-not-found]
-    CLASSES,
-    COMPILED,
-    DEFAULT,
-    GRAPHED,
-    RELEASED,
-    default_recipe,
-    measure_training,
-    new_step,
-    noise,
-    plain,
-    run_block,
-    variants_here,
-)
+from training import measure_training, plain, variants_here  # type: ignore[import-not-found]
+from training_loops import CLASSES, COMPILED, DEFAULT, GRAPHED, RELEASED, default_recipe, new_step, noise, run_block  # type: ignore[import-not-found]
 
 from dbrnet.benchmark.measurement import measure
 from dbrnet.benchmark.roofline import count_work

@@ -21,7 +21,6 @@ training.json.
 import argparse
 import multiprocessing
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -29,29 +28,33 @@ from statistics import median
 from typing import Any, cast
 
 import torch
-import torch.nn.functional as F
 from pydantic import TypeAdapter
-from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
+from training_loops import (  # type: ignore[import-not-found]  # beside this script
+    FP32,
+    KEPT,
+    RELEASED,
+    VARIANTS,
+    Block,
+    Iterate,
+    Size,
+    new_step,
+    noise,
+    our_loop,
+    released_loop,
+    run_block,
+)
 
 from dbrnet.benchmark.load_generator import times_as_fast
 from dbrnet.benchmark.measurement import table
 from dbrnet.benchmark.roofline import BYTES, count_work, measure_peaks
-from dbrnet.config import load_params
 from dbrnet.errors import UserError
 from dbrnet.files import write_json
-from dbrnet.models.dbrnet import DBRNet
 from dbrnet.provenance import available_cores, collect_provenance, hardware
 from dbrnet.records import Estimate, PeakFacts
-from dbrnet.training.distributed import DistributedContext, keep_memory
-from dbrnet.training.recipe import Recipe
-from dbrnet.training.step import TrainStep, computes_in_bfloat16
+from dbrnet.training.distributed import keep_memory
+from dbrnet.training.step import computes_in_bfloat16
 
-PARAMS = Path(__file__).parents[1] / "params.yaml"
-RELEASED, KEPT, FP32, DEFAULT, COMPILED, GRAPHED = VARIANTS = (
-    *("released", "released, memory kept", "fp32", "default", "compiled", "graphed"),
-)
-CLASSES, THRESHOLD = 4, 0.7
 WARM_UP = 3  # iterations
 START_SECONDS = 600.0  # for all variants to be ready: compiling may take minutes
 # A map is written once and read once forward, and backward read again, its gradient written and read.
@@ -61,18 +64,6 @@ GROUPS = {  # what a profile's operations belong to, by a part of their names
     "batch norms": ("batch_norm", "bn_"),
     "optimizer and averages": ("sgd", "lerp", "multi_tensor"),
 }
-
-Size = tuple[int, int]
-Iterate = Callable[[], object]
-
-
-@dataclass(frozen=True)
-class Block:
-    """Some iterations in a row."""
-
-    iterations: int
-    seconds: float
-    cpu_seconds: float  # of the process: other work on the machine does not count
 
 
 @dataclass(frozen=True)
@@ -90,67 +81,6 @@ class Speed:
     shares: dict[str, float]  # of the profiled time, by kind of operation
     busy: float | None  # share of the time in which the GPU computed
     peak: PeakFacts | None
-
-
-def default_recipe(size: Size, batch: int, **changes: object) -> Recipe:
-    """The section train of params.yaml at this size."""
-    update = {"crop": size, "batch_size": batch, "symmetries": "flips"} | changes
-    return load_params(PARAMS).train.model_copy(update=update)
-
-
-def noise(size: Size, batch: int) -> tuple[Tensor, Tensor]:
-    """Images uint8 [N, H, W, 3] and masks [N, H, W]."""
-    random = torch.Generator().manual_seed(0)
-    images = torch.randint(0, 256, (batch, *size, 3), generator=random, dtype=torch.uint8)
-    masks = torch.randint(0, CLASSES, (batch, *size), generator=random, dtype=torch.uint8)
-    return images, masks
-
-
-def new_step(variant: str, size: Size, batch: int, device: torch.device) -> TrainStep:
-    """An iteration of this project."""
-    torch.manual_seed(0)
-    recipe = default_recipe(size, batch, amp=variant != FP32, compile=variant == GRAPHED)
-    step = TrainStep(DBRNet(CLASSES), (0.45,) * 3, (0.2,) * 3, recipe, DistributedContext(device))
-    if variant == COMPILED:
-        step._compute = torch.compile(step._losses, dynamic=False)
-    return step
-
-
-def released_loss(logits: Tensor, target: Tensor) -> Tensor:
-    """OHEM's cross entropy as in the released code."""
-    losses = F.cross_entropy(logits, target, ignore_index=255, reduction="none").flatten()
-    probability = F.softmax(logits, 1).gather(1, target.where(target != 255, 0)[:, None]).flatten()
-    valid = target.flatten() != 255
-    probability, order = probability[valid].sort()
-    threshold = max(probability[min(len(probability) // 16, len(probability) - 1)].item(), THRESHOLD)
-    return losses[valid][order][probability < threshold].mean()
-
-
-def released_loop(size: Size, batch: int, device: torch.device) -> Iterate:
-    """An iteration in the form of the released code."""
-    torch.manual_seed(0)
-    torch.backends.cudnn.benchmark = True
-    model = DBRNet(CLASSES, flow="released", process="depthwise").to(device).train()
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9, weight_decay=5e-4)
-    pixels, masks = noise(size, batch)
-    images = (pixels.permute(0, 3, 1, 2).float() / 255 - 0.45) / 0.2
-
-    def iterate() -> float:
-        target = masks.to(device).long()
-        logits, auxiliary = model(images.to(device).contiguous())
-        loss = released_loss(logits, target) + released_loss(auxiliary, target)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        return loss.item()
-
-    return iterate
-
-
-def our_loop(variant: str, size: Size, batch: int, device: torch.device) -> Iterate:
-    """An iteration of this project."""
-    step, (images, masks) = new_step(variant, size, batch, device), noise(size, batch)
-    return lambda: step.update(step.losses(images, masks)[0], 0)
 
 
 def serve(connection: Connection, variant: str, size: Size, batch: int, threads: int) -> None:
@@ -175,16 +105,6 @@ def serve(connection: Connection, variant: str, size: Size, batch: int, threads:
         return
     except Exception as error:  # no variant may stop the others
         connection.send(f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}")
-
-
-def run_block(loop: Iterate, count: int, device: torch.device) -> Block:
-    """Time `count` iterations, and the device's work with them."""
-    began, cpu = time.perf_counter(), time.process_time()
-    for _ in range(count):
-        loop()
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    return Block(count, time.perf_counter() - began, time.process_time() - cpu)
 
 
 def profile(loop: Iterate, count: int, device: torch.device) -> tuple[dict[str, float], float | None]:
@@ -248,7 +168,7 @@ def measure_training(
 ) -> tuple[dict[str, Speed], dict[str, str]]:
     """The speed of each variant, and why others have none.
 
-    Takes about `seconds`, at most twice that, once all are ready, which takes `start_seconds` at most.
+    Takes about `seconds`, at most thrice that, once all are ready, which takes `start_seconds` at most.
     """
     deadline = time.monotonic() + start_seconds
     workers = {variant: Worker(variant, size, batch, threads) for variant in variants}
@@ -267,7 +187,7 @@ def measure_training(
     try:
         for variant in variants:  # together: compiling takes long
             attempt(variant, None)
-        deadline = time.monotonic() + 2 * seconds
+        deadline = time.monotonic() + 3 * seconds
         first = {variant: attempt(variant, 1) for variant in list(workers)}
         share = seconds / max(rounds * len(workers), 1)
         counts = {variant: max(1, round(share / block.seconds)) for variant, block in first.items() if block}

@@ -11,7 +11,7 @@ from dbrnet.files import read_json
 ROOT = Path(__file__).parents[2]
 COMMAND = [sys.executable, str(ROOT / "benchmarks/gpu.py")]
 PARTS = ("agreement", "speed", "neu-seg", "inference", "other-sets")
-TIME = ("ended when its time was over", "no time was left")  # errors of a slow machine alone
+LATE = "ended when its time was over"  # the error of a slow machine alone
 
 
 @pytest.mark.slow
@@ -24,7 +24,7 @@ def test_all_parts_run_in_a_minute(tmp_path: Path) -> None:
     content = read_json(tmp_path / "gpu.json")
     assert tuple(content["parts"]) == PARTS
     for name, figures in content["parts"].items():
-        assert figures.get("error") in (None, *TIME), (tmp_path / f"{name}.log").read_text()
+        assert figures.get("error") in (None, LATE), (tmp_path / f"{name}.log").read_text()
     agreement = content["parts"]["agreement"]
     assert agreement["logits, relative difference to float64"] < 1e-3
     assert agreement["resumed, largest difference of a loss"] == 0 or content["device"] != "cpu"
