@@ -1,7 +1,6 @@
 """One iteration: that it never waits for a device, averages as it says, and computes the same when compiled."""
 
 import ctypes
-import resource
 import subprocess
 import sys
 
