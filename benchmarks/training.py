@@ -47,7 +47,7 @@ from training_loops import (  # type: ignore[import-not-found]  # beside this sc
 
 from dbrnet.benchmark.load_generator import times_as_fast
 from dbrnet.benchmark.measurement import table
-from dbrnet.benchmark.roofline import BYTES, count_work, measure_peaks
+from dbrnet.benchmark.roofline import BYTES, Peaks, count_work, higher, measure_peaks
 from dbrnet.errors import UserError
 from dbrnet.files import write_json
 from dbrnet.provenance import available_cores, collect_provenance, hardware
@@ -170,6 +170,7 @@ def measure_training(
 
     Takes about `seconds`, at most thrice that, once all are ready, which takes `start_seconds` at most.
     """
+    peaks = measure_peaks(kinds_here(), threads)
     deadline = time.monotonic() + start_seconds
     workers = {variant: Worker(variant, size, batch, threads) for variant in variants}
     blocks: dict[str, list[Block]] = {}
@@ -203,7 +204,14 @@ def measure_training(
     finally:
         for worker in workers.values():
             worker.close()
-    return summarise(blocks, profiles, size, batch, threads), failed
+    peaks = higher(peaks, measure_peaks(kinds_here(), threads))
+    return summarise(blocks, profiles, size, batch, peaks), failed
+
+
+def kinds_here() -> list[tuple[str, str]]:
+    """The device, with float32 and with the precision that trainings use on it."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    return [(device, "fp32"), (device, "bf16" if computes_in_bfloat16(torch.device(device)) else "fp32")]
 
 
 def summarise(
@@ -211,12 +219,10 @@ def summarise(
     profiles: dict[str, tuple[dict[str, float], float | None]],
     size: Size,
     batch: int,
-    threads: int,
+    peaks: Peaks,
 ) -> dict[str, Speed]:
     """The figures of each variant that ran all rounds."""
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    half = "bf16" if computes_in_bfloat16(torch.device(device)) else "fp32"
-    peaks = measure_peaks([(device, "fp32"), (device, half)], threads)
+    device, half = kinds_here()[1]
     found: dict[str, Speed] = {}
     rounds = max(map(len, blocks.values()), default=0)
     for variant, own in blocks.items():

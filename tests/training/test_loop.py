@@ -155,7 +155,7 @@ def test_validations_take_no_more_than_their_share(dataset: Dataset, splits: Spl
     assert few == 100
     longer = new_run(dataset, (splits[0], splits[1] * 100), RECIPE.model_copy(update={"steps": 2000})).interval
     pixels = 100 * sum(dataset.by_id[name].height * dataset.by_id[name].width for name in splits[1])
-    assert longer == pytest.approx(pixels / 3 / (4 * 64 * 64) / 0.1, abs=1)
+    assert longer == pytest.approx(loop.FORWARD_SHARE * pixels / (4 * 64 * 64) / 0.1, abs=1)
 
 
 def test_a_resumed_run_draws_the_random_numbers_of_an_uninterrupted_one(dataset: Dataset, splits: Splits) -> None:
