@@ -42,7 +42,7 @@ def _float64() -> Iterator[None]:
 @pytest.fixture(scope="module")
 def job(dataset: Dataset, splits: Splits) -> Job:
     """Batches of five, which two processes cannot halve."""
-    update = {"steps": 6, "batch_size": 5, "amp": False, "crop": (64, 64)}
+    update = {"steps": 6, "batch_size": 5, "amp": False, "crop": (80, 80)}
     update |= {"auxiliary_weight": 0.8, "ema_decay": 0.8}
     return dataset, *splits, RECIPE.model_copy(update=update)
 
@@ -60,7 +60,8 @@ def pair(job: Job, tmp_path_factory: pytest.TempPathFactory) -> Results:
 
     class StoppedError(Exception): ...
 
-    def stop(_: HistoryRow) -> None:
+    def stop(row: HistoryRow) -> None:
+        assert row.step < recipe.steps
         raise StoppedError
 
     # A single process begins; the other two resume, the second without a checkpoint to read.

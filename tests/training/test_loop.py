@@ -27,7 +27,7 @@ from tests.training.conftest import ALONE, EACH_ITERATION, NAMES, NEVER, RECIPE,
 
 train = functools.partial(run_training, workers=0, checkpoint_seconds=NEVER)
 # Averaged weights are a part of what must survive a kill.
-AVERAGED = RECIPE.model_copy(update={"steps": 6, "ema_decay": 0.8})
+AVERAGED = RECIPE.model_copy(update={"steps": 10, "ema_decay": 0.8})
 
 
 @pytest.fixture(scope="module")
