@@ -142,7 +142,7 @@ class LFEM(nn.Module):
 class LFEMDown(ResidualBlock):
     """Low-params Feature Enhancement Module at stride 2 (section 2.1, Fig. 2b).
 
-    MobileNet's inverted bottleneck, with a strided 1x1 convolution as residual. The released code shuffles nothing here.
+    MobileNet's inverted bottleneck, with a strided 1x1 convolution as residual. The released code does not shuffle.
     """
 
     def __init__(self, inputs: int, outputs: int) -> None:
