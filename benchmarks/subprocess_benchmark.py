@@ -6,7 +6,6 @@ what it takes for users. Images and outputs lie in memory that both processes sh
 cost less than a tenth of a millisecond at 512x512.
 """
 
-import ctypes
 import multiprocessing
 from collections.abc import Callable
 from multiprocessing.connection import Connection
@@ -15,9 +14,9 @@ from typing import Any
 import numpy as np
 
 from dbrnet.inference.runtimes.base import Answer, Images, Model
+from dbrnet.training.distributed import keep_memory
 
 ATTRIBUTES = ("runtime", "precision", "device", "threads", "classes", "metadata")
-TRIM_THRESHOLD, MMAP_MAX = -1, -4  # of malloc.h
 
 
 class SubprocessModel:
@@ -46,9 +45,7 @@ class SubprocessModel:
 
 def keeping_memory(build: Callable[..., Model], *arguments: object) -> Model:
     """The model `build(*arguments)`, in a process that keeps the memory it frees."""
-    library = ctypes.CDLL(None)
-    library.mallopt(TRIM_THRESHOLD, 2**31 - 1)
-    library.mallopt(MMAP_MAX, 0)
+    keep_memory()
     return build(*arguments)
 
 

@@ -105,7 +105,7 @@ def params(tmp_path: Path) -> Path:
         ("  dataset: steel-strip", "  dataset: steel", "ingest.dataset: input should be 'steel-strip', 'neu-seg'"),
         ("[0.6, 0.2, 0.2]", "[0.6, 0.2, 0.3]", "split.fractions: value error, must sum to 1"),
         ("[0.6, 0.2, 0.2]", "[0.6, 0.2, 0.1]", "split.fractions: value error, must sum to 1"),
-        ("  workers: 0", "  workers: 99", "train.workers: input should be less than or equal to 64, got 99"),
+        ("  workers: null", "  workers: 99", "train.workers: input should be less than or equal to 64, got 99"),
         ("split:", "splitting:", "splitting: unknown parameter; allowed here: ingest, split"),
         ("split:", "split: [", "is not valid YAML"),
     ],

@@ -33,8 +33,7 @@ class BatchNorm(nn.BatchNorm2d):
 class DepthwiseConv(nn.Conv2d):
     """A padded convolution of each channel by its own kernel, without a bias.
 
-    Where autocast makes the CPU compute in bfloat16, it stays in float32: oneDNN's backward pass would take up to
-    twenty times as long, and there is little arithmetic to save.
+    Under autocast it stays in float32 on a CPU: oneDNN's backward pass in bfloat16 takes up to twenty times as long.
     """
 
     def __init__(self, channels: int, kernel: int, stride: int = 1) -> None:
@@ -82,7 +81,7 @@ def projection(inputs: int, outputs: int, stride: int) -> nn.Module:
 
 def shuffle_channels(x: Tensor, groups: int = 2) -> Tensor:
     """Interleave `groups` equal runs of channels (ShuffleNet): [N, C, H, W] to [N, C, H, W]."""
-    if x.is_contiguous(memory_format=torch.channels_last):  # a map keeps its order in memory
+    if x.is_contiguous(memory_format=torch.channels_last):  # stays so
         return x.permute(0, 2, 3, 1).unflatten(3, (groups, -1)).transpose(3, 4).flatten(3).permute(0, 3, 1, 2)
     return x.unflatten(1, (groups, -1)).transpose(1, 2).flatten(1, 2)
 
@@ -143,8 +142,7 @@ class LFEM(nn.Module):
 class LFEMDown(ResidualBlock):
     """Low-params Feature Enhancement Module at stride 2 (section 2.1, Fig. 2b).
 
-    MobileNet's inverted bottleneck, with a strided 1x1 convolution on the residual path, so that less is lost in
-    downsampling. The released code shuffles no channels here.
+    MobileNet's inverted bottleneck, with a strided 1x1 convolution as residual. The released code does not shuffle.
     """
 
     def __init__(self, inputs: int, outputs: int) -> None:
@@ -223,8 +221,7 @@ def warp(features: Tensor, flow: Tensor, reading: Flow = "aligned") -> Tensor:
       so that zero flow blurs and darkens the edges.
     """
     height, width = flow.shape[-2:]
-    # The grid lies on the features' own device: building it on the CPU would stall a GPU in every forward pass.
-    # It is at least float32: in half precision it would be off by up to .05 pixels on a map 200 wide.
+    # On the features' own device, so that no GPU waits; in half precision a map 200 wide would be off by .05 pixels.
     dtype = torch.promote_types(features.dtype, torch.float32)
     columns = torch.arange(width, device=features.device, dtype=dtype)
     rows = torch.arange(height, device=features.device, dtype=dtype)[:, None]
@@ -249,9 +246,8 @@ def resize(x: Tensor, size: torch.Size) -> Tensor:
 def resize_by_products(x: Tensor, *sizes: torch.Size) -> Tensor:
     """Resize [N, C, h, w] bilinearly to each of `sizes` in turn, in one step: [N, C, H, W] of the last one.
 
-    By products with two matrices of bilinear weights. For maps with few channels, such as logits, that is several
-    times as fast as interpolation, which in OpenVINO costs as much as ten convolutions. Its backward pass on a GPU also
-    adds in an order that changes from run to run.
+    By products with two matrices of bilinear weights: for maps with few channels, such as logits, several times as fast
+    as interpolation (OpenVINO's costs as much as ten convolutions), and on a GPU backward always in the same order.
     """
     height, width = x.shape[-2:]
     rows, columns = _interpolation(height, sizes[0][0], x), _interpolation(width, sizes[0][1], x)
@@ -263,10 +259,9 @@ def resize_by_products(x: Tensor, *sizes: torch.Size) -> Tensor:
 
 def _interpolation(inputs: int, outputs: int, like: Tensor) -> Tensor:
     """The weights [outputs, inputs] of linear interpolation, as `F.interpolate` without aligned corners."""
-    indices = torch.arange(inputs, device=like.device, dtype=like.dtype)
-    place = torch.arange(outputs, device=like.device, dtype=like.dtype)
-    place = ((place + 0.5) * (inputs / outputs) - 0.5).clamp(0, inputs - 1)
-    return (1 - (place[:, None] - indices).abs()).clamp_min(0)
+    rows, columns = (torch.arange(count, device=like.device, dtype=like.dtype) for count in (outputs, inputs))
+    place = ((rows + 0.5) * (inputs / outputs) - 0.5).clamp(0, inputs - 1)
+    return (1 - (place[:, None] - columns).abs()).clamp_min(0)
 
 
 class DAPPM(nn.Module):

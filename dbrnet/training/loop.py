@@ -33,7 +33,7 @@ log = logging.getLogger(__name__)
 
 VALIDATIONS = 20  # of a training, at most
 VALIDATION_SHARE = 0.1  # of a training's time, at most
-FORWARD_SHARE = 1 / 3  # of an iteration's time a pixel, that a pixel of the validation costs
+FORWARD_SHARE = 0.55  # of an iteration's time a pixel, that a pixel of the validation costs
 FLUSH = 20  # iterations between two looks at the loss, each of which makes a GPU wait
 BROKEN = 0.8  # the last weights are not used if they reach less than this share of the best validation mIoU
 

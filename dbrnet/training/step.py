@@ -51,8 +51,13 @@ class TrainStep:
         if recipe.compile:
             # On a CPU the operations are traced and stay as they are: inductor's own kernels were no faster there and,
             # before a convolution, gave no gradient to a resized map (PyTorch 2.13; compare pytorch #185509).
-            how = {"mode": "reduce-overhead"} if self.device.type == "cuda" else {"backend": "aot_eager"}
-            self._compute = torch.compile(self._losses, dynamic=False, **how)
+            on_gpu = self.device.type == "cuda"
+            self._compute = torch.compile(
+                self._losses,
+                dynamic=False,
+                backend="inductor" if on_gpu else "aot_eager",
+                mode="reduce-overhead" if on_gpu else None,
+            )
 
     @property
     def candidate(self) -> DBRNet:

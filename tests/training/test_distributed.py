@@ -42,7 +42,7 @@ def _float64() -> Iterator[None]:
 @pytest.fixture(scope="module")
 def job(dataset: Dataset, splits: Splits) -> Job:
     """Batches of five, which two processes cannot halve."""
-    update = {"steps": 6, "batch_size": 5, "amp": False, "crop": (64, 64)}
+    update = {"steps": 6, "batch_size": 5, "amp": False, "crop": (80, 80)}
     update |= {"auxiliary_weight": 0.8, "ema_decay": 0.8}
     return dataset, *splits, RECIPE.model_copy(update=update)
 

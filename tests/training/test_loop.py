@@ -28,7 +28,7 @@ from tests.training.conftest import ALONE, EACH_ITERATION, NAMES, NEVER, RECIPE,
 
 train = functools.partial(run_training, workers=0, checkpoint_seconds=NEVER)
 # Averaged weights are a part of what must survive a kill.
-AVERAGED = RECIPE.model_copy(update={"steps": 6, "ema_decay": 0.8})
+AVERAGED = RECIPE.model_copy(update={"steps": 10, "ema_decay": 0.8})
 
 
 @pytest.fixture(scope="module")
@@ -156,7 +156,7 @@ def test_validations_take_no_more_than_their_share(dataset: Dataset, splits: Spl
     assert few == 100
     longer = new_run(dataset, (splits[0], splits[1] * 100), RECIPE.model_copy(update={"steps": 2000})).interval
     pixels = 100 * sum(dataset.by_id[name].height * dataset.by_id[name].width for name in splits[1])
-    assert longer == pytest.approx(pixels / 3 / (4 * 64 * 64) / 0.1, abs=1)
+    assert longer == pytest.approx(loop.FORWARD_SHARE * pixels / (4 * 64 * 64) / 0.1, abs=1)
 
 
 def test_a_resumed_run_draws_the_random_numbers_of_an_uninterrupted_one(dataset: Dataset, splits: Splits) -> None:
