@@ -85,13 +85,14 @@ def _quantize(params: ExportParams, data: Dataset, splits: Split, folder: Path) 
     except (NotAvailableError, TooLossyError) as error:
         log.info("no int8: %s", error)
         return None, str(error)
+    with_all = format_value(-quantized.loss_of_all, "points")
     log.info(
-        "%s: %d of %d convolutions in int8; mIoU on the val split %s (%s with all)",
+        "%s: %d of %d convolutions in int8, mIoU %s on the val split%s",
         path.name,
         quantized.convolutions - len(quantized.kept),
         quantized.convolutions,
         format_value(-quantized.loss, "points"),
-        format_value(-quantized.loss_of_all, "points"),
+        f" ({with_all} with all)" if quantized.loss < quantized.loss_of_all else "",
     )
     return Int8Facts(**asdict(quantized), max_loss=params.max_int8_loss, sha256=sha256_file(path)), None
 

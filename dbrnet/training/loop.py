@@ -18,6 +18,7 @@ from dbrnet.errors import JobError, UserError
 from dbrnet.models.dbrnet import DBRNet
 from dbrnet.models.saved import ModelMeta
 from dbrnet.progress import progress
+from dbrnet.records import format_value
 from dbrnet.training.checkpoint import load_checkpoint, save_checkpoint
 from dbrnet.training.crops import load_batches
 from dbrnet.training.distributed import DistributedContext, join_processes
@@ -185,8 +186,10 @@ class Run:
                     saved = time.monotonic()
             row = self.validate()
             log.info(
-                "iteration %d of %d: loss %.4f, validation mIoU %.4f (best %.4f), %.1f images/s",
-                *(row.step, steps, row.loss, row.val_miou, self.best_miou, row.images_per_second),
+                "iteration %d of %d: loss %.4f, validation mIoU %s (best %s), %.1f images/s",
+                *(row.step, steps, row.loss),
+                *(format_value(miou, "share") for miou in (row.val_miou, max(one.val_miou for one in self.history))),
+                row.images_per_second,
             )
             if on_validation is not None:
                 on_validation(row)

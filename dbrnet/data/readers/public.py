@@ -165,12 +165,18 @@ class Severstal(Reader):
     def notes(self, measured: Sequence[Measured]) -> tuple[str, ...]:
         """Which class wins where several overlap, how often they do, and which table it is."""
         overlaps = [item.overlap for item in measured if item.overlap]
-        overlap = f"where classes overlap the highest class id wins: {sum(overlaps)} pixels in {len(overlaps)} images"
-        if not self.whole_tables:
-            return (overlap,)
-        if form := self.whole_tables.get(git_blob((self.folder / TABLE).read_bytes())):
-            return overlap, f"{TABLE} is the whole set's ({form})"
-        return overlap, f"{TABLE} is not one of the whole set's two known files: a part or a changed copy"
+        notes = []
+        if overlaps:
+            pixels, images = sum(overlaps), len(overlaps)
+            notes.append(f"where classes overlap the highest class id wins: {pixels} pixels in {images} images")
+        if self.whole_tables:
+            form = self.whole_tables.get(git_blob((self.folder / TABLE).read_bytes()))
+            notes.append(
+                f"{TABLE} is the whole set's ({form})"
+                if form
+                else f"{TABLE} is not one of the whole set's two known files: a part or a changed copy"
+            )
+        return tuple(notes)
 
 
 class SteelStrip(Severstal):
