@@ -39,9 +39,11 @@ class Pace:
         self._usual = min(self._usual, now)
         threads, cores = torch.get_num_threads(), os.cpu_count() or 1
         busy = threads > 1 and os.getloadavg()[0] > BUSY * cores
-        if now < SLOWER * self._usual and not busy:
+        slower = now >= SLOWER * self._usual
+        if not slower and not busy:
             return None
+        before = f" (at best {self._usual:.1f} s)" if slower else ""
         return (
-            f"this machine is busy: an iteration takes {now:.1f} s (at best {self._usual:.1f} s); beside other work "
-            "one thread is often faster than several: OMP_NUM_THREADS=1"
+            f"this machine is busy: an iteration takes {now:.1f} s{before}; beside other work one thread is often "
+            "faster than several: OMP_NUM_THREADS=1"
         )
