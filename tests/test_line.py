@@ -29,13 +29,14 @@ NAME = "dbrnet-steel-strip"
 COMMAND = ("python", "-m", "pipelines", "run", "--local")
 DRIFT_TASKS = ["revision", "fetch-champion", "ingest", "drift"]  # the first three in any order
 TRAINING_TASKS = ["split", "train", "export", "fetch-champion-2", "evaluate", "benchmark", "promote"]
-STEPS = 480
+STEPS = 240
 SETTINGS = {  # overrides of the workspace's: long enough to learn, and a gate that requires it
     "source: data/steel-strip": f"source: s3://{BUCKET}/line3/",
     "min_new_images: 50": "min_new_images: 30",
     "  steps: 10 #": f"  steps: {STEPS} #",
     "crop: [64, 64] #": "crop: [128, 224] #",
     "min_miou: 0.0": "min_miou: 0.5",
+    "max_miou_loss: 0.05": "max_miou_loss: 0.15",  # few images, a wide interval
     "min_speed_ratio: 0.7": "min_speed_ratio: 0.01",  # other tests run beside this
 }
 
@@ -133,8 +134,8 @@ def live(line: Line, said: list[str]) -> None:
     assert said[-1].startswith("dbrnet-retraining: succeeded\n")
     assert "version 1 is champion" in said[-1]
 
-    # A new batch under half the light. The training is killed, and goes on where it was.
-    line.batch(160, gain=0.5)
+    # A new batch under a third of the light. The training is killed, and goes on where it was.
+    line.batch(160, gain=0.3)
     process = line.space.start(*COMMAND, "--retraining", **line.environment)
     checkpoints = line.space.folder / "artifacts/kubeflow/checkpoints"
     killer = threading.Thread(target=kill_the_training, args=(checkpoints, process))

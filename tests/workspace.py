@@ -67,7 +67,7 @@ class Workspace:
         own |= {
             "PYTHONPATH": str(self.folder),
             "PATH": f"{Path(sys.executable).parent}:{own['PATH']}",
-            "OMP_NUM_THREADS": "2",
+            "OMP_NUM_THREADS": "1",
         }
         return subprocess.Popen(
             words, cwd=self.folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=own | environment
