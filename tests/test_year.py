@@ -62,7 +62,7 @@ class Line:
         self.set("benchmark", seconds=2.0)
         self.set(
             "promote",
-            min_miou=0.4,
+            min_miou=0.3,
             min_iou=None,
             min_defect_recall=None,
             max_false_positives=None,
