@@ -56,13 +56,13 @@ class Line:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.params = YAML(typ="safe").load((ROOT / "params.yaml").read_text())
-        self.set("train", steps=80)
+        self.set("train", steps=110)
         self.set("export", runtimes=["onnxruntime-cpu"])
         self.set("evaluate", gallery=1)
         self.set("benchmark", seconds=2.0)
         self.set(
             "promote",
-            min_miou=0.3,
+            min_miou=0.4,
             min_iou=None,
             min_defect_recall=None,
             max_false_positives=None,
