@@ -83,15 +83,16 @@ class Ledger:
         """The entries; where there are none, an alias that is older than the ledger makes the first."""
         if entries or (champion := self.aliases().get(CHAMPION)) is None:
             return entries
-        return [Entry(id="adoption", kind="adoption", version=champion, by="ledger")]
+        # An entry that has come in meanwhile may have set the alias.
+        return self.entries() or [Entry(id="adoption", kind="adoption", version=champion, by="ledger")]
 
     @repeatable
     def append(self, entry: Entry) -> None:
         """Append once, however often it is called: an entry of the same id is not appended again."""
-        entries = self.entries()
+        entries = self._or_adopted(self.entries())
         if any(known.id == entry.id for known in entries):
             return
-        for new in [*self._or_adopted(entries)[len(entries) :], entry]:
+        for new in [*(known for known in entries if known.number == 0), entry]:  # 0: not appended yet
             content = _ENTRY.dump_json(new, exclude={"number", "time"}).decode()
             with self.store.client_session() as client:
                 ensure_registered(client, self.log_name)

@@ -195,6 +195,21 @@ def test_an_alias_older_than_the_ledger_is_adopted(store: Store, decide: Decide)
     assert [event.outcome for event in ledger.state().events] == ["adopted", "superseded", "promoted"]
 
 
+def test_an_alias_that_another_promotion_sets_meanwhile_is_not_adopted(
+    store: Store, decide: Decide, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    aliases = Ledger.aliases
+
+    def after_another(ledger: Ledger) -> dict[str, int]:
+        monkeypatch.setattr(Ledger, "aliases", aliases)
+        decide(1)
+        return aliases(ledger)
+
+    monkeypatch.setattr(Ledger, "aliases", after_another)
+    assert decide(1).answer == "promoted"
+    assert [event.outcome for event in Ledger(store, NAME).state().events] == ["promoted"]
+
+
 def test_an_alias_moved_by_hand_is_put_back_and_told(
     store: Store, decide: Decide, caplog: pytest.LogCaptureFixture
 ) -> None:
