@@ -42,5 +42,7 @@ def test_a_defect_differs_from_the_metal_around_it() -> None:
         if mask.any() and not mask.all():
             grey = image[..., 0].astype(float)
             inside, outside = grey[mask > 0], grey[(mask == 0) & (grey > 12)]
+            if outside.std() == 0:
+                continue  # only overexposed metal is left
             contrasts.append(abs(inside.mean() - outside.mean()) / outside.std() + inside.std() / outside.std())
     assert np.median(contrasts) > 1.5
