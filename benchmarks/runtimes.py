@@ -91,7 +91,7 @@ def images(size: Size) -> list[bytes]:
 
 def released_network(meta: ModelMeta) -> DBRNet:
     """DBRNet as in its authors' code, with fresh weights."""
-    return DBRNet(len(meta.classes), flow="released", process="depthwise").eval()
+    return DBRNet(len(meta.classes), alignment="released", process="depthwise").eval()
 
 
 def released(meta: ModelMeta, size: Size, threads: int, part: str) -> Model:

@@ -72,7 +72,7 @@ def released_loop(size: Size, batch: int, device: torch.device) -> Iterate:
     """An iteration in the form of the released code."""
     torch.manual_seed(0)
     torch.backends.cudnn.benchmark = True
-    model = DBRNet(CLASSES, flow="released", process="depthwise").to(device).train()
+    model = DBRNet(CLASSES, alignment="released", process="depthwise").to(device).train()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9, weight_decay=5e-4)
     pixels, masks = noise(size, batch)
     images = (pixels.permute(0, 3, 1, 2).float() / 255 - 0.45) / 0.2

@@ -26,7 +26,7 @@ from dbrnet.bounds import MINIMUM_SIDE
 from dbrnet.data.loading import normalise_exposure_batch, zoomed_size
 from dbrnet.files import write_atomically
 from dbrnet.inference.runtimes.exported import INPUTS, LOGITS, OUTPUTS, PRODUCER
-from dbrnet.models.blocks import LFEM, LFEMDown, resize_by_products, shuffle_channels
+from dbrnet.models.blocks import LFEM, LFEMDown, shuffle_channels
 from dbrnet.models.dbrnet import DBRNet
 from dbrnet.models.saved import ModelMeta
 
@@ -78,7 +78,7 @@ class DeployedModel(nn.Module):
         x = x - self.average
         if self.fused:
             sizes = [size] if self.zoom == 1 else [zoomed, size]
-            return resize_by_products(self.network.logits_at_stride_8(x), *sizes)
+            return self.network.enlarge_logits(self.network.logits_at_stride_8(x), *sizes)
         logits = self.network(x * self.scale)
         if self.zoom != 1:
             logits = F.interpolate(logits, size=size, mode="bilinear", align_corners=False)

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-Flow = Literal["aligned", "released"]
+Alignment = Literal["exact", "released"]  # where maps of two resolutions meet, see `enlarge` and `warp`
 Process = Literal["pointwise", "depthwise"]
 
 
@@ -170,12 +170,12 @@ class AFFM(nn.Module):
     """Attention Flow-semantic Fusion Module (section 2.2, eq. 1, Fig. 3).
 
     The pooled semantic map weights the channels of the detail map (without a sigmoid, as in eq. 1). The semantic map
-    itself, compressed, is added where a learnt flow moves it to. `flow`: the reading of that flow, see `warp`.
+    itself, compressed, is added where a learnt flow moves it to, see `warp`.
     """
 
-    def __init__(self, semantic: int, detail: int, flow: Flow = "aligned") -> None:
+    def __init__(self, semantic: int, detail: int, alignment: Alignment = "exact") -> None:
         super().__init__()
-        self.reading: Flow = flow
+        self.alignment: Alignment = alignment
         self.compress = compression(semantic, detail)
         self.attention = conv1x1(semantic, detail, bias=True)
         self.contrast_semantic = conv1x1(detail, detail // 2)
@@ -186,36 +186,35 @@ class AFFM(nn.Module):
         """[N, detail, H, W] and [N, semantic, ceil(H / 2), ceil(W / 2)] to [N, detail, H, W]."""
         weight = self.attention(semantic.mean((2, 3), keepdim=True))
         compressed = self.compress(semantic)
-        contrast = F.interpolate(
-            self.contrast_semantic(compressed),
-            size=detail.shape[-2:],
-            mode="bilinear",
-            align_corners=self.reading == "released",
-        )
+        contrast, size = self.contrast_semantic(compressed), detail.shape[-2:]
+        if self.alignment == "exact":
+            contrast = enlarge(contrast, 2, size)
+        else:
+            contrast = F.interpolate(contrast, size=size, mode="bilinear", align_corners=True)
         flow = self.flow(torch.cat((contrast, self.contrast_detail(detail)), dim=1))
-        return weight * detail + warp(compressed, flow, self.reading)
+        return weight * detail + warp(compressed, flow, self.alignment)
 
 
 class BilinearFusion(nn.Module):
-    """The baseline's fusion (DDRNet), in place of AFFM: compress the semantic map, resize it, add it."""
+    """The baseline's fusion (DDRNet), in place of AFFM: compress the semantic map, enlarge it, add it."""
 
-    def __init__(self, semantic: int, detail: int) -> None:
+    def __init__(self, semantic: int, detail: int, alignment: Alignment = "exact") -> None:
         super().__init__()
+        self.alignment: Alignment = alignment
         self.compress = compression(semantic, detail)
 
     def forward(self, detail: Tensor, semantic: Tensor) -> Tensor:
         """[N, detail, H, W] and [N, semantic, ceil(H / 2), ceil(W / 2)] to [N, detail, H, W]."""
-        return detail + resize(self.compress(semantic), detail.shape[-2:])
+        return detail + enlarge(self.compress(semantic), 2, detail.shape[-2:], self.alignment)
 
 
-def warp(features: Tensor, flow: Tensor, reading: Flow = "aligned") -> Tensor:
-    """Sample `features` [N, C, h, w] at the pixels of `flow` [N, 2, H, W], each moved by it: [N, C, H, W].
+def warp(features: Tensor, flow: Tensor, alignment: Alignment = "exact") -> Tensor:
+    """Sample `features` [N, C, ceil(H / 2), ceil(W / 2)] at the pixels of `flow` [N, 2, H, W], each moved by it.
 
-    The flow's two channels are x and y, in half pixels of the flow's own map (SFNet's unit).
+    Returns [N, C, H, W]. The flow's two channels are x and y, in half pixels of the flow's own map (SFNet's unit).
 
-    `reading`:
-    - "aligned": the grid lies on pixel centres and outside counts as the border. Zero flow is exactly bilinear
-      resizing, and the identity where both maps have one size.
+    `alignment`:
+    - "exact": the grid lies on pixel centres and outside counts as the border. Zero flow is exactly `enlarge`.
     - "released": the authors' code, for comparison with their outputs. It divides x by H and y by W, which is wrong
       on all but squares. It also samples a grid from corner to corner as if it lay on centres, with zeros outside,
       so that zero flow blurs and darkens the edges.
@@ -225,9 +224,9 @@ def warp(features: Tensor, flow: Tensor, reading: Flow = "aligned") -> Tensor:
     dtype = torch.promote_types(features.dtype, torch.float32)
     columns = torch.arange(width, device=features.device, dtype=dtype)
     rows = torch.arange(height, device=features.device, dtype=dtype)[:, None]
-    if reading == "aligned":
-        x = (2 * columns + 1 + flow[:, 0]) / width - 1
-        y = (2 * rows + 1 + flow[:, 1]) / height - 1
+    if alignment == "exact":  # in units of the features' own sides, which reach beyond an odd flow's
+        x = (2 * columns + 1 + flow[:, 0]) / (2 * features.shape[-1]) - 1
+        y = (2 * rows + 1 + flow[:, 1]) / (2 * features.shape[-2]) - 1
         padding = "border"
     else:
         x = 2 * columns / (width - 1) - 1 + flow[:, 0] / height
@@ -238,29 +237,43 @@ def warp(features: Tensor, flow: Tensor, reading: Flow = "aligned") -> Tensor:
     return sampled.to(features.dtype)
 
 
-def resize(x: Tensor, size: torch.Size) -> Tensor:
-    """Resize [N, C, h, w] bilinearly to `size` (height, width), pixel centres aligned."""
-    return F.interpolate(x, size=size, mode="bilinear", align_corners=False)
+def enlarge(x: Tensor, stride: int, size: torch.Size, alignment: Alignment = "exact") -> Tensor:
+    """Enlarge a map [N, C, ceil(H / stride), ceil(W / stride)] bilinearly to `size` (H, W).
+
+    `alignment`:
+    - "exact": each pixel becomes `stride` pixels, and what exceeds `size` is cut off. So it stays where the
+      convolutions took it from, on images of any size.
+    - "released": the whole map is resized to `size`, as in the authors' code and most others. Where a side is no
+      multiple of `stride` this squeezes the map: its last pixel moves by up to half of itself. Of logits at 1/8 of
+      images of 300 x 300 it cost 7 points of mIoU (docs/network.md).
+    """
+    if alignment == "released":
+        return F.interpolate(x, size=size, mode="bilinear", align_corners=False)
+    enlarged = F.interpolate(x, scale_factor=float(stride), mode="bilinear", align_corners=False)
+    return enlarged[..., : size[0], : size[1]]
 
 
-def resize_by_products(x: Tensor, *sizes: torch.Size) -> Tensor:
-    """Resize [N, C, h, w] bilinearly to each of `sizes` in turn, in one step: [N, C, H, W] of the last one.
+def enlarge_by_products(x: Tensor, stride: int, *sizes: torch.Size, alignment: Alignment = "exact") -> Tensor:
+    """`enlarge` to the first of `sizes`, and resize bilinearly to each of the others, in one step.
 
     By products with two matrices of bilinear weights: for maps with few channels, such as logits, several times as fast
     as interpolation (OpenVINO's costs as much as ten convolutions), and on a GPU backward always in the same order.
     """
-    height, width = x.shape[-2:]
-    rows, columns = _interpolation(height, sizes[0][0], x), _interpolation(width, sizes[0][1], x)
-    for before, after in pairwise(sizes):
-        rows = _interpolation(before[0], after[0], x) @ rows
-        columns = _interpolation(before[1], after[1], x) @ columns
+    matrices = []
+    for axis in (0, 1):
+        inputs, outputs = x.shape[axis - 2], sizes[0][axis]
+        matrix = _interpolation(inputs, outputs, 1 / stride if alignment == "exact" else inputs / outputs, x)
+        for before, after in pairwise(size[axis] for size in sizes):
+            matrix = _interpolation(before, after, before / after, x) @ matrix
+        matrices.append(matrix)
+    rows, columns = matrices
     return rows @ (x @ columns.T)
 
 
-def _interpolation(inputs: int, outputs: int, like: Tensor) -> Tensor:
-    """The weights [outputs, inputs] of linear interpolation, as `F.interpolate` without aligned corners."""
+def _interpolation(inputs: int, outputs: int, ratio: float, like: Tensor) -> Tensor:
+    """The weights [outputs, inputs] of linear interpolation; `ratio`: of an output's side to an input's."""
     rows, columns = (torch.arange(count, device=like.device, dtype=like.dtype) for count in (outputs, inputs))
-    place = ((rows + 0.5) * (inputs / outputs) - 0.5).clamp(0, inputs - 1)
+    place = ((rows + 0.5) * ratio - 0.5).clamp(0, inputs - 1)
     return (1 - (place[:, None] - columns).abs()).clamp_min(0)
 
 
@@ -270,13 +283,16 @@ class DAPPM(nn.Module):
     It pools at five scales, and each scale adds the output of the one before.
     """
 
-    def __init__(self, inputs: int, width: int, outputs: int) -> None:
+    strides = (2, 4, 8)  # of the padded pools
+
+    def __init__(self, inputs: int, width: int, outputs: int, alignment: Alignment = "exact") -> None:
         super().__init__()
+        self.alignment: Alignment = alignment
         self.identity = nn.Sequential(*preactivated(conv1x1(inputs, width)))
         # Only padded pools: any map from 1x1 up has all scales.
         self.pools = nn.ModuleList(
-            nn.Sequential(nn.AvgPool2d(kernel, stride, kernel // 2), *preactivated(conv1x1(inputs, width)))
-            for kernel, stride in ((5, 2), (9, 4), (17, 8))
+            nn.Sequential(nn.AvgPool2d(2 * stride + 1, stride, stride), *preactivated(conv1x1(inputs, width)))
+            for stride in self.strides
         )
         self.whole = nn.Sequential(*preactivated(conv1x1(inputs, width)))
         self.processes = nn.ModuleList(self.process(width) for _ in range(4))
@@ -297,8 +313,8 @@ class DAPPM(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """[N, inputs, H, W] to [N, outputs, H, W]."""
         scales = [self.identity(x)]
-        for pool in self.pools:
-            scales.append(resize(pool(x), x.shape[-2:]))
+        for stride, pool in zip(self.strides, self.pools, strict=True):
+            scales.append(enlarge(pool(x), stride, x.shape[-2:], self.alignment))
         # One value per channel: adding it broadcasts, which is all that resizing a 1x1 map could do.
         scales.append(self.whole(x.mean((2, 3), keepdim=True)))
         return self.join(torch.cat(self.connect(scales), dim=1)) + self.shortcut(x)
@@ -311,9 +327,11 @@ class DCPPM(DAPPM):
     give the published 3.34 M parameters. "depthwise" is the released code's, without the 1x1: 3.27 M.
     """
 
-    def __init__(self, inputs: int, width: int, outputs: int, process: Process = "pointwise") -> None:
+    def __init__(
+        self, inputs: int, width: int, outputs: int, alignment: Alignment = "exact", process: Process = "pointwise"
+    ) -> None:
         self.pointwise = process == "pointwise"
-        super().__init__(inputs, width, outputs)
+        super().__init__(inputs, width, outputs, alignment)
 
     def process(self, width: int) -> nn.Sequential:
         """f of eq. (3)."""

@@ -15,19 +15,19 @@ from dbrnet.models.blocks import (
     AFFM,
     DAPPM,
     DCPPM,
+    Alignment,
     BasicBlock,
     BilinearFusion,
     Bottleneck,
-    Flow,
     Process,
     SegHead,
     activated,
     basic_stage,
     conv3x3,
+    enlarge,
+    enlarge_by_products,
     lfem_stage,
     normalised,
-    resize,
-    resize_by_products,
 )
 
 # RetinaNet's value. With Kaiming's 0.7 the first logits lie tens apart: the loss starts at 10 rather than at
@@ -39,11 +39,11 @@ class DBRNet(nn.Module):
     """The network, and with switches off its ablation rows (Tables 3 and 4).
 
     - `lfem` off: basic residual blocks in stage 2 and semantic stage 4.
-    - `affm` off: the compressed semantic map is resized bilinearly and added.
+    - `affm` off: the compressed semantic map is enlarged bilinearly and added.
     - `dcppm` off: DDRNet's DAPPM.
     - all off: the paper's baseline, a DDRNet-23-slim with shallower detail stages.
-    - `flow`, `process`: readings of the AFFM's flow and of DCPPM's f, see `blocks.warp` and `blocks.DCPPM`;
-      "released" and "depthwise" together are the authors' released code.
+    - `alignment`, `process`: readings of where maps of two resolutions meet and of DCPPM's f, see `blocks.enlarge`,
+      `blocks.warp` and `blocks.DCPPM`; "released" and "depthwise" together are the authors' released code.
 
     Where text, figures, tables and released code disagree, the text goes first, then the figures. docs/network.md
     lists the deviations.
@@ -59,10 +59,11 @@ class DBRNet(nn.Module):
         lfem: bool = True,
         affm: bool = True,
         dcppm: bool = True,
-        flow: Flow = "aligned",
+        alignment: Alignment = "exact",
         process: Process = "pointwise",
     ) -> None:
         super().__init__()
+        self.alignment: Alignment = alignment
         light_stage = lfem_stage if lfem else lambda inputs, outputs: basic_stage(inputs, outputs, stride=2)
 
         self.stem = nn.Sequential(
@@ -74,13 +75,13 @@ class DBRNet(nn.Module):
         self.semantic3 = basic_stage(64, 128, stride=2)
         self.semantic4 = light_stage(128, 256)
         self.semantic5 = Bottleneck(256, 512)
-        self.context = DCPPM(512, 128, 128, process) if dcppm else DAPPM(512, 128, 128)
+        self.context = DCPPM(512, 128, 128, alignment, process) if dcppm else DAPPM(512, 128, 128, alignment)
 
         self.detail3 = BasicBlock(64, 64)
         self.detail4 = BasicBlock(64, 64)
         self.detail5 = Bottleneck(64, 128)
 
-        self.fusion = AFFM(128, 64, flow) if affm else BilinearFusion(128, 64)
+        self.fusion = AFFM(128, 64, alignment) if affm else BilinearFusion(128, 64, alignment)
         self.down3 = nn.Sequential(*normalised(conv3x3(64, 128, stride=2)))
         self.down4 = nn.Sequential(*activated(conv3x3(64, 128, stride=2)), *normalised(conv3x3(128, 256, stride=2)))
 
@@ -96,14 +97,23 @@ class DBRNet(nn.Module):
         """
         size = x.shape[-2:]
         features, fused = self._branches(x)
-        logits = _enlarge(self.head(features), size)
+        logits = self.enlarge_logits(self.head(features), size)
         if not self.training:
             return logits
-        return logits, _enlarge(self.auxiliary_head(fused), size)
+        return logits, self.enlarge_logits(self.auxiliary_head(fused), size)
 
     def logits_at_stride_8(self, x: Tensor) -> Tensor:
-        """The main head's logits before resizing: [N, classes, ceil(H / 8), ceil(W / 8)]."""
+        """The main head's logits before `enlarge_logits`: [N, classes, ceil(H / 8), ceil(W / 8)]."""
         return self.head(self._branches(x)[0])
+
+    def enlarge_logits(self, logits: Tensor, *sizes: torch.Size) -> Tensor:
+        """Logits at stride 8 of an image of the first of `sizes`, resized to each of the others in turn.
+
+        In float32 or better, also where the network computes in half precision.
+        """
+        with torch.autocast("cuda" if logits.is_cuda else "cpu", enabled=False):  # it knows no meta device
+            logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+            return enlarge_by_products(logits, 8, *sizes, alignment=self.alignment)
 
     def _branches(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """What the two heads read, at 1/8: both branches' sum [N, 128, ...], fused detail [N, 64, ...]."""
@@ -119,14 +129,7 @@ class DBRNet(nn.Module):
 
         detail = self.detail5(detail)
         context = self.context(self.semantic5(semantic))
-        # The detail branch's real shape, not an eighth of the image's: right for any size.
-        return detail + resize(context, detail.shape[-2:]), fused
-
-
-def _enlarge(logits: Tensor, size: torch.Size) -> Tensor:
-    """Logits at the image's `size`, in float32 or better also where the network computes in half precision."""
-    with torch.autocast("cuda" if logits.is_cuda else "cpu", enabled=False):  # it knows no meta device
-        return resize_by_products(logits.to(torch.promote_types(logits.dtype, torch.float32)), size)
+        return detail + enlarge(context, 8, detail.shape[-2:], self.alignment), fused
 
 
 def _initialise(module: nn.Module) -> None:

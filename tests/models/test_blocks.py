@@ -1,21 +1,47 @@
-"""The warp's geometry, on maps that are not square, where swapped axes show."""
+"""The geometry of maps that meet, on maps that are not square, where swapped axes show."""
 
 import pytest
 import torch
 import torch.nn.functional as F
 
-from dbrnet.models.blocks import AFFM, DepthwiseConv, shuffle_channels, warp
+from dbrnet.models.blocks import AFFM, DepthwiseConv, enlarge, enlarge_by_products, shuffle_channels, warp
 
 SIZES = [(6, 6), (5, 9), (32, 200)]
 
 
+def places(height: int, width: int, stride: int) -> torch.Tensor:
+    """A map [1, 2, h, w] whose pixels hold where in an image [height, width] their middles lie: row, column."""
+    sides = (-(-height // stride), -(-width // stride))
+    rows, columns = (stride * torch.arange(side) + (stride - 1) / 2 for side in sides)
+    return torch.stack(torch.meshgrid(rows, columns, indexing="ij"))[None]
+
+
+@pytest.mark.parametrize(("height", "width"), [(64, 96), (300, 300), (33, 47), (57, 121)])
+@pytest.mark.parametrize("way", ["interpolation", "products"])
+def test_an_enlarged_map_stays_where_it_was(height: int, width: int, way: str) -> None:
+    """Also where a side is no multiple of 8, and the map therefore reaches beyond the image."""
+    size = torch.Size((height, width))
+    coarse = places(height, width, 8)
+    fine = enlarge(coarse, 8, size) if way == "interpolation" else enlarge_by_products(coarse, 8, size)
+    # Beyond the middles of the outer pixels there is nothing to interpolate with.
+    inner = (..., slice(4, 8 * (coarse.shape[-2] - 1)), slice(4, 8 * (coarse.shape[-1] - 1)))
+    assert (fine[inner] - places(height, width, 1)[inner]).abs().max() < 1e-3
+
+
+def test_the_released_reading_squeezes_a_map_that_reaches_beyond_the_image() -> None:
+    size = torch.Size((33, 300))
+    coarse = places(*size, stride=8)
+    for fine in (enlarge(coarse, 8, size, "released"), enlarge_by_products(coarse, 8, size, alignment="released")):
+        assert (fine - F.interpolate(coarse, size=size, mode="bilinear", align_corners=False)).abs().max() < 1e-3
+        assert fine[0, 1, 16, 290] - 290 > 3  # what lies at column 294 is drawn at 290
+
+
 @pytest.mark.parametrize(("height", "width"), SIZES)
-def test_zero_flow_is_the_identity_and_to_a_larger_map_bilinear_resizing(height: int, width: int) -> None:
+@pytest.mark.parametrize("odd", [0, 1])
+def test_zero_flow_enlarges(height: int, width: int, odd: int) -> None:
     features = torch.randn(2, 3, height, width, generator=torch.Generator().manual_seed(0))
-    assert (warp(features, torch.zeros(2, 2, height, width)) - features).abs().max() < 1e-4
-    size = (2 * height - 1, 2 * width)
-    resized = F.interpolate(features, size=size, mode="bilinear", align_corners=False)
-    assert (warp(features, torch.zeros(2, 2, *size)) - resized).abs().max() < 1e-4
+    size = torch.Size((2 * height - odd, 2 * width))
+    assert (warp(features, torch.zeros(2, 2, *size)) - enlarge(features, 2, size)).abs().max() < 1e-4
 
 
 @pytest.mark.parametrize(("height", "width"), SIZES)
@@ -23,10 +49,12 @@ def test_zero_flow_is_the_identity_and_to_a_larger_map_bilinear_resizing(height:
 def test_flow_of_two_moves_by_one_pixel(height: int, width: int, dx: int, dy: int) -> None:
     """Channel 0 goes along the width, and beyond the border the border goes on."""
     features = torch.randn(1, 1, height, width, generator=torch.Generator().manual_seed(0))
-    flow = 2.0 * torch.tensor([dx, dy]).view(1, 2, 1, 1).expand(1, 2, height, width)
-    rows = (torch.arange(height) + dy).clamp(0, height - 1)
-    columns = (torch.arange(width) + dx).clamp(0, width - 1)
-    assert (warp(features, flow) - features[:, :, rows][..., columns]).abs().max() < 1e-4
+    size = torch.Size((2 * height, 2 * width))
+    flow = 2.0 * torch.tensor([dx, dy]).view(1, 2, 1, 1).expand(1, 2, *size)
+    rows = (torch.arange(size[0]) + dy).clamp(0, size[0] - 1)
+    columns = (torch.arange(size[1]) + dx).clamp(0, size[1] - 1)
+    still = enlarge(features, 2, size)
+    assert (warp(features, flow) - still[:, :, rows][..., columns]).abs().max() < 1e-4
 
 
 def test_released_reading_keeps_its_defects() -> None:
@@ -43,10 +71,10 @@ def test_released_reading_keeps_its_defects() -> None:
 
 
 def test_half_precision_features_are_sampled_at_full_precision_places() -> None:
-    columns = torch.arange(200.0).expand(1, 1, 4, 200)
+    columns = torch.arange(100.0).expand(1, 1, 2, 100)
     sampled = warp(columns.bfloat16(), torch.zeros(1, 2, 4, 200, dtype=torch.bfloat16))
     assert sampled.dtype == torch.bfloat16
-    assert torch.equal(sampled, columns.bfloat16())
+    assert torch.equal(sampled, enlarge(columns, 2, torch.Size((4, 200))).bfloat16())
 
 
 def test_affm_is_equation_1() -> None:

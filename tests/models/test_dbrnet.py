@@ -7,18 +7,18 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from dbrnet.models.blocks import Flow
+from dbrnet.models.blocks import Alignment
 from dbrnet.models.dbrnet import DBRNet
 
 
-def test_the_default_flow_differs_from_the_released() -> None:
+def test_the_default_alignment_differs_from_the_released() -> None:
     """The golden test would not see the default reading turn into the released one."""
     torch.manual_seed(0)
-    aligned, released = DBRNet(4).eval(), DBRNet(4, flow="released").eval()
-    released.load_state_dict(aligned.state_dict())
+    exact, released = DBRNet(4).eval(), DBRNet(4, alignment="released").eval()
+    released.load_state_dict(exact.state_dict())
     image = torch.randn(1, 3, 64, 96)
     with torch.inference_mode():
-        assert (aligned(image) - released(image)).abs().max() > 1e-2
+        assert (exact(image) - released(image)).abs().max() > 1e-2
 
 
 @pytest.mark.parametrize(("height", "width"), [(32, 32), (33, 47), (204, 200), (500, 300), (32, 250), (63, 64)])
@@ -78,12 +78,12 @@ class HostTensors(TorchDispatchMode):
         return result
 
 
-@pytest.mark.parametrize("flow", ["aligned", "released"])
+@pytest.mark.parametrize("alignment", ["exact", "released"])
 @pytest.mark.parametrize("training", [False, True])
-def test_nothing_is_created_on_the_host(flow: Flow, training: bool) -> None:
+def test_nothing_is_created_on_the_host(alignment: Alignment, training: bool) -> None:
     """On the meta device every tensor must be a meta tensor: one on the host is made there, or copied."""
     with torch.device("meta"):
-        model = DBRNet(4, flow=flow).train(training)
+        model = DBRNet(4, alignment=alignment).train(training)
         image = torch.empty(2, 3, 64, 96)
     with HostTensors() as noted:
         model(image)

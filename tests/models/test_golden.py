@@ -15,9 +15,9 @@ from dbrnet.models.dbrnet import DBRNet
 
 GOLDEN = Path(__file__).parent / "golden"
 VARIANTS: dict[str, dict[str, object]] = {
-    "released": {"flow": "released", "process": "depthwise"},
-    "f_dw_bn_relu_pw": {"flow": "released", "process": "pointwise"},
-    "baseline": {"lfem": False, "affm": False, "dcppm": False},
+    "released": {"alignment": "released", "process": "depthwise"},
+    "f_dw_bn_relu_pw": {"alignment": "released", "process": "pointwise"},
+    "baseline": {"lfem": False, "affm": False, "dcppm": False, "alignment": "released"},
 }
 
 # Our prefix -> theirs; the longest that fits is replaced.
@@ -113,7 +113,7 @@ def test_our_state_dict_is_the_released_one_renamed() -> None:
     theirs = {name: tuple(shape) for name, shape in json.loads((GOLDEN / "state_dict_keys.json").read_text())}
     ours = {
         released_name(name): tuple(v.shape)
-        for name, v in DBRNet(4, flow="released", process="depthwise").state_dict().items()
+        for name, v in DBRNet(4, alignment="released", process="depthwise").state_dict().items()
     }
     assert ours == {name: shape for name, shape in theirs.items() if not name.startswith("compression4.")}
 
