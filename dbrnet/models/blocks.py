@@ -283,16 +283,13 @@ class DAPPM(nn.Module):
     It pools at five scales, and each scale adds the output of the one before.
     """
 
-    strides = (2, 4, 8)  # of the padded pools
-
-    def __init__(self, inputs: int, width: int, outputs: int, alignment: Alignment = "exact") -> None:
+    def __init__(self, inputs: int, width: int, outputs: int) -> None:
         super().__init__()
-        self.alignment: Alignment = alignment
         self.identity = nn.Sequential(*preactivated(conv1x1(inputs, width)))
         # Only padded pools: any map from 1x1 up has all scales.
         self.pools = nn.ModuleList(
-            nn.Sequential(nn.AvgPool2d(2 * stride + 1, stride, stride), *preactivated(conv1x1(inputs, width)))
-            for stride in self.strides
+            nn.Sequential(nn.AvgPool2d(kernel, stride, kernel // 2), *preactivated(conv1x1(inputs, width)))
+            for kernel, stride in ((5, 2), (9, 4), (17, 8))
         )
         self.whole = nn.Sequential(*preactivated(conv1x1(inputs, width)))
         self.processes = nn.ModuleList(self.process(width) for _ in range(4))
@@ -313,8 +310,9 @@ class DAPPM(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """[N, inputs, H, W] to [N, outputs, H, W]."""
         scales = [self.identity(x)]
-        for stride, pool in zip(self.strides, self.pools, strict=True):
-            scales.append(enlarge(pool(x), stride, x.shape[-2:], self.alignment))
+        for pool in self.pools:
+            # Where a pooled map reaches beyond `x` it may be squeezed: it says what is around, not where.
+            scales.append(F.interpolate(pool(x), size=x.shape[-2:], mode="bilinear", align_corners=False))
         # One value per channel: adding it broadcasts, which is all that resizing a 1x1 map could do.
         scales.append(self.whole(x.mean((2, 3), keepdim=True)))
         return self.join(torch.cat(self.connect(scales), dim=1)) + self.shortcut(x)
@@ -327,11 +325,9 @@ class DCPPM(DAPPM):
     give the published 3.34 M parameters. "depthwise" is the released code's, without the 1x1: 3.27 M.
     """
 
-    def __init__(
-        self, inputs: int, width: int, outputs: int, alignment: Alignment = "exact", process: Process = "pointwise"
-    ) -> None:
+    def __init__(self, inputs: int, width: int, outputs: int, process: Process = "pointwise") -> None:
         self.pointwise = process == "pointwise"
-        super().__init__(inputs, width, outputs, alignment)
+        super().__init__(inputs, width, outputs)
 
     def process(self, width: int) -> nn.Sequential:
         """f of eq. (3)."""

@@ -75,7 +75,7 @@ class DBRNet(nn.Module):
         self.semantic3 = basic_stage(64, 128, stride=2)
         self.semantic4 = light_stage(128, 256)
         self.semantic5 = Bottleneck(256, 512)
-        self.context = DCPPM(512, 128, 128, alignment, process) if dcppm else DAPPM(512, 128, 128, alignment)
+        self.context = DCPPM(512, 128, 128, process) if dcppm else DAPPM(512, 128, 128)
 
         self.detail3 = BasicBlock(64, 64)
         self.detail4 = BasicBlock(64, 64)
@@ -129,7 +129,7 @@ class DBRNet(nn.Module):
 
         detail = self.detail5(detail)
         context = self.context(self.semantic5(semantic))
-        return detail + enlarge(context, 8, detail.shape[-2:], self.alignment), fused
+        return detail + enlarge(context, 4, detail.shape[-2:], self.alignment), fused
 
 
 def _initialise(module: nn.Module) -> None:

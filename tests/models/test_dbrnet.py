@@ -21,6 +21,18 @@ def test_the_default_alignment_differs_from_the_released() -> None:
         assert (exact(image) - released(image)).abs().max() > 1e-2
 
 
+@pytest.mark.parametrize("dcppm", [True, False])
+def test_where_nothing_exceeds_the_image_both_alignments_are_one(dcppm: bool) -> None:
+    """But for AFFM's flow: so each map is enlarged by as much as its branch had made it smaller."""
+    torch.manual_seed(0)
+    exact = DBRNet(4, affm=False, dcppm=dcppm).eval()
+    released = DBRNet(4, affm=False, dcppm=dcppm, alignment="released").eval()
+    released.load_state_dict(exact.state_dict())
+    images = torch.randn(1, 3, 256, 512)
+    with torch.inference_mode():
+        assert (exact(images) - released(images)).abs().max() < 1e-4
+
+
 @pytest.mark.parametrize(("height", "width"), [(32, 32), (33, 47), (204, 200), (500, 300), (32, 250), (63, 64)])
 def test_any_size_from_32_up_is_answered(height: int, width: int) -> None:
     model = DBRNet(5).eval()
