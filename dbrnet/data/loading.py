@@ -12,6 +12,7 @@ from typing import cast
 import cv2
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from dbrnet.data.dataset import Dataset, Image, Mask
@@ -45,8 +46,9 @@ class Images:
             ) from None
         self.normalised = normalised
         self._dataset = dataset
-        self._cached = sum(4 * sample.height * sample.width for sample in self.samples) <= CACHE_BYTES
+        self.cached = sum(4 * sample.height * sample.width for sample in self.samples) <= CACHE_BYTES
         self._cache: dict[int, tuple[Image, Mask]] = {}
+        self._black: dict[int, int] = {}
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -60,17 +62,24 @@ class Images:
         if image.shape[:2] != mask.shape:
             raise UserError(f"{sample.id}: the mask is {mask.shape}, the image {image.shape[:2]}; ingest again")
         if self.normalised:
-            image = normalise_exposure(image)
-        if self._cached:
+            levels = exposure_levels(image)
+            image, self._black[index] = _apply(levels, image), int(levels[BLACK])
+        if self.cached:
             self._cache[index] = image, mask
         return image, mask
+
+    def black(self, index: int) -> int:
+        """The grey value up to which a pixel of the image, as it is given, lies beside the metal."""
+        if self.normalised and index not in self._black:
+            self[index]
+        return self._black.get(index, BLACK)
 
     def warm(self) -> None:
         """Fill the cache, if there is one, so that worker processes share it instead of filling their own.
 
         A remote dataset is left alone: each process fetches only what it reads.
         """
-        if self._cached and self._dataset.local:
+        if self.cached and self._dataset.local:
             for index in progress(range(len(self)), len(self), "decoding"):
                 self[index]
 
@@ -101,13 +110,22 @@ def normalise_exposure(image: Image) -> Image:
 
     What is `BLACK` beside the metal does not count: of some images of a strip's edge it is nine tenths.
     """
+    return _apply(exposure_levels(image), image)
+
+
+def exposure_levels(image: Image) -> NDArray[np.uint8]:
+    """What `normalise_exposure` makes of each grey value of the image, [256]."""
     metal = image.max(2) > BLACK
     if metal.mean() < LEAST_METAL:
         metal[:] = True
     mean, deviation = cv2.meanStdDev(image[metal])
     scale = DEVIATION / max(float(deviation[0, 0]), LEAST_DEVIATION)
     levels = np.arange(256) * scale + (MEAN - float(mean[0, 0]) * scale)
-    return cv2.LUT(image, np.clip(np.rint(levels), 0, 255).astype(np.uint8)).astype(np.uint8, copy=False)
+    return np.clip(np.rint(levels), 0, 255).astype(np.uint8)
+
+
+def _apply(levels: NDArray[np.uint8], image: Image) -> Image:
+    return cv2.LUT(image, levels).astype(np.uint8, copy=False)
 
 
 def normalise_exposure_batch(images: Tensor) -> Tensor:

@@ -5,7 +5,6 @@ one would have seen, with any number of loading processes.
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from functools import lru_cache
 from typing import Protocol, cast
 
 import cv2
@@ -59,7 +58,7 @@ class Crops:
         self.images, self.sampler, self.augment = images, sampler, augment
         self.size, self.zoom, self.scale, self.fill = size, zoom, scale, fill
         self.classes, self.seed = classes, seed
-        self._defects = lru_cache(maxsize=None)(self._find_defects)
+        self._found: dict[int, list[Defect]] = {}
 
     def prefetch(self, places: Sequence[int]) -> None:
         """Announce which crops will be made next, so that a remote dataset fetches their images ahead."""
@@ -99,10 +98,14 @@ class Crops:
         if draw.donor is None:
             return image, mask, defect
         donor, donor_mask = self.images[draw.donor]
-        return paste(donor, defect, image, mask, random) or (donor, donor_mask, defect)
+        black = self.images.black(draw.image)
+        return paste(donor, defect, image, mask, black, random) or (donor, donor_mask, defect)
 
-    def _find_defects(self, index: int) -> list[Defect]:
-        return find_defects(self.images[index][1], self.classes)
+    def _defects(self, index: int) -> list[Defect]:
+        defects = self._found.get(index) or find_defects(self.images[index][1], self.classes)
+        if self.images.cached:  # or else these would outgrow them
+            self._found[index] = defects
+        return defects
 
     def _begin(self, length: int, window: float, focus: int | None, random: np.random.Generator) -> float:
         """Where a window begins in an image's side of `length` pixels: it leaves the image only if it is larger."""

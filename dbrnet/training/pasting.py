@@ -7,7 +7,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dbrnet.data.dataset import Image, Mask
-from dbrnet.data.loading import BLACK
 
 MARGIN = 6  # pixels around a defect that are cut out with it, to be blended
 FEATHER = 1.5  # pixels, the deviation of the blending's blur
@@ -48,13 +47,13 @@ def find_defects(mask: Mask, classes: int) -> list[Defect]:
 
 
 def paste(
-    donor: Image, defect: Defect, image: Image, mask: Mask, random: np.random.Generator
+    donor: Image, defect: Defect, image: Image, mask: Mask, black: int, random: np.random.Generator
 ) -> tuple[Image, Mask, Defect] | None:
     """Copies of `image` and `mask` with the defect of `donor` in them, and the defect at its new place.
 
     The defect takes the brightness and contrast of its new surroundings, channel by channel, and its rim is blended.
-    It never covers another defect or what is outside the metal (black), and one at an edge of its image stays at that
-    edge. None where no such place is found.
+    It never covers another defect or what lies beside the metal (grey values up to `black`), and one at an edge of its
+    image stays at that edge. None where no such place is found.
     """
     box = _with_margin(defect, donor)
     height, width = box.region.shape
@@ -67,7 +66,7 @@ def paste(
         left = _place(box.left, width, donor.shape[1], image.shape[1], random)
         rows, columns = slice(top, top + height), slice(left, left + width)
         here = image[rows, columns].astype(np.float32)
-        if not mask[rows, columns].any() and (here.max(2) > BLACK).mean() > 0.95:
+        if not mask[rows, columns].any() and (here.max(2) > black).mean() > 0.95:
             break
     else:
         return None

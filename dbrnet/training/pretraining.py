@@ -58,8 +58,8 @@ class GeneratedImages:
 
     def __init__(self, size: tuple[int, int]) -> None:
         self.samples = [Area(*size)] * VAL_IMAGES
-        self._random = [np.random.default_rng([index, 0, 0, 1]) for index in range(VAL_IMAGES)]
-        self._drawn = [surfaces.draw(random, *size) for random in self._random]
+        streams = (np.random.default_rng([index, 0, 0, 1]) for index in range(VAL_IMAGES))
+        self._drawn = [surfaces.draw(random, *size) for random in streams]
 
     def prefetch(self, indices: Iterable[int]) -> None:
         """Nothing is fetched."""

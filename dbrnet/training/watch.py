@@ -7,7 +7,10 @@ from statistics import median
 
 import torch
 
+from dbrnet.provenance import available_cores
+
 FIRST_LOOK = 0.25  # share of the iterations after which something should have been found
+FOUND = 0.01  # IoU below which a class counts as not found: a pixel hit by chance has more than 0
 WINDOW = 10  # iterations that a pace is taken over
 SLOWER = 4  # times the usual pace
 BUSY = 1.5  # processes that want to run, for each core
@@ -15,7 +18,7 @@ BUSY = 1.5  # processes that want to run, for each core
 
 def nothing_found(iou: Mapping[str, float | None], step: int, steps: int) -> str | None:
     """A line for a training that has found no defect of any class on validation; `iou` has the background first."""
-    if step < FIRST_LOOK * steps or any(list(iou.values())[1:]):
+    if step < FIRST_LOOK * steps or any((value or 0) >= FOUND for value in list(iou.values())[1:]):
         return None
     return (
         f"no defect of any class was found on validation after {step} of {steps} iterations: start from weights that "
@@ -37,7 +40,7 @@ class Pace:
             return None
         now = median(self._latest)
         self._usual = min(self._usual, now)
-        threads, cores = torch.get_num_threads(), os.cpu_count() or 1
+        threads, cores = torch.get_num_threads(), available_cores()
         busy = threads > 1 and os.getloadavg()[0] > BUSY * cores
         slower = now >= SLOWER * self._usual
         if not slower and not busy:

@@ -7,7 +7,7 @@ import torch
 
 from dbrnet.data import loading
 from dbrnet.data.dataset import Dataset, Sample
-from dbrnet.data.loading import Images, normalise, normalise_exposure, normalise_exposure_batch
+from dbrnet.data.loading import BLACK, Images, exposure_levels, normalise, normalise_exposure, normalise_exposure_batch
 from dbrnet.errors import UserError
 from tests.data.conftest import make_dataset
 
@@ -57,7 +57,11 @@ def test_an_image_is_zoomed_as_the_exported_graph_does(dataset: Dataset, zoom: f
 def test_images_are_exposure_normalised_on_request(dataset: Dataset) -> None:
     plain, normalised = Images(dataset, IDS), Images(dataset, IDS, normalised=True)
     assert not np.array_equal(plain[0][0], normalised[0][0])
-    assert np.array_equal(normalised[0][0], normalise_exposure(dataset.image(dataset.samples[0])))
+    raw = dataset.image(dataset.samples[0])
+    assert np.array_equal(normalised[0][0], normalise_exposure(raw))
+    again = Images(dataset, IDS, normalised=True)
+    assert again.black(0) == exposure_levels(raw)[BLACK] != BLACK  # also before it was read
+    assert plain.black(0) == BLACK
 
 
 @pytest.mark.parametrize("size", [(100, 100), (20, 20), (60, 60), (30, 30), (23, 47)])

@@ -1,3 +1,4 @@
+import pickle
 from functools import partial
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import torch
 from dbrnet.data.dataset import Dataset, Image, Mask, Sample
 from dbrnet.data.loading import Images
 from dbrnet.evaluation.metrics import IGNORE_INDEX
+from dbrnet.training.augmentation import Augmentation
 from dbrnet.training.crops import Crops, load_batches
 from dbrnet.training.sampling import Sampler
 from tests.data.conftest import make_dataset, write_image
@@ -50,6 +52,14 @@ def crops(
     images = Images(dataset, IDS)
     sampler = Sampler(images.samples, seed=seed, focus=focus, paste=paste)
     return Crops(images, sampler, unchanged, size=size, zoom=zoom, scale=scale, fill=FILL, classes=2, seed=seed)
+
+
+def test_crops_can_be_sent_to_a_process_that_is_spawned(dataset: Dataset) -> None:
+    """As on macOS, where a loading process is no copy of this one."""
+    own = crops(dataset, focus=1.0)
+    own.augment = Augmentation("flips", photometric=True)
+    sent = pickle.loads(pickle.dumps(own))  # noqa: S301
+    assert all(map(torch.equal, own[3], sent[3]))
 
 
 def test_a_crop_is_a_piece_of_its_image(dataset: Dataset) -> None:

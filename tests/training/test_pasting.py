@@ -4,6 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dbrnet.data.dataset import Image, Mask
+from dbrnet.data.loading import BLACK, exposure_levels, normalise_exposure
 from dbrnet.training.pasting import NEAR_EDGE, Defect, find_defects, paste
 
 RANDOM = np.random.default_rng
@@ -39,9 +40,9 @@ def test_defects_are_the_connected_regions_of_each_class() -> None:
 def test_a_pasted_defect_takes_the_light_of_its_new_place() -> None:
     (image, mask), bright = donor(), metal(90, 120, 180, 16)
     [defect, _] = find_defects(mask, 3)
-    pasted, labels, there = paste(image, defect, bright, np.zeros((90, 120), np.uint8), RANDOM(1)) or pytest.fail(
-        "no place"
-    )
+    pasted, labels, there = paste(
+        image, defect, bright, np.zeros((90, 120), np.uint8), BLACK, RANDOM(1)
+    ) or pytest.fail("no place")
     assert there.region.sum() == defect.region.sum() == (labels == 1).sum()
     inside = pasted[labels == 1].mean()
     assert inside == pytest.approx(180 - 2 * 50, abs=12)  # twice the contrast of the metal around, so twice the depth
@@ -56,28 +57,34 @@ def test_a_defect_at_the_edge_stays_there() -> None:
     [_, defect] = find_defects(mask, 3)
     for seed in range(10):
         _, labels, there = paste(
-            image, defect, metal(90, 120, 180, 8), np.zeros((90, 120), np.uint8), RANDOM(seed)
+            image, defect, metal(90, 120, 180, 8), np.zeros((90, 120), np.uint8), BLACK, RANDOM(seed)
         ) or pytest.fail("no place")
         assert there.left == 0
         assert np.nonzero(labels)[1].min() == 0
 
 
-def test_no_defect_covers_another_or_lies_beside_the_metal() -> None:
+@pytest.mark.parametrize("normalised", [False, True])
+def test_no_defect_covers_another_or_lies_beside_the_metal(normalised: bool) -> None:
     image, mask = donor()
     [defect, _] = find_defects(mask, 3)
-    target, labels = metal(60, 400, 120, 8), np.zeros((60, 400), np.uint8)
+    target, labels = metal(60, 400, 90, 30), np.zeros((60, 400), np.uint8)
     labels[:, 100:120] = 2
     target[:, 200:] = 0
+    black = BLACK
+    if normalised:  # black is no longer black then
+        black = int(exposure_levels(target)[BLACK])
+        target = normalise_exposure(target)
+        assert target[0, 300, 0] > BLACK
     places = []
     for seed in range(60):
-        if result := paste(image, defect, target, labels, RANDOM(seed)):
+        if result := paste(image, defect, target, labels, black, RANDOM(seed)):
             assert (result[1] == 2).sum() == (labels == 2).sum()
             places.append(result[2].left)
     assert len(places) > 30
     assert max(places) < 200
-    assert paste(image, defect, np.zeros_like(target), labels, RANDOM(0)) is None
-    assert paste(image, defect, target, np.full_like(labels, 2), RANDOM(0)) is None
-    assert paste(image, defect, target[:12], labels[:12], RANDOM(0)) is None  # no room
+    assert paste(image, defect, np.zeros_like(target), labels, black, RANDOM(0)) is None
+    assert paste(image, defect, target, np.full_like(labels, 2), black, RANDOM(0)) is None
+    assert paste(image, defect, target[:12], labels[:12], black, RANDOM(0)) is None  # no room
 
 
 @settings(max_examples=60, deadline=None)
@@ -89,7 +96,7 @@ def test_any_defect_fits_or_is_left(seed: int, height: int, width: int, rows: in
     mask[top : top + height, left : left + width] = 1
     [defect] = find_defects(mask, 2)
     target = metal(rows, columns, 150, 9)
-    result = paste(image, defect, target, np.zeros((rows, columns), np.uint8), random)
+    result = paste(image, defect, target, np.zeros((rows, columns), np.uint8), BLACK, random)
     if result is not None:
         pasted, labels, there = result
         assert pasted.shape == target.shape

@@ -7,7 +7,8 @@ from dbrnet.training.watch import Pace, nothing_found
 
 
 @pytest.mark.parametrize(
-    ("found", "step", "said"), [(0.0, 25, True), (None, 100, True), (0.0, 24, False), (0.01, 100, False)]
+    ("found", "step", "said"),
+    [(0.0, 25, True), (None, 100, True), (1e-4, 25, True), (0.0, 24, False), (0.01, 100, False)],
 )
 def test_a_training_that_finds_nothing_says_so(found: float | None, step: int, *, said: bool) -> None:
     line = nothing_found({"background": 0.98, "dent": 0.0, "crack": found}, step, 100)
