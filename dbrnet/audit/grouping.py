@@ -12,6 +12,7 @@ from dbrnet.progress import progress
 from dbrnet.provenance import available_cores
 
 CHUNK = 256  # candidates compared at a time; fixed, since it affects the result
+WHOLE = "whole image"  # evidence of a link: it coincides as a whole
 FAILURES = 3  # failed candidates between two groups after which they are not compared again
 
 
@@ -28,7 +29,7 @@ class Link:
         """The kind of evidence, in words."""
         if self.alignment is None:
             return "names"
-        return "whole image" if self.alignment.score >= SAME else "part of the image"
+        return WHOLE if self.alignment.score >= SAME else "part of the image"
 
 
 @dataclass(frozen=True)

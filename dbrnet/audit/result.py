@@ -7,7 +7,7 @@ links.csv    first,second,evidence,symmetry,rows,columns,correlation,agreement: 
 import csv
 import io
 import logging
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dbrnet.audit.fingerprint import Fingerprints, take_fingerprints
-from dbrnet.audit.grouping import Groups, Link, find_groups
+from dbrnet.audit.grouping import WHOLE, Groups, Link, find_groups
 from dbrnet.audit.matching import align, nearest
 from dbrnet.data.dataset import Dataset
 from dbrnet.data.loading import resize_mask
@@ -27,6 +27,7 @@ from dbrnet.records import AuditRecord, format_value
 
 LINKS_FILE = "links.csv"
 DISPUTING = 0.3  # share of the marked pixels below which one of two near-duplicates must be labelled wrongly
+VOTERS = 10  # near-duplicates that an image's mask is compared with where its group is in dispute
 AGREEING = 0.5  # share of the marked pixels below which the masks of near-duplicates are listed as differing
 FEW_PIXELS = 10  # a smaller defect is more likely a slip of the brush
 METHOD = (
@@ -76,20 +77,9 @@ class Audit:
     groups: Groups
     agreement: dict[Link, float]  # share of the pixels that either mask marks to which both give one class
     labelled_differently: list[Link]  # whole images that agree on less than `AGREEING` of what they mark, worst first
+    disputed: tuple[str, ...]  # see `find_disputed`
     label_checks: LabelChecks
     result: AuditRecord
-
-    @property
-    def disputed(self) -> tuple[str, ...]:
-        """Ids, ascending, of the images whose mask more near-duplicates dispute than bear out.
-
-        Where there are but two, nobody knows which is right: both are among them.
-        """
-        votes: Counter[str] = Counter()
-        for link, share in self.agreement.items():
-            if link.evidence == "whole image":
-                votes.update(dict.fromkeys((link.first, link.second), 1 if share < DISPUTING else -1))
-        return tuple(sorted(id_ for id_, excess in votes.items() if excess > 0))
 
     def save(self, folder: Path) -> None:
         """Write audit.json and links.csv into `folder`."""
@@ -135,7 +125,7 @@ def audit_splits(found: Search, splits: Mapping[str, Sequence[str]]) -> Audit:
     """
     dataset, groups = found.dataset, found.groups
     repeated, agreement = repeatability(dataset, groups.links)
-    differing = [link for link, share in agreement.items() if share < AGREEING and link.evidence == "whole image"]
+    differing = [link for link, share in agreement.items() if share < AGREEING and link.evidence == WHOLE]
     trained = {groups.of[id_] for id_ in splits.get("train", ())}
     baseline = None
     if splits:
@@ -159,7 +149,8 @@ def audit_splits(found: Search, splits: Mapping[str, Sequence[str]]) -> Audit:
     checked = splits or {"all": list(dataset.by_id)}
     label_checks = check_labels(dataset, groups.of, found.fingerprints.brightness, checked)
     worst_first = sorted(differing, key=lambda link: agreement[link])
-    return Audit(dataset, groups, agreement, worst_first, label_checks, result)
+    disputed = find_disputed(found, agreement)
+    return Audit(dataset, groups, agreement, worst_first, disputed, label_checks, result)
 
 
 def nn_baseline(
@@ -208,6 +199,42 @@ def repeatability(dataset: Dataset, links: Iterable[Link]) -> tuple[Scores | Non
             marked = pair.sum() - pair[0, 0]
             agreement[link] = float(pair.trace() - pair[0, 0]) / float(marked) if marked else 1.0
     return Scores.from_confusion(confusion, names) if confusion.any() else None, agreement
+
+
+def find_disputed(found: Search, agreement: Mapping[Link, float]) -> tuple[str, ...]:
+    """Ids, ascending, of the images whose mask more near-duplicates contradict than bear out.
+
+    In each group of which `agreement` has a contradiction, images are compared with their `VOTERS` nearest that are
+    near-duplicates as a whole. Where there are but two, nobody knows which is right: both are among them. A mask
+    without a defect contradicts none that has some: a label is forgotten more often than invented, and good parts in
+    one fixture may pass for near-duplicates of the one that is scratched.
+    """
+    samples, of = found.fingerprints.samples, found.groups.of
+    doubtful = {of[link.first] for link, share in agreement.items() if _contradicts(link, share)}
+    members = defaultdict[str, list[int]](list)
+    for index, sample in enumerate(samples):
+        if of[sample.id] in doubtful:
+            members[of[sample.id]].append(index)
+    links: dict[frozenset[int], Link] = {}
+    for indices in map(np.array, members.values()):
+        for pair in nearest(found.fingerprints, indices, indices, VOTERS, least=-1.0):
+            key = frozenset((pair.first, pair.second))
+            if key not in links:
+                ids = samples[pair.first].id, samples[pair.second].id
+                links[key] = Link(*ids, align(found.fingerprints, pair))
+    whole = [link for link in links.values() if link.evidence == WHOLE]
+    votes: Counter[str] = Counter()
+    for link, share in repeatability(found.dataset, whole)[1].items():
+        for id_, other in ((link.first, link.second), (link.second, link.first)):
+            if not _contradicts(link, share):
+                votes[id_] -= 1
+            elif found.dataset.by_id[other].classes:
+                votes[id_] += 1
+    return tuple(sorted(id_ for id_, excess in votes.items() if excess > 0))
+
+
+def _contradicts(link: Link, share: float) -> bool:
+    return link.evidence == WHOLE and share < DISPUTING
 
 
 def check_labels(

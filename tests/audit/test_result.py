@@ -74,9 +74,20 @@ def test_swapped_labels_come_first_and_empty_masks_agree(make: Make) -> None:
     assert [balance.split for balance in audit.label_checks.balance] == ["all"]
 
 
-def test_a_mask_is_disputed_by_more_than_bear_it_out(make: Make) -> None:
+@pytest.mark.parametrize("odd", ["a", "c", "f"])
+def test_a_mask_is_disputed_by_more_than_bear_it_out(make: Make, odd: str) -> None:
+    """Whichever of them the search joined the others to."""
     image, mask = steel(0)
-    images = dict.fromkeys(("a", "b", "c"), (image, mask)) | {"odd": (image, np.zeros_like(mask))}
+    images = dict.fromkeys("abcdef", (image, mask)) | {odd: (image, np.roll(mask, 40, axis=1))}
     audit = audit_splits(search(make(images)), {})
     assert audit.labelled_differently
-    assert audit.disputed == ("odd",)
+    assert audit.disputed == (odd,)
+
+
+@pytest.mark.parametrize("marked", [1, 5])
+def test_a_forgotten_label_is_disputed_and_an_only_one_is_not(make: Make, marked: int) -> None:
+    image, mask = steel(0)
+    masks = [mask] * marked + [np.zeros_like(mask)] * (6 - marked)
+    images = {name: (image, each) for name, each in zip("abcdef", masks, strict=True)}
+    audit = audit_splits(search(make(images)), {})
+    assert audit.disputed == (("f",) if marked == 5 else ())

@@ -58,7 +58,7 @@ def test_crops_can_be_sent_to_a_process_that_is_spawned(dataset: Dataset) -> Non
     """As on macOS, where a loading process is no copy of this one."""
     own = crops(dataset, focus=1.0)
     own.augment = Augmentation("flips", photometric=True)
-    sent = pickle.loads(pickle.dumps(own))  # noqa: S301
+    sent = pickle.loads(pickle.dumps(own))
     assert all(map(torch.equal, own[3], sent[3]))
 
 
