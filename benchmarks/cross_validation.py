@@ -257,7 +257,9 @@ def cross_validate(
         running = {processes.submit(run_fold, *arguments): arguments[3].number for arguments in left}
         try:
             for done in as_completed(running):
-                done.result()
+                if error := done.exception():  # the others may still take hours
+                    say(f"fold {running[done]} failed: {error}")
+                    raise error
                 say(f"fold {running[done]} is finished")
         except BrokenExecutor:
             raise JobError("the process of a fold was killed; run again to go on") from None
