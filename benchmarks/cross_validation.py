@@ -28,6 +28,7 @@ import os
 import signal
 import sys
 import threading
+from collections import Counter
 from concurrent.futures import BrokenExecutor, ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
@@ -148,7 +149,9 @@ def divide(
     made = []
     for index in range(folds):
         rest = [sample for sample in samples if fold_of[sample.group] != index]
-        part_of = stratify_groups(rest, (1 - VALIDATION, VALIDATION), seed)
+        known = Counter(label for _, label in {(sample.group, label) for sample in rest for label in sample.classes})
+        lone = {sample.group: 0 for sample in rest if any(known[label] == 1 for label in sample.classes)}  # learnt from
+        part_of = stratify_groups(rest, (1 - VALIDATION, VALIDATION), seed, lone)
         parts: dict[str, list[Sample]] = {"train": [], "val": [], "test": []}
         for sample in samples:
             parts["test" if fold_of[sample.group] == index else ("train", "val")[part_of[sample.group]]].append(sample)
@@ -159,10 +162,10 @@ def divide(
         for part in ("train", "test"):  # in val, which shows how it goes, a class may lack
             for label, info in enumerate(classes[1:], start=1):
                 if not any(label in sample.classes for sample in parts[part]):
-                    known = len({sample.group for sample in samples if label in sample.classes})
+                    held = {sample.group for sample in samples if label in sample.classes}
                     raise UserError(
-                        f"class {info.name!r} has {known} groups, and none is in the {part} split of fold {index + 1} "
-                        f"of {folds}; give fewer --folds, another --seed, or add images of it"
+                        f"class {info.name!r} has {len(held)} groups, and none is in the {part} split of fold "
+                        f"{index + 1} of {folds}; give fewer --folds, another --seed, or add images of it"
                     )
         ids = {part: tuple(sample.id for sample in held) for part, held in parts.items()}
         made.append(Fold(index + 1, **ids, left_out=left_out))
@@ -246,9 +249,12 @@ def cross_validate(
     write_table(out / "folds.csv", ("id", "fold", "group"), rows)
 
     start = open_start(params.train.start)
+    if start and start.seen.intersection(data.by_id):
+        raise UserError(f"train.start: {start.source} has learnt from images of {dataset}, which the folds test on")
     left = []
     for fold in divided:
-        own = params.train.fingerprint(splits.content_hash, fold.train, fold.val, start.digest if start else "")
+        parts = data.groups(fold.train), data.groups(fold.val)
+        own = params.train.fingerprint(splits.content_hash, *parts, start.digest if start else "")
         if not finished(out, fold, own, params.evaluate):
             left.append((dataset, split, params, fold, out, own))
     say(f"{folds - len(left)} of {folds} folds are finished; the others write fold-N/log.txt under {out}")

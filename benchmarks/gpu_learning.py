@@ -1,5 +1,6 @@
 """The trainings of gpu.py: a dataset from its archive, its splits, a training as long as there is time, its score."""
 
+import shutil
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -79,8 +80,11 @@ def prepare(part: "Part", name: str, archive: str) -> Dataset:
         name, source, folder = "steel-strip", part.out / "data" / "strips", part.out / "data" / "steel-strip"
         generate(source, images=400 if CUDA else 40)
     if not folder.exists():
-        folder.mkdir(parents=True)
-        build_dataset(name, source, folder).save_tables()
+        partial = folder.with_name(f".{name}.partial")
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        build_dataset(name, source, partial).save_tables()
+        partial.replace(folder)
     dataset = Dataset.load(folder)
     part.note(f"{name}, images", len(dataset.samples))
     part.note(f"{name}, content hash", dataset.card.content_hash)
@@ -164,11 +168,13 @@ def fold_by_fold(part: "Part", dataset: Dataset) -> None:
     fold_of = stratify_groups(samples, [1 / FOLDS] * FOLDS, 0)
     images: list[Any] = []
     for fold in range(FOLDS):
-        ids: dict[str, list[str]] = {"train": [], "val": [], "test": []}
-        for sample in samples:
-            place = (fold_of[sample.group] - fold) % FOLDS
-            ids["test" if place == 0 else "train"].append(sample.id)
-        ids["val"] = ids["test"]  # nothing is chosen by it but broken weights
+        rest = [sample for sample in samples if fold_of[sample.group] != fold]
+        part_of = stratify_groups(rest, (0.9, 0.1), 0)
+        ids = {
+            "train": [sample.id for sample in rest if part_of[sample.group] == 0],
+            "val": [sample.id for sample in rest if part_of[sample.group] == 1],
+            "test": [sample.id for sample in samples if fold_of[sample.group] == fold],
+        }
         seconds = part.left / (FOLDS - fold)
         _, scored = train_and_test(part, dataset, ids, "magnetic-tile", f"fold {fold + 1}", seconds)
         images += scored.images

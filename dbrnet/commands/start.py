@@ -53,6 +53,7 @@ def pretrain(*, out: Path, steps: int = 20_000, seed: int = 0, workers: int = 0)
 
         dbrnet pretrain --out weights
         dbrnet pretrain --out weights --steps 100000 --workers 8
+        torchrun --nproc-per-node 2 -m dbrnet pretrain --out weights
 
     Args:
         out: the folder to write: new, empty, or one that this command wrote before, whose files it replaces
@@ -61,6 +62,7 @@ def pretrain(*, out: Path, steps: int = 20_000, seed: int = 0, workers: int = 0)
         workers: processes that draw images beside the one that trains
     """
     from dbrnet.files import atomic_directory, claim, remove_own, require_own, sha256_file
+    from dbrnet.process_group import process_group
     from dbrnet.provenance import collect_provenance
     from dbrnet.records import PretrainRecord
     from dbrnet.training.pretraining import pretrain
@@ -70,9 +72,12 @@ def pretrain(*, out: Path, steps: int = 20_000, seed: int = 0, workers: int = 0)
         raise UserError(f"--steps {steps}: from 1 to {MOST_STEPS}")
     workdir = out.with_name(f".{out.name}.checkpoint")
     require_own(workdir, "pretrain")
-    claim(workdir, "pretrain")
+    if process_group().first:  # others of torchrun's only compute
+        claim(workdir, "pretrain")
     provenance = collect_provenance()
     result = pretrain(workdir, steps=steps, seed=seed, workers=workers)
+    if not process_group().first:
+        return
     with atomic_directory(out, "pretrain") as folder:
         file = folder / PretrainRecord.WEIGHTS
         save_weights(file, result.model)

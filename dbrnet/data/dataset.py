@@ -134,6 +134,19 @@ class Dataset:
         """The samples by their ids."""
         return {sample.id: sample for sample in self.samples}
 
+    def named(self, ids: Iterable[str]) -> list[Sample]:
+        """The samples of a split's `ids`, in their order; `UserError` for one that is not there."""
+        try:
+            return [self.by_id[id_] for id_ in ids]
+        except KeyError as error:
+            raise UserError(
+                f"the split names {error.args[0]}, which the dataset does not hold; run `dbrnet split` again"
+            ) from None
+
+    def groups(self, ids: Iterable[str]) -> dict[str, str]:
+        """Id -> group of near-duplicates, of a split's `ids`."""
+        return {sample.id: sample.group for sample in self.named(ids)}
+
     def regrouped(self, groups: Mapping[str, str]) -> Self:
         """The dataset with `groups` (id -> group) in place of those that the reader found."""
         return replace(self, samples=tuple(replace(sample, group=groups[sample.id]) for sample in self.samples))

@@ -38,12 +38,7 @@ class Images:
     """
 
     def __init__(self, dataset: Dataset, ids: Sequence[str], *, normalised: bool = False) -> None:
-        try:
-            self.samples = [dataset.by_id[id_] for id_ in ids]
-        except KeyError as error:
-            raise UserError(
-                f"the split names {error.args[0]}, which the dataset does not hold; run `dbrnet split` again"
-            ) from None
+        self.samples = dataset.named(ids)
         self.normalised = normalised
         self._dataset = dataset
         self.cached = sum(4 * sample.height * sample.width for sample in self.samples) <= CACHE_BYTES

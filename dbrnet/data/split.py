@@ -198,6 +198,12 @@ def stratify_groups(
     return part_of
 
 
+def trained_ids(table: Path) -> frozenset[str]:
+    """The ids that a split.csv, of any version and dataset, has in train."""
+    with table.open(newline="") as file:
+        return frozenset(row["id"] for row in csv.DictReader(file) if row["split"] == "train")
+
+
 def require_trained_on(lineage: TrainRecord, dataset: Dataset, split: Path) -> None:
     """Raise `UserError` unless the training of `lineage` saw this dataset and this split.
 

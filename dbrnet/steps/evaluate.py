@@ -1,13 +1,12 @@
 """Step 6: the exported model's scores on the test split, beside the champion's, and the report."""
 
-import csv
 import logging
 from collections.abc import Sequence
 from pathlib import Path
 
 from dbrnet.config import EvaluateParams
 from dbrnet.data import open_dataset
-from dbrnet.data.split import SPLIT_TABLE, Split, require_trained_on
+from dbrnet.data.split import SPLIT_TABLE, Split, require_trained_on, trained_ids
 from dbrnet.errors import UserError
 from dbrnet.evaluation.figures import compare, summarise
 from dbrnet.evaluation.parity import measure_parity
@@ -94,8 +93,7 @@ def _seen(table: Path, ids: Sequence[str]) -> float | None:
     """The share of the images `ids` that the champion was trained on; None: its split is not known."""
     if not table.exists():
         return None
-    with table.open(newline="") as file:
-        trained_on = {row["id"] for row in csv.DictReader(file) if row["split"] == "train"}
+    trained_on = trained_ids(table)
     return sum(id_ in trained_on for id_ in ids) / len(ids)
 
 

@@ -14,7 +14,7 @@ from dbrnet.addresses import redact
 from dbrnet.config import TrainParams
 from dbrnet.data import open_dataset
 from dbrnet.data.dataset import Card, Dataset
-from dbrnet.data.split import SPLIT_FILE, SPLIT_TABLE, Split
+from dbrnet.data.split import SPLIT_FILE, SPLIT_TABLE, Split, trained_ids
 from dbrnet.errors import UserError
 from dbrnet.files import atomic_directory, claim, remove_own, require_own, sha256_file
 from dbrnet.models.saved import save_model
@@ -74,11 +74,15 @@ def train(params: TrainParams, dataset: Path, split: Path, *, out: Path, checkpo
         left_out = "%d of %d training images are left out: the audit disputes their labels (%s)"
         log.info(left_out, len(splits.left_out), len(splits.ids["train"]), split / SPLIT_FILE)
     start = open_start(params.start)
-    fingerprint = params.fingerprint(data.card.content_hash, train_ids, val_ids, start.digest if start else "")
+    if start and splits.leaks == "no":
+        _require_unseen(start, splits)
+    data = splits.regrouped(data)
+    groups = data.groups(train_ids), data.groups(val_ids)
+    fingerprint = params.fingerprint(data.card.content_hash, *groups, start.digest if start else "")
     workdir = checkpoints / fingerprint[:16] if checkpoints else out.with_name(f".{out.name}.checkpoint")
     train_here = partial(
         run_training,
-        *(splits.regrouped(data), train_ids, val_ids, params, workdir),
+        *(data, train_ids, val_ids, params, workdir),
         workers=params.workers,
         checkpoint_seconds=params.checkpoint_seconds,
         start=start,
@@ -169,8 +173,22 @@ def open_start(source: str | None) -> Start | None:
     if not source.startswith("models:/"):
         return Start.read(Path(source), source)
     with tempfile.TemporaryDirectory() as folder:
-        store = open_store(Path.cwd())
-        return Start.read(fetch_model(source, Path(folder), store=store, file=WEIGHTS_FILE), source)
+        weights, table = (
+            fetch_model(source, Path(folder), store=open_store(Path.cwd()), file=file)
+            for file in (WEIGHTS_FILE, SPLIT_TABLE)
+        )
+        return Start.read(weights, source, trained_ids(table))
+
+
+def _require_unseen(start: Start, splits: Split) -> None:
+    """Raise `UserError` where the start has learnt from images, or near-duplicates of them, that are to judge."""
+    learnt = {splits.groups[id_] for id_ in start.seen if id_ in splits.groups}
+    for name in ("test", "val"):
+        if known := sum(splits.groups[id_] in learnt for id_ in splits.ids[name]):
+            raise UserError(
+                f"train.start: {start.source} has learnt from {known} images of the {name} split or near-duplicates of "
+                "them, so its score would be too good; split with that model's split as split.previous, or --champion"
+            )
 
 
 def _require_classes(splits: Split, data: Dataset, file: Path) -> None:

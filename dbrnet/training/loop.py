@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from dbrnet.data.dataset import Dataset
-from dbrnet.data.loading import zoomed_size
 from dbrnet.errors import JobError, UserError
+from dbrnet.evaluation.metrics import Confusion, Scores
 from dbrnet.models.dbrnet import DBRNet
 from dbrnet.models.saved import ModelMeta
 from dbrnet.progress import progress
@@ -26,17 +26,13 @@ from dbrnet.training.recipe import Recipe
 from dbrnet.training.start import Start
 from dbrnet.training.step import TrainStep
 from dbrnet.training.task import Task, dataset_task
-from dbrnet.training.validation import validate
+from dbrnet.training.validation import Plan, validate
 from dbrnet.training.watch import Pace, nothing_found
 
 log = logging.getLogger(__name__)
 
-
-VALIDATIONS = 20  # of a training, at most
-VALIDATION_SHARE = 0.1  # of a training's time, at most
-FORWARD_SHARE = 0.55  # of an iteration's time a pixel, that a pixel of the validation costs
 FLUSH = 20  # iterations between two looks at the loss, each of which makes a GPU wait
-BROKEN = 0.8  # the last weights are not used if they reach less than this share of the best validation mIoU
+BROKEN = 0.8  # the last weights are not used if they reach less than this share of the best validation mIoU before
 
 
 @dataclass(frozen=True)
@@ -104,7 +100,8 @@ def train(
     for name, ids in {"training": train_ids, "validation": val_ids}.items():
         if not ids:
             raise UserError(f"the {name} split is empty; split again with other fractions")
-    fingerprint = recipe.fingerprint(dataset.card.content_hash, train_ids, val_ids, start.digest if start else "")
+    splits = dataset.groups(train_ids), dataset.groups(val_ids)
+    fingerprint = recipe.fingerprint(dataset.card.content_hash, *splits, start.digest if start else "")
     with join_processes() as distributed:
         warm = distributed.loading_processes(workers) > 0
         task = dataset_task(dataset, train_ids, val_ids, recipe, distributed, warm=warm)
@@ -142,24 +139,20 @@ class Run:
         self.train_step = TrainStep(self.model, self.meta.mean, self.meta.std, recipe, distributed)
 
         self.step = 0  # iterations done
-        self.interval = self._validation_interval()
+        self.plan = Plan.make(self.val_images.samples, self.meta.zoom, recipe)
+        if self.plan.others:
+            some, everything = len(self.plan.watched), len(self.val_images.samples)
+            log.info("validating on %d of %d images, and on all at the end", some, everything)
         self.losses: list[list[float]] = []  # of each iteration: total, main, auxiliary
         self.unread: list[Tensor] = []  # the losses of the latest iterations, still on the device
         self.history: list[HistoryRow] = []
-        self.chosen_step, self.best_miou = 0, -1.0
+        self.chosen_step, self.best_miou = 0, -1.0  # of the images that each validation has
         self.best_weights: dict[str, Tensor] = {}
         self.warnings: dict[str, str] = {}
-        self.pace = Pace()
+        self.pace = Pace(helpers=self.workers)
         self.training_seconds = 0.0  # spent in the iterations since the last validation
         self.seconds = 0.0  # spent before `since`
         self.since = self.iteration_began = time.monotonic()
-
-    def _validation_interval(self) -> int:
-        """Iterations between two validations: few enough of these that they take no more than their share of time."""
-        sizes = (zoomed_size(sample.height, sample.width, self.meta.zoom) for sample in self.val_images.samples)
-        cost = FORWARD_SHARE * sum(height * width for height, width in sizes)
-        iteration = self.recipe.batch_size * math.prod(self.recipe.crop)
-        return max(math.ceil(self.recipe.steps / VALIDATIONS), math.ceil(cost / iteration / VALIDATION_SHARE))
 
     @property
     def elapsed(self) -> float:
@@ -183,13 +176,11 @@ class Run:
                 self.iterate(images, masks)
                 if first and time.monotonic() - saved >= checkpoint_seconds:
                     save_checkpoint(workdir, fingerprint, self.state())
-                    saved = time.monotonic()
+                    saved = self.iteration_began = time.monotonic()
             row = self.validate()
             log.info(
-                "iteration %d of %d: loss %.4f, validation mIoU %s (best %s), %.1f images/s",
-                *(row.step, steps, row.loss),
-                *(format_value(miou, "share") for miou in (row.val_miou, max(one.val_miou for one in self.history))),
-                row.images_per_second,
+                "iteration %d of %d: loss %.4f, validation mIoU %s, %.1f images/s",
+                *(row.step, steps, row.loss, format_value(row.val_miou, "share"), row.images_per_second),
             )
             if on_validation is not None:
                 on_validation(row)
@@ -200,11 +191,11 @@ class Run:
     def validation_due(self) -> bool:
         """Whether this iteration's validation is still to come: the process may be killed in between."""
         validated = self.history[-1].step if self.history else 0
-        return self.step > validated and (self.recipe.steps - self.step) % self.interval == 0
+        return self.step > validated and (self.recipe.steps - self.step) % self.plan.interval == 0
 
     def batches_to_validation(self) -> Iterator[tuple[Tensor, Tensor]]:
         """This process's share of the batches up to the next validation; the last one is after the last step."""
-        left = (self.recipe.steps - self.step) % self.interval or self.interval
+        left = (self.recipe.steps - self.step) % self.plan.interval or self.plan.interval
         if self.loader is None or not self.workers:
             # Loading processes go on through validations: starting them takes seconds.
             count = self.recipe.steps - self.step if self.workers else left
@@ -260,16 +251,12 @@ class Run:
         """Score the candidate, and keep its weights if they are the best so far (the earlier of equals)."""
         self.read_losses()  # which waits for a GPU, whose time is the iterations'
         self.training_seconds += time.monotonic() - self.iteration_began
-        scores = validate(
-            self.train_step.candidate,
-            self.val_images,
-            self.names,
-            self.train_step.mean,
-            self.train_step.std,
-            self.meta.zoom,
-            self.recipe.batch_size,
-            self.distributed,
-        )
+        last = self.step == self.recipe.steps
+        watched = self._confusion(self.plan.watched)
+        scores = Scores.from_confusion(watched, self.names)
+        miou = scores.miou  # of the images that other validations had too
+        if last and self.plan.others:
+            scores = Scores.from_confusion(watched + self._confusion(self.plan.others), self.names)
         since = self.history[-1].step if self.history else 0
         means = torch.tensor(self.losses[since:], dtype=torch.float64).mean(0).tolist()
         row = HistoryRow(
@@ -283,17 +270,27 @@ class Run:
             images_per_second=(self.step - since) * self.recipe.batch_size / max(self.training_seconds, 1e-9),
             seconds=self.elapsed,
         )
-        last = self.step == self.recipe.steps
         # The last weights rather than the best of a noisy validation split (nnU-Net), unless something broke them.
-        if row.val_miou > self.best_miou or (last and row.val_miou >= BROKEN * self.best_miou):
-            self.chosen_step, self.best_miou = row.step, row.val_miou
+        if miou > self.best_miou or (last and miou >= BROKEN * self.best_miou):
+            self.chosen_step, self.best_miou = row.step, miou
             self.best_weights = {
                 name: value.detach().cpu().clone() for name, value in self.train_step.candidate.state_dict().items()
             }
         self.history.append(row)
-        self.warn("nothing found", nothing_found(row.val_iou, self.step, self.recipe.steps))
+        if line := nothing_found(row.val_iou, self.step, self.recipe.steps):
+            self.warn("nothing found", line)
+        else:
+            self.warnings.pop("nothing found", None)  # it came later
         self.training_seconds = 0.0
         return row
+
+    def _confusion(self, indices: Sequence[int]) -> Confusion:
+        """The confusion matrix of the candidate on validation images."""
+        step, meta = self.train_step, self.meta
+        return validate(
+            *(step.candidate, self.val_images, indices, len(self.names), step.mean, step.std, meta.zoom),
+            *(self.recipe.batch_size, self.distributed),
+        )
 
     def state(self) -> dict[str, Any]:
         """All that a resumed run needs, in types that `torch.load(weights_only=True)` reads."""
@@ -330,7 +327,7 @@ class Run:
             model=model.eval(),
             meta=self.meta,
             chosen_step=self.chosen_step,
-            val_miou=self.best_miou,
+            val_miou=next(row.val_miou for row in self.history if row.step == self.chosen_step),
             history=tuple(self.history),
             step_losses=tuple(total for total, _, _ in self.losses),
             seconds=self.elapsed,

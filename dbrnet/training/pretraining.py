@@ -11,6 +11,7 @@ from torch import Tensor
 from dbrnet.data import surfaces
 from dbrnet.data.dataset import ClassInfo, Image, Mask
 from dbrnet.data.loading import DEVIATION, MEAN, normalise_exposure
+from dbrnet.files import sha256_file
 from dbrnet.models import Switches
 from dbrnet.models.saved import ModelMeta
 from dbrnet.training.distributed import join_processes
@@ -46,18 +47,20 @@ class GeneratedCrops:
 
 
 @dataclass(frozen=True)
-class Area:
-    """Pixels."""
+class Surface:
+    """The size of a generated image in pixels. It is like no other, and its defects are known when it is drawn."""
 
+    group: str
     height: int
     width: int
+    classes: tuple[int, ...] = ()
 
 
 class GeneratedImages:
     """Generated images to score on; no training ever sees them, whatever its seed."""
 
     def __init__(self, size: tuple[int, int]) -> None:
-        self.samples = [Area(*size)] * VAL_IMAGES
+        self.samples = [Surface(str(index), *size) for index in range(VAL_IMAGES)]
         streams = (np.random.default_rng([index, 0, 0, 1]) for index in range(VAL_IMAGES))
         self._drawn = [surfaces.draw(random, *size) for random in streams]
 
@@ -104,5 +107,5 @@ def pretrain(
     with join_processes() as distributed:
         task = Task(GeneratedCrops(recipe.crop, seed), GeneratedImages(recipe.crop), meta)
         run = Run(task, recipe, distributed, workers=workers)
-        run.finish(workdir, recipe.fingerprint("generated", [], []), 60.0, on_validation)
+        run.finish(workdir, recipe.fingerprint(sha256_file(Path(surfaces.__file__)), {}, {}), 60.0, on_validation)
         return run.result()

@@ -5,7 +5,7 @@ Light on purpose: `config` reads it to check params.yaml, and a command that tra
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping
 from typing import Annotated, Literal
 
 from pydantic import (
@@ -98,13 +98,13 @@ class Recipe(BaseModel):
             raise ValueError("needs a square train.crop, which may be turned")
         return symmetries
 
-    def fingerprint(self, content_hash: str, train_ids: Sequence[str], val_ids: Sequence[str], start: str = "") -> str:
-        """SHA-256 of the recipe, the dataset's content hash, the ids of both splits, and the start's own digest.
+    def fingerprint(self, content_hash: str, train: Mapping[str, str], val: Mapping[str, str], start: str = "") -> str:
+        """SHA-256 of the recipe, the dataset's content hash, both splits (id -> group), and the start's own digest.
 
         A checkpoint belongs to one fingerprint. Fields that a subclass adds do not count.
         """
         recipe = self.model_dump(mode="json", include=set(Recipe.model_fields))
-        content = json.dumps([recipe, content_hash, list(train_ids), list(val_ids), start], sort_keys=True)
+        content = json.dumps([recipe, content_hash, list(train.items()), list(val.items()), start], sort_keys=True)
         return hashlib.sha256(content.encode()).hexdigest()
 
     def rate(self, step: int) -> float:

@@ -74,9 +74,10 @@ class Start:
     digest: str  # SHA-256 of the file
     weights: Mapping[str, Tensor]
     classes: tuple[str, ...] = ()
+    seen: frozenset[str] = frozenset()  # ids of images that they were trained on, as far as is known
 
     @classmethod
-    def read(cls, path: Path, source: str) -> Self:
+    def read(cls, path: Path, source: str, seen: frozenset[str] = frozenset()) -> Self:
         """Read a model.pt, a safetensors file, or a checkpoint of DDRNet-23-slim; `UserError` where it is none.
 
         Only tensors and plain values are unpickled, so a hostile file runs no code.
@@ -100,7 +101,7 @@ class Start:
             raise
         except Exception:  # foreign bytes make the unpickler raise nearly anything
             raise UserError(f"train.start: {path} is broken or holds no weights") from None
-        return cls(source, hashlib.sha256(content).hexdigest(), weights, classes)
+        return cls(source, hashlib.sha256(content).hexdigest(), weights, classes, seen)
 
     def load_into(self, model: DBRNet, names: Sequence[str], shrink: float = 1.0) -> None:
         """Fill `model`, whose classes are `names`, with the weights that fit; say how many did.

@@ -49,7 +49,7 @@ def dataset_task(
     mean, std, zoom = distributed.from_first(
         lambda: (*train_images.statistics(), choose_zoom(train_images) if recipe.zoom == "auto" else recipe.zoom)
     )
-    smallest = min(min(sample.height, sample.width) for sample in (*train_images.samples, *val_images.samples))
+    smallest = min(min(sample.height, sample.width) for sample in dataset.samples)  # also those to be tested
     if round(smallest * zoom) < MINIMUM_SIDE:
         raise UserError(
             f"train.zoom {zoom:g} makes an image of {smallest} pixels smaller than the {MINIMUM_SIDE} that the network "

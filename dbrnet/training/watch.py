@@ -17,8 +17,12 @@ BUSY = 1.5  # processes that want to run, for each core
 
 
 def nothing_found(iou: Mapping[str, float | None], step: int, steps: int) -> str | None:
-    """A line for a training that has found no defect of any class on validation; `iou` has the background first."""
-    if step < FIRST_LOOK * steps or any((value or 0) >= FOUND for value in list(iou.values())[1:]):
+    """A line for a training that has found no defect of any class on validation.
+
+    `iou`: the background first; None: a class that validation does not show.
+    """
+    known = [value for value in list(iou.values())[1:] if value is not None]
+    if step < FIRST_LOOK * steps or not known or max(known) >= FOUND:
         return None
     return (
         f"no defect of any class was found on validation after {step} of {steps} iterations: start from weights that "
@@ -29,7 +33,8 @@ def nothing_found(iou: Mapping[str, float | None], step: int, steps: int) -> str
 class Pace:
     """Notices iterations that take a multiple of their usual time, as on a machine that others use too."""
 
-    def __init__(self) -> None:
+    def __init__(self, helpers: int = 0) -> None:
+        self._helpers = helpers  # processes of this training beside the one that computes
         self._latest: deque[float] = deque(maxlen=WINDOW)
         self._usual = float("inf")
 
@@ -41,7 +46,7 @@ class Pace:
         now = median(self._latest)
         self._usual = min(self._usual, now)
         threads, cores = torch.get_num_threads(), available_cores()
-        busy = threads > 1 and os.getloadavg()[0] > BUSY * cores
+        busy = threads > 1 and os.getloadavg()[0] - self._helpers > BUSY * cores
         slower = now >= SLOWER * self._usual
         if not slower and not busy:
             return None

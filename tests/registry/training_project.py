@@ -14,7 +14,7 @@ from dbrnet.records import TrainRecord, read_history
 from dbrnet.registry.store import Store, open_store
 from dbrnet.registry.tracking import TrackedRun, start_or_resume_run
 from dbrnet.steps.train import train
-from dbrnet.training import loop
+from dbrnet.training import validation
 from dbrnet.training.loop import HistoryRow
 from dbrnet.training.loop import train as run_training
 
@@ -31,7 +31,7 @@ class Project:
         for name in [name for name in os.environ if name.startswith("MLFLOW_")]:
             monkeypatch.delenv(name)
         torch.set_num_threads(1)
-        monkeypatch.setattr(loop, "VALIDATION_SHARE", 1e6)  # after each step
+        monkeypatch.setattr(validation, "SHARE", 1e6)  # after each step
 
     def after_validation(self, act: Callable[[int], None]) -> None:
         """Have `act` called with each validation's step, from within the training."""

@@ -7,7 +7,7 @@ import os
 import shutil
 import signal
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ import torch
 import dbrnet.steps.promote
 from dbrnet.config import PromoteParams, load_params
 from dbrnet.data.dataset import Dataset
-from dbrnet.data.split import split_samples
+from dbrnet.data.split import Split, split_samples
 from dbrnet.data.synthetic import generate
 from dbrnet.data.writer import build_dataset
 from dbrnet.errors import JobError, UserError
@@ -171,6 +171,14 @@ def test_the_champions_weights_are_registered_and_a_training_starts_from_them(
     train(
         train_params.model_copy(update={"start": champion, **still, **small}), candidate.data, candidate.data, out=again
     )
+    other = candidate.folder / "other"
+    other.mkdir()
+    drawn = Split.load(candidate.data)
+    turned = drawn.ids | {"train": drawn.ids["test"], "test": drawn.ids["train"]}
+    counts = drawn.counts | {"train": drawn.counts["test"], "test": drawn.counts["train"]}
+    replace(drawn, ids=turned, counts=counts).save(other)
+    with pytest.raises(UserError, match=r"has learnt from \d+ images of the test split or near-duplicates"):
+        train(train_params.model_copy(update={"start": champion}), candidate.data, other, out=candidate.folder / "leak")
     facts = TrainRecord.load(again).training
     assert facts.start == StartFacts(source=champion, sha256=sha256_file(weights))
     assert facts.params["start"] == champion

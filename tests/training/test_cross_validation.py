@@ -83,6 +83,15 @@ def test_disputed_images_are_tested_and_not_learnt_from(pairs: Dataset) -> None:
         assert (after.val, after.test) == (before.val, before.test)
 
 
+def test_the_last_groups_of_a_class_are_learnt_from(pairs: Dataset) -> None:
+    """One group is tested, and the other must not be in the validation split."""
+    rare = {sample.group for sample in pairs.samples if 1 in sample.classes and sample.group not in {"g00", "g10"}}
+    kept = tuple(sample for sample in pairs.samples if sample.group not in rare)
+    for seed in range(10):
+        for fold in divide(replace(pairs, samples=kept), 2, seed):
+            assert {label for id_ in fold.train for label in pairs.by_id[id_].classes} == {1, 2}
+
+
 def test_a_learning_curve_leaves_defects_out_of_training_alone(pairs: Dataset) -> None:
     whole = divide(pairs, FOLDS, 0)
     for before, after in zip(whole, divide(pairs, FOLDS, 0, groups=1), strict=True):

@@ -7,23 +7,20 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
 
 from dbrnet.data.dataset import Dataset
-from dbrnet.data.loading import Images, zoom_image
+from dbrnet.data.loading import Images
 from dbrnet.errors import JobError, UserError
+from dbrnet.evaluation.metrics import Scores
 from dbrnet.files import write_atomically
-from dbrnet.training import loop
+from dbrnet.training import loop, validation
 from dbrnet.training.checkpoint import CHECKPOINT_FILE
 from dbrnet.training.loop import HistoryRow, Run
 from dbrnet.training.loop import train as run_training
 from dbrnet.training.recipe import Recipe
 from dbrnet.training.task import dataset_task
-from dbrnet.training.validation import validate
 from tests.training.conftest import ALONE, EACH_ITERATION, NAMES, NEVER, RECIPE, Splits, content
 
 train = functools.partial(run_training, workers=0, checkpoint_seconds=NEVER)
@@ -112,8 +109,9 @@ def test_a_finished_training_is_not_repeated(
 def test_each_validation_is_reported_once_and_the_last_weights_are_kept(
     dataset: Dataset, splits: Splits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(loop, "VALIDATIONS", 3)
-    monkeypatch.setattr(loop, "VALIDATION_SHARE", 1.0)
+    monkeypatch.setattr(validation, "MOST", 3)
+    monkeypatch.setattr(validation, "FEWEST", 3)
+    monkeypatch.setattr(validation, "SHARE", 1.0)
     rows: list[HistoryRow] = []
     result = train(dataset, *splits, RECIPE, tmp_path, on_validation=rows.append)
     assert tuple(rows) == result.history
@@ -151,12 +149,29 @@ def test_which_weights_are_kept(
     assert result.model.head.state_dict()[name][0] == favourites[chosen - 1][1] + 1e3
 
 
-def test_validations_take_no_more_than_their_share(dataset: Dataset, splits: Splits) -> None:
-    few = new_run(dataset, splits, RECIPE.model_copy(update={"steps": 2000})).interval
-    assert few == 100
-    longer = new_run(dataset, (splits[0], splits[1] * 100), RECIPE.model_copy(update={"steps": 2000})).interval
-    pixels = 100 * sum(dataset.by_id[name].height * dataset.by_id[name].width for name in splits[1])
-    assert longer == pytest.approx(loop.FORWARD_SHARE * pixels / (4 * 64 * 64) / 0.1, abs=1)
+def test_the_last_validation_is_on_all_images_and_names_what_is_still_missing(
+    dataset: Dataset, splits: Splits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(validation, "FEWEST", 9)
+    scored: list[tuple[int, ...]] = []
+
+    def validate(*arguments: Any) -> Any:
+        scored.append(arguments[2])
+        return validation.validate(*arguments)
+
+    monkeypatch.setattr(loop, "validate", validate)
+    nothing = iter(["nothing was found", None, None])
+    monkeypatch.setattr(loop, "nothing_found", lambda *_: next(nothing))
+    result = train(dataset, *splits, RECIPE, tmp_path)
+    assert len(scored) == len(result.history) + 1 == 4
+    assert scored[0] == scored[1] == scored[2]
+    assert sorted(scored[2] + scored[3]) == list(range(6))
+    assert result.warnings == ()
+    network = result.model.to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+    meta = result.meta
+    mean, std = torch.tensor(meta.mean), torch.tensor(meta.std)
+    counts = validation.validate(network, Images(dataset, splits[1]), range(6), 3, mean, std, 1.0, 4, ALONE)
+    assert Scores.from_confusion(counts, NAMES).miou == result.val_miou
 
 
 def test_a_resumed_run_draws_the_random_numbers_of_an_uninterrupted_one(dataset: Dataset, splits: Splits) -> None:
@@ -218,42 +233,3 @@ def test_an_empty_split_is_refused(dataset: Dataset, splits: Splits, tmp_path: P
         train(dataset, splits[0], (), RECIPE, tmp_path)
     with pytest.raises(UserError, match="nowhere"):
         train(dataset, ["nowhere"], splits[1], RECIPE, tmp_path)
-
-
-MEAN, STD = torch.full((3,), 0.4), torch.full((3,), 0.2)
-
-
-class Threshold(nn.Module):
-    """Logits from the brightness: dark below .25, light above .75, and wrong in training mode."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        level = (x * STD[:, None, None] + MEAN[:, None, None]).mean(1)
-        logits = torch.stack([torch.full_like(level, 0.25), 0.5 - level, level - 0.5], dim=1)
-        return -logits if self.training else logits
-
-
-def test_validation_counts_every_pixel_once_for_any_sizes_and_batch(dataset: Dataset, splits: Splits) -> None:
-    model = Threshold().train()
-    images = Images(dataset, splits[1])
-    for batch_size in (1, 3, 8):
-        scores = validate(model, images, NAMES, MEAN, STD, 1.0, batch_size, ALONE)
-        assert scores.iou == dict.fromkeys(NAMES, 1.0)
-    assert not model.training
-
-
-def test_validation_scores_zoomed_images_at_native_size(dataset: Dataset, splits: Splits) -> None:
-    scores = validate(Threshold(), Images(dataset, splits[1]), NAMES, MEAN, STD, 0.5, 4, ALONE)
-    union, hits = np.zeros(3), np.zeros(3)
-    for name in splits[1]:
-        sample = dataset.by_id[name]
-        image, mask = Images(dataset, [name])[0]
-        image = zoom_image(image, 0.5)
-        x = (torch.from_numpy(image).float().permute(2, 0, 1)[None] / 255 - MEAN[:, None, None]) / STD[:, None, None]
-        logits = F.interpolate(Threshold().eval()(x), size=mask.shape, mode="bilinear", align_corners=False)
-        prediction = logits[0].argmax(0).numpy()
-        assert mask.shape == (sample.height, sample.width)
-        for kind in range(3):
-            hits[kind] += ((prediction == kind) & (mask == kind)).sum()
-            union[kind] += ((prediction == kind) | (mask == kind)).sum()
-    assert [scores.iou[name] for name in NAMES] == pytest.approx(list(hits / union))
-    assert 0.5 < scores.miou < 1

@@ -33,19 +33,20 @@ def test_the_rate_stays_real_and_between_zero_and_base(total: int, warmup: int, 
 
 
 def test_the_fingerprint_depends_on_recipe_content_and_splits() -> None:
-    train_ids, val_ids = ["a", "b"], ["c", "d"]
-    own = RECIPE.fingerprint("hash", train_ids, val_ids)
+    train, val = {"a": "1", "b": "1"}, {"c": "2", "d": "2"}
+    own = RECIPE.fingerprint("hash", train, val)
     without_affm = RECIPE.model.model_copy(update={"affm": False})
     others = {
-        RECIPE.model_copy(update={"steps": 4}).fingerprint("hash", train_ids, val_ids),
-        RECIPE.model_copy(update={"model": without_affm}).fingerprint("hash", train_ids, val_ids),
-        RECIPE.fingerprint("other", train_ids, val_ids),
-        RECIPE.fingerprint("hash", train_ids[1:], val_ids),
-        RECIPE.fingerprint("hash", [*train_ids, val_ids[0]], val_ids[1:]),
-        RECIPE.fingerprint("hash", train_ids, val_ids, "the start's digest"),
+        RECIPE.model_copy(update={"steps": 4}).fingerprint("hash", train, val),
+        RECIPE.model_copy(update={"model": without_affm}).fingerprint("hash", train, val),
+        RECIPE.fingerprint("other", train, val),
+        RECIPE.fingerprint("hash", {"b": "1"}, val),
+        RECIPE.fingerprint("hash", train | {"c": "2"}, {"d": "2"}),
+        RECIPE.fingerprint("hash", {"a": "1", "b": "3"}, val),
+        RECIPE.fingerprint("hash", train, val, "the start's digest"),
     }
     assert own not in others
-    assert len(others) == 6
+    assert len(others) == 7
 
 
 def test_only_fields_of_the_recipe_affect_the_fingerprint() -> None:
@@ -54,4 +55,4 @@ def test_only_fields_of_the_recipe_affect_the_fingerprint() -> None:
     added = set(type(section).model_fields) - set(Recipe.model_fields)
     assert added == {"workers", "checkpoint_seconds", "nodes", "processes_per_node"}
     changed = section.model_copy(update=dict.fromkeys(added, 7))
-    assert changed.fingerprint("hash", ["a"], ["b"]) == section.fingerprint("hash", ["a"], ["b"])
+    assert changed.fingerprint("hash", {"a": "1"}, {"b": "2"}) == section.fingerprint("hash", {"a": "1"}, {"b": "2"})

@@ -18,6 +18,10 @@ def test_a_training_that_finds_nothing_says_so(found: float | None, step: int, *
         assert "train.start: generated" in line
 
 
+def test_nothing_can_be_found_where_validation_has_no_defect() -> None:
+    assert nothing_found({"background": 0.98, "dent": None, "crack": None}, 100, 100) is None
+
+
 def first_line(seconds: list[float]) -> tuple[int, str] | None:
     pace = Pace()
     return next(((place, line) for place, one in enumerate(seconds) if (line := pace.add(one))), None)

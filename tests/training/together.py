@@ -73,7 +73,9 @@ def main(folder: Path) -> None:
         }
         dataset, recipe = Dataset.load(Path(job["root"])), Recipe.model_validate(job["recipe"])
         splits = job["train_ids"], job["val_ids"]
-        fingerprint = recipe.fingerprint(dataset.card.content_hash, *splits)
+        fingerprint = recipe.fingerprint(
+            dataset.card.content_hash, dataset.groups(splits[0]), dataset.groups(splits[1])
+        )
         for name in ("afresh", "resumed"):  # as `train` does; torch's processes can join only once
             run = Run(dataset_task(dataset, *splits, recipe, distributed, warm=False), recipe, distributed, workers=0)
             run.finish(folder / name / f"of rank {rank}", fingerprint, EACH_ITERATION)
