@@ -152,22 +152,22 @@ def divide(
         known = Counter(label for _, label in {(sample.group, label) for sample in rest for label in sample.classes})
         lone = {sample.group: 0 for sample in rest if any(known[label] == 1 for label in sample.classes)}  # learnt from
         part_of = stratify_groups(rest, (1 - VALIDATION, VALIDATION), seed, lone)
-        parts: dict[str, list[Sample]] = {"train": [], "val": [], "test": []}
+        splits: dict[str, list[Sample]] = {"train": [], "val": [], "test": []}
         for sample in samples:
-            parts["test" if fold_of[sample.group] == index else ("train", "val")[part_of[sample.group]]].append(sample)
-        left_out = sum(sample.id in disputed for sample in parts["train"])
-        parts["train"] = [sample for sample in parts["train"] if sample.id not in disputed]
+            splits["test" if fold_of[sample.group] == index else ("train", "val")[part_of[sample.group]]].append(sample)
+        left_out = sum(sample.id in disputed for sample in splits["train"])
+        splits["train"] = [sample for sample in splits["train"] if sample.id not in disputed]
         if groups is not None:
-            parts["train"] = keep_groups(parts["train"], groups, seed)
-        for part in ("train", "test"):  # in val, which shows how it goes, a class may lack
+            splits["train"] = keep_groups(splits["train"], groups, seed)
+        for split in ("train", "test"):  # in val, which shows how it goes, a class may lack
             for label, info in enumerate(classes[1:], start=1):
-                if not any(label in sample.classes for sample in parts[part]):
+                if not any(label in sample.classes for sample in splits[split]):
                     held = {sample.group for sample in samples if label in sample.classes}
                     raise UserError(
-                        f"class {info.name!r} has {len(held)} groups, and none is in the {part} split of fold "
+                        f"class {info.name!r} has {len(held)} groups, and none is in the {split} split of fold "
                         f"{index + 1} of {folds}; give fewer --folds, another --seed, or add images of it"
                     )
-        ids = {part: tuple(sample.id for sample in held) for part, held in parts.items()}
+        ids = {split: tuple(sample.id for sample in held) for split, held in splits.items()}
         made.append(Fold(index + 1, **ids, left_out=left_out))
     return made
 
@@ -253,8 +253,8 @@ def cross_validate(
         raise UserError(f"train.start: {start.source} has learnt from images of {dataset}, which the folds test on")
     left = []
     for fold in divided:
-        parts = data.groups(fold.train), data.groups(fold.val)
-        own = params.train.fingerprint(splits.content_hash, *parts, start.digest if start else "")
+        groups_of = data.groups(fold.train), data.groups(fold.val)
+        own = params.train.fingerprint(splits.content_hash, *groups_of, start.digest if start else "")
         if not finished(out, fold, own, params.evaluate):
             left.append((dataset, split, params, fold, out, own))
     say(f"{folds - len(left)} of {folds} folds are finished; the others write fold-N/log.txt under {out}")

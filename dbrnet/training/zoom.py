@@ -35,7 +35,7 @@ def choose_zoom(images: Images) -> float:
     thinnest = min((float(np.median(values)) for values in thickness.values()), default=float(THICK))
     wanted = np.ceil(4 * THICK / max(thinnest, 1)) / 4
     area = np.median([sample.height * sample.width for sample in images.samples])
-    bearable = np.floor(4 * np.sqrt(LARGEST_AREA / area)) / 4
-    zoom = float(max(1, min(wanted, bearable, LARGEST)))
+    affordable = np.floor(4 * np.sqrt(LARGEST_AREA / area)) / 4
+    zoom = float(max(1, min(wanted, affordable, LARGEST)))
     log.info("train.zoom auto: %g (the thinnest class's defects are %.0f pixels thick)", zoom, thinnest)
     return zoom
