@@ -20,6 +20,7 @@ from dbrnet.config import Params
 from dbrnet.data.dataset import Dataset
 from dbrnet.data.split import split_samples
 from dbrnet.errors import UserError
+from tests.reports import examples
 from tests.sections import PARAMS
 from tests.training.conftest import NAMES, RECIPE
 
@@ -149,6 +150,21 @@ def test_only_the_fold_that_is_missing_is_made_again(out: Path, run: Run) -> Non
     assert again.exists()
     assert [file.stat().st_mtime_ns for file in files] == times
     assert (after.confusion, after.figures) == (before.confusion, before.figures)
+
+
+def test_the_table_of_results_has_folds_and_single_runs(out: Path, tmp_path: Path) -> None:
+    for record, step in ((examples.train(), "train"), (examples.evaluation(), "evaluate")):
+        (tmp_path / step).mkdir()
+        record.save(tmp_path / step)
+    words = [sys.executable, str(ROOT / "benchmarks/results.py"), str(out), str(tmp_path)]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    shown = subprocess.run(words, capture_output=True, text=True, check=True, env=environment).stdout
+    pooled = CrossValidationRecord.load(out)
+    rows = [[cell.strip() for cell in line.strip("| ").split("|")] for line in shown.splitlines() if "| " in line]
+    assert rows[2][:5] == ["made-up", "group, 3 folds", "none", "3", str(pooled.figures["miou"])]
+    assert rows[3][4] == str(examples.evaluation().figures["miou"])
+    missing = subprocess.run([*words, str(tmp_path / "nowhere")], capture_output=True, text=True, env=environment)
+    assert (missing.returncode, missing.stderr.count("\n")) == (2, 1)
 
 
 def command(dataset: Dataset, split: Path, params: Params, out: Path, *more: str) -> list[str]:
