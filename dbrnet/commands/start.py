@@ -53,7 +53,6 @@ def pretrain(*, out: Path, steps: int = 20_000, seed: int = 0, workers: int = 0)
 
         dbrnet pretrain --out weights
         dbrnet pretrain --out weights --steps 100000 --workers 8
-        torchrun --nproc-per-node 2 -m dbrnet pretrain --out weights
 
     Args:
         out: the folder to write: new, empty, or one that this command wrote before, whose files it replaces

@@ -63,7 +63,7 @@ def drop(page: Page, name: str, kind: str, data: bytes) -> None:
 def test_a_dropped_image_is_shown_with_its_defects(
     page: Page, service: Service, make_image: Callable[..., Image]
 ) -> None:
-    data = png(make_image(90, 130))
+    data = png(make_image(120, 160))
     answer = service.predict(data).json
     drop(page, "strip.png", "image/png", data)
     rows = page.locator("#defects button")
@@ -78,13 +78,13 @@ def test_a_dropped_image_is_shown_with_its_defects(
         str(first["area"]),
         f"{first['score']:.2f}",
     ]
-    assert "strip.png, 130 × 90" in page.inner_text("#status")
+    assert "strip.png, 160 × 120" in page.inner_text("#status")
     assert "model.onnx" in page.inner_text("#model")
     assert "onnxruntime-cpu" in page.inner_text("#model")
     assert "4d5e" in page.inner_text("#model")
     assert page.locator("#legend li").count() == 3
-    assert page.evaluate("document.getElementById('image').naturalWidth") == 130
-    fill, outline = (np.array(layer).reshape(90, 130, 4) for layer in page.evaluate(PAINTED))
+    assert page.evaluate("document.getElementById('image').naturalWidth") == 160
+    fill, outline = (np.array(layer).reshape(120, 160, 4) for layer in page.evaluate(PAINTED))
     encoded = np.frombuffer(base64.b64decode(answer["mask"]), np.uint8)
     mask = np.asarray(cv2.imdecode(encoded, cv2.IMREAD_UNCHANGED))
     np.testing.assert_array_equal((fill + outline)[..., 3] == 255, mask > 0)
@@ -97,7 +97,7 @@ def test_a_dropped_image_is_shown_with_its_defects(
 def test_focusing_or_pointing_at_a_defect_marks_it(
     page: Page, service: Service, make_image: Callable[..., Image]
 ) -> None:
-    data = png(make_image(90, 130))
+    data = png(make_image(120, 160))
     left, top, width, height = service.predict(data).json["defects"][1]["bbox"]
     drop(page, "strip.png", "image/png", data)
     row = page.locator("#defects button").nth(1)
@@ -107,7 +107,7 @@ def test_focusing_or_pointing_at_a_defect_marks_it(
         mark, frame = page.locator("#mark").bounding_box(), page.locator("#frame").bounding_box()
         assert mark is not None
         assert frame is not None
-        scale = frame["width"] / 130
+        scale = frame["width"] / 160
         expected = [frame["x"] + left * scale - 3, frame["y"] + top * scale - 3, width * scale + 6]
         assert [mark["x"], mark["y"], mark["width"]] == pytest.approx(expected, abs=1.5)
         assert mark["height"] == pytest.approx(height * scale + 6, abs=1.5)

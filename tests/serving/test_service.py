@@ -29,7 +29,7 @@ FORM_TYPE = "multipart/form-data; boundary=b"
 def test_the_response_equals_the_models_answer(
     service: Service, exported: Exported, make_image: Callable[..., Image]
 ) -> None:
-    model, data = open_model(exported[0]), png(make_image(90, 130))
+    model, data = open_model(exported[0]), png(make_image(120, 160))
     masks, confidences = model.predict(decode_image(data, "a")[None])
     defects = [defect.to_dict() for defect in find_defects(masks[0], confidences[0], model.classes)]
     assert len(defects) > 1
@@ -40,7 +40,7 @@ def test_the_response_equals_the_models_answer(
     assert mask is not None
     np.testing.assert_array_equal(mask, masks[0])
     assert said["defects"] == defects
-    assert (said["height"], said["width"]) == (90, 130)
+    assert (said["height"], said["width"]) == (120, 160)
     assert said["classes"][1] == {"id": 1, "name": "crack", "color": "#e63c28"}
     assert said["milliseconds"]["inference"] > 0
     form = service.predict(FORM % data, FORM_TYPE)
