@@ -1,7 +1,7 @@
 """A seeded generator of metal surfaces with defects, drawn on the fly, to pretrain on.
 
 It imitates no dataset. It is meant to be wide: rolled, ground, cast and painted textures with the grain in any
-direction, uneven light, black borders and harmless marks; on them defects of seven kinds, from hairlines to
+direction, uneven light, black borders and harmless marks; on them defects of nine kinds, from hairlines to
 blotches, dark or bright, each with its mask. What a network learns here is what a defect is: something local
 that breaks the texture around it.
 """
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 Plane = NDArray[np.float32]  # [H, W]
 Region = NDArray[np.bool_]  # [H, W]
 
-KINDS = ("pit", "crack", "scratch", "patch", "inclusion", "chip", "texture")  # class ids 1 to 7; 0 is background
+KINDS = ("pit", "crack", "scratch", "patch", "inclusion", "chip", "texture", "stain", "fray")  # class ids from 1
 DEFECT_FREE = 0.2  # share of the images
 MOST_COVERED = 0.45  # share of an image that defects may cover
 
@@ -319,6 +319,26 @@ def _texture(canvas: Canvas) -> tuple[Region, Plane]:
     return field > 0, (rough + rng.normal(0, 0.25)).astype(np.float32)
 
 
+def _stain(canvas: Canvas) -> tuple[Region, Plane]:
+    """Dried oil or water: smooth and faint, with a rim that is stronger than the middle."""
+    rng = canvas.rng
+    size = canvas.log_uniform(8, 50)
+    field = _blob(canvas, size * canvas.log_uniform(1, 2), size, rng.uniform(0.03, 0.25))
+    rim = rng.uniform(0.3, 1) * np.exp(-(((field - 0.08) / 0.08) ** 2))
+    return field > 0, (_sign(canvas, 0.75) * (rng.uniform(0.1, 0.8) + rim)).astype(np.float32)
+
+
+def _fray(canvas: Canvas) -> tuple[Region, Plane]:
+    """A torn edge: splinters side by side, each of another length."""
+    angle = canvas.direction()
+    along, across = canvas.axes(angle, *canvas.place())
+    length, breadth = canvas.log_uniform(6, 50), canvas.log_uniform(8, 60)
+    ends = length * (0.3 + 0.5 * np.abs(canvas.noise(1000, canvas.log_uniform(1.5, 5), angle)))
+    region = (np.abs(across) < breadth) & (along > 0) & (along < ends)
+    relief = _sign(canvas, 0.6) * (1 + 0.8 * canvas.noise(length, 1.5, angle))
+    return region, relief.astype(np.float32)
+
+
 _DEFECTS: tuple[Callable[[Canvas], tuple[Region, Plane]], ...] = (
     _pit,
     _crack,
@@ -327,5 +347,7 @@ _DEFECTS: tuple[Callable[[Canvas], tuple[Region, Plane]], ...] = (
     _inclusion,
     _chip,
     _texture,
+    _stain,
+    _fray,
 )
-_MOST = (6, 3, 3, 2, 7, 2, 2)  # of a kind in one image
+_MOST = (6, 3, 3, 2, 7, 2, 2, 3, 2)  # of a kind in one image

@@ -24,7 +24,7 @@ VAL_IMAGES = 64
 SIZE = (192, 192)  # pixels, of all
 GREYS = ((MEAN / 255,) * 3, (DEVIATION / 255,) * 3)
 CLASSES = tuple(
-    ClassInfo(name, (40 * index, 255 - 30 * index, 120)) for index, name in enumerate(("background", *surfaces.KINDS))
+    ClassInfo(name, (25 * index, 255 - 25 * index, 120)) for index, name in enumerate(("background", *surfaces.KINDS))
 )
 
 
