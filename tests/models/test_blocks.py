@@ -30,7 +30,7 @@ def test_an_enlarged_map_stays_where_it_was(height: int, width: int, way: str) -
 
 def test_the_released_reading_squeezes_a_map_that_reaches_beyond_the_image() -> None:
     size = torch.Size((33, 300))
-    coarse = places(*size, stride=8)
+    coarse = places(33, 300, 8)
     for fine in (enlarge(coarse, 8, size, "released"), enlarge_by_products(coarse, 8, size, alignment="released")):
         assert (fine - F.interpolate(coarse, size=size, mode="bilinear", align_corners=False)).abs().max() < 1e-3
         assert fine[0, 1, 16, 290] - 290 > 3  # what lies at column 294 is drawn at 290
