@@ -65,7 +65,7 @@ class Project:
         path = self.folder / "params.yaml"
         params = YAML(typ="safe").load((ROOT / "params.yaml").read_text())
         params["split"]["kind"] = "random"
-        # So small that there is a validation every three steps.
+        # So small that there is a validation every two iterations.
         small = {"steps": STEPS, "crop": [32, 128], "zoom": 0.25, "checkpoint_seconds": 0.001}
         params["train"] |= small | values
         with path.open("w") as file:
@@ -93,10 +93,10 @@ def uninterrupted(project: Project) -> str:
 def test_one_speaks_tracks_and_writes(project: Project, uninterrupted: str) -> None:
     told = project.said(uninterrupted)
     iterations = [line.split(":")[0] for line in told if line.startswith("iteration")]
-    assert iterations == [f"iteration {step} of {STEPS}" for step in (3, 6, 9)]
+    assert iterations == [f"iteration {step} of {STEPS}" for step in (1, 3, 5, 7, 9)]
     assert told[-1].startswith("weights of iteration")
     assert len(set(told)) == len(told)
-    assert [row["step"] for row in project.history(uninterrupted)] == ["3", "6", "9"]
+    assert [row["step"] for row in project.history(uninterrupted)] == ["1", "3", "5", "7", "9"]
     lineage = read_json(project.folder / uninterrupted / "train.json")
     assert lineage["training"]["processes"] == 2
     client = open_store(project.folder).client
@@ -104,7 +104,7 @@ def test_one_speaks_tracks_and_writes(project: Project, uninterrupted: str) -> N
     assert experiment is not None
     runs = client.search_runs([experiment.experiment_id])
     assert [run.info.run_id for run in runs] == [lineage["run_id"]]
-    assert [one.step for one in client.get_metric_history(lineage["run_id"], "loss")] == [3, 6, 9]
+    assert [one.step for one in client.get_metric_history(lineage["run_id"], "loss")] == [1, 3, 5, 7, 9]
     assert not (project.folder / f".{uninterrupted}.checkpoint").exists()
 
 
