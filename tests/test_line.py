@@ -34,6 +34,7 @@ SETTINGS = {  # overrides of the workspace's: long enough to learn, and a gate t
     "source: data/steel-strip": f"source: s3://{BUCKET}/line3/",
     "min_new_images: 50": "min_new_images: 30",
     "  steps: 10 #": f"  steps: {STEPS} #",
+    "normalise_exposure: false": "normalise_exposure: true",  # the light will change
     "crop: [64, 64] #": "crop: [128, 224] #",
     "min_miou: 0.0": "min_miou: 0.5",
     "max_miou_loss: 0.05": "max_miou_loss: 0.15",  # few images, a wide interval
