@@ -80,6 +80,8 @@ def quantize(
         return miou, by_image
 
     restorer = nncf.AdvancedAccuracyRestorerParameters(ranking_subset_size=RANKING_IMAGES)
+    # The whole range that was seen: defects are few, and a range averaged over images, NNCF's default, cuts them off.
+    ranges = nncf.quantization.range_estimator.RangeEstimatorParametersSet.MINMAX
     with _without_its_bars():
         quantized = nncf.quantize_with_accuracy_control(
             plain,
@@ -89,6 +91,9 @@ def quantize(
             max_drop=max_loss,
             subset_size=len(calibration),
             ignored_scope=nncf.IgnoredScope(names=_nodes_after_the_convolutions(plain)),
+            advanced_quantization_parameters=nncf.AdvancedQuantizationParameters(
+                activations_range_estimator_params=ranges
+            ),
             advanced_accuracy_restorer_parameters=restorer,
         )
     after, _ = validate(quantized, validation)
